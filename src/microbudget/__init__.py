@@ -1,0 +1,47 @@
+"""microbudget: give it a model, your data and a budget; it hands back the smallest model that keeps the quality.
+
+The public names are loaded on first use: `import torch` takes seconds, and `--help` must not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Budget": "budget",
+    "Candidate": "candidates",
+    "Measurement": "budget",
+    "Model": "model",
+    "Recipe": "recipe",
+    "Task": "tasks",
+    "compare": "judge",
+    "load": "loading",
+    "measure": "judge",
+    "shrink": "search",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+if TYPE_CHECKING:
+    from .budget import Budget, Measurement
+    from .candidates import Candidate
+    from .loading import load
+    from .judge import compare, measure
+    from .model import Model
+    from .recipe import Recipe
+    from .search import shrink
+    from .tasks import Task
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'microbudget' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

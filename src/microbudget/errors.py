@@ -1,0 +1,85 @@
+"""Everything that a user can cause, as one tree.
+
+Each error says what came, what is allowed and what to do next. `exit_status` is what the command line returns:
+2 for bad input, 3 for a failure of the machine or of a process.
+"""
+
+
+class MicrobudgetError(Exception):
+    """The root: an expected error, whose message is meant for the user."""
+
+    exit_status = 3
+
+
+class BadInput(MicrobudgetError):
+    """Something that the user gave cannot be used."""
+
+    exit_status = 2
+
+
+class InvalidUnit(BadInput):
+    """A size, time, energy or loss that cannot be read, such as '2 parsecs'."""
+
+
+class InvalidOption(BadInput):
+    """An option that a verb or method does not have, or a value out of its range."""
+
+
+class InvalidRecipe(BadInput):
+    """A recipe text that does not parse, names an unknown method, or whose formats do not fit."""
+
+
+class ModelNotFound(BadInput):
+    """No such folder, file, or hub id within reach."""
+
+
+class UnsupportedModel(BadInput):
+    """A model that we cannot use: not ONNX, two inputs, fixed batch, unknown architecture."""
+
+
+class UnsafeModel(UnsupportedModel):
+    """A checkpoint that could run code when it is opened (a pickle)."""
+
+
+class UnsupportedPreprocessing(BadInput):
+    """A preprocessing configuration with a key or processor that we do not know."""
+
+
+class BadData(BadInput):
+    """A data folder or file that cannot serve the task."""
+
+
+class LabelsDisagree(BadInput):
+    """The model's labels are not the data's."""
+
+
+class RunMismatch(BadInput):
+    """The run folder was made from another model, other data or another seed."""
+
+
+class RunLocked(BadInput):
+    """The run folder is in use by another process."""
+
+
+class AlreadyExists(BadInput):
+    """A file that stands would be overwritten; `--force` allows it."""
+
+
+class MissingExtra(BadInput):
+    """An optional dependency is not installed; the message says which extra has it."""
+
+
+class Failed(MicrobudgetError):
+    """The machine or a process failed: not the user's input."""
+
+
+class DiskFull(Failed):
+    """No space was left while writing; nothing that stood before was lost."""
+
+
+class WorkerFailed(Failed):
+    """A worker process crashed, hung or was stopped; the message has the reason."""
+
+
+class BrokenModel(Failed):
+    """A model whose answers are NaN, constant or of another shape: it is reported, not measured."""

@@ -1,0 +1,182 @@
+"""Names to Models: a folder, an `.onnx` file or a hub id. The only module that downloads."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
+from .model import ONNX_NAME, Model, Record, external_data
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
+HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+IMAGENET_MEAN = [0.485, 0.456, 0.406]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+
+
+def load(name: str | Path | Model) -> Model:
+    """The Model of a folder, an `.onnx` file or a hub id.
+
+    Raises ModelNotFound, UnsafeModel for a pickle, UnsupportedModel for anything else that is not a Model.
+    """
+    if isinstance(name, Model):
+        return name
+    path = Path(name)
+    if path.is_dir():
+        return _load_folder(path)
+    if path.is_file():
+        return _load_file(path)
+    return _load_folder(_download(str(name)))
+
+
+def _load_file(path: Path) -> Model:
+    if path.suffix.lower() in PICKLES:
+        raise UnsafeModel(
+            f"{path} may be a pickle, which can run code when it is opened: give the folder with safetensors"
+            " (Hugging Face: save_pretrained) or an .onnx file"
+        )
+    if path.suffix.lower() != ".onnx":
+        raise UnsupportedModel(f"{path} is no model that we know: give a Hugging Face folder or an .onnx file")
+    record = Record.read(path.parent) if path.name == ONNX_NAME else None
+    return Model(path, "onnx", record or _onnx_record(path))
+
+
+def _load_folder(folder: Path) -> Model:
+    record = Record.read(folder)
+    if (folder / ONNX_NAME).is_file():
+        return Model(folder, "onnx", record or _onnx_record(folder / ONNX_NAME))
+    if (folder / "config.json").is_file():
+        return Model(folder, "hf", record or _hf_record(folder))
+    if (folder / "best").is_dir() and (folder / "run.toml").is_file():
+        return _load_folder(folder / "best")
+    onnx_files = sorted(folder.glob("*.onnx"))
+    if len(onnx_files) == 1:
+        return _load_file(onnx_files[0])
+    if onnx_files:
+        raise UnsupportedModel(f"{folder} holds {len(onnx_files)} .onnx files: name one of them")
+    _refuse_pickles(folder)
+    raise ModelNotFound(f"{folder} holds no model: neither config.json with *.safetensors nor an .onnx file")
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLES)
+    if pickles:
+        raise UnsafeModel(
+            f"{folder} has only {', '.join(pickles[:3])}: a pickle can run code when it is opened, so it is never"
+            " loaded. Save the model as safetensors (save_pretrained of a recent transformers) and give that folder"
+        )
+
+
+def _hf_record(folder: Path) -> Record:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = {int(key): str(value) for key, value in config.get("id2label", {}).items()}
+    except (ValueError, AttributeError) as error:
+        raise UnsupportedModel(f"{folder / 'config.json'} cannot be read: {error}") from error
+    if not any(folder.glob("*.safetensors")):
+        _refuse_pickles(folder)
+        raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
+    labels = tuple(names[index] for index in sorted(names)) if names else None
+    return Record(labels=labels, preprocessing=read_preprocessing(folder), source=str(folder))
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any] | None:
+    """The image processor's configuration in a folder, in the older or the newer file; None when there is none."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if path.is_file():
+            try:
+                config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UnsupportedModel(f"{path} cannot be read: {error}") from error
+            return config.get("image_processor", config)
+    return None
+
+
+def _onnx_record(path: Path) -> Record:
+    import onnx
+
+    from .runtimes.onnx import read_metadata
+
+    external_data(path)  # complains about a file that is no ONNX or whose weights are missing
+    proto = onnx.load(str(path), load_external_data=False)
+    height, width = _image_size(proto.graph, path)
+    labels, preprocessing = read_metadata(proto)
+    preprocessing = preprocessing or read_preprocessing(path.parent)
+    if preprocessing is None:
+        warnings.warn(
+            f"{path} says nothing of its preprocessing: using {height} x {width} pixels with ImageNet's mean and"
+            " deviation. Put a preprocessor_config.json beside it if that is wrong",
+            stacklevel=2,
+        )
+        preprocessing = {
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "resample": 2,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": IMAGENET_MEAN,
+            "image_std": IMAGENET_STD,
+        }
+    return Record(labels=labels, preprocessing=preprocessing, source=str(path))
+
+
+def _image_size(graph: Any, path: Path) -> tuple[int, int]:
+    """Height and width of the one input (batch, 3, height, width); 224 where the graph leaves them open."""
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs)
+        raise UnsupportedModel(f"{path} has {len(inputs)} inputs ({names}); an image classifier has one, the pixels")
+    shape = inputs[0].type.tensor_type.shape.dim
+    if len(shape) != 4 or shape[1].dim_value not in (0, 3):
+        dims = [dim.dim_value or dim.dim_param or "?" for dim in shape]
+        raise UnsupportedModel(f"{path} takes an input of shape {dims}; an image classifier takes (batch, 3, H, W)")
+    if shape[0].dim_value > 0:
+        raise UnsupportedModel(
+            f"{path} has a fixed batch of {shape[0].dim_value}: export it with a dynamic batch"
+            " (torch.onnx.export(..., dynamic_axes={input: {0: 'batch'}}))"
+        )
+    return shape[2].dim_value or 224, shape[3].dim_value or 224
+
+
+def _download(name: str) -> Path:
+    if not _HUB_ID.fullmatch(name):
+        raise ModelNotFound(f"there is no folder or file {name!r}, and it is no hub id either")
+    try:
+        from huggingface_hub import constants, snapshot_download
+    except ImportError as error:
+        raise MissingExtra(f"no folder {name!r} here; to download it: pip install 'microbudget[train]'") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the hub's client raises httpx, OS and value errors of its own
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise ModelNotFound(
+            f"there is no folder {name!r}, it is not in the cache {constants.HF_HUB_CACHE}, and the hub could not"
+            f" deliver it{offline}. Either give a local folder, or fetch it where there is a network with"
+            f" `hf download {name} --local-dir FOLDER` and give FOLDER"
+        ) from error
+
+
+def match_labels(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
+    """For each of the data's labels the index of the model's output.
+
+    A model without names takes the data's labels in their order when the counts agree. Raises LabelsDisagree.
+    """
+    if model.labels is None:
+        return tuple(range(len(labels)))  # the judge checks the number of outputs
+    index = {label: position for position, label in enumerate(model.labels)}
+    unknown = [label for label in labels if label not in index]
+    if unknown:
+        raise LabelsDisagree(
+            f"{len(unknown)} of the data's {len(labels)} labels are unknown to the model, such as {unknown[0]!r};"
+            f" it knows {len(model.labels)}, such as {model.labels[0]!r}. Teach it yours: `microbudget shrink`"
+            " finetunes by itself, a recipe begins with finetune()"
+        )
+    return tuple(index[label] for label in labels)

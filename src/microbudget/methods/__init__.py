@@ -1,0 +1,107 @@
+"""Methods: each makes a model smaller or fitter, files in, files out. A method is found by its file's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..errors import InvalidOption, InvalidRecipe
+from ..model import Model, Record
+from ..progress import SILENT, Progress
+from ..tasks import Task
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may use beside the model: data, seed, threads, a cache folder, and where to report."""
+
+    task: Task
+    cache: Path
+    seed: int = 0
+    threads: int = 0  # 0: all cores
+    reference: Model | None = None  # what teaches
+    progress: Progress = SILENT
+
+
+def option(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] = ()
+) -> Any:
+    """A field of a Method with its meaning and its range; low and high are allowed values."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Method:
+    """A step of a recipe. Its fields are its options; `apply` writes files into a folder and returns their record.
+
+    A subclass lives in the file of its name: `Finetune` in finetune.py. `revision` goes up when the same options
+    give another result, so that old steps in a run are made again.
+    """
+
+    revision: ClassVar[int] = 1
+    formats: ClassVar[dict[str, str]] = {}  # input format -> output format
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for spec in dataclasses.fields(self):
+            value = _checked(self.name(), spec, hints[spec.name], getattr(self, spec.name))
+            object.__setattr__(self, spec.name, value)
+
+    @classmethod
+    def name(cls) -> str:
+        """The word in a recipe."""
+        return cls.__name__.lower()
+
+    def output_format(self, input_format: str) -> str:
+        """The format that comes out. Raises InvalidRecipe when the input's format does not fit."""
+        if input_format not in self.formats:
+            takes = " or ".join(self.formats)
+            raise InvalidRecipe(f"{self.name()} takes {takes}, but gets {input_format}")
+        return self.formats[input_format]
+
+    def apply(self, model: Model, context: Context, out: Path) -> Record:
+        """Write the new model's files into the empty folder `out`; the input stays as it is."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{spec.name}={getattr(self, spec.name)!r}" for spec in dataclasses.fields(self))
+        return f"{self.name()}({options})"
+
+
+def _checked(method: str, spec: Any, hint: Any, value: Any) -> Any:
+    """The value in the field's type, or InvalidOption. An int is taken for a float, a bool never for a number."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in allowed:
+        return value
+    if float in allowed and int not in allowed and type(value) is int:
+        value = float(value)
+    if type(value) not in allowed:
+        names = " or ".join(kind.__name__ for kind in allowed if kind is not type(None))
+        raise InvalidOption(f"{method}: {spec.name} must be {names}, not {value!r}")
+    low, high, choices = (spec.metadata.get(key) for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise InvalidOption(f"{method}: {spec.name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"in [{low}, {high}]"
+        raise InvalidOption(f"{method}: {spec.name} must be {bounds}, not {value!r}")
+    return value
+
+
+def names() -> tuple[str, ...]:
+    """The methods there are: the modules of this package that hold a class of their name, alphabetically."""
+    return tuple(sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")))
+
+
+def find(name: str) -> type[Method]:
+    """The method's class. Raises InvalidRecipe with the methods there are."""
+    if name not in names():
+        raise InvalidRecipe(f"there is no method {name!r}; there are {', '.join(names())}")
+    module = importlib.import_module(f".{name}", __name__)
+    method: type[Method] = getattr(module, name.capitalize())
+    return method

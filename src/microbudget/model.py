@@ -1,0 +1,144 @@
+"""Model: files on disk in a standard format, and beside them `microbudget.json`, which says how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelNotFound, UnsupportedModel
+
+RECORD_NAME = "microbudget.json"
+RECORD_VERSION = 1
+ONNX_NAME = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `microbudget.json` holds. Everything here must survive from step to step of a recipe."""
+
+    task: str | None = None
+    labels: tuple[str, ...] | None = None  # in the order of the model's outputs
+    preprocessing: dict[str, Any] | None = None  # keys of a Hugging Face preprocessor_config.json
+    source: str | None = None  # the name that the user gave for the first model
+    recipe: str = ""  # canonical text of the steps so far
+    reference: str | None = None  # fingerprint of the model that losses are measured against
+    seen: tuple[str, ...] = ()  # content hashes of the examples it was made with
+    state: dict[str, Any] = field(default_factory=dict)  # zero masks, scales, widths: what later steps need
+    history: dict[str, Any] = field(default_factory=dict)  # what each step reported, by the step's name
+    versions: dict[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None  # of a built model: the hash of what made it
+
+    def save(self, folder: Path) -> None:
+        """Write `microbudget.json` into the folder."""
+        row = {"version": RECORD_VERSION, **asdict(self)}
+        (folder / RECORD_NAME).write_text(json.dumps(row, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Record | None:
+        """The record in a folder, or None when there is none. Raises UnsupportedModel when it cannot be read."""
+        path = folder / RECORD_NAME
+        if not path.is_file():
+            return None
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            version = row.pop("version")
+            if version > RECORD_VERSION:
+                raise UnsupportedModel(f"{path} is of version {version}; this microbudget reads up to {RECORD_VERSION}")
+            for name in ("labels", "seen"):
+                row[name] = None if row.get(name) is None else tuple(row[name])
+            return cls(**row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnsupportedModel(f"{path} is damaged ({error}): make the model again, or delete that file") from error
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk. `path` is a folder, or a single `.onnx` file that lies anywhere."""
+
+    path: Path
+    format: str  # "hf", "onnx"
+    record: Record
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the outputs in their order, where they are known."""
+        return self.record.labels
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the files are in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def weights(self) -> Path:
+        """The file a runtime opens: the `.onnx` file; for `hf` the folder itself."""
+        if self.format == "onnx" and self.path.is_dir():
+            return self.path / ONNX_NAME
+        return self.path
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """The files that inference needs, sorted; no card, no report, no record."""
+        if self.format == "onnx":
+            return (self.weights, *external_data(self.weights))
+        names = ("config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json")
+        found = [self.path / name for name in names if (self.path / name).is_file()]
+        found += self.path.glob("*.safetensors")
+        found += self.path.glob("*.safetensors.index.json")
+        return tuple(sorted(found))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of `files`."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of what made the model where we built it, else of the bytes of its files."""
+        if self.record.fingerprint:
+            return self.record.fingerprint
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(file.name.encode() + b"\0")
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        if self.path.is_file():  # the sidecar decides what a bare file answers
+            digest.update(json.dumps(self.record.preprocessing, sort_keys=True).encode())
+        return digest.hexdigest()[:16]
+
+    def with_record(self, **changes: Any) -> Model:
+        """The same files with a changed record (not saved)."""
+        return replace(self, record=replace(self.record, **changes))
+
+
+def external_data(path: Path) -> tuple[Path, ...]:
+    """The files beside an `.onnx` that hold its large tensors; empty for a self-contained model.
+
+    Raises UnsupportedModel when one of them is missing or lies outside the model's folder.
+    """
+    import onnx
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception as error:  # protobuf raises several kinds of its own
+        raise UnsupportedModel(f"{path} is not an ONNX model ({type(error).__name__}): is it complete?") from error
+    names = {
+        entry.value
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    found = []
+    for name in sorted(names):
+        file = (path.parent / name).resolve()
+        if not file.is_relative_to(path.parent.resolve()):
+            raise UnsupportedModel(f"{path} refers to {name!r}, which lies outside its folder")
+        if not file.is_file():
+            raise ModelNotFound(f"{path} keeps its weights in {name!r}, which is missing beside it")
+        found.append(file)
+    return tuple(found)

@@ -1,0 +1,60 @@
+"""Progress: a line per step on stderr, with the time left where it can be told. Quiet is silence."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO, TypeVar
+
+from .units import format_seconds
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Where long work reports. On a terminal the running line is rewritten in place; in a log only whole lines appear."""
+
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._live = not quiet and self._stream.isatty()
+        self._drawn_at = 0.0
+
+    def say(self, text: str) -> None:
+        """One whole line."""
+        if not self._quiet:
+            self._clear()
+            print(text, file=self._stream, flush=True)
+
+    def warn(self, text: str) -> None:
+        """One whole line that begins with "warning:"."""
+        self.say(f"warning: {text}")
+
+    def track(self, items: Sequence[T] | Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """Yield the items; on a terminal show how many are done and the time left."""
+        count = total if total is not None else len(items) if isinstance(items, Sequence) else None
+        started = time.monotonic()
+        for done, item in enumerate(items):
+            self._draw(what, done, count, time.monotonic() - started)
+            yield item
+        self._clear()
+
+    def _draw(self, what: str, done: int, total: int | None, elapsed_s: float) -> None:
+        now = time.monotonic()
+        if not self._live or now - self._drawn_at < 0.1:
+            return
+        self._drawn_at = now
+        text = f"{what} {done}" + (f"/{total}" if total else "")
+        if total and done:
+            text += f", {format_seconds(elapsed_s / done * (total - done))} left"
+        self._stream.write(f"\r\x1b[2K{text}")
+        self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._live:
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
+
+
+SILENT = Progress(quiet=True)
