@@ -1,0 +1,41 @@
+"""The judge: measures models in fresh processes and compares them in pairs. The only reader of the test split.
+
+The public names are loaded on first use, since a worker process imports this package too and must stay small.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Comparison": "comparing",
+    "Timing": "twins",
+    "PairTiming": "twins",
+    "Worker": "worker",
+    "answers": "answering",
+    "compare": "comparing",
+    "measure": "measuring",
+    "quality": "answering",
+    "time_one": "twins",
+    "time_pair": "twins",
+}
+__all__ = [*_PUBLIC]
+
+if TYPE_CHECKING:
+    from .answering import answers as answers
+    from .answering import quality as quality
+    from .comparing import Comparison as Comparison
+    from .comparing import compare as compare
+    from .measuring import measure as measure
+    from .twins import PairTiming as PairTiming
+    from .twins import Timing as Timing
+    from .twins import time_one as time_one
+    from .twins import time_pair as time_pair
+    from .worker import Worker as Worker
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'microbudget.judge' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -1,0 +1,218 @@
+"""Quality: a model's answers, computed in a worker in bounded chunks, checked, and scored against the data.
+
+The outputs are never all in memory at once, unless `answers` is asked for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import metrics, stats
+from ..errors import BadData, BrokenModel, LabelsDisagree
+from ..loading import match_labels
+from ..model import Model
+from ..progress import SILENT, Progress
+from ..tasks import Example, Inputs, Scores, Task
+from .worker import Worker
+
+CHUNK = 16  # examples per request: the answers of a batch depend in their last bits on its size, so it is fixed
+CLASSIFICATION = ("image-classification", "text-classification")
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Scores example by example, the interval of their metric, and what else the task's kind tells."""
+
+    scores: Scores
+    low: float
+    high: float
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def columns(model: Model, task: Task) -> tuple[int, ...] | None:
+    """For each of the data's labels the index of the model's output; None for tasks without labels."""
+    return match_labels(model, task.labels) if task.kind in CLASSIFICATION else None
+
+
+def preprocessing(model: Model) -> dict[str, Any]:
+    """How the model wants its inputs; empty where its record says nothing."""
+    return model.record.preprocessing or {}
+
+
+def answer_chunks(
+    worker: Worker, model: Model, task: Task, examples: Sequence[Example], progress: Progress = SILENT
+) -> Iterator[tuple[Sequence[Example], Logits]]:
+    """Chunks of examples with their checked outputs in the order of the task's labels.
+
+    The next chunk is read while the worker answers. Raises BrokenModel, LabelsDisagree, WorkerFailed.
+    """
+    if not examples:
+        raise BadData("there is no example to measure with")
+    chunks = [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
+    check = Check(model, columns(model, task), len(task.labels))
+    ahead = task.collate(chunks[0], preprocessing(model))
+    for chunk, following in progress.track(
+        list(zip(chunks, [*chunks[1:], None], strict=True)), f"answers of {model.path.name}"
+    ):
+        worker.send("answer", inputs=ahead)
+        if following is not None:
+            ahead = task.collate(following, preprocessing(model))
+        yield chunk, check(worker.receive(), len(chunk))
+    check.finish()
+
+
+class Check:
+    """Looks at a model's outputs chunk by chunk and refuses those of a broken model."""
+
+    def __init__(self, model: Model, chosen: tuple[int, ...] | None, labels: int) -> None:
+        self._model, self._columns, self._labels = model, chosen, labels
+        self._first: NDArray[Any] | None = None
+        self._seen, self._varied = 0, False
+
+    def __call__(self, outputs: NDArray[Any], examples: int) -> Logits:
+        """The outputs at the task's labels, float32. Raises BrokenModel or LabelsDisagree."""
+        name = self._model.path
+        if outputs.ndim == 0 or len(outputs) != examples:
+            raise BrokenModel(f"{name} answers {examples} examples with an output of shape {outputs.shape}")
+        if self._columns is not None:
+            outputs = self._at_labels(outputs)
+        unfit = int((~np.isfinite(outputs.reshape(examples, -1)).all(axis=1)).sum())
+        if unfit:
+            raise BrokenModel(f"{name} answers {unfit} of {examples} examples with NaN or infinity")
+        self._first = outputs[:1] if self._first is None else self._first
+        self._seen += examples
+        self._varied = self._varied or bool((outputs != self._first).any())
+        return np.asarray(outputs, np.float32)
+
+    def _at_labels(self, outputs: NDArray[Any]) -> NDArray[Any]:
+        assert self._columns is not None
+        if outputs.ndim != 2:
+            raise BrokenModel(
+                f"{self._model.path} answers with an output of shape {outputs.shape}; a classifier gives"
+                " (examples, labels)"
+            )
+        names = self._model.labels
+        if names is None and outputs.shape[1] != self._labels:
+            raise LabelsDisagree(
+                f"{self._model.path} names no labels and has {outputs.shape[1]} outputs; the data have {self._labels}"
+                " labels. Use data with its classes, or teach it yours: `microbudget shrink` finetunes by itself"
+            )
+        if names is not None and outputs.shape[1] != len(names):
+            raise BrokenModel(f"{self._model.path} names {len(names)} labels but has {outputs.shape[1]} outputs")
+        return outputs[:, list(self._columns)]
+
+    def finish(self) -> None:
+        """After the last chunk: a model that says the same of everything is broken."""
+        if self._seen > 1 and not self._varied:
+            raise BrokenModel(f"{self._model.path} gives the same answer to all {self._seen} examples")
+
+
+def answers(
+    model: Model,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    worker: Worker | None = None,
+    threads: int = 0,
+    runtime: str | None = None,
+    progress: Progress = SILENT,
+) -> Logits:
+    """All outputs in the order of the task's labels, (examples, classes) float32. Opens a worker when none is given."""
+    if worker is None:
+        with Worker() as own:
+            own.open(model, threads=threads, runtime=runtime)
+            return answers(model, task, examples, worker=own, progress=progress)
+    return np.concatenate([outputs for _, outputs in answer_chunks(worker, model, task, examples, progress)])
+
+
+class Tally:
+    """Adds up chunks into a Quality; its memory does not grow but for two numbers an example."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._scores: list[Scores] = []
+        classes = len(task.labels) if task.kind in CLASSIFICATION else 0
+        self._confusion = np.zeros((classes, classes), np.int64)
+
+    def add(self, examples: Sequence[Example], outputs: Logits) -> Scores:
+        """Score a chunk."""
+        scores = self._task.score(outputs, examples)
+        self._scores.append(scores)
+        if len(self._confusion):
+            labels = np.array([example.label for example in examples])
+            self._confusion += metrics.confusion_matrix(labels, outputs.argmax(axis=1), len(self._confusion))
+        return scores
+
+    def quality(self) -> Quality:
+        """The Quality of everything added."""
+        first = self._scores[0]
+        scores = Scores(
+            first.metric,
+            np.concatenate([part.numerator for part in self._scores]),
+            np.concatenate([part.denominator for part in self._scores]),
+            first.higher_is_better,
+        )
+        low, high = interval(scores)
+        return Quality(scores, low, high, self._extra())
+
+    def _extra(self) -> dict[str, Any]:
+        if not len(self._confusion):
+            return {}
+        return {
+            **metrics.macro(self._confusion),
+            "confusion": self._confusion.tolist(),
+            "labels": list(self._task.labels),
+        }
+
+
+def interval(scores: Scores) -> tuple[float, float]:
+    """95 % interval of a metric: Wilson's for a share of examples, else a bootstrap over examples."""
+    if np.isin(scores.numerator, (0, 1)).all() and (scores.denominator == 1).all():
+        return stats.wilson(float(scores.numerator.sum()), len(scores.numerator))
+    return _bootstrap(scores)
+
+
+def _bootstrap(scores: Scores, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    coin, n = np.random.default_rng(seed), len(scores.numerator)
+    values = np.empty(draws)
+    for draw in range(draws):  # one at a time: (draws, n) indices would grow with the data
+        chosen = coin.integers(0, n, n)
+        values[draw] = scores.numerator[chosen].sum() / scores.denominator[chosen].sum()
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def quality(
+    model: Model,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    worker: Worker | None = None,
+    threads: int = 0,
+    runtime: str | None = None,
+    progress: Progress = SILENT,
+) -> Quality:
+    """The Quality of a model on examples with labels. Opens a worker when none is given."""
+    if worker is None:
+        with Worker() as own:
+            own.open(model, threads=threads, runtime=runtime)
+            return quality(model, task, examples, worker=own, progress=progress)
+    tally = Tally(task)
+    for chunk, outputs in answer_chunks(worker, model, task, examples, progress):
+        tally.add(chunk, outputs)
+    return tally.quality()
+
+
+def one(model: Model, task: Task, examples: Sequence[Example], batch: int = 1) -> Inputs:
+    """The inputs of the first `batch` examples (repeated when there are fewer), for timing."""
+    if not examples:
+        raise BadData("there is no example to measure with")
+    chosen = [examples[i % len(examples)] for i in range(batch)]
+    return task.collate(chosen, preprocessing(model))

@@ -1,0 +1,152 @@
+"""compare(): two models on the same examples and in the same minutes: which is smaller, faster, better, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import metrics
+from ..budget import Measurement
+from ..errors import BadData
+from ..loading import load
+from ..model import Model
+from ..progress import SILENT, Progress
+from ..tasks import Example, Split, Task
+from ..units import Drop
+from . import memory
+from .answering import Quality, Tally, answer_chunks, columns, one
+from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
+from .twins import PairTiming, SpeedVerdict, time_pair
+from .verdict import judge_pair
+from .worker import Worker
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A against B: ratios are A over B (above 1: B is better), `quality_change` above 0: B is better (0.01 = 1 pt)."""
+
+    a: Measurement
+    b: Measurement
+    size_ratio: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    speed_verdict: SpeedVerdict
+    quality_change: float
+    quality_change_low: float
+    quality_change_high: float
+    verdict: str | None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of `compare --json`."""
+        return {**self.__dict__, "a": self.a.as_dict(), "b": self.b.as_dict()}
+
+
+def compare(
+    a: str | Path | Model,
+    b: str | Path | Model,
+    data: str | Path | Task,
+    *,
+    max_drop: Drop | None = None,
+    threads: Threads = None,
+    seed: int = 0,
+    seconds: float = 10.0,
+    runtime: str | None = None,
+    progress: Progress = SILENT,
+    max_memory_bytes: int | None = None,
+    split: Split = "test",
+) -> Comparison:
+    """Two models in pairs: timed in turns, and judged on the same examples, without those that either has seen.
+
+    threads: None means all cores; "auto" gives each model the better of 1 and all. seconds: the most that timing takes.
+    max_drop: the loss of B that is allowed; without it `verdict` is None. split: which examples of a Task.
+
+    Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading raises.
+    """
+    models = (load(a), load(b))
+    task = open_task(data, models, progress)
+    for model in models:
+        columns(model, task)
+    examples = task.examples(split)
+    if not examples:
+        raise BadData("there is no example to compare with")
+    samples = [one(model, task, examples) for model in models]
+    chosen = [choose_threads(m, x, threads, runtime, seed) for m, x in zip(models, samples, strict=True)]
+    with Worker(max_memory_bytes=max_memory_bytes) as first, Worker(max_memory_bytes=max_memory_bytes) as second:
+        workers = (first, second)
+        weights = []
+        for worker, model, sample, count in zip(workers, models, samples, chosen, strict=True):
+            worker.open(model, threads=count, runtime=runtime)
+            weights.append(memory.of_model(worker, sample))
+        progress.say(f"timing {models[0].path.name} and {models[1].path.name} in turns")
+        pair = time_pair(first, second, samples[0], samples[1], seconds=seconds, seed=seed)
+        costs = [
+            cost_fields(*parts)
+            for parts in zip(models, workers, samples, (pair.reference, pair.candidate), weights, chosen, strict=True)
+        ]
+        judged = judge_both(workers, models, task, examples, progress)
+    measured = [measurement(task, quality, cost, {}) for quality, cost in zip(judged.qualities, costs, strict=True)]
+    return _comparison(measured[0], measured[1], pair, judged, max_drop, seed)
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two models on the same examples: their qualities, and how much the answers of B differ from those of A."""
+
+    qualities: tuple[Quality, Quality]
+    kl: float | None  # nats per example, of B from A
+    same_top1: float | None  # share of the examples
+
+
+def judge_both(
+    workers: tuple[Worker, Worker],
+    models: tuple[Model, Model],
+    task: Task,
+    examples: Sequence[Example],
+    progress: Progress = SILENT,
+) -> Both:
+    """Quality of two open models on the same examples, chunk by chunk: the memory does not grow with the examples."""
+    tallies = (Tally(task), Tally(task))
+    kl, same, count = 0.0, 0, 0
+    streams = (
+        answer_chunks(workers[0], models[0], task, examples, progress),
+        answer_chunks(workers[1], models[1], task, examples),
+    )
+    for (chunk, a), (_, b) in zip(*streams, strict=True):
+        tallies[0].add(chunk, a)
+        tallies[1].add(chunk, b)
+        if a.shape == b.shape and a.ndim == 2:
+            kl += float(metrics.kl_divergence(a, b).sum())
+            same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+            count += len(chunk)
+    qualities = (tallies[0].quality(), tallies[1].quality())
+    return Both(qualities, kl / count if count else None, same / count if count else None)
+
+
+def _comparison(
+    a: Measurement, b: Measurement, pair: PairTiming, judged: Both, max_drop: Drop | None, seed: int
+) -> Comparison:
+    scores = [quality.scores for quality in judged.qualities]
+    verdict = judge_pair(scores[0], scores[1], max_drop, seed=seed)
+    return Comparison(
+        a=a,
+        b=b,
+        size_ratio=a.size_bytes / b.size_bytes,
+        speedup=pair.ratio,
+        speedup_low=pair.low,
+        speedup_high=pair.high,
+        speed_verdict=pair.verdict,
+        quality_change=verdict.change,
+        quality_change_low=verdict.low,
+        quality_change_high=verdict.high,
+        verdict=verdict.decision if max_drop is not None else None,
+        extra={
+            "kl": judged.kl,
+            "same_top1": judged.same_top1,
+            "verdict": verdict.as_dict(),
+            "timing": pair.as_dict(),
+        },
+    )

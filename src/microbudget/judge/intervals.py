@@ -1,0 +1,56 @@
+"""Intervals of timings: how sure a median or a ratio of medians is, from blocks that disturb each other."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+FEWEST = 6  # pairs: with fewer no order statistic reaches 95 % (2 / 2^5 > 0.05)
+
+
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def shift(differences: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Hodges-Lehmann estimate of the centre of symmetric differences, and its interval.
+
+    differences: (n,), n >= 6. The interval holds the Walsh averages between the critical ranks of Wilcoxon's signed
+    rank test: it needs no normal noise, only that the sign of each difference's noise is a coin's, which the random
+    order inside each pair of blocks makes true. Hollander & Wolfe 1999, section 3.3, normal approximation.
+    """
+    n = len(differences)
+    if n < FEWEST:
+        return float(np.median(differences)) if n else math.nan, -math.inf, math.inf
+    averages = np.sort(((differences[:, None] + differences[None, :]) / 2)[np.triu_indices(n)])
+    M = len(averages)  # n (n + 1) / 2
+    spread = _z(confidence) * math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+    rank = max(0, math.floor(M / 2 - spread))  # the rank-th smallest and largest bound the interval
+    middle = float(np.median(averages))
+    return middle, float(averages[rank]), float(averages[M - 1 - rank])
+
+
+def independent(series: Floats) -> float:
+    """How many independent values a series is worth: n (1 - r) / (1 + r) with the lag-one autocorrelation of its ranks.
+
+    A processor hog that comes and goes makes neighbouring blocks alike; Priestley 1981, section 5.3, for an AR(1).
+    """
+    n = len(series)
+    ranks = np.argsort(np.argsort(series)).astype(float)
+    ranks -= ranks.mean()
+    variance = float(ranks @ ranks)
+    if n < 3 or variance == 0:
+        return float(n)
+    r = min(max(float(ranks[1:] @ ranks[:-1]) / variance, 0.0), 0.95)
+    return max(1.0, n * (1 - r) / (1 + r))
+
+
+def median(series: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Median of a series in time order, and its interval from order statistics at the series' independent length."""
+    half = _z(confidence) / (2 * math.sqrt(independent(series)))
+    low, middle, high = np.quantile(series, (max(0.0, 0.5 - half), 0.5, min(1.0, 0.5 + half)))
+    return float(middle), float(low), float(high)

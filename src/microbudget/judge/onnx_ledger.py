@@ -1,0 +1,189 @@
+"""The ledger of an `.onnx` file: which bytes are weights, and which belong to their scales, zero points and packing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from ..errors import UnsupportedModel
+from .ledger import Ledger, Role, Row
+
+# For each operator that reads quantized numbers: the positions of (values, scales, zero points) among its inputs.
+QUANTIZED: dict[str, tuple[tuple[int, int | None, int | None], ...]] = {
+    "DequantizeLinear": ((0, 1, 2),),
+    "QLinearConv": ((3, 4, 5), (8, None, None)),
+    "QLinearMatMul": ((3, 4, 5), (0, 1, 2)),
+    "QGemm": ((3, 4, 5), (6, None, None)),
+    "ConvInteger": ((1, None, 3),),
+    "MatMulInteger": ((1, None, 3),),
+    "MatMulIntegerToFloat": ((1, 3, 5),),
+    "DynamicQuantizeMatMul": ((1, 2, 3),),
+    "MatMulNBits": ((1, 2, 3),),
+    "GatherBlockQuantized": ((0, 2, 3),),
+}
+# Positions of scales and zero points of activations.
+ACTIVATION_SCALES: dict[str, tuple[int, ...]] = {
+    "QuantizeLinear": (1, 2),
+    "DequantizeLinear": (1, 2),
+    "QLinearConv": (1, 2, 6, 7),
+    "QLinearMatMul": (1, 2, 6, 7),
+    "QGemm": (1, 2, 7, 8),
+    "QLinearAdd": (1, 2, 4, 5, 6, 7),
+    "QLinearMul": (1, 2, 4, 5, 6, 7),
+    "QLinearGlobalAveragePool": (1, 2, 3, 4),
+    "QLinearAveragePool": (1, 2, 3, 4),
+    "QLinearConcat": (0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16),
+    "QLinearLeakyRelu": (1, 2, 3, 4),
+    "QLinearSigmoid": (1, 2, 3, 4),
+}
+BITS = {
+    name: bits
+    for bits, names in {
+        64: ("DOUBLE", "INT64", "UINT64", "COMPLEX64"),
+        32: ("FLOAT", "INT32", "UINT32"),
+        16: ("FLOAT16", "BFLOAT16", "INT16", "UINT16"),
+        8: ("INT8", "UINT8", "BOOL", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"),
+        4: ("INT4", "UINT4", "FLOAT4E2M1"),
+        2: ("INT2", "UINT2"),
+    }.items()
+    for name in names
+}
+DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor as it lies in the file: its numbers before unpacking, and the bytes of its data."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    inside_bytes: int  # in the .onnx file
+    outside_bytes: int  # in the external data
+
+    @property
+    def bytes(self) -> int:
+        return self.inside_bytes + self.outside_bytes
+
+    def row(self, role: Role) -> Row:
+        """Its row; what 4-bit packing leaves empty in the last byte is still a value's byte, more is padding."""
+        bits = BITS.get(self.type, 8)
+        packed = (math.prod(self.shape) * bits + 7) // 8
+        values = min(self.bytes, packed) if bits < 8 else self.bytes
+        return Row(self.name, role, self.shape, self.type, bits, values, padding_bytes=self.bytes - values)
+
+
+def read_onnx(path: Path, files: Sequence[Path]) -> Ledger:
+    """The ledger of an `.onnx` file with its external data. Raises UnsupportedModel when it cannot be parsed."""
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises several kinds of its own
+        raise UnsupportedModel(f"{path} is not an ONNX model ({type(error).__name__}): is it complete?") from error
+    stored = _stored(proto.graph)
+    rows = _rows(list(_nodes(proto.graph)), stored)
+    metadata = sum(prop.ByteSize() for prop in proto.metadata_props) + len(proto.doc_string.encode())
+    graph = path.stat().st_size - metadata - sum(tensor.inside_bytes for tensor in stored.values())
+    external = sum(file.stat().st_size for file in files if file != path)
+    gap = external - sum(tensor.outside_bytes for tensor in stored.values())
+    if gap:
+        rows.append(Row("(between tensors in the external data)", "constant", (), "", 0, 0, padding_bytes=gap))
+    return Ledger(tuple(rows), graph, metadata, 0)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph and those inside its If, Loop and Scan nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield from _graphs(inner)
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for inner in _graphs(graph):
+        yield from inner.node
+
+
+def _stored(graph: Any) -> dict[str, _Stored]:
+    """Initializers and the tensors of Constant nodes by name; bytes that two of them share are counted once."""
+    stored: dict[str, _Stored] = {}
+    places: set[tuple[str, ...]] = set()
+    for inner in _graphs(graph):
+        constants = [
+            (node.output[0], attribute.t)
+            for node in inner.node
+            if node.op_type == "Constant"
+            for attribute in node.attribute
+            if attribute.name == "value"
+        ]
+        for name, tensor in [(tensor.name, tensor) for tensor in inner.initializer] + constants:
+            unique = name if name not in stored else f"{name} ({len(stored)})"
+            stored[unique] = _place(unique, tensor, places)
+    return stored
+
+
+def _place(name: str, tensor: Any, places: set[tuple[str, ...]]) -> _Stored:
+    shape, kind = tuple(tensor.dims), TensorProto.DataType.Name(tensor.data_type)
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return _Stored(name, shape, kind, _data_bytes(tensor), 0)
+    entry = {item.key: item.value for item in tensor.external_data}
+    place = (entry["location"], entry.get("offset", "0"))
+    length = int(entry.get("length", (math.prod(shape) * BITS.get(kind, 8) + 7) // 8))
+    known = place in places
+    places.add(place)
+    return _Stored(name, shape, kind, 0, 0 if known else length)
+
+
+def _data_bytes(tensor: Any) -> int:
+    """Bytes of a tensor's numbers in the file, without its name, shape and field heads."""
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    head = TensorProto()
+    head.CopyFrom(tensor)
+    for field in DATA_FIELDS:
+        head.ClearField(field)
+    return int(tensor.ByteSize() - head.ByteSize())
+
+
+def _rows(nodes: list[Any], stored: dict[str, _Stored]) -> list[Row]:
+    """Weights with their scales and zero points first, then what no weight owns."""
+    owned: set[str] = set()
+    rows: list[Row] = []
+    for node in nodes:
+        for value, scale, zero in QUANTIZED.get(node.op_type, ()):
+            name = _input(node, value)
+            if name in stored and name not in owned:
+                parts = [_input(node, position) for position in (scale, zero)]
+                parts = [part if part in stored and part not in owned else "" for part in parts]
+                owned.update({name, *parts})
+                rows.append(_quantized(node, stored[name], *(stored[part].bytes if part else 0 for part in parts)))
+    scales = {_input(node, at) for node in nodes for at in ACTIVATION_SCALES.get(node.op_type, ())}
+    rest = (tensor for name, tensor in stored.items() if name not in owned)
+    return rows + [tensor.row("activation scale" if tensor.name in scales else _role(tensor)) for tensor in rest]
+
+
+def _input(node: Any, position: int | None) -> str:
+    return str(node.input[position]) if position is not None and position < len(node.input) else ""
+
+
+def _quantized(node: Any, tensor: _Stored, scale_bytes: int, zero_point_bytes: int) -> Row:
+    row = tensor.row("weight")
+    if node.op_type == "MatMulNBits":
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        bits, shape = attributes.get("bits", 4), (attributes["N"], attributes["K"])
+        values = min(tensor.bytes, (math.prod(shape) * bits + 7) // 8)
+        kind = f"{bits}-bit blocks of {attributes['block_size']}"
+        row = Row(tensor.name, "weight", shape, kind, bits, values, padding_bytes=tensor.bytes - values)
+    return replace(row, scale_bytes=scale_bytes, zero_point_bytes=zero_point_bytes)
+
+
+def _role(tensor: _Stored) -> Role:
+    """Integers that no operator dequantizes are shapes and indices, single numbers are bounds and exponents."""
+    return "weight" if tensor.type in FLOATS and math.prod(tensor.shape) > 1 else "constant"

@@ -1,0 +1,224 @@
+"""Timing in blocks: one model alone, or two that take turns in processes of their own.
+
+Each pair of blocks is in random order, so whatever comes and goes on the machine hits both alike, and the interval of
+the ratio comes from the pairs. Blocks go on until the interval is narrow enough or the time is up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ..machine import load_average
+from ..stopwatch import Block
+from ..tasks import Inputs
+from . import intervals
+from .worker import Worker
+
+SpeedVerdict = Literal["faster", "slower", "no difference shown"]
+
+BLOCK_S = 0.03  # long enough for a few time slices of a scheduler, short enough that both twins meet the same weather
+FEWEST_CALLS = 3
+SLOW_CALL_S = 1.0  # a call this long is a block of its own
+RESOLUTION = 0.01  # differences below this come and go with the memory layout of a process (Mytkowicz et al. 2009)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The time of one model's calls; `low_s` and `high_s` bound the median at 95 %."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    p90_s: float
+    throughput_per_s: float  # examples per second
+    processor_s: float  # of all threads, per call
+    blocks: int
+    batch: int = 1
+    dropped: dict[str, int] = field(default_factory=dict)  # blocks that cannot be believed, by reason
+    load_average: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PairTiming:
+    """Two models in turns. `ratio` is reference over candidate: above 1 the candidate is faster."""
+
+    ratio: float
+    low: float
+    high: float
+    reference: Timing
+    candidate: Timing
+    pairs: int
+    settled: bool  # the interval became as narrow as was asked for
+    dropped: dict[str, int] = field(default_factory=dict)
+    load_average: float | None = None
+
+    @property
+    def verdict(self) -> SpeedVerdict:
+        """What the interval shows; a difference below the resolution of 1 % is never called."""
+        if self.low > 1 + RESOLUTION:
+            return "faster"
+        return "slower" if self.high < 1 / (1 + RESOLUTION) else "no difference shown"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many calls make a block of one model."""
+
+    calls: int
+    dropped: int
+
+
+def plan(worker: Worker, block_s: float = BLOCK_S) -> Plan:
+    """A block of about `block_s`, from a first warm block that is not counted."""
+    first = worker.time_block(1, 0).median_s
+    if first > SLOW_CALL_S:
+        return Plan(1, 0)
+    call_s = worker.time_block(FEWEST_CALLS, 1).median_s
+    return Plan(max(FEWEST_CALLS, min(1000, math.ceil(block_s / call_s))), 1)
+
+
+def summary(blocks: list[Block], batch: int = 1, dropped: Counter[str] | None = None) -> Timing:
+    """The Timing of believable blocks."""
+    middle, low, high = intervals.median(np.array([block.median_s for block in blocks]))
+    durations = np.concatenate([block.durations_ns for block in blocks])
+    return Timing(
+        median_s=middle,
+        low_s=low,
+        high_s=high,
+        p90_s=float(np.quantile(durations, 0.9)) * 1e-9,
+        throughput_per_s=batch * len(durations) / (float(durations.sum()) * 1e-9),
+        processor_s=float(np.median([block.processor_s for block in blocks])),
+        blocks=len(blocks),
+        batch=batch,
+        dropped=dict(dropped or {}),
+        load_average=load_average(),
+    )
+
+
+def log_ratios(pairs: list[tuple[Block, Block]]) -> intervals.Floats:
+    """log(reference / candidate) of each pair of blocks, (pairs,)."""
+    return np.array([math.log(a.median_s / b.median_s) for a, b in pairs])
+
+
+def _until_settled(take: Callable[[], bool], seconds: float, fewest: int) -> bool:
+    """Call `take` until it says that it is settled, or the time is up and enough was taken."""
+    deadline, taken = time.monotonic() + seconds, 0
+    while not take():
+        taken += 1
+        if taken >= fewest and time.monotonic() >= deadline:
+            return False
+    return True
+
+
+def time_one(worker: Worker, inputs: Inputs, *, seconds: float = 3.0, precision: float = 0.01) -> Timing:
+    """Time one model with these inputs (a batch), until the interval's half-width is below `precision` of the median."""
+    worker.prepare(inputs)
+    chosen, blocks, dropped = plan(worker), list[Block](), Counter[str]()
+
+    def take() -> bool:
+        block = worker.time_block(chosen.calls, chosen.dropped)
+        if block.trouble:
+            dropped[block.trouble] += 1
+            return False
+        blocks.append(block)
+        return _due(len(blocks)) and _narrow_median(blocks, precision)
+
+    _until_settled(take, seconds, intervals.FEWEST)
+    return summary(blocks, batch_size(inputs), dropped)
+
+
+def _due(taken: int) -> bool:
+    """Look at the interval at every eighth block, from the sixteenth: looking costs time too."""
+    return taken >= 16 and taken % 8 == 0
+
+
+def _narrow_median(blocks: list[Block], precision: float) -> bool:
+    middle, low, high = intervals.median(np.array([block.median_s for block in blocks]))
+    return high - low <= 2 * precision * middle
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Examples in a batch of inputs."""
+    return len(next(iter(inputs.values())))
+
+
+def time_pair(
+    reference: Worker,
+    candidate: Worker,
+    inputs: Inputs,
+    candidate_inputs: Inputs | None = None,
+    *,
+    seconds: float = 10.0,
+    precision: float = 0.01,
+    seed: int = 0,
+) -> PairTiming:
+    """Time two open models in turns until the half-width of the ratio's interval is below `precision`.
+
+    candidate_inputs: where the candidate takes another input (a smaller image). The twin that waits is blocked on a
+    pipe and uses no processor time.
+    """
+    candidate_inputs = inputs if candidate_inputs is None else candidate_inputs
+    reference.prepare(inputs)
+    candidate.prepare(candidate_inputs)
+    twins = ((reference, plan(reference)), (candidate, plan(candidate)))
+    coin, pairs, dropped = np.random.default_rng(seed), list[tuple[Block, Block]](), Counter[str]()
+
+    def take() -> bool:
+        blocks: dict[int, Block] = {}
+        for side in coin.permutation(2):
+            worker, chosen = twins[side]
+            blocks[int(side)] = worker.time_block(chosen.calls, chosen.dropped)
+        trouble = pair_trouble(blocks[0], blocks[1])
+        if trouble:
+            dropped[trouble] += 1
+            return False
+        pairs.append((blocks[0], blocks[1]))
+        return _due(len(pairs)) and _narrow(pairs, precision)
+
+    settled = _until_settled(take, seconds, intervals.FEWEST)
+    return judge_pairs(pairs, settled, dropped, batch_size(inputs))
+
+
+def pair_trouble(a: Block, b: Block) -> str | None:
+    """Why a pair of blocks cannot be believed, or None."""
+    if a.trouble or b.trouble:
+        return a.trouble or b.trouble
+    return None if a.cores == b.cores else f"the cores changed from {a.cores} to {b.cores}"
+
+
+def _narrow(pairs: list[tuple[Block, Block]], precision: float) -> bool:
+    _, low, high = intervals.shift(log_ratios(pairs))
+    return high - low <= 2 * precision
+
+
+def judge_pairs(
+    pairs: list[tuple[Block, Block]], settled: bool, dropped: Counter[str] | None = None, batch: int = 1
+) -> PairTiming:
+    """The PairTiming of believable pairs."""
+    ratio, low, high = (math.exp(bound) for bound in intervals.shift(log_ratios(pairs)))
+    return PairTiming(
+        ratio=ratio,
+        low=low,
+        high=high,
+        reference=summary([a for a, _ in pairs], batch),
+        candidate=summary([b for _, b in pairs], batch),
+        pairs=len(pairs),
+        settled=settled,
+        dropped=dict(dropped or {}),
+        load_average=load_average(),
+    )

@@ -1,0 +1,169 @@
+"""Work: the multiply-adds and bytes of one inference of an `.onnx` model, and what was not counted."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper, shape_inference
+
+from ..errors import UnsupportedModel
+from .onnx_ledger import BITS
+
+Shape = tuple[int, ...]
+
+INTEGER = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm"}
+INTEGER |= {"DynamicQuantizeMatMul"}
+# Position of the weights among the inputs of a convolution, of the left factor among those of a product (always 0).
+CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "QLinearConv": 3, "ConvInteger": 1}
+PRODUCTS = {"Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger"}
+PRODUCTS |= {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+# They move or name numbers and compute nothing.
+FREE = {"Constant", "ConstantOfShape", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Shape"}
+FREE |= {"Concat", "Slice", "Gather", "Cast", "Split", "Expand", "Pad", "Dropout", "QuantizeLinear", "DequantizeLinear"}
+SAME_SHAPE = {"QLinearAdd", "QLinearMul", "QLinearLeakyRelu", "QLinearSigmoid", "Gelu", "FastGelu", "QuickGelu"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one inference takes: multiply-adds by the type they run in, and bytes."""
+
+    multiply_adds: dict[str, int]  # "float32", "int8"
+    weight_bytes: int  # tensors of the file, read once
+    activation_bytes: int  # written once and read once, were nothing fused
+    in_out_bytes: int  # the model's inputs and outputs
+    not_counted: dict[str, int] = field(default_factory=dict)  # operators without a rule or a known shape: how many
+
+    @property
+    def total_multiply_adds(self) -> int:
+        """Multiply-adds of all types."""
+        return sum(self.multiply_adds.values())
+
+
+def count(path: Path, inputs: dict[str, Shape]) -> Work:
+    """The work of a model for inputs of these shapes. Raises UnsupportedModel when the file cannot be parsed."""
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises several kinds of its own
+        raise UnsupportedModel(f"{path} is not an ONNX model ({type(error).__name__}): is it complete?") from error
+    shapes, types = _infer(proto, inputs)
+    makers = {output: node for node in proto.graph.node for output in node.output}
+    multiply_adds, missed = Counter[str](), Counter[str]()
+    for node in proto.graph.node:
+        found = _multiply_adds(node, shapes)
+        if found is not None:
+            multiply_adds["int8" if _runs_in_int8(node, makers) else "float32"] += found
+        elif node.op_type not in FREE:
+            missed[node.op_type] += 1
+    sizes = {name: math.prod(shape) * BITS.get(types.get(name, "FLOAT"), 32) // 8 for name, shape in shapes.items()}
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    ends = {value.name for value in (*proto.graph.input, *proto.graph.output)} - constants
+    made = _materialized(proto.graph.node)
+    return Work(
+        dict(multiply_adds),
+        sum(sizes.get(name, 0) for name in constants),
+        2 * sum(sizes.get(name, 0) for name in made - ends),
+        sum(sizes.get(name, 0) for name in ends),
+        dict(missed.most_common()),
+    )
+
+
+def _materialized(nodes: Iterable[Any]) -> set[str]:
+    """Activations that a runtime writes: not constants, and not what it dequantizes on the fly."""
+    skipped = {"Constant", "DequantizeLinear", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+    return {output for node in nodes if node.op_type not in skipped for output in node.output if output}
+
+
+def _infer(proto: Any, inputs: dict[str, Shape]) -> tuple[dict[str, Shape], dict[str, str]]:
+    """Shapes and element types of all tensors, as far as they can be known from the shapes of the inputs."""
+    for value in proto.graph.input:
+        if value.name in inputs:
+            _set_shape(value, inputs[value.name])
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del proto.graph.value_info[:]
+    known: dict[str, Shape] = {}
+    while True:  # contrib operators stop ONNX's inference: give their shapes and go on behind them
+        proto = shape_inference.infer_shapes(proto, data_prop=True)
+        shapes, types = _known(proto.graph)
+        news = {name: shape for name, shape in _contrib_shapes(proto.graph, shapes) if name not in known}
+        if not news:
+            return shapes, types
+        known |= news
+        for name, shape in news.items():
+            kind = TensorProto.DataType.Value(types.get(name, "FLOAT"))
+            proto.graph.value_info.append(helper.make_tensor_value_info(name, kind, shape))
+
+
+def _set_shape(value: Any, shape: Shape) -> None:
+    value.type.tensor_type.shape.Clear()
+    for size in shape:
+        value.type.tensor_type.shape.dim.add(dim_value=size)
+
+
+def _known(graph: Any) -> tuple[dict[str, Shape], dict[str, str]]:
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    types = {tensor.name: TensorProto.DataType.Name(tensor.data_type) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        types.setdefault(value.name, TensorProto.DataType.Name(tensor.elem_type))
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            shapes.setdefault(value.name, tuple(dim.dim_value for dim in tensor.shape.dim))
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            shapes.setdefault(node.output[0], tuple(attribute.t.dims))
+    return shapes, types
+
+
+def _contrib_shapes(graph: Any, shapes: dict[str, Shape]) -> Iterable[tuple[str, Shape]]:
+    for node in graph.node:
+        first = shapes.get(node.input[0]) if node.input else None
+        if first is None or node.output[0] in shapes:
+            continue
+        if node.op_type in SAME_SHAPE:
+            yield node.output[0], first
+        elif node.op_type == "MatMulNBits":
+            yield node.output[0], (*first[:-1], _attribute(node, "N", 0))
+        elif node.op_type == "QGemm" and node.input[3] in shapes:
+            columns = shapes[node.input[3]][0 if _attribute(node, "transB", 0) else 1]
+            yield node.output[0], (first[-1] if _attribute(node, "transA", 0) else first[0], columns)
+        elif node.op_type in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat") and node.input[1] in shapes:
+            yield node.output[0], (*first[:-1], shapes[node.input[1]][-1])
+        elif node.op_type == "QLinearGlobalAveragePool":
+            yield node.output[0], (*first[:2], *(1 for _ in first[2:]))
+
+
+def _attribute(node: Any, name: str, default: int) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
+
+
+def _multiply_adds(node: Any, shapes: dict[str, Shape]) -> int | None:
+    """Multiply-adds of one node; None without a rule or a shape."""
+    out = shapes.get(node.output[0]) if node.output else None
+    first = shapes.get(node.input[0]) if node.input else None
+    kind = node.op_type
+    if first is None or out is None:
+        return None
+    if kind in CONVOLUTIONS or kind == "ConvTranspose":
+        weights = shapes.get(node.input[CONVOLUTIONS.get(kind, 1)])
+        return (
+            None if weights is None else math.prod(first if kind == "ConvTranspose" else out) * math.prod(weights[1:])
+        )
+    if kind == "MatMulNBits":
+        return math.prod(first[:-1]) * _attribute(node, "K", 0) * _attribute(node, "N", 0)
+    if kind in PRODUCTS and first:
+        return math.prod(out) * (first[0] if _attribute(node, "transA", 0) else first[-1])
+    return None
+
+
+def _runs_in_int8(node: Any, makers: dict[str, Any]) -> bool:
+    """Whether a runtime multiplies integers: an integer operator, or one between dequantized input and weights."""
+    if node.op_type in INTEGER or (node.op_type == "MatMulNBits" and _attribute(node, "accuracy_level", 0) == 4):
+        return True
+    factors = [makers.get(name) for name in node.input[:2]]
+    return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in factors)

@@ -1,0 +1,200 @@
+"""Worker: a model in a process of its own, which may crash, hang or eat memory without harm to the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .. import errors
+from ..errors import MicrobudgetError, WorkerFailed
+from ..model import Model
+from ..runtimes import default_runtime
+from ..stopwatch import Block
+from ..units import format_bytes, format_seconds
+from . import memory
+from .child import read_frame, write_frame
+from .memory import Memory
+
+OPENER = "microbudget.runtimes:open_session"
+POLL_S = 0.02  # how often the memory of a worker with a limit is read
+
+
+def _environment() -> dict[str, str]:
+    """The child finds the same modules as we do, also when microbudget is not installed."""
+    paths = [str(Path(entry or ".").resolve()) for entry in sys.path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
+
+
+class Worker:
+    """A spawned process that loads one runtime and one model and nothing else. Use it as a context manager.
+
+    timeout_s: a request that takes longer counts as hung. max_memory_bytes: limit of the resident memory above that of
+    the process with the runtime loaded. A process that breaks either is killed, and the request raises WorkerFailed.
+    """
+
+    def __init__(self, *, timeout_s: float = 120.0, max_memory_bytes: int | None = None, opener: str = OPENER) -> None:
+        self._timeout_s, self._max_memory_bytes, self._opener = timeout_s, max_memory_bytes, opener
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._reason: str | None = None
+        self._asked = "start"
+        self.runtime = ""
+        self.load_s = 0.0
+        self.baseline: Memory | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "microbudget.judge.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=_environment(),
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process, for those who watch it."""
+        return self._process.pid
+
+    def open(self, model: Model, *, threads: int = 0, runtime: str | None = None) -> None:
+        """Open a model; sets `runtime` (name and version), `load_s` and `baseline`. threads: 0 means all cores."""
+        module = self._opener.partition(":")[0]
+        if self._opener == OPENER:
+            module = f"microbudget.runtimes.{runtime or default_runtime(model.format)}"
+        self.baseline = self.ask("bring", module=module)
+        self.runtime, self.load_s = self.ask("open", opener=self._opener, model=model, runtime=runtime, threads=threads)
+
+    def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """The model's output for a batch."""
+        answered: NDArray[Any] = self.ask("answer", inputs=inputs)
+        return answered
+
+    def prepare(self, inputs: dict[str, NDArray[Any]]) -> None:
+        """Send the inputs that `time_block` will use."""
+        self.ask("prepare", inputs=inputs)
+
+    def time_block(self, calls: int, dropped: int) -> Block:
+        """Time `calls` calls after `dropped` uncounted ones."""
+        block: Block = self.ask("time_block", calls=calls, dropped=dropped)
+        return block
+
+    def memory(self) -> Memory:
+        """The memory of the process; `peak_bytes` is since its start."""
+        read: Memory = self.ask("memory")
+        return read
+
+    def ask(self, request: str, **arguments: Any) -> Any:
+        """Send a request and wait for its reply."""
+        self.send(request, **arguments)
+        return self.receive()
+
+    def send(self, request: str, **arguments: Any) -> None:
+        """Send a request without waiting; `receive` must follow before the next."""
+        self._asked = request
+        assert self._process.stdin is not None
+        try:
+            write_frame(self._process.stdin, (request, arguments))  # type: ignore[arg-type]
+        except (OSError, ValueError):
+            raise self._failure() from None
+
+    def receive(self) -> Any:
+        """The reply to the last request. Raises WorkerFailed, or the error that the worker raised."""
+        assert self._process.stdout is not None
+        with self._watched():
+            try:
+                state, value = read_frame(self._process.stdout)  # type: ignore[arg-type]
+            except (EOFError, OSError, ValueError):
+                raise self._failure() from None
+        if state == "failed":
+            raise _raised(self._asked, *value)
+        return value
+
+    @contextlib.contextmanager
+    def _watched(self) -> Any:
+        done = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(done,), daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watch.join()
+
+    def _watch(self, done: threading.Event) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        pause_s = self._timeout_s if self._max_memory_bytes is None else POLL_S
+        while not done.wait(pause_s):
+            if time.monotonic() >= deadline:
+                return self._stop(f"hung: no answer within {format_seconds(self._timeout_s)}, stopped")
+            if self._excess():
+                return self._stop(f"used more than {format_bytes(self._max_memory_bytes or 0)} of memory, stopped")
+
+    def _excess(self) -> bool:
+        with contextlib.suppress(OSError):
+            used = memory.read(self.pid).peak_bytes - (self.baseline.resident_bytes if self.baseline else 0)
+            return self._max_memory_bytes is not None and self.baseline is not None and used > self._max_memory_bytes
+        return False
+
+    def _stop(self, reason: str) -> None:
+        self._reason = reason
+        self._process.kill()
+
+    def _failure(self) -> WorkerFailed:
+        code = self._process.wait()
+        reason = self._reason or f"ended: {_exit_reason(code)}"
+        return WorkerFailed(f"the worker that was asked to {self._asked} {reason}{self._last_words()}")
+
+    def _last_words(self, lines: int = 4) -> str:
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - 2000))
+        said = self._stderr.read().decode("utf-8", "replace").strip().splitlines()[-lines:]
+        return "; its last lines: " + " | ".join(said) if said else ""
+
+    def close(self) -> None:
+        """End the process and wait until it is gone."""
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                assert stream is not None
+                stream.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stderr.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._process.kill()  # do not wait for a call that nobody wants any more
+        self.close()
+
+
+def _exit_reason(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (often the system's, out of memory)" if name == "SIGKILL" else "")
+    return f"killed by signal {-code}"
+
+
+def _raised(asked: str, kind: str, message: str) -> MicrobudgetError:
+    """The error of the worker: one of ours as it was, anything else as WorkerFailed."""
+    ours = getattr(errors, kind, None)
+    if isinstance(ours, type) and issubclass(ours, MicrobudgetError):
+        return ours(message)
+    first = message.strip().splitlines()[0] if message.strip() else ""
+    return WorkerFailed(f"the worker that was asked to {asked} failed with {kind}: {first}")
