@@ -27,8 +27,8 @@ __all__ = [*_PUBLIC, "__version__"]
 if TYPE_CHECKING:
     from .budget import Budget, Measurement
     from .candidates import Candidate
-    from .loading import load
     from .judge import compare, measure
+    from .loading import load
     from .model import Model
     from .recipe import Recipe
     from .search import shrink

@@ -94,7 +94,8 @@ def read_preprocessing(folder: Path) -> dict[str, Any] | None:
                 config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise UnsupportedModel(f"{path} cannot be read: {error}") from error
-            return config.get("image_processor", config)
+            nested: dict[str, Any] = config.get("image_processor", config)
+            return nested
     return None
 
 
@@ -180,3 +181,16 @@ def match_labels(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
             " finetunes by itself, a recipe begins with finetune()"
         )
     return tuple(index[label] for label in labels)
+
+
+def label_names(model: Model, labels: tuple[str, ...]) -> Model:
+    """The model with the data's labels, where it names none and has as many outputs; else as it is."""
+    if model.labels is not None or model.format != "onnx":
+        return model
+    import onnx
+
+    graph = onnx.load(str(model.weights), load_external_data=False).graph
+    outputs = graph.output[0].type.tensor_type.shape.dim
+    if outputs and outputs[-1].dim_value == len(labels):
+        return model.with_record(labels=labels)
+    return model

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Where long work reports. On a terminal the running line is rewritten in place; in a log only whole lines appear."""
+    """Where long work reports. On a terminal the running line is rewritten; in a log only whole lines appear."""
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr

@@ -24,13 +24,15 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> Recipe:
-        """Read a recipe. Only names and constants are allowed: nothing of the text is ever run. Raises InvalidRecipe."""
+        """Read a recipe. Only names and constants are allowed: none of it is ever run. Raises InvalidRecipe."""
         if len(text) > MAX_LENGTH:
             raise InvalidRecipe(f"the recipe is {len(text)} characters long; at most {MAX_LENGTH} are read")
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise InvalidRecipe(f"the recipe {_short(text)} does not parse: write method(option=value) > ...") from error
+            raise InvalidRecipe(
+                f"the recipe {_short(text)} does not parse: write method(option=value) > ..."
+            ) from error
         if isinstance(tree, ast.Compare):
             if not all(isinstance(operator, ast.Gt) for operator in tree.ops):
                 raise InvalidRecipe(f"the steps of a recipe are joined by '>': {_short(text)}")
@@ -97,4 +99,6 @@ def _constant(method: str, keyword: ast.keyword) -> Any:
         return ast.literal_eval(keyword.value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         shown = _short(ast.unparse(keyword.value))
-        raise InvalidRecipe(f"{method}: {keyword.arg} must be a number, text, True, False or None, not {shown}") from error
+        raise InvalidRecipe(
+            f"{method}: {keyword.arg} must be a number, text, True, False or None, not {shown}"
+        ) from error

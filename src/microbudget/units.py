@@ -63,9 +63,7 @@ def parse_drop(text: str) -> Drop:
 
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    for factor, unit in units:
-        if abs(value) >= factor:
-            break
+    factor, unit = next((pair for pair in units if abs(value) >= pair[0]), units[-1])
     shown = value / factor
     digits = max(0, 2 - math.floor(math.log10(abs(shown)))) if shown else 0
     return f"{shown:.{min(digits, 3)}f} {unit}"

@@ -69,6 +69,10 @@ class Method:
         """Write the new model's files into the empty folder `out`; the input stays as it is."""
         raise NotImplementedError
 
+    def extra_inputs(self, context: Context) -> dict[str, str]:
+        """Whatever else decides the result, by name, for the step's hash: a teacher, an importance matrix."""
+        return {}
+
     def __str__(self) -> str:
         options = ", ".join(f"{spec.name}={getattr(self, spec.name)!r}" for spec in dataclasses.fields(self))
         return f"{self.name()}({options})"
@@ -105,3 +109,20 @@ def find(name: str) -> type[Method]:
     module = importlib.import_module(f".{name}", __name__)
     method: type[Method] = getattr(module, name.capitalize())
     return method
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A method's purpose, formats and options, for `microbudget methods` and the docs."""
+    method = find(name)
+    hints = typing.get_type_hints(method)
+    options = [
+        {
+            "name": spec.name,
+            "type": getattr(hints[spec.name], "__name__", str(hints[spec.name])),
+            "default": spec.default,
+            **{key: spec.metadata[key] for key in ("doc", "low", "high", "choices")},
+        }
+        for spec in dataclasses.fields(method)
+    ]
+    purpose = (method.__doc__ or "").splitlines()[0]
+    return {"name": name, "purpose": purpose, "formats": dict(method.formats), "options": options}

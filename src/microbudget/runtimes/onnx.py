@@ -19,20 +19,23 @@ PREPROCESSING_KEY = "microbudget.preprocessing"
 
 
 class OnnxSession:
-    """An open `.onnx` file. `answer` may be called from several threads at once."""
+    """An open `.onnx` file, or its bytes. `answer` may be called from several threads at once."""
 
     runtime = f"onnxruntime {onnxruntime.__version__}"
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
+    def __init__(self, source: Path | bytes, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # Threads of an idle session must not take the processor from its neighbour.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise UnsupportedModel(f"onnxruntime cannot open {path}: {error}") from error
+            name = "the model" if isinstance(source, bytes) else source
+            raise UnsupportedModel(f"onnxruntime cannot open {name}: {error}") from error
         self._output = self._session.get_outputs()[0].name
 
     def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:

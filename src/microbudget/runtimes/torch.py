@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtra, UnsupportedModel
@@ -99,7 +101,7 @@ def onnx_bytes(network: Any, height: int, width: int, opset: int = 17) -> bytes:
         torch.onnx.export(
             _Logits(network).eval(),
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type] # a stream is taken too
             input_names=["pixel_values"],
             output_names=["logits"],
             dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
@@ -107,3 +109,77 @@ def onnx_bytes(network: Any, height: int, width: int, opset: int = 17) -> bytes:
             dynamo=False,
         )
     return buffer.getvalue()
+
+
+def save_with_head(
+    network: Any,
+    old_weight: NDArray[Any],
+    layer: tuple[NDArray[Any], NDArray[Any]],
+    labels: tuple[str, ...],
+    preprocessing: dict[str, Any],
+    out: Path,
+) -> None:
+    """Save the network in float32 with its last linear layer replaced, as an ordinary Hugging Face folder.
+
+    old_weight: (old classes, inputs), which tells the layer among the modules. layer: weight (classes, inputs), bias.
+    """
+    name = _linear_with(network, old_weight)
+    weight, bias = layer
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight = torch.nn.Parameter(torch.from_numpy(weight.copy()))
+    linear.bias = torch.nn.Parameter(torch.from_numpy(bias.copy()))
+    network.set_submodule(name, linear)
+    network.config.id2label = dict(enumerate(labels))
+    network.config.label2id = {label: index for index, label in enumerate(labels)}
+    network.config.problem_type = "single_label_classification"
+    network.save_pretrained(str(out), safe_serialization=True)
+    write_preprocessing(preprocessing, out)
+
+
+def write_preprocessing(preprocessing: dict[str, Any], out: Path) -> None:
+    """The file that transformers reads beside a model."""
+    text = json.dumps(preprocessing, indent=1)
+    (out / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+def _linear_with(network: Any, weight: NDArray[Any]) -> str:
+    for name, module in network.named_modules():
+        same_shape = isinstance(module, torch.nn.Linear) and module.weight.shape == weight.shape
+        if same_shape and np.array_equal(module.weight.detach().numpy(), weight):
+            return str(name)
+    raise UnsupportedModel(
+        f"the last linear layer of {type(network).__name__} was not found among its modules: use head='mlp', which"
+        " gives an onnx model"
+    )
+
+
+def resize_positions(folder: Path, config: dict[str, Any]) -> None:
+    """Fit the position embeddings of a vision transformer in `folder` to the image size in its (changed) config.
+
+    They form a grid of (image_size / patch_size) ** 2 positions after the special tokens; the grid is interpolated
+    bicubically (Dosovitskiy et al. 2021, section 3.2). Networks without such a table are left alone.
+    """
+    from safetensors.torch import load_file, save_file
+
+    if "patch_size" not in config or "image_size" not in config:
+        return
+    sizes = config["image_size"] if isinstance(config["image_size"], list) else [config["image_size"]] * 2
+    patch = config["patch_size"] if isinstance(config["patch_size"], int) else config["patch_size"][0]
+    rows, columns = (size // patch for size in sizes)
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(str(file))
+        tables = [name for name in tensors if name.endswith(("position_embeddings", "pos_embed"))]
+        for name in tables:
+            tensors[name] = _interpolated(tensors[name], rows, columns)
+        if tables:
+            save_file(tensors, str(file), metadata={"format": "pt"})
+
+
+def _interpolated(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """table: (1, special + side * side, width) -> (1, special + rows * columns, width)."""
+    side = int((table.shape[1]) ** 0.5)
+    special = table.shape[1] - side * side
+    grid = table[:, special:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+    flat = grid.permute(0, 2, 3, 1).reshape(1, rows * columns, -1).to(table.dtype)
+    return torch.cat([table[:, :special], flat], dim=1).contiguous()

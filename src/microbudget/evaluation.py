@@ -1,0 +1,216 @@
+"""Evaluation: builds candidates and measures them, paired with a reference that stays open for the whole run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import machine
+from .budget import Budget, Measurement
+from .build import build
+from .candidates import Candidate
+from .errors import BrokenModel, UnsupportedModel, WorkerFailed
+from .judge import Worker, answers, memory, time_one, time_pair
+from .judge.answering import Tally, one
+from .judge.ledger import ledger
+from .judge.twins import Timing
+from .judge.verdict import Verdict, judge_pair
+from .methods import Context
+from .model import Model
+from .recipe import Recipe
+from .run import Run
+from .tasks import Example, Split
+
+Logits = NDArray[np.float32]
+REFERENCE_S, PAIR_S = 2.0, 6.0  # the most that timing the reference, and a pair, takes
+
+
+class Evaluation:
+    """Candidates of one run against one reference. Rows and answers that stand in the run are not computed again."""
+
+    def __init__(self, run: Run, context: Context, budget: Budget, reference: Model, threads: int) -> None:
+        self._run, self._context, self._budget, self._threads = run, context, budget, threads
+        self._task = context.task
+        self.reference = reference
+        self._worker: Worker | None = None
+        self._rows = {row.fingerprint: row for row in run.candidates()}
+
+    def __enter__(self) -> Evaluation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+    def reference_candidate(self, recipe: str) -> Candidate:
+        """The first row: the reference, measured alone on validation."""
+        known = self._rows.get(self.reference.fingerprint)
+        if known is not None and known.measurement is not None:
+            return known
+        started = time.monotonic()
+        sample = one(self.reference, self._task, self._task.examples("validation"))
+        worker = self._reference_worker()
+        weight = memory.of_model(worker, sample)
+        timing = time_one(worker, sample, seconds=REFERENCE_S)
+        logits = self._answers(self.reference, "validation", worker)
+        measurement = self._measurement(self.reference, worker, "validation", logits, timing, weight.bytes)
+        return self._add(recipe, self.reference, started, measurement=measurement)
+
+    def candidate(self, given: Model, recipe: Recipe) -> Candidate:
+        """Build the recipe from the given model and measure it. A model that fails gives a row with the reason."""
+        started = time.monotonic()
+        try:
+            model = build(given, recipe, self._context, self._run.models)[-1]
+        except UnsupportedModel as error:
+            return Candidate(str(recipe), "", "", failure=str(error), seconds=time.monotonic() - started)
+        known = self._rows.get(model.fingerprint)
+        if known is not None and known.measurement is not None:
+            return self._judged(known, model)
+        try:
+            return self._measured(model, recipe, started)
+        except (WorkerFailed, BrokenModel, UnsupportedModel) as error:
+            return self._add(str(recipe), model, started, failure=str(error))
+
+    def _measured(self, model: Model, recipe: Recipe, started: float) -> Candidate:
+        examples = self._task.examples("validation")
+        reference_sample = one(self.reference, self._task, examples)
+        sample = one(model, self._task, examples)
+        reference_worker = self._reference_worker()
+        with Worker(max_memory_bytes=self._budget.max_memory_bytes) as worker:
+            worker.open(model, threads=self._threads)
+            weight = memory.of_model(worker, sample)
+            pair = time_pair(
+                reference_worker, worker, reference_sample, sample, seconds=PAIR_S, seed=self._context.seed
+            )
+            logits = self._answers(model, "validation", worker)
+            measurement = self._measurement(model, worker, "validation", logits, pair.candidate, weight.bytes)
+        speed = {"speedup": pair.ratio, "low": pair.low, "high": pair.high, "verdict": pair.verdict}
+        verdict = self.verdict(model, "validation", logits)
+        return self._add(str(recipe), model, started, measurement=measurement, verdict=verdict, speed=speed)
+
+    def _judged(self, known: Candidate, model: Model) -> Candidate:
+        """A row that stands, under the limit that is asked for now."""
+        return replace(known, verdict=self.verdict(model, "validation", self._answers(model, "validation")))
+
+    def on_test(self, candidate: Candidate) -> Candidate:
+        """The candidate with its measurement and verdict on the test split."""
+        model = self.model(candidate)
+        logits = self._answers(model, "test")
+        assert candidate.measurement is not None
+        scored = _quality_fields(self._context.task, self._task.examples("test"), logits)
+        return replace(
+            candidate,
+            test=replace(candidate.measurement, **scored),
+            test_verdict=self.verdict(model, "test", logits)
+            if model.fingerprint != self.reference.fingerprint
+            else None,
+        )
+
+    def model(self, candidate: Candidate) -> Model:
+        """The Model of a row of this run."""
+        from .loading import load
+
+        if candidate.fingerprint == self.reference.fingerprint:
+            return self.reference
+        return load(self._run.folder / candidate.path)
+
+    def verdict(self, model: Model, split: Split, logits: Logits) -> Verdict:
+        """The paired judgement against the reference. On test, unlabelled examples count too."""
+        examples = self._task.examples(split)
+        reference = self._task.score(self._answers(self.reference, split, self._worker), examples)
+        unlabelled = self._disagreements(model) if split == "test" else None
+        limit = self._budget.max_drop
+        return judge_pair(
+            reference, self._task.score(logits, examples), limit, unlabelled=unlabelled, seed=self._context.seed
+        )
+
+    def _disagreements(self, model: Model) -> tuple[int, int] | None:
+        """On how many of the unlabelled examples the model and the reference disagree; None without such examples."""
+        if not self._task.examples("unlabelled"):
+            return None
+        ours, theirs = (self._answers(m, "unlabelled").argmax(1) for m in (model, self.reference))
+        return int((ours != theirs).sum()), len(ours)
+
+    def _answers(self, model: Model, split: Split, worker: Worker | None = None) -> Logits:
+        """Logits (examples, classes) of a split, kept in the run for the report."""
+        path = answers_path(self._run, model.fingerprint, split)
+        if path.is_file():
+            stored: Logits = np.load(path)
+            return stored
+        logits = answers(
+            model,
+            self._task,
+            self._task.examples(split),
+            worker=worker,
+            threads=self._threads,
+            progress=self._context.progress,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, logits)
+        os.replace(partial, path)
+        return logits
+
+    def _reference_worker(self) -> Worker:
+        if self._worker is None:
+            self._worker = Worker()
+            self._worker.open(self.reference, threads=self._threads)
+        return self._worker
+
+    def _measurement(
+        self, model: Model, worker: Worker, split: Split, logits: Logits, timing: Timing, memory_bytes: int
+    ) -> Measurement:
+        sizes = ledger(model)
+        return Measurement(
+            model=model.record.source or str(model.path),
+            format=model.format,
+            runtime=worker.runtime,
+            task=self._task.kind,
+            size_bytes=model.size_bytes,
+            parameters=sizes.parameters,
+            bits_per_weight=sizes.bits_per_weight,
+            latency_s=timing.median_s,
+            latency_low_s=timing.low_s,
+            latency_high_s=timing.high_s,
+            throughput_per_s=timing.throughput_per_s,
+            load_s=worker.load_s,
+            threads=self._threads,
+            memory_bytes=memory_bytes,
+            machine=machine.describe(),
+            **_quality_fields(self._task, self._task.examples(split), logits),
+        )
+
+    def _add(self, recipe: str, model: Model, started: float, **fields: Any) -> Candidate:
+        path = Path(os.path.relpath(model.path, self._run.folder)).as_posix()
+        candidate = Candidate(recipe, model.fingerprint, path, seconds=time.monotonic() - started, **fields)
+        self._run.add(candidate)
+        self._rows[candidate.fingerprint] = candidate
+        return candidate
+
+
+def answers_path(run: Run, fingerprint: str, split: Split) -> Path:
+    """Where the run keeps a model's logits of a split."""
+    return run.folder / "answers" / f"{fingerprint}.{split}.npy"
+
+
+def _quality_fields(task: Any, examples: Sequence[Example], logits: Logits) -> dict[str, Any]:
+    """The quality part of a Measurement."""
+    tally = Tally(task)
+    tally.add(examples, logits)
+    judged = tally.quality()
+    return {
+        "examples": len(examples),
+        "metric": judged.scores.metric,
+        "quality": judged.scores.value,
+        "quality_low": judged.low,
+        "quality_high": judged.high,
+        "extra": judged.extra,
+    }

@@ -1,0 +1,130 @@
+"""Run: a folder that holds candidates, models, the best one and the report; it can be resumed and is locked in use."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from . import __version__, candidates
+from .candidates import Candidate
+from .errors import AlreadyExists, RunLocked, RunMismatch
+from .model import Model
+from .tasks import Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths in a run's folder."""
+
+    folder: Path
+
+    @property
+    def models(self) -> Path:
+        """One folder per built step, named by its hash."""
+        return self.folder / "models"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded pixels and features; removed when the run is complete."""
+        return self.folder / "cache"
+
+    @property
+    def best(self) -> Path:
+        """The model to ship."""
+        return self.folder / "best"
+
+    @property
+    def report(self) -> Path:
+        """The report's page."""
+        return self.folder / "report.html"
+
+    @property
+    def rows(self) -> Path:
+        """The candidates, a JSON line each."""
+        return self.folder / "candidates.jsonl"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What stands in `run.toml`."""
+        table: dict[str, Any] = tomllib.loads((self.folder / "run.toml").read_text(encoding="utf-8"))
+        return table
+
+    def candidates(self) -> list[Candidate]:
+        """The newest row of each recipe, in the order in which the recipes first appeared."""
+        newest: dict[str, Candidate] = {}
+        for row in candidates.read(self.rows):
+            newest[row.fingerprint] = row
+        return list(newest.values())
+
+    def add(self, candidate: Candidate) -> None:
+        """Append a row."""
+        candidates.append(self.rows, candidate)
+
+
+@contextlib.contextmanager
+def open_run(folder: Path, model: Model, data: str, task: Task, seed: int, *, force: bool = False) -> Iterator[Run]:
+    """Begin a run or go on with it, holding its lock.
+
+    Raises RunLocked while another process has it, RunMismatch when it was made from another model, other data or
+    another seed (`force` begins anew), AlreadyExists for a folder that is no run.
+    """
+    run = Run(folder)
+    if folder.exists() and not folder.is_dir():
+        raise AlreadyExists(f"{folder} is a file: give a folder for the run")
+    if folder.is_dir() and not (folder / "run.toml").is_file() and any(_strangers(folder)):
+        raise AlreadyExists(f"{folder} holds files and is no run: give a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunLocked(f"{folder} is in use by another process: wait for it, or give another --out") from error
+    try:
+        _begin(run, model, data, task, seed, force)
+        yield run
+    finally:
+        lock.release()
+
+
+def _strangers(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.name not in (".lock", "cache", "models"))
+
+
+def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool) -> None:
+    identity = {
+        "model": str(model.record.source or model.path),
+        "model_fingerprint": model.fingerprint,
+        "data": data,
+        "data_fingerprint": task.fingerprint,
+        "seed": seed,
+    }
+    path = run.folder / "run.toml"
+    if path.is_file():
+        before = run.settings
+        changed = [key for key in ("model_fingerprint", "data_fingerprint", "seed") if before.get(key) != identity[key]]
+        if not changed:
+            return
+        if not force:
+            what = ", ".join(key.removesuffix("_fingerprint") for key in changed)
+            raise RunMismatch(
+                f"{run.folder} was made with another {what} (model {before.get('model')}, data {before.get('data')},"
+                f" seed {before.get('seed')}): give another --out, or --force to begin anew"
+            )
+        for name in ("models", "cache", "best"):
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+        for name in ("candidates.jsonl", "report.html"):
+            (run.folder / name).unlink(missing_ok=True)
+    partial = path.with_suffix(".partial")
+    # A JSON text and a whole number are TOML values too.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
+    partial.write_text("\n".join([*lines, f'microbudget = "{__version__}"', ""]), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,311 @@
+"""Search: from a budget to recipes to try, to candidates, to the best so far at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .budget import Budget
+from .build import build, clean
+from .candidates import Candidate, best
+from .errors import BadData, LabelsDisagree
+from .evaluation import Evaluation
+from .judge.answering import one
+from .judge.measuring import choose_threads
+from .judge.verdict import can_show
+from .loading import label_names, load
+from .methods import Context, Method
+from .methods.export import Export
+from .methods.finetune import Finetune
+from .methods.quantize import Quantize
+from .methods.resize import Resize
+from .model import Model
+from .progress import SILENT, Progress
+from .recipe import Recipe
+from .run import Run, open_run
+from .ship import deliver
+from .tasks import SPLITS, Task
+from .units import Drop, format_bytes, format_points, format_seconds
+
+DEFAULT_DROP = Drop(0.01)
+SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
+TRAINERS = ("finetune",)  # the methods that teach a model the data's labels
+STEPS = 7  # sizes are multiples of a seventh of the side: 32 pixels of 224, as often as networks halve their input
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What a run ends with. `unmet` says which limits the best candidate breaks; empty: the budget is met."""
+
+    folder: Path
+    reference: Candidate
+    candidates: list[Candidate]
+    best: Candidate | None
+    budget: Budget
+    unmet: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the best candidate holds all limits."""
+        return self.best is not None and not self.unmet
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `shrink --json` prints, and `result.json` holds."""
+        return {
+            "reference": self.reference.as_dict(),
+            "candidates": [candidate.as_dict() for candidate in self.candidates],
+            "best": None if self.best is None else self.best.as_dict(),
+            "budget": self.budget.as_dict(),
+            "met": self.met,
+            "unmet": self.unmet,
+            "interrupted": self.interrupted,
+        }
+
+
+def shrink(
+    model: str | Path | Model,
+    data: str | Path | Task,
+    budget: Budget | None = None,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    threads: int | str = 0,
+    keep: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Shrunk:
+    """Find the smallest model within the budget (or the best by its goal), and leave it in OUT/best.
+
+    When the model's labels are not the data's it is finetuned first, and that float32 result is the reference.
+    Without `max_drop` a loss of 1 point is allowed. The same call again goes on where a killed one was.
+    """
+    budget = budget or Budget()
+    if budget.max_drop is None:
+        budget = replace(budget, max_drop=DEFAULT_DROP)
+    given, task, data_name = _open(model, data, seed, Path(out), progress)
+    given = label_names(given, task.labels)
+    first: tuple[Method, ...] = ()
+    if given.labels is None or not set(task.labels) <= set(given.labels):
+        progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
+        first = (Finetune(),)
+    recipes = list(plan(given, first))
+    with open_run(Path(out), given, data_name, task, seed, force=force) as run:
+        return _search(run, given, task, first, recipes, budget, threads, seed, keep, progress)
+
+
+def run_recipe(
+    model: str | Path | Model,
+    recipe: str | Recipe,
+    data: str | Path | Task,
+    budget: Budget | None = None,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    threads: int | str = 0,
+    keep: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Shrunk:
+    """Build and measure one recipe; its result is OUT/best. Raises LabelsDisagree when nothing teaches the labels."""
+    parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
+    given, task, data_name = _open(model, data, seed, Path(out), progress)
+    parsed.formats(given.format)
+    given = label_names(given, task.labels)
+    first: tuple[Method, ...] = ()
+    if given.labels is None or not set(task.labels) <= set(given.labels):
+        first = tuple(step for step in parsed.steps if step.name() in TRAINERS)[:1]
+        if not first:
+            raise LabelsDisagree(
+                f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe begin"
+                f" with finetune(), as in 'finetune() > {parsed}'"
+            )
+    with open_run(Path(out), given, data_name, task, seed, force=force) as run:
+        return _search(run, given, task, first, [parsed], budget or Budget(), threads, seed, keep, progress)
+
+
+def _open(
+    model: str | Path | Model, data: str | Path | Task, seed: int, out: Path, progress: Progress
+) -> tuple[Model, Task, str]:
+    given = load(model)
+    if not isinstance(data, (str, Path)):
+        return given, data, type(data).__name__
+    from .tasks.images import ImageTask
+
+    task = ImageTask.open(data, seed=seed, cache=out / "cache", progress=progress)
+    return given, task, str(data)
+
+
+def plan(given: Model, first: Sequence[Method]) -> Iterator[Recipe]:
+    """Recipes to try, the surest first: int8 at full size, float, then int8 on smaller and smaller inputs."""
+    export: tuple[Method, ...] = (Export(),) if given.format == "hf" else ()
+    yield Recipe((*first, *export, Quantize()))
+    if first or export:
+        yield Recipe((*first, *export))
+    for pixels in smaller_inputs(given):
+        yield Recipe((Resize(pixels=pixels), *first, *export, Quantize()))
+
+
+def smaller_inputs(given: Model) -> list[int]:
+    """Sides of smaller square inputs, largest first."""
+    from .tasks.preprocess import Preprocessing
+
+    side = max(Preprocessing.parse(given.record.preprocessing or {}).input_size)
+    step = max(1, side // STEPS)
+    sizes = {round(side * scale / step) * step for scale in SCALES}
+    return sorted((size for size in sizes if size < side), reverse=True)
+
+
+def _search(
+    run: Run,
+    given: Model,
+    task: Task,
+    first: tuple[Method, ...],
+    recipes: list[Recipe],
+    budget: Budget,
+    threads: int | str,
+    seed: int,
+    keep: bool,
+    progress: Progress,
+) -> Shrunk:
+    deadline = time.monotonic() + budget.minutes * 60 if budget.minutes else None
+    context = Context(task, run.cache, seed, threads if isinstance(threads, int) else 0, progress=progress)
+    _check_splits(task, budget, progress)
+    _prepare(given, task, recipes, progress)
+    reference = build(given, Recipe(first), context, run.models)[-1] if first else given
+    context = replace(context, reference=reference)
+    sample = one(reference, task, task.examples("validation"))
+    chosen = choose_threads(reference, sample, _threads(threads), None, seed)
+    with Evaluation(run, context, budget, reference, chosen) as evaluation:
+        row = evaluation.reference_candidate(str(Recipe(first)))
+        progress.say(f"reference {_told(row)}")
+        found, interrupted = _try_all(evaluation, run, given, recipes, budget, deadline, progress)
+        result = _finish(evaluation, run, row, found, budget, interrupted)
+    _write(run, result, progress)
+    if not interrupted and not keep:
+        _clean(run, reference, found)
+    return result
+
+
+def _threads(threads: int | str) -> int | Literal["auto"] | None:
+    return "auto" if isinstance(threads, str) else threads or None
+
+
+def _check_splits(task: Task, budget: Budget, progress: Progress) -> None:
+    """Enough examples to choose and to judge by; with --prove, whether the test split could show the limit at all."""
+    for split in SPLITS:
+        if not task.examples(split):
+            raise BadData(f"the data have no {split} examples: add some")
+    if budget.max_drop is None:
+        return
+    examples = len(task.examples("test")) + len(task.examples("unlabelled"))
+    possible, needed = can_show(budget.max_drop, examples)
+    if not possible:
+        text = (
+            f"{examples} test and unlabelled examples cannot show a loss within {budget.max_drop} at 95 %, even if no"
+            f" answer changes: that takes {needed}"
+        )
+        if budget.prove:
+            raise BadData(text + ". Unlabelled photos count: put some into a folder `unlabelled`, or drop --prove")
+        progress.say(f"note: {text}; without --prove the estimate decides")
+
+
+def _prepare(given: Model, task: Task, recipes: Sequence[Recipe], progress: Progress) -> None:
+    """Decode every image once for all the input sizes that the recipes ask for."""
+    prepare = getattr(task, "prepare", None)
+    if prepare is None or given.record.preprocessing is None:
+        return
+    from .tasks.preprocess import Preprocessing
+
+    preprocessing = given.record.preprocessing
+    resizes = {step.pixels for recipe in recipes for step in recipe.steps if isinstance(step, Resize)}
+    full = Preprocessing.parse(preprocessing)
+    prepare([preprocessing, *(full.resized(pixels) for pixels in sorted(resizes))], progress=progress)
+
+
+def _try_all(
+    evaluation: Evaluation,
+    run: Run,
+    given: Model,
+    recipes: Sequence[Recipe],
+    budget: Budget,
+    deadline: float | None,
+    progress: Progress,
+) -> tuple[list[Candidate], bool]:
+    """The candidates of the recipes for which there is time, and whether the user stopped it. The best is delivered."""
+    found: list[Candidate] = []
+    slowest = 0.0
+    try:
+        for index, recipe in enumerate(recipes):
+            if found and deadline is not None and time.monotonic() + slowest > deadline:
+                progress.say(f"time is up: {len(recipes) - index} of {len(recipes)} recipes were not tried")
+                break
+            started = time.monotonic()
+            candidate = evaluation.candidate(given, recipe)
+            found.append(candidate)
+            slowest = max(slowest, time.monotonic() - started)
+            left = format_seconds(slowest * (len(recipes) - index - 1))
+            progress.say(f"[{index + 1}/{len(recipes)}] {recipe}\n      {_told(candidate)}; at most {left} left")
+            if best(found, budget) is candidate:
+                deliver(run, evaluation.model(candidate), candidate, budget)
+    except KeyboardInterrupt:
+        progress.say("stopped: the best so far is delivered")
+        return found, True
+    return found, False
+
+
+def _told(candidate: Candidate) -> str:
+    measurement, verdict = candidate.measurement, candidate.verdict
+    if measurement is None:
+        return f"failed: {candidate.failure}"
+    told = [format_bytes(measurement.size_bytes), f"{measurement.metric} {measurement.quality:.4f}"]
+    if measurement.latency_s is not None:
+        told.insert(1, format_seconds(measurement.latency_s))
+    if candidate.speed:
+        told.append(f"{candidate.speed['speedup']:.1f} times as fast")
+    if verdict is not None:
+        told.append(f"change {format_points(verdict.change)}, {verdict.decision}")
+    return ", ".join(told)
+
+
+def _finish(
+    evaluation: Evaluation, run: Run, reference: Candidate, found: list[Candidate], budget: Budget, interrupted: bool
+) -> Shrunk:
+    """Choose on validation, judge the choice on test, deliver it."""
+    chosen = best(found, budget)
+    if chosen is None:
+        failures = [f"{candidate.recipe}: {candidate.failure}" for candidate in found]
+        return Shrunk(run.folder, reference, found, None, budget, failures or ["nothing was built"], interrupted)
+    judged = evaluation.on_test(chosen)
+    reference = evaluation.on_test(reference)
+    unmet = judged.broken_limits(budget)
+    verdict = judged.test_verdict
+    if verdict is not None and verdict.decision == "exceeds":
+        unmet.append(f"on test the loss exceeds {budget.max_drop}: {verdict.reason}")
+    elif verdict is not None and budget.prove and verdict.decision != "within":
+        unmet.append(f"on test the loss is not shown to be within {budget.max_drop}: {verdict.reason}")
+    deliver(run, evaluation.model(judged), judged, budget, reference=reference)
+    found = [judged if candidate.fingerprint == judged.fingerprint else candidate for candidate in found]
+    return Shrunk(run.folder, reference, found, judged, budget, unmet, interrupted)
+
+
+def _write(run: Run, result: Shrunk, progress: Progress) -> None:
+    partial = run.folder / "result.partial"
+    partial.write_text(json.dumps(result.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, run.folder / "result.json")
+    if result.best is not None:
+        from .report import write_report
+
+        write_report(run.folder)
+        progress.say(f"report    {run.report}")
+
+
+def _clean(run: Run, reference: Model, found: Sequence[Candidate]) -> None:
+    clean(run.models, frozenset({reference.fingerprint, *(candidate.fingerprint for candidate in found)}))
+    shutil.rmtree(run.cache, ignore_errors=True)

@@ -1,0 +1,178 @@
+"""Tables for the terminal: what the verbs print when no JSON is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .candidates import Candidate
+from .units import format_bytes, format_joules, format_points, format_seconds
+
+if TYPE_CHECKING:
+    from .budget import Measurement
+    from .judge.comparing import Comparison
+    from .search import Shrunk
+
+MISSING = "-"
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def _latency(measurement: Measurement) -> str:
+    return MISSING if measurement.latency_s is None else format_seconds(measurement.latency_s)
+
+
+def _memory(measurement: Measurement) -> str:
+    return MISSING if measurement.memory_bytes is None else format_bytes(measurement.memory_bytes)
+
+
+def _quality(measurement: Measurement) -> str:
+    low, high = measurement.quality_low, measurement.quality_high
+    return f"{measurement.quality:.4f} ({low:.3f}..{high:.3f})"
+
+
+def print_measurement(measurement: Measurement) -> None:
+    """A row for each field that was measured."""
+    rows = [
+        ("model", f"{measurement.model} ({measurement.format}, {measurement.runtime})"),
+        ("examples", f"{measurement.examples}, {measurement.examples_left_out} left out"),
+        (measurement.metric, _quality(measurement)),
+        ("size", f"{format_bytes(measurement.size_bytes)} ({measurement.size_bytes} bytes)"),
+        ("latency", _interval(measurement)),
+        ("memory", _memory(measurement)),
+        ("load", MISSING if measurement.load_s is None else format_seconds(measurement.load_s)),
+    ]
+    if measurement.energy_j is not None:
+        rows.append(("energy", f"{format_joules(measurement.energy_j)} ({measurement.energy_source})"))
+    if measurement.parameters:
+        bits = f", {measurement.bits_per_weight:.2f} bits each" if measurement.bits_per_weight else ""
+        rows.append(("parameters", f"{measurement.parameters:,}{bits}"))
+    rows += [(key, f"{value:.4f}") for key, value in measurement.extra.items() if isinstance(value, float)]
+    table = _table("", "")
+    table.columns[1].justify = "left"
+    table.show_header = False
+    for name, text in rows:
+        table.add_row(name, text)
+    console = _console()
+    console.print(table)
+    if "ledger" in measurement.extra:
+        console.print(_ledger(measurement.extra["ledger"]))
+
+
+def _interval(measurement: Measurement) -> str:
+    if measurement.latency_s is None or measurement.latency_low_s is None or measurement.latency_high_s is None:
+        return MISSING
+    low, high = format_seconds(measurement.latency_low_s), format_seconds(measurement.latency_high_s)
+    return f"{format_seconds(measurement.latency_s)} ({low}..{high}), threads {measurement.threads}"
+
+
+def _ledger(ledger: dict[str, Any]) -> Table:
+    table = _table("where the bytes are", "shape", "type", "values", "scales", "bits")
+    for row in ledger["rows"][:15]:
+        table.add_row(
+            row["name"],
+            "x".join(map(str, row["shape"])),
+            row["type"],
+            format_bytes(row["value_bytes"]),
+            format_bytes(row["scale_bytes"]),
+            f"{row['effective_bits']:.2f}" if row.get("effective_bits") else MISSING,
+        )
+    return table
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The ratios of two models with their intervals, in words."""
+    row = comparison.as_dict()
+    table = _table("", "A", "B")
+    for name, show in (("size", lambda m: format_bytes(m.size_bytes)), ("latency", _latency), ("quality", _quality)):
+        table.add_row(name, show(comparison.a), show(comparison.b))
+    console = _console()
+    console.print(table)
+    low, high = row["speedup_low"], row["speedup_high"]
+    console.print(
+        f"B is {row['size_ratio']:.2f} times smaller; speed: {row['speed_verdict']}, {row['speedup']:.2f} times"
+        f" as fast ({low:.2f}..{high:.2f})"
+    )
+    low, high = format_points(row["quality_change_low"]), format_points(row["quality_change_high"])
+    console.print(f"quality changes by {format_points(row['quality_change'])} ({low}..{high})")
+    if row["verdict"]:
+        console.print(f"verdict: {row['verdict']}")
+
+
+def print_run(shrunk: Shrunk) -> None:
+    """The candidates of a run, the best one marked, and where to find it."""
+    table = _table("recipe", "size", "latency", "speed", "quality", "change", "verdict")
+    best = shrunk.best.fingerprint if shrunk.best else None
+    for candidate in [shrunk.reference, *shrunk.candidates]:
+        style = "bold green" if candidate.fingerprint == best else None
+        table.add_row(*_row(candidate, shrunk.reference), style=style)
+    console = _console()
+    console.print(table)
+    if shrunk.best is None:
+        console.print("no candidate could be built and measured")
+        return
+    console.print(f"best: {shrunk.best.recipe}")
+    if shrunk.best.test and shrunk.best.test_verdict:
+        verdict = shrunk.best.test_verdict
+        console.print(
+            f"test, read once: {shrunk.best.test.metric} {_quality(shrunk.best.test)} on {shrunk.best.test.examples}"
+            f" examples, {format_points(verdict.change)} against the reference; {verdict.decision}: {verdict.reason}"
+        )
+    for sentence in shrunk.unmet:
+        console.print(f"budget not met: {sentence}", style="bold red")
+    console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
+
+
+def _row(candidate: Candidate, reference: Candidate) -> list[str]:
+    label = "reference" if candidate.fingerprint == reference.fingerprint else short_recipe(candidate.recipe)
+    if candidate.measurement is None:
+        return [label, f"failed: {candidate.failure}", "", "", "", "", ""]
+    measurement, verdict = candidate.measurement, candidate.verdict
+    speedup = candidate.speed.get("speedup")
+    return [
+        label,
+        format_bytes(measurement.size_bytes),
+        _latency(measurement),
+        f"{speedup:.1f}x" if speedup else MISSING,
+        f"{measurement.quality:.4f}",
+        format_points(verdict.change) if verdict else MISSING,
+        verdict.decision if verdict else MISSING,
+    ]
+
+
+def short_recipe(recipe: str) -> str:
+    """A recipe with only the options that differ from their defaults."""
+    import dataclasses
+
+    from .recipe import Recipe
+
+    steps = []
+    for step in Recipe.parse(recipe).steps:
+        changed = [
+            f"{spec.name}={getattr(step, spec.name)!r}"
+            for spec in dataclasses.fields(step)
+            if getattr(step, spec.name) != spec.default
+        ]
+        steps.append(f"{step.name()}({', '.join(changed)})" if changed else step.name())
+    return " > ".join(steps)
+
+
+def print_methods(rows: list[dict[str, Any]]) -> None:
+    """Every method with its options."""
+    console = _console()
+    for row in rows:
+        formats = ", ".join(f"{source} -> {target}" for source, target in row["formats"].items())
+        console.print(f"[bold]{row['name']}[/bold]  {row['purpose']}  [dim]{formats}[/dim]")
+        for spec in row["options"]:
+            console.print(f"    {spec['name']}={spec['default']!r}  {spec['doc']}", markup=False)

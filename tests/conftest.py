@@ -1,0 +1,86 @@
+"""What many tests need: tiny real models and photos, made on the spot, and the real ones beside the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+ASSETS = Path(__file__).parents[2] / "shared" / "assets"
+PIXELS = 32
+CONFIG = {
+    "image_processor_type": "ViTImageProcessor",
+    "do_resize": True,
+    "size": {"height": PIXELS, "width": PIXELS},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The real weights and data; tests that need them are skipped where they are missing."""
+    if not ASSETS.is_dir():
+        pytest.skip("../shared/assets is not there: real weights and photos are not tested")
+    return ASSETS
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MICROBUDGET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def write_photos(folder: Path, per_class: int = 20, size: int = PIXELS, seed: int = 0) -> Path:
+    """Class folders of noisy plain colours: easy, but not so easy that every model is right."""
+    rng = np.random.default_rng(seed)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(per_class):
+            pixels = np.array(colour) + rng.normal(0, 70, (size, size, 3)) + rng.normal(0, 40, 3)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{index:03}.png")
+    return folder
+
+
+def write_hf_model(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), seed: int = 0) -> Path:
+    """A tiny MobileNetV2 with random weights, as transformers saves it."""
+    import torch
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+
+    torch.manual_seed(seed)
+    config = MobileNetV2Config(
+        image_size=PIXELS,
+        depth_multiplier=0.25,
+        min_depth=4,
+        num_channels=3,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    network = MobileNetV2ForImageClassification(config).eval()
+    for module in network.modules():  # untrained statistics would let activations die out on the way
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.fill_(0.05)
+    network.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "preprocessor_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 photos of 3 classes. Do not write into it."""
+    return write_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def hf_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face classifier of other labels than the photos'. Do not write into it."""
+    return write_hf_model(tmp_path_factory.mktemp("models") / "tiny")
