@@ -1,0 +1,216 @@
+"""Evidence: what the paired answers to the same examples say about a change of quality, and what more would say.
+
+Shares are right and wrong answers, for accuracy; Ratios are any other metric that is a ratio of sums. Both answer the
+same questions: the change, its interval, and whether a loss is shown to be below or above a limit. `growth` asks what
+so many times as many examples would show, if they went on like these.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from .. import stats
+from ..errors import BadData, InvalidOption
+from ..stats import Floats
+from ..tasks import Scores
+
+ERROR = 1 - stats.LEVEL  # of each decision, one-sided
+TAIL = ERROR / 2  # of each end of the interval
+UNBOUNDED = ("bits per byte",)  # metrics for which no value of an example is the worst
+FEW = 20  # examples that differ: with fewer, the worst of them says too little about the worst there is
+LONG = 0.95  # the further example of a rate is as long as the one below which this share of all words lies
+
+
+class Evidence(Protocol):
+    """What the examples say about the change, a fraction that is above 0 where the candidate is better."""
+
+    @property
+    def examples(self) -> int:
+        """All of them, labelled or not."""
+        ...
+
+    @property
+    def change(self) -> float:
+        """The estimate."""
+        ...
+
+    def interval(self) -> tuple[float, float]:
+        """Two-sided 95 % interval of the change."""
+        ...
+
+    def shows_below(self, limit: float, growth: float = 1.0) -> bool:
+        """Whether the loss is below the limit; wrong in at most 5 % of samples."""
+        ...
+
+    def shows_above(self, limit: float, growth: float = 1.0) -> bool:
+        """Whether the loss is above the limit; wrong in at most 5 % of samples."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Right and wrong answers in pairs, judged by an exact test, and disagreements on examples without labels."""
+
+    gained: int  # only the candidate has them right
+    lost: int
+    labelled: int
+    disagreements: int = 0
+    unlabelled: int = 0
+
+    @classmethod
+    def of(cls, reference: Scores, candidate: Scores, unlabelled: tuple[int, int]) -> Shares:
+        """From scores of 0 and 1. unlabelled: (disagreements, examples)."""
+        sign = 1 if reference.higher_is_better else -1
+        change = sign * (candidate.numerator - reference.numerator)
+        return cls(int((change > 0).sum()), int((change < 0).sum()), len(change), *unlabelled)
+
+    def __str__(self) -> str:
+        text = f"{_count(self.labelled, 'example')} with {_count(self.gained + self.lost, 'disagreement')}"
+        if self.gained + self.lost:
+            text += f" ({self.gained} gained, {self.lost} lost)"
+        return text + (f" and {self.unlabelled} unlabelled with {self.disagreements}" if self.unlabelled else "")
+
+    @property
+    def examples(self) -> int:
+        """All of them, labelled or not."""
+        return self.labelled + self.unlabelled
+
+    @property
+    def change(self) -> float:
+        """The share gained less the share lost; 0 without labels."""
+        return (self.gained - self.lost) / self.labelled if self.labelled else 0.0
+
+    def interval(self) -> tuple[float, float]:
+        """The exact test inverted."""
+        bounds = [
+            stats.paired_bounds(self.gained, self.lost, self.labelled, TAIL * level, unlabelled)
+            for level, unlabelled in self._readings()
+        ]
+        return max(low for low, _ in bounds), min(high for _, high in bounds)
+
+    def shows_below(self, limit: float, growth: float = 1.0) -> bool:
+        """Whether the loss is below the limit; wrong in at most 5 % of samples."""
+        grown = self._grown(growth)
+        return any(
+            stats.paired_p(grown.gained, grown.lost, grown.labelled, -limit, unlabelled) <= ERROR * level
+            for level, unlabelled in grown._readings()
+        )
+
+    def shows_above(self, limit: float, growth: float = 1.0) -> bool:
+        """Whether the loss is above the limit; wrong in at most 5 % of samples. Only labels can show it."""
+        grown = self._grown(growth)
+        return stats.paired_p(grown.lost, grown.gained, grown.labelled, limit) <= ERROR
+
+    def _readings(self) -> list[tuple[float, tuple[int, int]]]:
+        """All the examples together, and the labelled ones alone: each with its part of the error level.
+
+        Either may decide, so they share the level (Bonferroni), in proportion to numbers that are known beforehand.
+        """
+        together = (self.unlabelled / self.examples, (self.disagreements, self.unlabelled))
+        alone = (self.labelled / self.examples, (0, 0))
+        return [reading for reading in (together, alone) if reading[0] > 0]
+
+    def _grown(self, growth: float) -> Shares:
+        """So many times as many examples like these, rounded to the candidate's disadvantage."""
+        return Shares(
+            math.floor(self.gained * growth),
+            math.ceil(self.lost * growth),
+            round(self.labelled * growth),
+            math.ceil(self.disagreements * growth),
+            round(self.unlabelled * growth),
+        )
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Losses of examples over what they are measured by, judged by a bootstrap that reckons with one worse example."""
+
+    loss: Floats  # (examples,), above 0 where the candidate is worse
+    base: Floats  # (examples,): the denominators; for relative changes the reference's numerators
+    whole: float  # what losing a long example wholly costs
+    bounded: bool  # whether no example can lose much more than that
+    seed: int = 0
+
+    @classmethod
+    def of(cls, reference: Scores, candidate: Scores, relative: bool, seed: int) -> Ratios:
+        """From any scores; relative: to the reference's value. Raises BadData or InvalidOption where it is 0."""
+        sign = -1 if reference.higher_is_better else 1
+        loss = sign * (candidate.numerator - reference.numerator)
+        base = reference.numerator if relative else reference.denominator
+        if not len(loss) or not reference.denominator.sum() > 0:
+            raise BadData(f"there is nothing to judge {reference.metric} on: the examples are empty")
+        if not base.sum() > 0:
+            raise InvalidOption(
+                f"the reference's {reference.metric} is 0, so a loss cannot be relative to it: give it in points"
+            )
+        bounded = not is_unbounded(reference)
+        whole = stats.weighted_quantile(reference.denominator if bounded else reference.numerator, LONG)
+        return cls(loss, base, whole, bounded, seed)
+
+    def __str__(self) -> str:
+        return f"{_count(self.examples, 'example')} of which {self._differing} differ{'s' * (self._differing == 1)}"
+
+    @property
+    def examples(self) -> int:
+        """All of them."""
+        return len(self.loss)
+
+    @property
+    def change(self) -> float:
+        """The change of the ratio of sums."""
+        return 0.0 - float(self.loss.sum() / self.base.sum())
+
+    def interval(self) -> tuple[float, float]:
+        """Quantiles of the draws with the worst, and with the best, further example."""
+        return -float(np.quantile(self._losses(1), 1 - TAIL)), -float(np.quantile(self._losses(-1), TAIL))
+
+    def shows_below(self, limit: float, growth: float = 1.0) -> bool:
+        """Whether the loss is below the limit; wrong in at most 5 % of samples."""
+        return float((self._losses(1, growth) >= limit).mean()) <= ERROR
+
+    def shows_above(self, limit: float, growth: float = 1.0) -> bool:
+        """Whether the loss is above the limit; wrong in at most 5 % of samples."""
+        return float((self._losses(-1, growth) <= limit).mean()) <= ERROR
+
+    def _losses(self, sign: int, growth: float = 1.0) -> Floats:
+        """Draws of the loss, with a further example that loses (1) or gains (-1) as much as may be."""
+        further = (sign * self._worst(growth), stats.weighted_quantile(self.base, LONG))
+        return self._draws.ratios(further, growth)
+
+    def _worst(self, growth: float) -> float:
+        """What an example that we have not seen might lose.
+
+        Of a rate: a long example wholly, or the largest change seen. Bits have no such bound: twice the largest change
+        seen, and where too few examples differ to have seen much, as many bits again as the reference needs.
+        """
+        largest = float(np.abs(self.loss).max())
+        if self.bounded:
+            return max(self.whole, largest)
+        return 2 * largest if self._differing * growth >= FEW else max(2 * largest, self.whole)
+
+    @cached_property
+    def _differing(self) -> int:
+        return int(np.count_nonzero(self.loss))
+
+    @cached_property
+    def _draws(self) -> stats.RatioDraws:
+        return stats.paired_ratio_bootstrap(self.loss, self.base, seed=self.seed)
+
+
+def is_unbounded(scores: Scores) -> bool:
+    """Whether the metric is one whose changes are told relative to the reference: bits per byte."""
+    return scores.metric.replace("_", " ") in UNBOUNDED
+
+
+def is_share(scores: Scores) -> bool:
+    """Whether every example is right or wrong, and counts once."""
+    return bool(np.isin(scores.numerator, (0, 1)).all() and (scores.denominator == 1).all())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,143 @@
+"""Verdicts on quality: a candidate and its reference, on the same examples, against a limit on the loss.
+
+A pair is judged by its differences, so that both may fail on the same hard examples at no cost. Each of *within* and
+*exceeds* is wrong in at most 5 % of samples; docs/verdicts.md shows it, and how many examples a verdict needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import stats
+from ..errors import BadData, BrokenModel, InvalidOption
+from ..tasks import Scores
+from ..units import Drop
+from .evidence import FEW, Evidence, Ratios, Shares, is_share, is_unbounded
+
+Decision = Literal["within", "exceeds", "not shown"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A paired judgement of the loss against a limit, shown at 95 % or not.
+
+    change: above 0 the candidate is better, whatever the metric; a fraction (0.01 = 1 pt), or relative to the
+    reference for a relative limit and for bits per byte. change_low, change_high: its two-sided 95 % interval, whose
+    ends lie further out than the one-sided 95 % bound that decides. more_examples: about how many more examples like
+    these would decide; None when it is decided, or when a million would not do.
+    """
+
+    decision: Decision
+    limit: str  # the text of the Drop, "" without one
+    change: float
+    change_low: float
+    change_high: float
+    examples: int
+    more_examples: int | None
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Verdict:
+        """The inverse of `as_dict`; keys of later versions are ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in row.items() if key in known})
+
+
+def judge_pair(
+    reference: Scores,
+    candidate: Scores,
+    limit: Drop | None,
+    *,
+    unlabelled: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Whether the candidate's loss is within the limit. The Scores are of the same examples in the same order.
+
+    unlabelled: (disagreements, examples) of further examples without labels. They count for right-or-wrong scores and
+    a limit in points: the loss is at most the share on which the two disagree. Without a limit nothing is decided,
+    but the change and its interval are told. Raises InvalidOption for a limit that the metric cannot have, BadData
+    without examples, BrokenModel for scores that are not finite, ValueError for scores that are not a pair.
+    """
+    _check_pair(reference, candidate)
+    evidence = _evidence(reference, candidate, limit, unlabelled or (0, 0), seed)
+    if limit is None:
+        return _verdict(evidence, "not shown", "", None, f"{evidence}, and no limit to judge the loss by")
+    if evidence.shows_below(limit.amount):
+        return _verdict(evidence, "within", str(limit), None, f"{evidence} show at 95 % a loss below {limit}")
+    if evidence.shows_above(limit.amount):
+        return _verdict(evidence, "exceeds", str(limit), None, f"{evidence} show at 95 % a loss above {limit}")
+    more = _more_examples(evidence, limit.amount)
+    return _verdict(evidence, "not shown", str(limit), more, _undecided(evidence, limit, more))
+
+
+def can_show(limit: Drop, examples: int) -> tuple[bool, int]:
+    """Whether that many examples can show the limit when no answer changes, and how many it takes: 299 for 1 pt.
+
+    A limit of 0 is only shown by a candidate that gains: the number is of examples all gained. Under a relative limit
+    answers are not right or wrong: the number is of examples that differ, with which judging begins.
+    """
+    needed = FEW if limit.relative else stats.examples_to_show(limit.amount)
+    return examples >= needed, needed
+
+
+def _check_pair(reference: Scores, candidate: Scores) -> None:
+    same_kind = (reference.metric, reference.higher_is_better) == (candidate.metric, candidate.higher_is_better)
+    if not same_kind or not np.array_equal(reference.denominator, candidate.denominator):
+        raise ValueError("reference and candidate must be scored by the same metric on the same examples")
+    for name, scores in (("reference", reference), ("candidate", candidate)):
+        unfit = int((~np.isfinite(scores.numerator)).sum())
+        if unfit:
+            raise BrokenModel(
+                f"the {name}'s {scores.metric} is not finite on {unfit} of {len(scores.numerator)} examples"
+            )
+
+
+def _evidence(
+    reference: Scores, candidate: Scores, limit: Drop | None, unlabelled: tuple[int, int], seed: int
+) -> Evidence:
+    relative = is_unbounded(reference) if limit is None else limit.relative
+    if is_unbounded(reference) and not relative:
+        raise InvalidOption(
+            f"a loss of {reference.metric} cannot be in points ({limit}): give it relative, for example 1%"
+        )
+    if relative or not (is_share(reference) and is_share(candidate)):
+        return Ratios.of(reference, candidate, relative, seed)
+    shares = Shares.of(reference, candidate, unlabelled)
+    if not shares.examples:
+        raise BadData(f"there is no example to judge {reference.metric} on")
+    return shares
+
+
+def _verdict(evidence: Evidence, decision: Decision, limit: str, more: int | None, reason: str) -> Verdict:
+    low, high = evidence.interval()
+    return Verdict(decision, limit, evidence.change, low, high, evidence.examples, more, reason)
+
+
+def _more_examples(evidence: Evidence, limit: float) -> int | None:
+    """About how many more would show what the estimate says, rounded up to two digits."""
+    shows = evidence.shows_below if -evidence.change < limit else evidence.shows_above
+    if -evidence.change == limit:
+        return None
+    needed = stats.examples_needed(lambda examples: shows(limit, examples / evidence.examples), evidence.examples)
+    return None if needed is None else _rounded_up(needed - evidence.examples)
+
+
+def _rounded_up(number: int) -> int:
+    step: int = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // step) * step
+
+
+def _undecided(evidence: Evidence, limit: Drop, more: int | None) -> str:
+    within = -evidence.change <= limit.amount
+    estimate = f"{-evidence.change * 100:.2f}{'%' if limit.relative else 'pt'}"
+    aim = f"a limit of {limit}" if within else f"that the loss, estimated at {estimate}, exceeds {limit}"
+    if more is None:
+        return f"{evidence} cannot show {aim}, nor would a million like them: the estimate is too near the limit"
+    return f"{evidence} cannot show {aim}; about {more} more like them would"
