@@ -70,7 +70,7 @@ def tango_score(gained: ArrayLike, lost: ArrayLike, examples: int, change: float
 def tango(gained: int, lost: int, examples: int, level: float = LEVEL) -> tuple[float, float]:
     """Two-sided score interval of the change (gained - lost) / examples of paired shares. Tango 1998.
 
-    Nearly exact on average, but its one-sided error reaches 8 % at small counts: verdicts use `paired_p`.
+    Nearly exact on average, but its one-sided error reaches 7 % at small counts: verdicts use `paired_p`.
     """
     if examples == 0:
         return -1.0, 1.0
