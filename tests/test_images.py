@@ -1,0 +1,626 @@
+import errno
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from microbudget.errors import BadData, DiskFull, Failed
+from microbudget.progress import Progress
+from microbudget.tasks import Task, cache, photos, pixels
+from microbudget.tasks.contents import content_key
+from microbudget.tasks.geometry import Exact, Geometry
+from microbudget.tasks.images import ImageTask
+from microbudget.tasks.pixels import PixelCache, Rendering
+from microbudget.tasks.preprocess import Preprocessing
+from microbudget.tasks.views import augmented
+
+FLOWERS = Path(__file__).parents[2] / "shared" / "assets" / "images" / "flowers12"
+IMAGENET = FLOWERS.parent / "imagenet_val"
+SMALL = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
+LONG_AGO_S = 10**9
+
+
+def noise(seed, size=(12, 10)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def photo(path, seed, size=(12, 10), **options):
+    """A file of noise, old enough that its hash is remembered."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise(seed, size).save(path, **options)
+    os.utime(path, (LONG_AGO_S, LONG_AGO_S))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of ten photos."""
+    for label in ("cat", "dog"):
+        for number in range(10):
+            photo(tmp_path / "data" / label / f"{number}.png", seed=number + 100 * (label == "dog"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "cache"
+
+
+def test_a_folder_of_photos_is_a_task(folder, store):
+    task = ImageTask.open(folder, cache=store)
+    assert isinstance(task, Task)
+    assert (task.kind, task.labels, task.warnings) == ("image-classification", ("cat", "dog"), [])
+    counts = {split: Counter(e.label for e in task.examples(split)) for split in ("train", "validation", "test")}
+    assert {split: sum(count.values()) for split, count in counts.items()} == {"train": 14, "validation": 3, "test": 3}
+    assert counts["train"] == {0: 7, 1: 7}
+    for split in counts:
+        for example in task.examples(split):
+            assert example.key == content_key(task.path_of(example).read_bytes())
+            assert task.labels[example.label] == example.name.split("/")[0]
+    assert task.examples("unlabelled") == ()
+
+
+def test_pixel_values_are_those_of_the_preprocessing(folder, store):
+    task = ImageTask.open(folder, cache=store, threads=2)
+    examples = [*task.examples("test"), *task.examples("train")[:3], task.examples("test")[0]]
+    expected = Preprocessing.parse(SMALL)([photos.read_photo(task.path_of(e)) for e in examples])
+    for _ in range(2):
+        np.testing.assert_array_equal(task.collate(examples, SMALL)["pixel_values"], expected)
+    assert task.collate([], SMALL)["pixel_values"].shape == (0, 3, 8, 8)
+
+
+def test_score_and_loss(folder, store):
+    task = ImageTask.open(folder, cache=store)
+    examples = task.examples("test")
+    logits = np.tile([2.0, 0.0], (len(examples), 1))
+    scores = task.score(logits, examples)
+    labels = np.array([e.label for e in examples])
+    assert (scores.metric, scores.value) == ("accuracy", (labels == 0).mean())
+    assert scores.numerator.tolist() == (labels == 0).astype(float).tolist()
+    expected = np.where(labels == 0, np.log(1 + np.exp(-2)), 2 + np.log(1 + np.exp(-2)))
+    np.testing.assert_allclose(task.loss(logits, examples), expected)
+
+
+def test_the_same_contents_are_the_same_task(folder, store, tmp_path):
+    first = ImageTask.open(folder, cache=store)
+    copy = tmp_path / "copy"
+    for number, path in enumerate(sorted(folder.rglob("*.png"), reverse=True)):
+        (copy / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy / path.parent.name / f"renamed-{number}.png")
+    second = ImageTask.open(copy, cache=store)
+    assert first.fingerprint == second.fingerprint
+    assert [e.key for e in first.examples("train")] == [e.key for e in second.examples("train")]
+    assert ImageTask.open(folder, cache=store, seed=1).fingerprint != first.fingerprint
+    (copy / "cat").rename(copy / "zebra")
+    assert ImageTask.open(copy, cache=store).fingerprint != first.fingerprint
+
+
+class TestJudging:
+    def test_every_example_of_an_unsplit_folder(self, folder, store):
+        seen = frozenset(e.key for e in ImageTask.open(folder, cache=store).examples("train"))
+        task = ImageTask.open(folder, splits=False, cache=store)
+        assert (len(task.examples("test")), task.left_out, task.examples("train")) == (20, 0, ())
+        task = ImageTask.open(folder, splits=False, leave_out=seen | {"of-other-data"}, cache=store)
+        assert (len(task.examples("test")), task.left_out) == (6, 14)
+        assert not {e.key for e in task.examples("test")} & seen
+
+    def test_only_the_test_split_where_there_is_one(self, tmp_path, store):
+        for split, start in (("train", 0), ("validation", 10), ("test", 20)):
+            for number in range(4):
+                photo(tmp_path / "d" / split / "ab"[number % 2] / f"{number}.png", seed=start + number)
+        task = ImageTask.open(tmp_path / "d", splits=False, cache=store)
+        assert {e.name.split("/")[0] for e in task.examples("test")} == {"test"}
+        shutil.rmtree(tmp_path / "d" / "test")
+        task = ImageTask.open(tmp_path / "d", splits=False, cache=store)
+        assert {e.name.split("/")[0] for e in task.examples("test")} == {"validation"}
+
+    def test_nothing_is_left(self, folder, store):
+        seen = frozenset(e.key for e in ImageTask.open(folder, splits=False, cache=store).examples("test"))
+        with pytest.raises(BadData, match="made with all 20 images"):
+            ImageTask.open(folder, splits=False, leave_out=seen, cache=store)
+
+
+def test_unlabelled_photos_are_examples_without_labels(folder, store):
+    photo(folder / "unlabelled" / "new.png", seed=500)
+    task = ImageTask.open(folder, cache=store)
+    (example,) = task.examples("unlabelled")
+    assert (example.label, example.name) == (None, "unlabelled/new.png")
+    assert task.collate([example], SMALL)["pixel_values"].shape == (1, 3, 8, 8)
+    with pytest.raises(BadData, match="1 of 1 examples have no label"):
+        task.score(np.zeros((1, 2)), [example])
+
+
+def test_copies_are_reported_and_test_stays_clean(tmp_path, store):
+    for split, start in (("train", 0), ("validation", 100), ("test", 200)):
+        for number in range(4):
+            photo(tmp_path / split / "ab"[number % 2] / f"{number}.png", seed=start + number)
+    shutil.copy(tmp_path / "test" / "a" / "0.png", tmp_path / "train" / "a" / "leak.png")
+    shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "train" / "b" / "twice.png")
+    task = ImageTask.open(tmp_path, cache=store)
+    dropped, doubted = sorted(task.duplicates, key=lambda pair: pair.dropped is None)
+    assert (dropped.first, dropped.second) == ("test/a/0.png", "train/a/leak.png")
+    assert {doubted.first, doubted.second} == {"train/a/0.png", "train/b/twice.png"}
+    assert not {e.key for e in task.examples("train")} & {e.key for e in task.examples("test")}
+    assert len(task.examples("train")) == 5
+    assert any("train/a/leak.png" in warning for warning in task.warnings)
+    assert any("two labels" in warning for warning in task.warnings)
+    values = task.collate(task.examples("train"), SMALL)["pixel_values"]
+    same = [position for position, e in enumerate(task.examples("train")) if e.key == doubted_key(task, doubted)]
+    np.testing.assert_array_equal(values[same[0]], values[same[1]])
+
+
+def doubted_key(task, pair):
+    return content_key((task.root / pair.first).read_bytes())
+
+
+class TestBadFiles:
+    """A few are left out with a warning that names them; a tenth of the folder is an error."""
+
+    def spoil(self, folder, name, data):
+        (folder / "cat" / name).write_bytes(data)
+        return name
+
+    def open(self, folder, store):
+        for number in range(10):  # below a tenth: one of 31
+            photo(folder / "dog" / f"more-{number}.png", seed=1000 + number)
+        out = io.StringIO()
+        task = ImageTask.open(folder, cache=store, progress=Progress(out))
+        assert out.getvalue() == "".join(f"warning: {warning}\n" for warning in task.warnings)
+        return task
+
+    def bad_bytes(self, kind):
+        stream = io.BytesIO()
+        noise(7, (64, 64)).save(stream, "JPEG")
+        jpeg = stream.getvalue()
+        stream = io.BytesIO()
+        noise(7, (64, 64)).save(stream, "PNG")
+        png = stream.getvalue()
+        return {
+            "truncated.jpg": jpeg[: len(jpeg) // 2],
+            "holed.jpg": jpeg[:700] + b"\xff\xd8" * 200 + jpeg[1500:],
+            "truncated.png": png[: len(png) // 2],
+            "flipped.png": png[:500] + bytes([png[500] ^ 255]) + png[501:],
+            "text.jpg": b"this is a shopping list\n" * 20,
+            "empty.jpg": b"",
+            "bomb.png": declared(40_000, 40_000),
+            "large.png": declared(14_000, 13_000),
+            "strip.png": declared(1, 5_000),
+        }[kind]
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("truncated.jpg", "truncated"),
+            ("holed.jpg", "broken data stream"),
+            ("truncated.png", ""),
+            ("flipped.png", "broken PNG"),
+            ("text.jpg", "it is not an image"),
+            ("empty.jpg", "it is not an image"),
+            ("bomb.png", "more than 178,956,970 pixels, the limit"),
+            ("large.png", "declares 14000 x 13000 pixels; the limit is 178,956,970"),
+            ("strip.png", "1 x 5000 pixels; at most 100 times"),
+        ],
+    )
+    def test_one_is_left_out_and_named(self, folder, store, name, reason, monkeypatch):
+        if name == "large.png":  # between Pillow's warning and its error; the limit is ours alone
+            monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        self.spoil(folder, name, self.bad_bytes(name))
+        task = self.open(folder, store)
+        (warning,) = task.warnings
+        assert warning.startswith("1 of 31 images")
+        assert f"cat/{name}" in warning
+        assert reason in warning
+        names = {e.name for split in ("train", "validation", "test") for e in task.examples(split)}
+        assert (len(names), f"cat/{name}" in names) == (30, False)
+        assert task.collate(task.examples("train"), SMALL)["pixel_values"].shape == (21, 3, 8, 8)
+
+    def test_many_are_an_error_that_names_five(self, folder, store):
+        for number in range(7):
+            self.spoil(folder, f"bad-{number}.jpg", b"no")
+        with pytest.raises(BadData, match=r"7 of 27 images .*bad-0\.jpg .*bad-4\.jpg .* and 2 more"):
+            ImageTask.open(folder, cache=store)
+
+    def test_a_file_that_cannot_be_opened(self, folder, store, monkeypatch):
+        target = folder / "cat" / "3.png"
+        read_bytes = Path.read_bytes
+
+        def refuse(path):
+            if path == target:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return read_bytes(path)
+
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+        assert "cat/3.png (Permission denied)" in self.open(folder, store).warnings[0]
+        monkeypatch.undo()
+        assert ImageTask.open(folder, cache=store).warnings == []  # a refusal is not remembered
+
+    def test_a_broken_link(self, folder, store):
+        (folder / "cat" / "link.png").symlink_to(folder / "gone.png")
+        assert "cat/link.png (No such file" in self.open(folder, store).warnings[0]
+
+    def test_an_animation_gives_its_first_frame(self, folder, store):
+        frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "green")]
+        frames[0].save(folder / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
+        task = self.open(folder, store)
+        assert "cat/moving.gif" in task.warnings[0]
+        assert "several frames" in task.warnings[0]
+        assert np.asarray(photos.read_photo(folder / "cat" / "moving.gif"))[0, 0].tolist() == [255, 0, 0]
+
+    def test_cmyk(self, folder, store):
+        Image.new("CMYK", (20, 20), (0, 255, 255, 0)).save(folder / "cat" / "print.jpg", quality=95)
+        task = self.open(folder, store)
+        assert task.warnings == []
+        red, green, blue = np.asarray(photos.read_photo(folder / "cat" / "print.jpg"))[0, 0]
+        assert red > 230
+        assert max(green, blue) < 25
+
+    def test_floats_and_large_integers_have_no_known_range(self, tmp_path):
+        for pixels_, said in ((np.ones((4, 4), np.float32), "32-bit floats"), (np.full((4, 4), 70000), "integers")):
+            Image.fromarray(pixels_.astype(pixels_.dtype if pixels_.dtype == np.float32 else np.int32)).save(
+                tmp_path / "x.tif"
+            )
+            with pytest.raises(photos.UnreadableImage, match=said):
+                photos.read_photo(tmp_path / "x.tif")
+
+    def test_damage_after_the_start_is_told(self, folder, store):
+        task = ImageTask.open(folder, cache=store)
+        victim = task.path_of(task.examples("test")[0])
+        victim.write_bytes(b"gone bad")
+        with pytest.raises(BadData, match=rf"1 images that were whole.*{victim.name} \(it is not an image\)"):
+            task.collate(task.examples("test"), SMALL)
+        assert list((store / "pixels").iterdir()) == []
+
+
+def declared(width, height):
+    """A whole PNG of one bit per pixel: its header says the size, its checksums hold, its data is short."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(100))),
+        (b"IEND", b""),
+    ]
+    body = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+class TestWarningsOfClasses:
+    def test_a_single_image_goes_to_train(self, folder, store):
+        photo(folder / "owl" / "1.png", seed=900)
+        task = ImageTask.open(folder, cache=store)
+        assert task.warnings == ["classes with a single image (trained on, never judged): owl"]
+        assert "owl/1.png" in {e.name for e in task.examples("train")}
+
+    def test_a_class_that_a_split_lacks(self, tmp_path, store):
+        for name, seed in (("train/a/1", 1), ("train/b/1", 2), ("test/a/2", 3), ("test/c/2", 4), ("train/a/3", 5)):
+            photo(tmp_path / f"{name}.png", seed)
+        photo(tmp_path / "validation" / "a" / "4.png", 6)
+        warnings = ImageTask.open(tmp_path, cache=store).warnings
+        assert "classes without an image to train on: c" in warnings
+        assert "classes with a single image (trained on, never judged): b" in warnings
+
+    def test_one_class_only(self, tmp_path, store):
+        photo(tmp_path / "a" / "1.png", 1)
+        with pytest.raises(BadData, match="one class only"):
+            ImageTask.open(tmp_path, cache=store)
+
+
+class TestHashes:
+    def test_are_remembered(self, folder, store, monkeypatch):
+        first = ImageTask.open(folder, cache=store)
+
+        def never(path):
+            raise AssertionError(path)
+
+        monkeypatch.setattr(Path, "read_bytes", never)
+        assert ImageTask.open(folder, cache=store).fingerprint == first.fingerprint
+
+    def test_a_changed_file_is_read_again(self, folder, store):
+        first = ImageTask.open(folder, cache=store)
+        photo(folder / "cat" / "0.png", seed=4242)
+        os.utime(folder / "cat" / "0.png", (LONG_AGO_S + 1, LONG_AGO_S + 1))
+        assert ImageTask.open(folder, cache=store).fingerprint != first.fingerprint
+
+    def test_a_file_that_just_changed_is_not_trusted(self, folder, store):
+        """Within the clock's granularity it could change again without changing its time."""
+        path = folder / "cat" / "0.png"
+        path.touch()
+        stamp = path.stat()
+        first = ImageTask.open(folder, cache=store)
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + b"\0")
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        assert ImageTask.open(folder, cache=store, splits=False).warnings != first.warnings or (
+            ImageTask.open(folder, cache=store).fingerprint != first.fingerprint
+        )
+
+    @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"revision": -1, "files": {}}', b"\xff\xfe"])
+    def test_a_damaged_memory_is_only_forgotten(self, folder, store, damage):
+        first = ImageTask.open(folder, cache=store)
+        (index,) = (store / "index").iterdir()
+        index.write_bytes(damage)
+        assert ImageTask.open(folder, cache=store).fingerprint == first.fingerprint
+
+
+class TestPreparing:
+    def count_decodes(self, monkeypatch):
+        decoded = Counter()
+        read_photo = photos.read_photo
+
+        def counting(path):
+            decoded[path.name] += 1
+            return read_photo(path)
+
+        monkeypatch.setattr(pixels, "read_photo", counting)
+        return decoded
+
+    def test_every_photo_is_decoded_once(self, folder, store, monkeypatch):
+        photo(folder / "unlabelled" / "new.png", seed=500)
+        task = ImageTask.open(folder, cache=store)
+        decoded = self.count_decodes(monkeypatch)
+        smaller = Preprocessing.parse(SMALL).resized(5)
+        other_mean = {**SMALL, "image_mean": [0.1, 0.2, 0.3]}
+        task.prepare([SMALL, smaller, other_mean], views=3)
+        assert sum(decoded.values()) == 20
+        assert len(list((store / "pixels").iterdir())) == 2 * 3 + 2 + 2  # geometries x views of train, and the others
+        for config in (SMALL, smaller, other_mean):
+            for view in range(3):
+                task.collate(task.examples("train"), config, view)
+            task.collate(task.examples("test"), config)
+        task.prepare([SMALL], views=2)
+        ImageTask.open(folder, cache=store).collate(task.examples("train"), SMALL, 2)
+        assert sum(decoded.values()) == 20
+        task.collate(task.examples("unlabelled"), SMALL)
+        assert sum(decoded.values()) == 21
+
+    def test_views_differ_and_are_the_same_at_every_call(self, folder, store, tmp_path):
+        task = ImageTask.open(folder, cache=store)
+        again = ImageTask.open(folder, cache=tmp_path / "elsewhere", threads=1)
+        other = ImageTask.open(folder, cache=store, seed=9)
+        examples = task.examples("train")[:4]
+        views = [task.collate(examples, SMALL, view)["pixel_values"] for view in range(3)]
+        assert not np.array_equal(views[0], views[1])
+        assert not np.array_equal(views[1], views[2])
+        common = [e for e in other.examples("train") if e in task.examples("train")][:4]
+        for view in range(3):
+            np.testing.assert_array_equal(again.collate(examples, SMALL, view)["pixel_values"], views[view])
+        mine, theirs = (t.collate(common, SMALL, 1)["pixel_values"] for t in (task, other))
+        assert not np.array_equal(mine, theirs)
+
+    def test_a_task_can_be_sent_to_another_process(self, folder, store):
+        task = ImageTask.open(folder, cache=store)
+        expected = task.collate(task.examples("test"), SMALL)["pixel_values"]
+        data = pickle.dumps(task)
+        assert len(data) < 20_000
+        np.testing.assert_array_equal(
+            pickle.loads(data).collate(task.examples("test"), SMALL)["pixel_values"], expected
+        )
+
+    def test_an_example_of_another_task_is_refused(self, folder, store, tmp_path):
+        photo(tmp_path / "other" / "a" / "1.png", 77)
+        photo(tmp_path / "other" / "b" / "2.png", 78)
+        other = ImageTask.open(tmp_path / "other", splits=False, cache=store)
+        with pytest.raises(BadData, match="no example of"):
+            ImageTask.open(folder, cache=store).collate(other.examples("test"), SMALL)
+
+    def test_only_the_rows_asked_for_are_in_memory(self, folder, store):
+        task = ImageTask.open(folder, cache=store)
+        large = Preprocessing.parse(SMALL).resized(300)
+        task.prepare([large])
+        examples = task.examples("train")
+        task.collate(examples[:1], large)
+        tracemalloc.start()
+        task.collate(examples[:1], large)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        row = 300 * 300 * 3
+        assert row * 5 <= peak < row * 8  # one photo as bytes and as floats, of fourteen
+
+
+class TestPixelCache:
+    KEYS = ("a", "b", "c")
+    HOW = Rendering(Geometry(Exact(6, 7), (), 2))
+
+    def sources(self, tmp_path):
+        return {key: photo(tmp_path / f"{key}.png", seed) for seed, key in enumerate(self.KEYS)}
+
+    def fill(self, tmp_path, keys=KEYS):
+        PixelCache(tmp_path).fill(self.sources(tmp_path), [(keys, self.HOW)], threads=2)
+
+    def test_the_rows_are_in_the_order_of_the_keys(self, tmp_path):
+        keys = ("c", "a", "b")
+        self.fill(tmp_path, keys)
+        rows = PixelCache(tmp_path).open(keys, self.HOW)
+        for key, row in zip(keys, rows, strict=True):
+            np.testing.assert_array_equal(row, self.HOW(photos.read_photo(tmp_path / f"{key}.png"), key))
+        assert isinstance(rows, np.memmap)
+
+    def test_a_damaged_file_is_made_again(self, tmp_path):
+        self.fill(tmp_path)
+        path = PixelCache(tmp_path).path(self.KEYS, self.HOW)
+        whole = path.read_bytes()
+        for damage in (b"", whole[:100], whole[:-5], b"text"):
+            path.write_bytes(damage)
+            assert PixelCache(tmp_path).open(self.KEYS, self.HOW) is None
+            self.fill(tmp_path)
+            assert path.read_bytes() == whole
+
+    def test_the_name_depends_on_all_that_matters(self, tmp_path):
+        store = PixelCache(tmp_path)
+        geometry = self.HOW.geometry
+        names = [
+            store.path(("a", "b"), self.HOW),
+            store.path(("b", "a"), self.HOW),
+            store.path(("a", "b"), Rendering(Geometry(Exact(7, 6), (), 2))),
+            store.path(("a", "b"), Rendering(Geometry(Exact(6, 7), (), 3))),
+            store.path(("a", "b"), Rendering(geometry, view=1)),
+            store.path(("a", "b"), Rendering(geometry, view=2)),
+            store.path(("a", "b"), Rendering(geometry, view=1, seed=1)),
+        ]
+        assert len(set(names)) == len(names)
+        assert store.path(("a", "b"), Rendering(geometry, seed=5)) == names[0]  # view 0 has no randomness
+
+    def test_nothing_is_left_of_an_interrupted_write(self, tmp_path, monkeypatch):
+        def interrupt(path):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(pixels, "read_photo", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            self.fill(tmp_path)
+        assert list((tmp_path / "pixels").iterdir()) == []
+
+    def test_a_disk_that_fills_while_writing(self, tmp_path, monkeypatch):
+        def full(writer, photo_, key):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(pixels._Writer, "put", full)
+        with pytest.raises(DiskFull, match="MICROBUDGET_CACHE"):
+            self.fill(tmp_path)
+        assert list((tmp_path / "pixels").iterdir()) == []
+
+    def test_a_disk_that_is_full_before(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
+        with pytest.raises(DiskFull, match="378 B"):
+            self.fill(tmp_path)
+
+    def test_a_folder_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "pixels").write_text("a file in the way")
+        with pytest.raises(Failed, match="cannot be written"):
+            self.fill(tmp_path)
+
+    def test_two_at_once(self, tmp_path, monkeypatch):
+        """Another process finishes the same file while ours is being written."""
+        self.sources(tmp_path)
+        path = PixelCache(tmp_path).path(self.KEYS, self.HOW)
+        commit = pixels._Writer.commit
+        inside = []
+
+        def racing(writer):
+            if not inside:
+                inside.append(True)
+                self.fill(tmp_path)
+            commit(writer)
+
+        monkeypatch.setattr(pixels._Writer, "commit", racing)
+        self.fill(tmp_path)
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+        assert PixelCache(tmp_path).open(self.KEYS, self.HOW).shape == (3, 6, 7, 3)
+
+    def test_two_processes(self, folder, store):
+        code = (
+            "import sys, zlib; from pathlib import Path; from microbudget.tasks.images import ImageTask\n"
+            f"task = ImageTask.open(sys.argv[1], cache=Path(sys.argv[2])); config = {SMALL!r}\n"
+            "for size in range(8, 24):\n"
+            "    task.prepare([{**config, 'size': {'height': size, 'width': size}}], views=2)\n"
+            "print(zlib.crc32(task.collate(task.examples('train'), config, 1)['pixel_values'].tobytes()))"
+        )
+        command = [sys.executable, "-c", code, str(folder), str(store)]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        answers = [process.communicate() for process in started]
+        assert answers[0] == answers[1]
+        assert int(answers[0][0]) > 0
+        assert {path.suffix for path in (store / "pixels").iterdir()} == {".npy"}
+
+    def test_where_the_other_ones_file_is_open_it_stays(self, tmp_path, monkeypatch):
+        """Windows does not replace a file that is mapped."""
+        ours, theirs = tmp_path / "x.tmp", tmp_path / "x.npy"
+        ours.write_text("same")
+
+        def refuse(self, target):
+            raise PermissionError(errno.EACCES, "in use")
+
+        monkeypatch.setattr(Path, "replace", refuse)
+        with pytest.raises(PermissionError):
+            cache.move_into_place(ours, theirs)
+        theirs.write_text("same")
+        cache.move_into_place(ours, theirs)
+        assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+class TestCacheFolder:
+    def test_the_variable_comes_first(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        monkeypatch.delenv(cache.VARIABLE, raising=False)
+        if os.name == "posix":
+            assert cache.default_folder() == tmp_path / "xdg" / "microbudget"
+            monkeypatch.delenv("XDG_CACHE_HOME")
+            assert cache.default_folder() == Path.home() / ".cache" / "microbudget"
+        monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "mine"))
+        assert cache.default_folder() == tmp_path / "mine"
+
+    def test_trim_deletes_what_was_not_read_for_longest(self, tmp_path):
+        now = time.time()
+        for name, age_s in (("old", 9000), ("older", 99000), ("fresh", 10), ("half.tmp", 2 * 24 * 3600)):
+            (tmp_path / name).write_bytes(bytes(100))
+            os.utime(tmp_path / name, (now - age_s, now - age_s))
+        assert cache.trim(tmp_path, limit_bytes=250) == 200
+        assert {path.name for path in tmp_path.iterdir()} == {"old", "fresh"}
+        assert cache.trim(tmp_path, limit_bytes=0) == 100  # what was read within the hour belongs to a run
+        assert {path.name for path in tmp_path.iterdir()} == {"fresh"}
+
+
+class TestViews:
+    def view(self, picture, number, seed=0, key="k", size=(24, 20)):
+        return augmented(picture, size, 2, seed, key, number)
+
+    def test_known_values(self):
+        """The same on every machine and in every version: written down once."""
+        gradient = np.add.outer(np.arange(40), 2 * np.arange(50))[..., None] + np.array([0, 20, 40])
+        view = self.view(Image.fromarray(gradient.astype(np.uint8)), 1, seed=3, key="0123456789abcdef", size=(3, 3))
+        assert view.tolist() == GOLDEN
+
+    @given(width=st.integers(1, 60), height=st.integers(1, 60), number=st.integers(1, 50))
+    @settings(deadline=None, max_examples=80)
+    def test_a_view_has_the_asked_size_and_stays_inside_the_photo(self, width, height, number):
+        marked = Image.new("RGB", (width, height), (100, 150, 200))
+        view = self.view(marked, number)
+        assert view.shape == (24, 20, 3)
+        assert view.min() > 70  # nothing black from outside, and the light changes mildly
+
+    def test_views_are_mirrored_half_of_the_time_and_show_a_third_or_more(self):
+        ramp = Image.fromarray(np.tile(np.arange(0, 200, dtype=np.uint8)[None, :, None], (200, 1, 3)))
+        views = [self.view(ramp, number).astype(float) for number in range(1, 301)]
+        mirrored = np.mean([view[:, 0].mean() > view[:, -1].mean() for view in views])
+        assert 0.4 < mirrored < 0.6
+        widths = [abs(view[0, -1, 0] - view[0, 0, 0]) / 200 for view in views]
+        assert min(widths) > 0.35  # sqrt(0.35 * 3/4 * 20/24) of the width, less light and edges
+        assert max(widths) > 0.8
+
+
+GOLDEN = [
+    [[34, 57, 80], [68, 92, 115], [101, 124, 147]],
+    [[49, 72, 95], [84, 107, 130], [116, 139, 162]],
+    [[63, 86, 109], [97, 121, 144], [130, 153, 176]],
+]
+
+
+def test_real_photos_open_fast_the_second_time(tmp_path):
+    if not FLOWERS.is_dir():
+        pytest.skip(f"real photos are not here: {FLOWERS}")
+    first = ImageTask.open(FLOWERS, cache=tmp_path, threads=2)
+    assert len(first.labels) == 12
+    assert sum(len(first.examples(split)) for split in ("train", "validation", "test")) == 720
+    (index,) = (tmp_path / "index").iterdir()
+    assert len(json.loads(index.read_text())["files"]) == 720
+    assert ImageTask.open(FLOWERS, cache=tmp_path).fingerprint == first.fingerprint
+
+
+def test_real_metadata_is_read(tmp_path):
+    if not IMAGENET.is_dir():
+        pytest.skip(f"real photos are not here: {IMAGENET}")
+    task = ImageTask.open(IMAGENET, splits=False, cache=tmp_path, threads=2)
+    assert (len(task.examples("test")), len(task.labels)) == (260, 230)
+    assert "canoe" in task.labels
