@@ -69,6 +69,9 @@ HUB = [
     {"image_processor_type": "PoolFormerImageProcessor", "size": {"height": 80, "width": 60}, "crop_size": 50},
     {"feature_extractor_type": "BeitFeatureExtractor", "size": 224, "crop_size": 224, "reduce_labels": True},
     {"image_processor_type": "CLIPImageProcessor", "resample": 1, "do_resize": False, "crop_size": 77},
+    {"image_processor_type": "CLIPImageProcessor", "size": [30, 20], "do_center_crop": None, "do_normalize": None},
+    {"image_processor_type": "DeiTImageProcessor", "do_resize": None, "resample": None, "do_rescale": None},
+    {"image_processor_type": "PoolFormerImageProcessor", "crop_pct": None, "size": 60, "crop_size": 50},
 ]
 
 
@@ -253,7 +256,7 @@ def test_equal_geometries_are_one_whatever_the_normalization():
         ({"image_processor_type": "ViTImageProcessor", "size": {"height": 9, "width": 0}}, "size"),
         ({"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 9}}, "do_center_crop"),
         ({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 9, "width": 9}}, "shortest_edge"),
-        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0}, "crop_pct"),
+        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0, "size": 224}, "crop_pct"),
         ({"image_processor_type": "ViTImageProcessor", "resample": 9}, "resample"),
         ({"image_processor_type": "ViTImageProcessor", "resample": "bilinear"}, "resample"),
         ({"image_processor_type": "ViTImageProcessor", "image_mean": [0.5, 0.5]}, "image_mean"),

@@ -106,9 +106,7 @@ def _geometry(family: str, settings: dict[str, Any]) -> Geometry:
     crops: list[Size] = []
     if settings["do_resize"]:
         size = _size_dict(settings["size"], settings["default_to_square"], "size")
-        if "crop_pct" in settings:
-            _check_number(settings, "crop_pct")
-        resize = _resize(family, size, settings.get("crop_pct", 1.0))
+        resize = _resize(family, size, settings)
         if family == "ConvNext" and isinstance(resize, ShortestEdge):
             crops.append((size["shortest_edge"], size["shortest_edge"]))
     if settings["do_center_crop"]:
@@ -116,7 +114,7 @@ def _geometry(family: str, settings: dict[str, Any]) -> Geometry:
         if set(crop) != {"height", "width"}:
             raise UnsupportedPreprocessing(f"crop_size = {settings['crop_size']!r}: give height and width")
         crops.append((crop["height"], crop["width"]))
-    geometry = Geometry(resize, tuple(crops), _resample(settings["resample"]))
+    geometry = Geometry(resize, tuple(crops), _resample(settings["resample"]) if resize else 0)
     if geometry.output is None:
         raise UnsupportedPreprocessing(
             f"size = {settings['size']!r} without do_center_crop makes a different size of every photo; a model of"
@@ -125,16 +123,18 @@ def _geometry(family: str, settings: dict[str, Any]) -> Geometry:
     return geometry
 
 
-def _resize(family: str, size: dict[str, int], crop_pct: float) -> Exact | ShortestEdge:
+def _resize(family: str, size: dict[str, int], settings: dict[str, Any]) -> Exact | ShortestEdge:
     edge, longest = size.get("shortest_edge"), size.get("longest_edge")
     if family == "ConvNext":
         if edge is None:
             raise UnsupportedPreprocessing(f"size = {size!r}: ConvNextImageProcessor takes a shortest_edge only")
-        return ShortestEdge(int(edge / crop_pct)) if edge < WARPED_FROM else Exact(edge, edge)
+        if edge >= WARPED_FROM:
+            return Exact(edge, edge)
+        return ShortestEdge(int(edge / _positive(settings, "crop_pct")))
     if family == "Levit" and edge is not None:
         return ShortestEdge(int((256 / 224) * edge))
-    if family == "PoolFormer":
-        return _poolformer(size, crop_pct)
+    if family == "PoolFormer" and settings["crop_pct"] is not None:
+        return _poolformer(size, _positive(settings, "crop_pct"))
     if edge is not None:
         return ShortestEdge(edge, longest)
     return Exact(size["height"], size["width"])
@@ -178,22 +178,21 @@ def _table(family: str, settings: dict[str, Any]) -> Table:
     levels = np.arange(256, dtype=np.uint8)[None].repeat(3, axis=0)
     values: Table = levels.astype(np.float32)
     if settings["do_rescale"]:
-        _check_number(settings, "rescale_factor")
-        values = (levels.astype(np.float64) * settings["rescale_factor"]).astype(np.float32)
+        values = (levels.astype(np.float64) * _positive(settings, "rescale_factor")).astype(np.float32)
         if settings.get("rescale_offset"):
             values = values - np.float32(1)
-    mean, std = _channels(settings, "image_mean"), _channels(settings, "image_std")
     if settings["do_normalize"] and family not in NEVER_NORMALIZED:
-        values = (values - mean) / std
+        values = (values - _channels(settings, "image_mean")) / _channels(settings, "image_std")
     if settings.get("include_top"):
-        values = values / std
+        values = values / _channels(settings, "image_std")
     return values
 
 
-def _check_number(settings: dict[str, Any], key: str) -> None:
+def _positive(settings: dict[str, Any], key: str) -> float:
     value = settings[key]
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < np.inf:
         raise UnsupportedPreprocessing(f"{key} = {value!r} is not supported; give a number above zero")
+    return value
 
 
 def _channels(settings: dict[str, Any], key: str) -> Table:

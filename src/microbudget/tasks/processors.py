@@ -164,7 +164,7 @@ def family_of(config: dict[str, Any]) -> str:
 
 
 def settings_of(family: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The processor's settings with the configuration's values; None means the default, as in transformers.
+    """The processor's settings with the configuration's values. A null is not the default: it switches a step off.
 
     Raises UnsupportedPreprocessing naming each key that this processor does not have.
     """
@@ -175,7 +175,7 @@ def settings_of(family: str, config: dict[str, Any]) -> dict[str, Any]:
         raise UnsupportedPreprocessing(
             f"{family}ImageProcessor: {shown} is not supported; it knows {', '.join(sorted(defaults))}"
         )
-    return {**defaults, **{key: value for key, value in config.items() if key in defaults and value is not None}}
+    return {**defaults, **{key: value for key, value in config.items() if key in defaults}}
 
 
 def _without_effect(key: str, value: Any) -> bool:
