@@ -61,6 +61,7 @@ def write_hf_model(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), seed:
         image_size=PIXELS,
         depth_multiplier=0.25,
         min_depth=4,
+        tf_padding=False,
         num_channels=3,
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},

@@ -152,7 +152,7 @@ def _row(candidate: Candidate, reference: Candidate) -> list[str]:
 
 
 def short_recipe(recipe: str) -> str:
-    """A recipe with only the options that differ from their defaults."""
+    """A recipe with the first option of each step and those that differ from their defaults."""
     import dataclasses
 
     from .recipe import Recipe
@@ -161,8 +161,8 @@ def short_recipe(recipe: str) -> str:
     for step in Recipe.parse(recipe).steps:
         changed = [
             f"{spec.name}={getattr(step, spec.name)!r}"
-            for spec in dataclasses.fields(step)
-            if getattr(step, spec.name) != spec.default
+            for index, spec in enumerate(dataclasses.fields(step))
+            if index == 0 or getattr(step, spec.name) != spec.default
         ]
         steps.append(f"{step.name()}({', '.join(changed)})" if changed else step.name())
     return " > ".join(steps)

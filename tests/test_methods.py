@@ -1,0 +1,301 @@
+"""One contract for all methods, on a tiny random network and photos made on the spot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import ASSETS, COLOURS, write_hf_model, write_photos
+
+from microbudget import methods
+from microbudget.build import build, build_step
+from microbudget.errors import BadData, Failed, InvalidOption, UnsupportedModel
+from microbudget.loading import load
+from microbudget.methods import Context, Method
+from microbudget.methods.export import Export
+from microbudget.methods.finetune import Finetune
+from microbudget.methods.quantize import Quantize
+from microbudget.methods.resize import Resize
+from microbudget.model import Model
+from microbudget.recipe import Recipe
+from microbudget.runtimes import open_session
+from microbudget.tasks.images import ImageTask
+from microbudget.tasks.preprocess import Preprocessing
+
+# For each method a recipe that gives it its input, and an example of itself.
+EXAMPLES: list[tuple[str, Method]] = [
+    ("", Finetune(epochs=3)),
+    ("", Finetune(head="mlp", epochs=3, views=2)),
+    ("export", Finetune(epochs=3)),
+    ("finetune(epochs=3)", Export()),
+    ("", Resize(pixels=24)),
+    ("export", Resize(pixels=24)),
+    ("finetune(epochs=3) > export", Quantize(samples=8)),
+]
+
+
+@pytest.fixture(scope="module")
+def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    cache = tmp_path_factory.mktemp("cache")
+    return Context(ImageTask.open(photos, cache=cache), cache, threads=2)
+
+
+@pytest.fixture(scope="module")
+def given(hf_model: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """The inputs of the examples, by the recipe that made them."""
+    store = tmp_path_factory.mktemp("store")
+    recipes = dict.fromkeys(recipe for recipe, _ in EXAMPLES)
+    return {
+        text: build(load(hf_model), Recipe.parse(text), context, store)[-1] if text else load(hf_model)
+        for text in recipes
+    }
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_every_method_is_under_contract() -> None:
+    assert {method.name() for _, method in EXAMPLES} == set(methods.names())
+
+
+@pytest.mark.parametrize(("before", "method"), EXAMPLES, ids=lambda value: str(value)[:40])
+def test_contract(before: str, method: Method, given: dict[str, Model], context: Context, tmp_path: Path) -> None:
+    model = given[before]
+    input_before = digest(model.path)
+    results = [build_step(model, method, context, tmp_path / name) for name in ("one", "two")]
+    assert digest(model.path) == input_before, "the input was changed"
+    first, second = (digest(result.path) for result in results)
+    assert first == second, "the same seed gave other bytes"
+    assert results[0].format == method.output_format(model.format)
+    reloaded = load(results[0].path)
+    assert reloaded.record == results[0].record
+    assert reloaded.record.recipe.endswith(str(method))
+    assert Recipe.parse(reloaded.record.recipe)
+    assert set(model.record.seen) <= set(reloaded.record.seen)
+    inputs = context.task.collate(context.task.examples("validation")[:3], reloaded.record.preprocessing or {})
+    with_ours = open_session(reloaded, threads=1).answer(inputs)
+    assert with_ours.shape == (3, len(reloaded.labels or ()))
+    assert np.isfinite(with_ours).all()
+    np.testing.assert_allclose(foreign_answer(reloaded, inputs), with_ours, rtol=1e-3, atol=1e-3)
+
+
+def foreign_answer(model: Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """What stock libraries say: transformers for a folder, plain onnxruntime for a file."""
+    if model.format == "onnx":
+        onnx.checker.check_model(str(model.weights), full_check=True)
+        return onnxruntime.InferenceSession(str(model.weights)).run(None, inputs)[0]
+    import torch
+    from transformers import AutoModelForImageClassification
+
+    network = AutoModelForImageClassification.from_pretrained(str(model.path)).eval()
+    with torch.inference_mode():
+        return network(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits.numpy()
+
+
+def test_the_record_names_the_examples_that_were_seen(given: dict[str, Model], context: Context) -> None:
+    seen = set(given["finetune(epochs=3)"].record.seen)
+    train, validation = (context.task.examples(split) for split in ("train", "validation"))
+    assert seen == {example.key for example in [*train, *validation]}
+    assert not seen & {example.key for example in context.task.examples("test")}
+
+
+def test_finetune_learns_the_new_labels(given: dict[str, Model], context: Context, tmp_path: Path) -> None:
+    model = build_step(given[""], Finetune(), context, tmp_path)
+    assert model.labels == tuple(COLOURS)
+    examples = context.task.examples("test")
+    logits = open_session(model).answer(context.task.collate(examples, model.record.preprocessing or {}))
+    right = logits.argmax(1) == [example.label for example in examples]
+    assert right.mean() > 0.6  # three colours: guessing gives a third
+    history = model.record.history["finetune"]
+    assert set(history["validation"]) == {"accuracy", "precision", "recall", "f1", "confusion"}
+    curve = history["learning_curve"]
+    assert curve["gain_low"] <= curve["gain"] <= curve["gain_high"]
+
+
+def test_mlp_is_the_talks_head(given: dict[str, Model], context: Context, tmp_path: Path) -> None:
+    model = build_step(given[""], Finetune(head="mlp", epochs=3), context, tmp_path)
+    graph = onnx.load(str(model.weights)).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    assert shapes["head.0.weight"][0] == 256
+    assert shapes["head.1.weight"] == (3, 256)
+    assert [node.op_type for node in graph.node][-3:] == ["Gemm", "Relu", "Gemm"]
+
+
+def test_features_are_computed_once_per_view(
+    given: dict[str, Model], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microbudget.features import OnnxSession
+
+    calls: list[int] = []
+    answer = OnnxSession.answer
+
+    def counted(self: OnnxSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        calls.append(len(next(iter(inputs.values()))))
+        return answer(self, inputs)
+
+    monkeypatch.setattr(OnnxSession, "answer", counted)
+    own = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=2)
+    train, validation = len(own.task.examples("train")), len(own.task.examples("validation"))
+    build_step(given[""], Finetune(views=2, epochs=30), own, tmp_path / "a")
+    assert sum(calls) == 2 * train + validation
+    build_step(given[""], Finetune(views=3, epochs=3), own, tmp_path / "b")
+    assert sum(calls) == 3 * train + validation
+
+
+def test_export_folds_batch_norm_and_says_how_much_it_differs(given: dict[str, Model]) -> None:
+    model = given["finetune(epochs=3) > export"]
+    graph = onnx.load(str(model.weights)).graph
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert 0 <= model.record.history["export"]["difference"] < 1e-3
+
+
+def test_an_export_that_answers_differently_fails(
+    given: dict[str, Model], context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microbudget.runtimes import torch as runtime
+
+    def damaged(network: object, height: int, width: int) -> bytes:
+        import torch
+
+        with torch.no_grad():
+            network.classifier.bias += 1.0  # type: ignore[attr-defined]
+        data = original(network, height, width)
+        with torch.no_grad():
+            network.classifier.bias -= 1.0  # type: ignore[attr-defined]
+        return data
+
+    original = runtime.onnx_bytes
+    monkeypatch.setattr(runtime, "onnx_bytes", damaged)
+    with pytest.raises(Failed, match="answers differently"):
+        build_step(given["finetune(epochs=3)"], Export(), context, tmp_path)
+    assert not list(tmp_path.iterdir()), "a failed step left something behind"
+
+
+def test_quantize_makes_int8_weights_and_keeps_the_answers(
+    given: dict[str, Model], context: Context, tmp_path: Path
+) -> None:
+    before = given["finetune(epochs=3) > export"]
+    model = build_step(before, Quantize(), context, tmp_path)
+    types = {tensor.data_type for tensor in onnx.load(str(model.weights)).graph.initializer}
+    assert onnx.TensorProto.INT8 in types
+    examples = context.task.examples("validation")
+    inputs = context.task.collate(examples, model.record.preprocessing or {})
+    ours, theirs = (open_session(one).answer(inputs) for one in (model, before))
+    assert (ours.argmax(1) == theirs.argmax(1)).mean() > 0.8
+
+
+def test_resize_changes_preprocessing_and_input_together(
+    given: dict[str, Model], context: Context, tmp_path: Path
+) -> None:
+    for before, key in (("", "hf"), ("export", "onnx")):
+        model = build_step(given[before], Resize(pixels=24), context, tmp_path / key)
+        assert Preprocessing.parse(model.record.preprocessing or {}).input_size == (24, 24)
+        if key == "hf":
+            assert json.loads((model.path / "config.json").read_text())["image_size"] == 24
+        else:
+            dims = onnx.load(str(model.weights)).graph.input[0].type.tensor_type.shape.dim
+            assert [dim.dim_value for dim in dims[1:]] == [3, 24, 24]
+
+
+def test_resize_only_makes_smaller(given: dict[str, Model], context: Context, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="larger than the model's 32"):
+        build_step(given[""], Resize(pixels=64), context, tmp_path)
+
+
+def test_resize_interpolates_the_positions_of_a_vision_transformer(context: Context, tmp_path: Path) -> None:
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    folder = write_hf_model(tmp_path / "vit")
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    network = ViTForImageClassification(config).eval()
+    network.vit.embeddings.position_embeddings.data.normal_()
+    network.save_pretrained(str(folder))
+    model = build_step(load(folder), Resize(pixels=16), context, tmp_path / "store")
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        expected = network(pixel_values=pixels, interpolate_pos_encoding=True).logits.numpy()
+    answered = open_session(model).answer({"pixel_values": pixels.numpy()})
+    np.testing.assert_allclose(answered, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_resize_refuses_a_graph_that_holds_its_size(context: Context, tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    flat = 3 * 32 * 32
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "W"], ["logits"], transB=1),
+        ],
+        "fixed",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.zeros((3, flat), np.float32), "W")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    (tmp_path / "fixed").mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(tmp_path / "fixed" / "model.onnx"))
+    with pytest.warns(UserWarning, match="says nothing of its preprocessing"):
+        model = load(tmp_path / "fixed")
+    with pytest.raises(UnsupportedModel, match="fixed to its input size"):
+        build_step(model, Resize(pixels=16), context, tmp_path / "store")
+
+
+def test_a_model_without_a_linear_end_is_named(context: Context, tmp_path: Path) -> None:
+    from test_loading import classifier
+
+    proto = classifier(("batch", 3, 32, 32))
+    proto.graph.node[-1].op_type = "Concat"
+    del proto.graph.node[-1].input[1:], proto.graph.node[-1].attribute[:]
+    proto.graph.node[-1].attribute.append(onnx.helper.make_attribute("axis", 1))
+    (tmp_path / "odd").mkdir()
+    onnx.save(proto, str(tmp_path / "odd" / "model.onnx"))
+    with pytest.warns(UserWarning, match="preprocessing"):
+        model = load(tmp_path / "odd")
+    with pytest.raises(UnsupportedModel, match="ends in Concat"):
+        build_step(model, Finetune(epochs=1), context, tmp_path / "store")
+
+
+def test_a_class_without_training_photos_is_named(hf_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for split in ("train", "validation", "test"):
+        write_photos(folder / split, per_class=6, seed=len(split))
+    shutil.rmtree(folder / "train" / "red")
+    own = Context(ImageTask.open(folder, cache=tmp_path / "cache"), tmp_path / "cache")
+    with pytest.raises(BadData, match="no training example of red"):
+        build_step(load(hf_model), Finetune(), own, tmp_path / "store")
+
+
+@pytest.mark.skipif(not ASSETS.is_dir(), reason="../shared/assets is not there")
+def test_the_real_mobilenet_learns_flowers(assets: Path, tmp_path: Path) -> None:
+    """A probe of two classes of real photos: the whole way from a Hugging Face folder to int8."""
+    folder = tmp_path / "flowers"
+    for name in ("daisy", "iris", "pansy"):
+        (folder / name).mkdir(parents=True)
+        for file in sorted((assets / "images" / "flowers12" / name).iterdir())[:24]:
+            shutil.copyfile(file, folder / name / file.name)
+    own = Context(ImageTask.open(folder, cache=tmp_path / "cache"), tmp_path / "cache", threads=2)
+    recipe = Recipe.parse("resize(pixels=128) > finetune > export > quantize(samples=16)")
+    model = build(load(assets / "models" / "mobilenet_v2"), recipe, own, tmp_path / "store")[-1]
+    examples = [*own.task.examples("test"), *own.task.examples("validation")]
+    logits = open_session(model).answer(own.task.collate(examples, model.record.preprocessing or {}))
+    assert (logits.argmax(1) == [example.label for example in examples]).mean() >= 0.9
+    assert model.size_bytes < 3_000_000
