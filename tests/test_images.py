@@ -11,6 +11,7 @@ import time
 import tracemalloc
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -399,6 +400,14 @@ class TestPreparing:
             np.testing.assert_array_equal(again.collate(examples, SMALL, view)["pixel_values"], views[view])
         mine, theirs = (t.collate(common, SMALL, 1)["pixel_values"] for t in (task, other))
         assert not np.array_equal(mine, theirs)
+
+    def test_threads_that_collate_at_once_decode_once(self, folder, store, monkeypatch):
+        task = ImageTask.open(folder, cache=store)
+        decoded = self.count_decodes(monkeypatch)
+        examples = task.examples("train")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda example: task.collate([example], SMALL), examples))
+        assert sum(decoded.values()) == len(examples)
 
     def test_a_task_can_be_sent_to_another_process(self, folder, store):
         task = ImageTask.open(folder, cache=store)

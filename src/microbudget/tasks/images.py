@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadData
+from ..errors import BadData, Failed
 from ..metrics import cross_entropy
 from ..progress import SILENT, Progress
 from . import SPLITS, Example, Inputs, Scores, Split, contents, folders
@@ -43,6 +44,7 @@ class ImageTask:
     _cache: PixelCache = field(default_factory=lambda: PixelCache(default_folder()), repr=False)
     _threads: int = 0
     _files: dict[tuple[str, Rendering], Pixels] = field(default_factory=dict, repr=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def open(
@@ -133,8 +135,12 @@ class ImageTask:
         return cross_entropy(outputs, _targets(examples))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the mapped files: pickle would copy their contents."""
-        return {**self.__dict__, "_files": {}}
+        """Without the mapped files, whose contents pickle would copy."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_opening")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process the files are mapped anew."""
+        self.__dict__.update(state, _files={}, _opening=threading.Lock())
 
     @cached_property
     def _keys(self) -> dict[str, tuple[str, ...]]:
@@ -163,16 +169,19 @@ class ImageTask:
         return result
 
     def _file(self, split: str, rendering: Rendering) -> Pixels:
-        if (split, rendering) not in self._files:
-            keys = self._keys[split]
+        with self._opening:  # threads that collate at once decode once
+            if (split, rendering) not in self._files:
+                self._files[split, rendering] = self._opened(self._keys[split], rendering)
+            return self._files[split, rendering]
+
+    def _opened(self, keys: Sequence[str], rendering: Rendering) -> Pixels:
+        pixels = self._cache.open(keys, rendering)
+        if pixels is None:
+            self._cache.fill(self._paths, [(keys, rendering)], threads=self._threads)
             pixels = self._cache.open(keys, rendering)
-            if pixels is None:
-                self._cache.fill(self._paths, [(keys, rendering)], threads=self._threads)
-                pixels = self._cache.open(keys, rendering)
-            if pixels is None:
-                raise BadData(f"the pixel cache in {self._cache.folder} loses its files: is something deleting them?")
-            self._files[split, rendering] = pixels
-        return self._files[split, rendering]
+        if pixels is None:
+            raise Failed(f"the pixel cache in {self._cache.folder} loses its files: is something deleting them?")
+        return pixels
 
 
 def _scan(root: Path, listing: Listing, store: Path, threads: int, progress: Progress) -> dict[str, contents.Content]:
