@@ -8,6 +8,7 @@ so many times as many examples would show, if they went on like these.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -95,7 +96,7 @@ class Shares:
 
     def shows_below(self, limit: float, growth: float = 1.0) -> bool:
         """Whether the loss is below the limit; wrong in at most 5 % of samples."""
-        grown = self._grown(growth)
+        grown = self._grown(growth, math.floor, math.ceil)
         return any(
             stats.paired_p(grown.gained, grown.lost, grown.labelled, -limit, unlabelled) <= ERROR * level
             for level, unlabelled in grown._readings()
@@ -103,7 +104,7 @@ class Shares:
 
     def shows_above(self, limit: float, growth: float = 1.0) -> bool:
         """Whether the loss is above the limit; wrong in at most 5 % of samples. Only labels can show it."""
-        grown = self._grown(growth)
+        grown = self._grown(growth, math.ceil, math.floor)
         return stats.paired_p(grown.lost, grown.gained, grown.labelled, limit) <= ERROR
 
     def _readings(self) -> list[tuple[float, tuple[int, int]]]:
@@ -115,13 +116,13 @@ class Shares:
         alone = (self.labelled / self.examples, (0, 0))
         return [reading for reading in (together, alone) if reading[0] > 0]
 
-    def _grown(self, growth: float) -> Shares:
-        """So many times as many examples like these, rounded to the candidate's disadvantage."""
+    def _grown(self, growth: float, gains: Callable[[float], int], losses: Callable[[float], int]) -> Shares:
+        """So many times as many examples like these, gains and losses rounded as told."""
         return Shares(
-            math.floor(self.gained * growth),
-            math.ceil(self.lost * growth),
+            gains(self.gained * growth),
+            losses(self.lost * growth),
             round(self.labelled * growth),
-            math.ceil(self.disagreements * growth),
+            losses(self.disagreements * growth),
             round(self.unlabelled * growth),
         )
 
