@@ -147,7 +147,7 @@ class Tally:
         self._scores.append(scores)
         if len(self._confusion):
             labels = np.array([example.label for example in examples])
-            self._confusion += metrics.confusion_matrix(labels, outputs.argmax(axis=1), len(self._confusion))
+            self._confusion += metrics.confusion_matrix(outputs.argmax(axis=1), labels, len(self._confusion))
         return scores
 
     def quality(self) -> Quality:

@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiply-add rates and read bandwidth, measured once and kept in the cache folder."""
+"""What this machine can do at most: multiply-add rates and read bandwidth, measured once and kept."""
 
 from __future__ import annotations
 

@@ -14,12 +14,11 @@ import pickle
 import queue
 import signal
 import struct
-import sys
 import threading
 import time
 from typing import Any
 
-from . import memory
+from . import memory, placement
 
 LENGTH = struct.Struct("<Q")
 
@@ -70,10 +69,11 @@ class Desk:
         self._inputs = inputs
 
     def time_block(self, calls: int, dropped: int) -> Any:
-        """Time calls with the prepared inputs."""
+        """Time calls with the prepared inputs, from a random placement of the threads."""
         from ..stopwatch import time_calls
 
         session, inputs = self._session, self._inputs
+        placement.shuffle()
         return time_calls(lambda: session.answer(inputs), calls, dropped)
 
     def memory(self) -> memory.Memory:
@@ -121,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

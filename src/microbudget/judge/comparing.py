@@ -140,8 +140,8 @@ def _comparison(
         speedup_high=pair.high,
         speed_verdict=pair.verdict,
         quality_change=verdict.change,
-        quality_change_low=verdict.low,
-        quality_change_high=verdict.high,
+        quality_change_low=verdict.change_low,
+        quality_change_high=verdict.change_high,
         verdict=verdict.decision if max_drop is not None else None,
         extra={
             "kl": judged.kl,

@@ -5,6 +5,7 @@ A number carries its origin: `energy_source` is "rapl", "nvml" or "estimate", an
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ class Energy:
     def __str__(self) -> str:
         if self.source != "estimate":
             return f"{format_joules(self.joules)} ({self.source})"
-        return f"about {format_joules(self.joules)} ({format_joules(self.low_j)} to {format_joules(self.high_j)}, estimate)"
+        low, high = format_joules(self.low_j), format_joules(self.high_j)
+        return f"about {format_joules(self.joules)} (estimate, {low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Nvml:
     def __init__(self, library: Any = None) -> None:
         try:
             if library is None:
-                import pynvml as library  # type: ignore[import-not-found,unused-ignore]
+                library = importlib.import_module("pynvml")  # of nvidia-ml-py
             library.nvmlInit()
             self._library = library
             self._devices = [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]

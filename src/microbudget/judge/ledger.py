@@ -148,7 +148,7 @@ def _read_safetensors(path: Path) -> tuple[list[Row], int]:
     try:
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length <= size else None
+            header: Any = json.loads(stream.read(length)) if length <= size else None
         rows = [_safetensors_row(name, entry) for name, entry in header.items() if name != "__metadata__"]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnsupportedModel(f"{path} is no safetensors file ({error}): is the download complete?") from error

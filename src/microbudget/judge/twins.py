@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from ..errors import Failed
 from ..machine import load_average
 from ..stopwatch import Block
 from ..tasks import Inputs
@@ -25,6 +25,7 @@ SpeedVerdict = Literal["faster", "slower", "no difference shown"]
 
 BLOCK_S = 0.03  # long enough for a few time slices of a scheduler, short enough that both twins meet the same weather
 FEWEST_CALLS = 3
+WARM_S, WARM_CALLS = 0.003, 3  # the first calls of a block find cold caches: so much time or so many are not counted
 SLOW_CALL_S = 1.0  # a call this long is a block of its own
 RESOLUTION = 0.01  # differences below this come and go with the memory layout of a process (Mytkowicz et al. 2009)
 
@@ -84,12 +85,13 @@ class Plan:
 
 
 def plan(worker: Worker, block_s: float = BLOCK_S) -> Plan:
-    """A block of about `block_s`, from a first warm block that is not counted."""
-    first = worker.time_block(1, 0).median_s
-    if first > SLOW_CALL_S:
+    """A block of about `block_s`, from a first short block that is not counted."""
+    first_s = worker.time_block(1, 0).median_s
+    if first_s > SLOW_CALL_S:
         return Plan(1, 0)
     call_s = worker.time_block(FEWEST_CALLS, 1).median_s
-    return Plan(max(FEWEST_CALLS, min(1000, math.ceil(block_s / call_s))), 1)
+    dropped = min(WARM_CALLS, max(1, math.ceil(WARM_S / call_s)))
+    return Plan(max(FEWEST_CALLS, min(1000, math.ceil(block_s / call_s))), dropped)
 
 
 def summary(blocks: list[Block], batch: int = 1, dropped: Counter[str] | None = None) -> Timing:
@@ -115,36 +117,53 @@ def log_ratios(pairs: list[tuple[Block, Block]]) -> intervals.Floats:
     return np.array([math.log(a.median_s / b.median_s) for a, b in pairs])
 
 
-def _until_settled(take: Callable[[], bool], seconds: float, fewest: int) -> bool:
-    """Call `take` until it says that it is settled, or the time is up and enough was taken."""
-    deadline, taken = time.monotonic() + seconds, 0
-    while not take():
-        taken += 1
-        if taken >= fewest and time.monotonic() >= deadline:
+class _Round:
+    """Blocks, or pairs of them, are taken until they are settled or the time is up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self.kept = 0
+        self.dropped = Counter[str]()
+        self.settled = False
+
+    def goes_on(self) -> bool:
+        """Whether to take another one. Raises Failed when none can be believed."""
+        if self.settled:
             return False
-    return True
+        late = time.monotonic() >= self._deadline
+        if late and self.kept < intervals.FEWEST and self.dropped.total() > 3 * intervals.FEWEST:
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in self.dropped.most_common())
+            raise Failed(f"no timing can be believed: {reasons}. Try again when the machine is steady")
+        return not late or self.kept < intervals.FEWEST
+
+    def believe(self, trouble: str | None) -> bool:
+        """Count a block, or drop it for its trouble."""
+        if trouble:
+            self.dropped[trouble] += 1
+        else:
+            self.kept += 1
+        return not trouble
+
+    @property
+    def due(self) -> bool:
+        """Whether to look at the interval: at every eighth from the 24th on, since looking costs time too."""
+        return self.kept >= 24 and self.kept % 8 == 0
 
 
 def time_one(worker: Worker, inputs: Inputs, *, seconds: float = 3.0, precision: float = 0.01) -> Timing:
-    """Time one model with these inputs (a batch), until the interval's half-width is below `precision` of the median."""
+    """Time one open model with these inputs, a batch.
+
+    Until the half-width of the median's interval is below `precision` of it, or the time is up. Raises Failed when
+    the clocks are so unsteady that no block can be believed.
+    """
     worker.prepare(inputs)
-    chosen, blocks, dropped = plan(worker), list[Block](), Counter[str]()
-
-    def take() -> bool:
+    chosen, blocks, so_far = plan(worker), list[Block](), _Round(seconds)
+    while so_far.goes_on():
         block = worker.time_block(chosen.calls, chosen.dropped)
-        if block.trouble:
-            dropped[block.trouble] += 1
-            return False
-        blocks.append(block)
-        return _due(len(blocks)) and _narrow_median(blocks, precision)
-
-    _until_settled(take, seconds, intervals.FEWEST)
-    return summary(blocks, batch_size(inputs), dropped)
-
-
-def _due(taken: int) -> bool:
-    """Look at the interval at every eighth block, from the sixteenth: looking costs time too."""
-    return taken >= 16 and taken % 8 == 0
+        if so_far.believe(block.trouble):
+            blocks.append(block)
+            so_far.settled = so_far.due and _narrow_median(blocks, precision)
+    return summary(blocks, batch_size(inputs), so_far.dropped)
 
 
 def _narrow_median(blocks: list[Block], precision: float) -> bool:
@@ -176,22 +195,16 @@ def time_pair(
     reference.prepare(inputs)
     candidate.prepare(candidate_inputs)
     twins = ((reference, plan(reference)), (candidate, plan(candidate)))
-    coin, pairs, dropped = np.random.default_rng(seed), list[tuple[Block, Block]](), Counter[str]()
-
-    def take() -> bool:
+    coin, pairs, so_far = np.random.default_rng(seed), list[tuple[Block, Block]](), _Round(seconds)
+    while so_far.goes_on():
         blocks: dict[int, Block] = {}
-        for side in coin.permutation(2):
+        for side in coin.permutation(2).tolist():
             worker, chosen = twins[side]
-            blocks[int(side)] = worker.time_block(chosen.calls, chosen.dropped)
-        trouble = pair_trouble(blocks[0], blocks[1])
-        if trouble:
-            dropped[trouble] += 1
-            return False
-        pairs.append((blocks[0], blocks[1]))
-        return _due(len(pairs)) and _narrow(pairs, precision)
-
-    settled = _until_settled(take, seconds, intervals.FEWEST)
-    return judge_pairs(pairs, settled, dropped, batch_size(inputs))
+            blocks[side] = worker.time_block(chosen.calls, chosen.dropped)
+        if so_far.believe(pair_trouble(blocks[0], blocks[1])):
+            pairs.append((blocks[0], blocks[1]))
+            so_far.settled = so_far.due and _narrow(pairs, precision)
+    return judge_pairs(pairs, so_far.settled, so_far.dropped, batch_size(inputs))
 
 
 def pair_trouble(a: Block, b: Block) -> str | None:

@@ -33,7 +33,8 @@ POLL_S = 0.02  # how often the memory of a worker with a limit is read
 def _environment() -> dict[str, str]:
     """The child finds the same modules as we do, also when microbudget is not installed."""
     paths = [str(Path(entry or ".").resolve()) for entry in sys.path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
+    # libgomp threads that spin cost torch its speed on a busy machine: 489 ms against 84 for one MobileNetV2 photo.
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
 
 
 class Worker:

@@ -1,0 +1,44 @@
+"""Where threads run: a thread wakes on the core that it slept on, so one twin can sit beside a busy neighbour for long.
+
+Placing the threads at random before every block turns such luck, which no number of blocks would average out, into
+noise, which the interval accounts for. Only where all cores are alike, and only on Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from functools import cache
+from pathlib import Path
+
+SYSTEM = Path("/sys/devices/system")
+MANY_CORES = 16  # with so many there is nearly always a free one
+
+
+@cache
+def alike(system: Path = SYSTEM) -> bool:
+    """Whether all cores are of one speed and next to the same memory, as far as the system tells."""
+    speeds = set()
+    for file in system.glob("cpu/cpu*/cpufreq/cpuinfo_max_freq"):
+        with contextlib.suppress(OSError):
+            speeds.add(file.read_text())
+    nodes = list(system.glob("node/node[0-9]*"))
+    return len(speeds) <= 1 and len(nodes) <= 1
+
+
+def shuffle() -> None:
+    """Move every thread of this process to a random core, and leave it free to go on from there."""
+    if not hasattr(os, "sched_setaffinity") or not alike():
+        return
+    cores = list(os.sched_getaffinity(0))
+    threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    if not 1 < len(cores) < MANY_CORES:
+        return
+    random.shuffle(threads)
+    random.shuffle(cores)
+    for position, thread in enumerate(threads):
+        with contextlib.suppress(OSError):  # the thread may have ended
+            allowed = os.sched_getaffinity(thread)
+            os.sched_setaffinity(thread, {cores[position % len(cores)]})
+            os.sched_setaffinity(thread, allowed)
