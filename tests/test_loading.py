@@ -209,5 +209,7 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
     model = load(write_hf_model(tmp_path, ("red", "green", "blue")))
     assert match_labels(model, ("blue", "green", "red")) == (2, 1, 0)
     assert match_labels(model, ("green", "red")) == (1, 0)
+    twice = model.with_record(labels=("crane", "owl", "crane"))
+    assert match_labels(twice, ("crane", "crane", "owl")) == (0, 2, 1)
     with pytest.raises(LabelsDisagree, match=r"such as 'pink'.*finetune"):
         match_labels(model, ("pink", "red"))

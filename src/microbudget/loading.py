@@ -6,6 +6,7 @@ import json
 import os
 import re
 import warnings
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,12 @@ def _hf_record(folder: Path) -> Record:
         _refuse_pickles(folder)
         raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
     labels = tuple(names[index] for index in sorted(names)) if names else None
-    return Record(labels=labels, preprocessing=read_preprocessing(folder), source=str(folder))
+    preprocessing = read_preprocessing(folder)
+    if preprocessing is not None:
+        from .tasks.processors import with_type
+
+        preprocessing = with_type(preprocessing, config.get("model_type"))
+    return Record(labels=labels, preprocessing=preprocessing, source=str(folder))
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any] | None:
@@ -172,15 +178,17 @@ def match_labels(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
     """
     if model.labels is None:
         return tuple(range(len(labels)))  # the judge checks the number of outputs
-    index = {label: position for position, label in enumerate(model.labels)}
-    unknown = [label for label in labels if label not in index]
+    places: dict[str, deque[int]] = defaultdict(deque)  # ImageNet has two cranes: the n-th is matched with the n-th
+    for position, label in enumerate(model.labels):
+        places[label].append(position)
+    unknown = [label for label in labels if label not in places]
     if unknown:
         raise LabelsDisagree(
             f"{len(unknown)} of the data's {len(labels)} labels are unknown to the model, such as {unknown[0]!r};"
             f" it knows {len(model.labels)}, such as {model.labels[0]!r}. Teach it yours: `microbudget shrink`"
             " finetunes by itself, a recipe begins with finetune()"
         )
-    return tuple(index[label] for label in labels)
+    return tuple(places[label].popleft() if len(places[label]) > 1 else places[label][0] for label in labels)
 
 
 def label_names(model: Model, labels: tuple[str, ...]) -> Model:

@@ -60,7 +60,7 @@ class Task(Protocol):
         ...
 
     def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
-        """The metric, example by example. outputs: (examples, ...) as the model gave them."""
+        """The metric, example by example, whatever else is in the batch. outputs: (examples, ...), the model's."""
         ...
 
     def loss(self, outputs: NDArray[Any], examples: Sequence[Example]) -> NDArray[np.float64]:

@@ -1,0 +1,392 @@
+"""The main job, from the command line: shrink, run, measure, compare; killed, resumed, stopped and out of luck."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from filelock import FileLock
+
+from conftest import write_hf_model, write_photos
+from microbudget import Budget, cli, evaluation, search
+from microbudget.candidates import read
+from microbudget.loading import load
+from microbudget.progress import Progress
+from microbudget.runtimes import open_session
+from microbudget.tasks.images import ImageTask
+from microbudget.units import Drop
+
+RECIPE = "finetune(epochs=20) > export() > quantize(samples=8)"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short timing and one input size: what is tested here is not the numbers."""
+    monkeypatch.setattr(evaluation, "REFERENCE_S", 0.2)
+    monkeypatch.setattr(evaluation, "PAIR_S", 0.2)
+    monkeypatch.setattr(search, "SCALES", (1.0,))
+
+
+@pytest.fixture(scope="module")
+def finished(hf_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of `shrink`. Do not write into it."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "REFERENCE_S", 0.2)
+        patch.setattr(evaluation, "PAIR_S", 0.2)
+        patch.setattr(search, "SCALES", (1.0, 6 / 7))
+        status = cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"])
+    assert status == 0
+    return out
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The message of a command that must end with status 2."""
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_finished_run_holds_everything(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"run.toml", "candidates.jsonl", "result.json", "report.html", "best", "models", "answers"} <= names
+    assert "cache" not in names
+    best = {path.name for path in (finished / "best").iterdir()}
+    assert {"model.onnx", "predict.py", "README.md", "microbudget.json", "labels.txt"} <= best
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
+    assert result["met"] is True
+    assert len(result["candidates"]) == 3
+    assert result["best"]["test"]["examples"] == result["reference"]["test"]["examples"]
+    rows = list(read(finished / "candidates.jsonl"))
+    assert [row.fingerprint for row in rows] == [
+        row["fingerprint"] for row in [result["reference"], *result["candidates"]]
+    ]
+    kept = {path.name for path in (finished / "models").iterdir()}
+    assert kept == {row.fingerprint for row in rows}, "only candidates and the reference are kept"
+    card = (finished / "best" / "README.md").read_text(encoding="utf-8")
+    assert result["best"]["recipe"] in card
+    assert "onnxruntime" in card
+
+
+def test_best_is_the_smallest_that_holds(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
+    sizes = [row["measurement"]["size_bytes"] for row in result["candidates"]]
+    assert result["best"]["measurement"]["size_bytes"] <= min(sizes) * 1.01
+
+
+def test_the_same_command_again_does_nothing_anew(
+    finished: Path, hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(finished, out)
+    assert cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]) == 0
+    assert len(list(read(out / "candidates.jsonl"))) == 4, "a row was added"
+    assert (out / "best" / "model.onnx").read_bytes() == (finished / "best" / "model.onnx").read_bytes()
+
+
+def test_predict_answers_like_the_model(finished: Path, photos: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "somewhere else"
+    shutil.copytree(finished / "best", alone)
+    paths = [photos / "red" / "003.png", photos / "blue" / "007.png"]
+    script = [sys.executable, "-I", str(alone / "predict.py"), *map(str, paths)]
+    lines = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    model = load(finished / "best")
+    task = ImageTask.open(photos, splits=False)
+    by_name = {task.path_of(example): example for example in task.examples("test")}
+    inputs = task.collate([by_name[path] for path in paths], model.record.preprocessing or {})
+    logits = open_session(model).answer(inputs)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    odds /= odds.sum(1, keepdims=True)
+    for path, line, row in zip(paths, lines, odds, strict=True):
+        told_path, label, probability = line.split("\t")
+        assert told_path == str(path)
+        assert label == (model.labels or ())[int(row.argmax())]
+        assert float(probability) == pytest.approx(float(row.max()), abs=2e-4)
+
+
+def test_predict_is_short_and_says_what_is_no_photo(finished: Path, tmp_path: Path) -> None:
+    script = finished / "best" / "predict.py"
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 60
+    (tmp_path / "note.jpg").write_text("no photo", encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / "note.jpg")], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "no image" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_measure_leaves_out_what_the_model_has_seen(
+    finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["measure", str(finished / "best"), "--data", str(photos), "--json", "--quiet"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    seen = len(load(finished / "best").record.seen)
+    assert row["examples_left_out"] == seen > 0
+    assert row["examples"] + seen == 60
+    assert row["format"] == "onnx"
+    assert 0 <= row["quality_low"] <= row["quality"] <= row["quality_high"] <= 1
+    assert {"precision", "recall", "f1"} <= set(row["extra"])
+    assert row["size_bytes"] == (finished / "best" / "model.onnx").stat().st_size
+    assert row["latency_s"] > 0
+    assert row["memory_bytes"] > 0
+
+
+def test_compare_tells_both_ways(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(read(finished / "candidates.jsonl"))
+    floats, small = finished / rows[0].path, finished / "best"
+    command = ["compare", str(floats), str(small), "--data", str(photos), "--max-drop", "50pt", "--json", "--quiet"]
+    assert cli.main(command) == 0
+    row = json.loads(capsys.readouterr().out)
+    fields = "a b size_ratio speedup speedup_low speedup_high speed_verdict quality_change quality_change_low"
+    assert set(row) == {*fields.split(), "quality_change_high", "verdict", "extra"}
+    assert row["size_ratio"] > 1
+    assert row["verdict"] in ("within", "exceeds", "not shown")
+    assert {"kl", "same_top1"} <= set(row["extra"])
+
+
+def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["measure", str(finished / "best"), "--data", str(photos), "--ledger"]) == 0
+    told = capsys.readouterr().out
+    assert "accuracy" in told
+    assert "latency" in told
+    assert cli.main(["methods"]) == 0
+    assert "finetune" in capsys.readouterr().out
+    assert cli.main(["report", str(finished)]) == 0
+    assert capsys.readouterr().out.strip().endswith("report.html")
+
+
+def test_a_budget_that_cannot_be_met_still_delivers(
+    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", str(hf_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run"), "--json"]
+    assert cli.main([*command, "--max-size", "1kB", "--quiet"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["met"] is False
+    assert "above 1.00 kB" in result["unmet"][0]
+    assert (tmp_path / "run" / "best" / "model.onnx").is_file()
+
+
+def test_prove_tells_before_the_start(
+    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = error_of(
+        capsys, "shrink", hf_model, "--data", photos, "--out", tmp_path / "run", "--max-drop", "1pt", "--prove"
+    )
+    assert "299" in told
+    assert "unlabelled" in told
+    assert "--max-drop" in error_of(capsys, "shrink", hf_model, "--data", photos, "--out", tmp_path / "b", "--prove")
+
+
+def test_a_model_that_knows_the_labels_is_not_finetuned(photos: Path, tmp_path: Path) -> None:
+    model = write_hf_model(tmp_path / "known", ("red", "green", "blue"))
+    result = search.shrink(model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    assert result.reference.recipe == ""
+    assert all("finetune" not in candidate.recipe for candidate in result.candidates)
+
+
+def test_a_recipe_must_teach_unknown_labels(
+    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = error_of(capsys, "run", hf_model, "export() > quantize()", "--data", photos, "--out", tmp_path / "run")
+    assert "finetune() > export" in told
+
+
+@pytest.mark.parametrize("verb", ["measure", "compare"])
+def test_labels_that_disagree_are_refused(
+    verb: str, hf_model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [hf_model] if verb == "measure" else [hf_model, hf_model]
+    assert "finetune" in error_of(capsys, verb, *models, "--data", photos)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "{model}", "prune(", "--data", "{photos}", "--out", "{out}"], "does not parse"),
+        (["run", "{model}", "quantize()", "--data", "{photos}", "--out", "{out}"], "takes onnx"),
+        (["run", "{model}", "finetune(epochs=-1)", "--data", "{photos}", "--out", "{out}"], "epochs must be"),
+        (["run", "{model}", "polish()", "--data", "{photos}", "--out", "{out}"], "no method 'polish'"),
+        (["shrink", "{model}", "--data", "{photos}/nothing", "--out", "{out}"], "nothing"),
+        (["shrink", "{photos}/nothing", "--data", "{photos}", "--out", "{out}"], "no folder"),
+        (["measure", "{photos}", "--data", "{photos}"], "holds no model"),
+        (["report", "{photos}"], "no run"),
+    ],
+)
+def test_bad_input_is_status_2_and_leaves_nothing(
+    arguments: list[str], words: str, hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"model": hf_model, "photos": photos, "out": tmp_path / "run"}
+    assert words in error_of(capsys, *(text.format(**places) for text in arguments))
+    assert not (tmp_path / "run" / "best").exists()
+
+
+@pytest.mark.parametrize("text", ["--max-size=4 parsecs", "--max-drop=1", "--max-latency=fast", "--threads=0"])
+def test_units_are_checked_on_the_command_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["shrink", "model", "--data", "data", "--out", "run", text])
+    assert ended.value.code == 2
+    assert text.partition("=")[2] in capsys.readouterr().err
+
+
+def test_a_run_of_other_data_is_refused_unless_forced(
+    finished: Path, hf_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, others = tmp_path / "run", write_photos(tmp_path / "others", seed=5)
+    shutil.copytree(finished, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    command = ["run", hf_model, RECIPE, "--data", others, "--out", out]
+    assert "another data" in error_of(capsys, *command)
+    assert {path: path.read_bytes() for path in before} == before, "a refused command changed the run"
+    assert cli.main([*map(str, command), "--force"]) == 0
+    assert len(list(read(out / "candidates.jsonl"))) == 2
+
+
+def test_a_run_in_use_is_refused(
+    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        told = error_of(capsys, "run", hf_model, RECIPE, "--data", photos, "--out", tmp_path / "run")
+    assert "in use" in told
+
+
+def test_a_folder_that_is_no_run_is_left_alone(
+    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    assert "no run" in error_of(capsys, "run", hf_model, RECIPE, "--data", photos, "--out", tmp_path)
+    assert "is a file" in error_of(capsys, "run", hf_model, RECIPE, "--data", photos, "--out", tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_a_full_disk_loses_nothing(
+    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk fills up while the last step is written: the steps before it stand, and the same command goes on."""
+    command = ["run", str(hf_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run")]
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("microbudget.methods.quantize.Quantize.apply", full)
+        assert cli.main(command) == 3
+    assert "no space left" in capsys.readouterr().err
+    steps = sorted((tmp_path / "run" / "models").iterdir())
+    assert len(steps) == 2
+    assert not [step for step in steps if step.name.startswith(".partial")]
+    times = {step: step.stat().st_mtime_ns for step in steps}
+    assert cli.main([*command, "--keep"]) == 0
+    assert {step: step.stat().st_mtime_ns for step in steps} == times
+
+
+def test_ctrl_c_delivers_the_best_so_far(
+    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, calls = evaluation.Evaluation.candidate, []
+
+    def interrupted(self: evaluation.Evaluation, *arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluation.Evaluation, "candidate", interrupted)
+    command = ["shrink", str(hf_model), "--data", str(photos), "--out", str(tmp_path / "run"), "--max-drop", "90pt"]
+    assert cli.main(command) == 130
+    assert (tmp_path / "run" / "best" / "model.onnx").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "best so far" in capsys.readouterr().err
+
+
+def test_time_that_is_up_keeps_the_first(hf_model: Path, photos: Path, tmp_path: Path) -> None:
+    result = search.shrink(hf_model, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run")
+    assert len(result.candidates) == 1
+    assert result.best is not None
+
+
+def test_a_candidate_that_breaks_is_a_row_with_its_reason(
+    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quantized model answers NaN: the run goes on and ships the other one."""
+    from microbudget.methods import quantize
+
+    original = quantize.Quantize.apply
+
+    def damaged(self: quantize.Quantize, model: object, context: object, out: Path) -> object:
+        record = original(self, model, context, out)  # type: ignore[arg-type]
+        proto = onnx.load(str(out / "model.onnx"))
+        last = next(node for node in proto.graph.node if "logits" in node.output[0])
+        scale = next(t for t in proto.graph.initializer if t.name == last.input[1])
+        scale.CopyFrom(
+            onnx.numpy_helper.from_array(np.full_like(onnx.numpy_helper.to_array(scale), np.nan), scale.name)
+        )
+        onnx.save(proto, str(out / "model.onnx"))
+        return record
+
+    monkeypatch.setattr(quantize.Quantize, "apply", damaged)
+    result = search.shrink(hf_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    assert "NaN" in (result.candidates[0].failure or "")
+    assert result.best is not None
+    assert "quantize" not in result.best.recipe
+
+
+DRIVER = """
+import sys
+from microbudget import cli, evaluation, search
+evaluation.REFERENCE_S = evaluation.PAIR_S = 0.2
+search.SCALES = (1.0,)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_run_goes_on_and_delivers_the_same_model(
+    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed without warning after each of its steps, and started again."""
+    options = [sys.executable, "-c", DRIVER, "shrink", str(hf_model), "--data", str(photos), "--max-drop", "90pt"]
+    whole = tmp_path / "whole"
+    done = subprocess.run([*options, "--out", str(whole)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    killed = tmp_path / "killed"
+    for line in ("finetune  ", "export    ", "[1/2]"):
+        process = subprocess.Popen([*options, "--out", str(killed)], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for told in process.stderr:
+            if told.startswith(line):
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    done = subprocess.run([*options, "--out", str(killed)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (hashlib.sha256((out / "best" / "model.onnx").read_bytes()).hexdigest() for out in (whole, killed))
+    assert one == two
+    assert not list((killed / "models").glob(".partial-*"))
+
+
+def test_progress_is_silent_when_quiet_and_plain_in_a_log(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="utf-8") as stream:
+        progress = Progress(stream)
+        assert list(progress.track([1, 2, 3], "things")) == [1, 2, 3]
+        progress.warn("careful")
+        Progress(stream, quiet=True).say("nothing")
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "warning: careful\n"
+
+
+def test_the_demo_needs_its_extra(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = sys.modules['sklearn.datasets'] = None\n"
+        f"from microbudget import cli; sys.exit(cli.main(['demo', '--out', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 2
+    assert "microbudget[demo]" in done.stderr
