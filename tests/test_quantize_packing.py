@@ -1,0 +1,71 @@
+"""Packing: every width there and back, sizes, and the layout of ONNX's own narrow types."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microbudget.methods.quantize.mapping import integer_range
+from microbudget.methods.quantize.packing import FIELDS, pack, packed_size, split, unpack
+
+
+@st.composite
+def integers(draw):
+    bits, signed = draw(st.integers(2, 8)), draw(st.booleans())
+    low, high = integer_range(bits, signed=signed)
+    values = draw(st.lists(st.integers(low, high), max_size=70))
+    return np.array(values, np.int8 if signed else np.uint8), bits, signed
+
+
+@settings(deadline=None, max_examples=300)
+@given(integers())
+def test_unpack_inverts_pack(case):
+    q, bits, signed = case
+    packed = pack(q, bits)
+    assert packed.dtype == np.uint8
+    assert packed.size == packed_size(q.size, bits)
+    back = unpack(packed, bits, q.size, signed=signed)
+    assert back.dtype == q.dtype
+    np.testing.assert_array_equal(back, q)
+
+
+@settings(deadline=None, max_examples=100)
+@given(integers())
+def test_layout_is_the_naive_one_bit_at_a_time(case):
+    q, bits, _ = case
+    codes, low = [int(value) & (2**bits - 1) for value in q], 0
+    for width, plane in zip(FIELDS[bits], split(q, bits), strict=True):
+        stream = [(code >> low + i) & 1 for code in codes for i in range(width)]
+        stream += [0] * (-len(stream) % 8)
+        naive = [sum(bit << i for i, bit in enumerate(stream[at : at + 8])) for at in range(0, len(stream), 8)]
+        assert plane.tolist() == naive
+        low += width
+
+
+def test_sizes_are_exact_where_bits_divide():
+    assert [packed_size(64, bits) for bits in (2, 3, 4, 8)] == [16, 24, 32, 64]
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(4, "INT4"), (4, "UINT4"), (2, "INT2")])
+def test_4_and_2_bits_lie_as_in_onnx(bits, kind):
+    from onnx import TensorProto, helper, numpy_helper
+
+    if not hasattr(TensorProto, kind):
+        pytest.skip(f"this onnx has no {kind}")
+    signed = kind.startswith("I")
+    low, high = integer_range(bits, signed=signed)
+    q = np.random.default_rng(0).integers(low, high + 1, 13).astype(np.int8 if signed else np.uint8)
+    tensor = helper.make_tensor("t", getattr(TensorProto, kind), q.shape, pack(q, bits).tobytes(), raw=True)
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int64), q)
+
+
+def test_values_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"-4\.\.3"):
+        pack(np.array([4], np.int8), 3)
+
+
+def test_wrong_count_is_refused():
+    with pytest.raises(ValueError, match="take 2 bytes, not 1"):
+        unpack(np.zeros(1, np.uint8), 4, 4)
