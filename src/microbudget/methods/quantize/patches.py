@@ -1,0 +1,60 @@
+"""The patches that a convolution multiplies with its kernel (im2col), with any stride, dilation, padding and groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a kernel moves over its input; every tuple has one entry per spatial axis, `groups` divides the channels."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_before: tuple[int, ...]
+    pads_after: tuple[int, ...]
+    groups: int = 1
+
+    @classmethod
+    def plain(cls, kernel: tuple[int, ...], *, stride: int = 1, pad: int = 0, groups: int = 1) -> Geometry:
+        """The same stride and padding on every axis, no dilation."""
+        n = len(kernel)
+        return cls(kernel, (stride,) * n, (1,) * n, (pad,) * n, (pad,) * n, groups)
+
+
+def windows(x: NDArray[Any], geometry: Geometry, padding: float = 0) -> NDArray[Any]:
+    """x: (batch, channels, *space). Returns (batch, *positions, channels, *kernel), a view of the padded input."""
+    space = tuple(range(2, x.ndim))
+    pads = [(0, 0), (0, 0), *zip(geometry.pads_before, geometry.pads_after, strict=True)]
+    if any(before or after for before, after in pads):
+        x = np.pad(x, pads, constant_values=padding)
+    reach = tuple((k - 1) * d + 1 for k, d in zip(geometry.kernel, geometry.dilations, strict=True))
+    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=space)
+    strided = tuple(slice(None, None, s) for s in geometry.strides)
+    dilated = tuple(slice(None, None, d) for d in geometry.dilations)
+    return np.moveaxis(view[(slice(None), slice(None), *strided, *dilated)], 1, len(space) + 1)
+
+
+def patches(x: NDArray[Any], geometry: Geometry, padding: float = 0) -> NDArray[Any]:
+    """x: (batch, channels, *space). Returns (batch, *positions, groups, K) with K = channels / groups * kernel."""
+    view = windows(x, geometry, padding)
+    positions = view.shape[: x.ndim - 1]
+    return view.reshape(*positions, geometry.groups, -1)
+
+
+def sampled_patches(
+    x: NDArray[Any], geometry: Geometry, limit: int, random: np.random.Generator, padding: float = 0
+) -> NDArray[Any]:
+    """At most `limit` patches of a batch, at positions drawn without replacement: (rows, groups, K)."""
+    view = windows(x, geometry, padding)
+    positions = view.shape[: x.ndim - 1]
+    count = int(np.prod(positions))
+    if count <= limit:
+        return view.reshape(count, geometry.groups, -1)
+    chosen = np.sort(random.choice(count, limit, replace=False))
+    return view[np.unravel_index(chosen, positions)].reshape(limit, geometry.groups, -1)
