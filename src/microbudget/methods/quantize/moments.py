@@ -1,0 +1,70 @@
+"""Second moments of a layer's inputs: all that error-compensated rounding and bias correction need, in fixed memory.
+
+For a row x of the float model's input and the row x' of the quantized model's input at the same place, kept are the
+means and the centred H = E[x' x'^T] and C = E[x x'^T]. Centred, because the bias takes up every constant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+LARGEST_IN_FLOAT64 = 1536  # above this many columns the sums are kept in float32, for memory
+
+
+class Moments:
+    """Sums over rows (rows, groups, K), one set per group of the layer's input channels."""
+
+    def __init__(self, groups: int, K: int) -> None:
+        kind = np.float64 if K <= LARGEST_IN_FLOAT64 else np.float32
+        self.rows = 0
+        self._own = np.zeros((groups, K, K), kind)  # sum x' x'^T
+        self._cross = np.zeros((groups, K, K), kind)  # sum x x'^T
+        self._sum = np.zeros((groups, K))
+        self._float_sum = np.zeros((groups, K))
+
+    def update(self, float_rows: NDArray[Any], quantized_rows: NDArray[Any]) -> None:
+        """Add one batch of rows, (rows, groups, K) each, the same places of the two models."""
+        x, y = (np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32) for rows in (float_rows, quantized_rows))
+        self.rows += x.shape[1]
+        self._own += y.transpose(0, 2, 1) @ y
+        self._cross += x.transpose(0, 2, 1) @ y
+        self._sum += y.sum(axis=1, dtype=np.float64)
+        self._float_sum += x.sum(axis=1, dtype=np.float64)
+
+    @property
+    def mean(self) -> Array:
+        """E[x'], the quantized model's mean input: (groups, K)."""
+        return np.asarray(self._sum / max(self.rows, 1))
+
+    @property
+    def float_mean(self) -> Array:
+        """E[x], the float model's mean input: (groups, K)."""
+        return np.asarray(self._float_sum / max(self.rows, 1))
+
+    def own(self, group: int) -> Array:
+        """H, the covariance of the quantized model's input: (K, K)."""
+        mean = self.mean[group]
+        return np.asarray(self._own[group].astype(np.float64) / max(self.rows, 1) - np.outer(mean, mean))
+
+    def cross(self, group: int) -> Array:
+        """C, the covariance of the float model's input with the quantized model's: (K, K)."""
+        means = np.outer(self.float_mean[group], self.mean[group])
+        return np.asarray(self._cross[group].astype(np.float64) / max(self.rows, 1) - means)
+
+
+def damped(H: Array, damping: float) -> Array:
+    """H + d I with d = `damping` times the mean of the diagonal: invertible, and shy of directions hardly ever seen."""
+    level = damping * float(np.mean(np.diag(H)))
+    regular: Array = H + np.eye(len(H)) * (level or 1.0)
+    return regular
+
+
+def output_error(W: Array, W_q: Array, H: Array) -> Array:
+    """E[((W_q - W) x)^2] of every output, without its mean: the diagonal of E H E^T. W: (outputs, K) -> (outputs,)."""
+    E = W_q - W
+    return np.asarray(np.maximum(((E @ H) * E).sum(axis=1), 0.0))
