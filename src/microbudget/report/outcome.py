@@ -1,0 +1,117 @@
+"""What a run's folder says: its result where it has ended, else what it found so far."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..budget import Budget
+from ..candidates import Candidate
+from ..errors import BadInput
+from ..model import Record
+from ..run import Run
+from ..tasks import Split
+from ..units import parse_drop
+
+RESULT_NAME = "result.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The reference, the candidates beside it, and the one that ships. `budget` is None while the run has not ended."""
+
+    run: Run
+    settings: dict[str, Any]  # of run.toml
+    reference: Candidate
+    candidates: tuple[Candidate, ...]
+    best: Candidate | None
+    budget: Budget | None
+    unmet: tuple[str, ...]
+    interrupted: bool
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end, by itself or by Ctrl-C."""
+        return self.budget is not None
+
+    @property
+    def rows(self) -> tuple[Candidate, ...]:
+        """The reference and the candidates."""
+        return (self.reference, *self.candidates)
+
+    @property
+    def smaller(self) -> Candidate | None:
+        """What ships, where that is another model than the reference."""
+        return None if self.best is None or self.best.fingerprint == self.reference.fingerprint else self.best
+
+    def record(self, candidate: Candidate) -> Record | None:
+        """The `microbudget.json` of a candidate's model, where it still stands."""
+        if self.best is not None and candidate.fingerprint == self.best.fingerprint:
+            shipped = Record.read(self.run.best)
+            if shipped is not None:
+                return shipped
+        return Record.read(self.run.folder / candidate.path) if candidate.path else None
+
+    def logits(self, candidate: Candidate, split: Split) -> NDArray[np.float32] | None:
+        """A candidate's logits (examples, classes) of a split, where the run kept them."""
+        path = self.run.folder / "answers" / f"{candidate.fingerprint}.{split}.npy"
+        try:
+            stored: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        return stored
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """The Outcome of a run's folder. Raises BadInput for a folder that is no run or has no row yet."""
+    run = Run(folder)
+    if not (folder / "run.toml").is_file():
+        raise BadInput(f"{folder} is no run: it has no run.toml. Give the folder that was --out of shrink or run")
+    result = folder / RESULT_NAME
+    return _ended(run, result) if result.is_file() else _unfinished(run)
+
+
+def _ended(run: Run, path: Path) -> Outcome:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        reference = Candidate.from_dict(result["reference"])
+        found = [Candidate.from_dict(row) for row in result["candidates"]]
+        best = None if result["best"] is None else Candidate.from_dict(result["best"])
+        budget = _budget(result["budget"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is damaged ({error}): delete it, or give the run's command again") from error
+    return Outcome(
+        run=run,
+        settings=run.settings,
+        reference=reference,
+        candidates=_beside(reference, found),
+        best=best,
+        budget=budget,
+        unmet=tuple(result.get("unmet", ())),
+        interrupted=bool(result.get("interrupted")),
+    )
+
+
+def _unfinished(run: Run) -> Outcome:
+    """From the rows alone; the best so far is the one that was delivered last."""
+    rows = run.candidates()
+    if not rows:
+        raise BadInput(f"{run.folder} has no candidates yet: wait for the first one, then ask for the report again")
+    reference = next((row for row in rows if row.measurement is not None and row.verdict is None), rows[0])
+    shipped = Record.read(run.best)
+    best = next((row for row in rows if shipped is not None and row.fingerprint == shipped.fingerprint), None)
+    return Outcome(run, run.settings, reference, _beside(reference, rows), best, None, (), False)
+
+
+def _beside(reference: Candidate, rows: list[Candidate]) -> tuple[Candidate, ...]:
+    return tuple(row for row in rows if row.fingerprint != reference.fingerprint)
+
+
+def _budget(row: dict[str, Any]) -> Budget:
+    """The inverse of `Budget.as_dict`."""
+    return Budget(**{**row, "max_drop": None if row.get("max_drop") is None else parse_drop(row["max_drop"])})

@@ -1,0 +1,71 @@
+"""The page: gathers what the report tells and renders it."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from . import phrases
+from .charts import charts
+from .conditions import conditions
+from .confusion import confusion
+from .gallery import gallery
+from .headline import headline
+from .outcome import Outcome, read_outcome
+from .rows import table
+from .steps import steps, words
+from .training import STEP, advice, training
+from .weights import weights
+
+
+def write(folder: Path) -> Path:
+    """Write report.html into the run's folder; the one that stood there stays until the new one is whole."""
+    outcome = read_outcome(folder)
+    partial = outcome.run.report.with_suffix(".partial")
+    # A file name may hold bytes that are no text: they are shown as escapes.
+    partial.write_bytes(render(outcome).encode("utf-8", "backslashreplace"))
+    os.replace(partial, outcome.run.report)
+    return outcome.run.report
+
+
+def render(outcome: Outcome) -> str:
+    """The page's HTML."""
+    return _environment().get_template("page.html.jinja").render(_facts(outcome))
+
+
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    shown = outcome.best or outcome.reference
+    record = outcome.record(shown)
+    trained = training(record)
+    photos = gallery(outcome)
+    return {
+        "outcome": outcome,
+        "headline": headline(outcome),
+        "rows": table(outcome),
+        "charts": charts(outcome, trained),
+        "photos": photos,
+        "training": trained,
+        "advice": advice(trained) if trained else "",
+        "confusion": confusion(shown.measurement) if shown.measurement else None,
+        "steps": steps(record, without=[STEP]) if record else (),
+        "weights": weights(outcome),
+        "conditions": conditions(outcome, photos, record),
+    }
+
+
+def _environment() -> Environment:
+    """Everything is escaped but the plots, which are drawn from numbers and escape their texts themselves."""
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, loader=FunctionLoader(_source)
+    )
+    environment.filters.update(svg=Markup, share=phrases.share, words=words)
+    return environment
+
+
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

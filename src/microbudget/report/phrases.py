@@ -1,0 +1,92 @@
+"""Phrases: numbers of a measurement as a reader wants them, with their interval where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..budget import Measurement
+from ..judge.verdict import Verdict
+from ..units import format_bytes, format_points, format_seconds
+
+MISSING = "–"
+SHARES = frozenset({"accuracy", "wer", "cer"})  # metrics that people read in per cent
+LOWER_IS_BETTER = frozenset({"wer", "cer", "bits per byte", "perplexity"})
+
+
+def quality(measurement: Measurement, value: float | None = None) -> str:
+    """The quality, or another value of its metric: "97.2 %"."""
+    shown = measurement.quality if value is None else value
+    return f"{shown * 100:.1f} %" if measurement.metric.lower() in SHARES else f"{shown:.4g}"
+
+
+def quality_interval(measurement: Measurement) -> str:
+    """The 95 % interval: "92.1 to 99.0 %"."""
+    low, high = quality(measurement, measurement.quality_low), quality(measurement, measurement.quality_high)
+    return f"{low.removesuffix(' %')} to {high}"
+
+
+def size(measurement: Measurement) -> str:
+    """Size of the files that inference needs."""
+    return format_bytes(measurement.size_bytes)
+
+
+def latency(measurement: Measurement) -> str:
+    """Median time of one example."""
+    return MISSING if measurement.latency_s is None else format_seconds(measurement.latency_s)
+
+
+def latency_interval(measurement: Measurement) -> str:
+    """The median's 95 % interval."""
+    if measurement.latency_low_s is None or measurement.latency_high_s is None:
+        return ""
+    return _to(format_seconds(measurement.latency_low_s), format_seconds(measurement.latency_high_s))
+
+
+def memory(measurement: Measurement) -> str:
+    """Peak memory of the model."""
+    return MISSING if measurement.memory_bytes is None else format_bytes(measurement.memory_bytes)
+
+
+def speedup(speed: dict[str, Any]) -> str:
+    """How many times as fast as the reference: "6.4×"."""
+    return f"{_times(speed['speedup'])}×" if speed.get("speedup") else MISSING
+
+
+def speedup_interval(speed: dict[str, Any]) -> str:
+    """The 95 % interval of the speedup."""
+    return f"{_times(speed['low'])} to {_times(speed['high'])}×" if "low" in speed and "high" in speed else ""
+
+
+def change(verdict: Verdict, value: float | None = None) -> str:
+    """The paired change of quality, in points, or in per cent of the reference under a relative limit."""
+    shown = verdict.change if value is None else value
+    return f"{shown * 100:+.2f} %" if verdict.limit.endswith("%") else format_points(shown)
+
+
+def change_interval(verdict: Verdict) -> str:
+    """The 95 % interval of the change."""
+    return _to(change(verdict, verdict.change_low), change(verdict, verdict.change_high))
+
+
+def ratio(larger: float, smaller: float) -> str:
+    """How many times: "3.5"."""
+    return _times(larger / smaller)
+
+
+def share(fraction: float) -> str:
+    """A fraction of one in per cent, with enough digits to tell it from all and none."""
+    if 0.995 <= fraction < 1:
+        return f"{fraction * 100:.2f} %"
+    if fraction >= 0.1 or fraction == 0:
+        return f"{fraction * 100:.0f} %"
+    return f"{fraction * 100:.1f} %" if fraction >= 0.01 else f"{fraction * 100:.2g} %"
+
+
+def _times(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1.95 else f"{value:.2f}"
+
+
+def _to(low: str, high: str) -> str:
+    """Both ends of an interval with the unit once where it is the same."""
+    number, _, unit = low.rpartition(" ")
+    return f"{number} to {high}" if high.endswith(f" {unit}") else f"{low} to {high}"

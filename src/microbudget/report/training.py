@@ -1,0 +1,72 @@
+"""Training: the curve over the epochs, and the learning curve with what more photos would buy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..learning_curve import LearningCurve
+from ..model import Record
+
+STEP = "finetune"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What finetuning reported; any part may be missing."""
+
+    epochs: tuple[Mapping[str, float], ...]
+    report: tuple[tuple[str, str], ...]  # of the finished head on validation
+    learning_curve: LearningCurve | None
+    classes: int
+
+    @property
+    def kept(self) -> int | None:
+        """The epoch that was kept, from 1: the one with the lowest validation loss."""
+        losses = self.series("validation_loss")
+        return losses.index(min(losses)) + 1 if losses else None
+
+    def series(self, key: str) -> list[float]:
+        """One number per epoch; empty where some epoch lacks it."""
+        values = [epoch.get(key) for epoch in self.epochs]
+        known = [float(value) for value in values if value is not None]
+        return known if len(known) == len(values) else []
+
+
+def training(record: Record | None) -> Training | None:
+    """From a model's record; None when it was not trained here."""
+    history = record.history.get(STEP) if record is not None else None
+    if record is None or not isinstance(history, Mapping):
+        return None
+    return Training(
+        epochs=tuple(history.get("epochs") or ()),
+        report=tuple(_report(history.get("validation") or {})),
+        learning_curve=_learning_curve(history.get("learning_curve")),
+        classes=len(record.labels or ()),
+    )
+
+
+def _report(report: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    numbers = {name: value for name, value in report.items() if isinstance(value, float)}
+    return [(name, f"{value * 100:.1f} %" if 0 <= value <= 1 else f"{value:.3g}") for name, value in numbers.items()]
+
+
+def _learning_curve(row: Mapping[str, Any] | None) -> LearningCurve | None:
+    names = [spec.name for spec in fields(LearningCurve)]
+    if row is None or not all(name in row for name in names):
+        return None
+    return LearningCurve(**{name: row[name] for name in names})
+
+
+def advice(trained: Training) -> str:
+    """What more photos would buy, in a sentence; "" where no learning curve was drawn."""
+    curve = trained.learning_curve
+    if curve is None:
+        return ""
+    low, high = curve.gain_low * 100, curve.gain_high * 100
+    has = f"{curve.examples[-1] / trained.classes:.0f} each" if trained.classes else f"{curve.examples[-1]} in all"
+    return (
+        f"Another {curve.more_per_class} photos per class, beside the {has} that it learnt from, would buy"
+        f" {curve.gain * 100:+.1f} pt of accuracy (95 %: {low:+.1f} to {high:+.1f})."
+    )
