@@ -226,6 +226,17 @@ def test_five_lines_run_as_they_stand(made, page):
     assert done.stdout.strip() in LABELS
 
 
+def test_five_lines_without_predict_run_too(tmp_path):
+    made = make_run(tmp_path)
+    (made.run.best / "predict.py").unlink()
+    lines = re.findall(r'<pre class="copy">(.*?)</pre>', made.page().section("use"), re.DOTALL)
+    code = html.unescape(lines[0])
+    assert len(code.splitlines()) == 5
+    code += "\nprint(logits.shape)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=made.run.best, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"(1, {len(LABELS)})"
+
+
 def test_unlabelled_photos_are_what_to_label(tmp_path):
     made = make_run(tmp_path, unlabelled=30, wrong=dict.fromkeys(range(25), 1))
     page = made.page()
