@@ -13,7 +13,7 @@ from microbudget.methods.quantize.bias import corrected_bias
 from microbudget.methods.quantize.mapping import integer_range
 from microbudget.methods.quantize.moments import Moments, damped, output_error
 from microbudget.methods.quantize.patches import Geometry, patches, sampled_patches
-from microbudget.methods.quantize.rounding import compensating_weights, descended, error_compensated
+from microbudget.methods.quantize.rounding import best_rounding, compensating_weights, descended, error_compensated
 from microbudget.methods.quantize.scales import least_squares_scale, min_max_scale, refitted_scale, rounded
 
 SETTINGS = settings(deadline=None, max_examples=40)
@@ -50,6 +50,30 @@ def test_gptq_is_the_papers_naive_algorithm(seed, bits):
     W, H = problem(seed)
     S = min_max_scale(W, bits)
     np.testing.assert_array_equal(error_compensated(W, H, S, bits), naive_gptq(W, H, S, bits, 0.01))
+
+
+def test_a_stack_of_groups_is_each_group_alone():
+    parts = [problem(seed) for seed in range(3)]
+    W, H = np.stack([W for W, _ in parts]), np.stack([H for _, H in parts])
+    Q, S = best_rounding(W, H, 3)
+    shifted = compensating_weights(W, H, H[::-1])
+    for g in range(3):
+        alone, alone_S = best_rounding(W[g], H[g], 3)
+        np.testing.assert_array_equal(Q[g], alone)
+        np.testing.assert_array_equal(S[g], alone_S)
+        np.testing.assert_allclose(shifted[g], compensating_weights(W[g], H[g], H[2 - g]))
+
+
+def test_rounds_of_refitting_and_descent_only_help():
+    for seed in range(10):
+        W, H = problem(seed, outputs=6, K=12)
+        regular = damped(H, 0.01)
+        losses = []
+        for rounds in range(3):
+            Q, S = best_rounding(W, H, 3, rounds=rounds)
+            losses.append(output_error(W, Q * S[:, None], regular))
+        assert np.all(losses[1] <= losses[0] * (1 + 1e-6))
+        assert np.all(losses[2] <= losses[1] * (1 + 1e-6))
 
 
 def test_gptq_in_blocks_is_gptq(monkeypatch):
@@ -192,8 +216,8 @@ def test_moments_are_the_naive_covariances_however_batched(seed, groups, parts):
     assert moments.rows == 24
     for g in range(groups):
         joint = np.cov(x[:, g].T.astype(float), y[:, g].T.astype(float), bias=True)
-        np.testing.assert_allclose(moments.own(g), joint[4:, 4:], atol=1e-4)
-        np.testing.assert_allclose(moments.cross(g), joint[:4, 4:], atol=1e-4)
+        np.testing.assert_allclose(moments.own[g], joint[4:, 4:], atol=1e-4)
+        np.testing.assert_allclose(moments.cross[g], joint[:4, 4:], atol=1e-4)
     np.testing.assert_allclose(moments.mean, y.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(moments.float_mean, x.mean(axis=0), atol=1e-5)
 
@@ -205,7 +229,7 @@ def test_output_error_is_the_variance_of_the_lost_output():
     moments = Moments(1, 5)
     moments.update(x[:, None], x[:, None])
     lost = x @ (W_q - W).T
-    np.testing.assert_allclose(output_error(W, W_q, moments.own(0)), lost.var(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(output_error(W, W_q, moments.own[0]), lost.var(axis=0), rtol=1e-4)
 
 
 def test_corrected_bias_gives_back_the_mean_output():

@@ -46,25 +46,35 @@ class Moments:
         """E[x], the float model's mean input: (groups, K)."""
         return np.asarray(self._float_sum / max(self.rows, 1))
 
-    def own(self, group: int) -> Array:
-        """H, the covariance of the quantized model's input: (K, K)."""
-        mean = self.mean[group]
-        return np.asarray(self._own[group].astype(np.float64) / max(self.rows, 1) - np.outer(mean, mean))
+    @property
+    def own(self) -> Array:
+        """H, the covariance of the quantized model's input: (groups, K, K)."""
+        return self._centred(self._own, self.mean)
 
-    def cross(self, group: int) -> Array:
-        """C, the covariance of the float model's input with the quantized model's: (K, K)."""
-        means = np.outer(self.float_mean[group], self.mean[group])
-        return np.asarray(self._cross[group].astype(np.float64) / max(self.rows, 1) - means)
+    @property
+    def cross(self) -> Array:
+        """C, the covariance of the float model's input with the quantized model's: (groups, K, K)."""
+        return self._centred(self._cross, self.float_mean)
+
+    def _centred(self, sums: NDArray[Any], left_mean: Array) -> Array:
+        return np.asarray(sums.astype(np.float64) / max(self.rows, 1) - left_mean[:, :, None] * self.mean[:, None, :])
+
+
+def damping_level(H: Array, damping: float) -> Array:
+    """d = `damping` times the mean of H's diagonal, 1 where that is zero. H: (..., K, K). Returns (..., 1, 1)."""
+    mean = np.einsum("...kk->...", H)[..., None, None] / H.shape[-1]
+    return np.where(mean > 0, damping * mean, 1.0)
 
 
 def damped(H: Array, damping: float) -> Array:
-    """H + d I with d = `damping` times the mean of the diagonal: invertible, and shy of directions hardly ever seen."""
-    level = damping * float(np.mean(np.diag(H)))
-    regular: Array = H + np.eye(len(H)) * (level or 1.0)
-    return regular
+    """H + d I: invertible, and shy of directions that were hardly ever seen. H: (..., K, K)."""
+    return np.asarray(H + damping_level(H, damping) * np.eye(H.shape[-1]))
 
 
 def output_error(W: Array, W_q: Array, H: Array) -> Array:
-    """E[((W_q - W) x)^2] of every output, without its mean: the diagonal of E H E^T. W: (outputs, K) -> (outputs,)."""
+    """E[((W_q - W) x)^2] of every output, without its mean: the diagonal of E H E^T.
+
+    W, W_q: (..., outputs, K), H: (..., K, K). Returns (..., outputs).
+    """
     E = W_q - W
-    return np.asarray(np.maximum(((E @ H) * E).sum(axis=1), 0.0))
+    return np.asarray(np.maximum(((E @ H) * E).sum(axis=-1), 0.0))

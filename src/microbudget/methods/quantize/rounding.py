@@ -3,7 +3,7 @@
 GPTQ (Frantar et al. 2022, arXiv:2210.17323) minimizes ||W X - Q S X||^2 column by column. Here the weights first become
 those that best map the *quantized* model's input onto the float layer's output (Li et al. 2025, arXiv:2504.02692), so
 that the layer also repairs what came before it; and the integers are then improved one at a time (coordinate descent,
-Behdin et al. 2023, arXiv:2309.01885).
+Behdin et al. 2023, arXiv:2309.01885). All take stacks of layers, such as the groups of a convolution.
 """
 
 from __future__ import annotations
@@ -12,47 +12,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mapping import integer_range
-from .moments import damped
+from .moments import damped, damping_level
+from .scales import least_squares_scale, refitted_scale
 
 Array = NDArray[np.float64]
 
+DAMPING = 0.01
 BLOCK = 128  # columns whose errors are applied to the rest in one matrix product
 
 
-def compensating_weights(W: Array, H: Array, C: Array, damping: float = 0.01) -> Array:
+def compensating_weights(W: Array, H: Array, C: Array, damping: float = DAMPING) -> Array:
     """The weights W' of least E||W x - W' x'||^2 + d ||W' - W||^2: W' = W (C + d I) (H + d I)^-1.
 
-    W: (outputs, K); H = E[x' x'^T] and C = E[x x'^T]: (K, K), centred; d as in `damped`.
+    W: (..., outputs, K); H = E[x' x'^T] and C = E[x x'^T]: (..., K, K), centred; d as in `damping_level`.
     """
-    regular = damped(H, damping)
-    level = regular[0, 0] - H[0, 0]
-    target = W @ (C + level * np.eye(len(C)))
-    solved: Array = np.linalg.solve(regular, target.T).T
-    return solved
+    target = W @ (C + damping_level(H, damping) * np.eye(H.shape[-1]))
+    return np.asarray(np.linalg.solve(damped(H, damping), target.swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
-def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = 0.01) -> Array:
-    """Integers Q that make (W - Q S) H (W - Q S)^T small, GPTQ with the largest diagonal of H first.
+def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = DAMPING) -> Array:
+    """Integers Q that make (W - Q S) H (W - Q S)^T small: GPTQ, the columns with the largest diagonal of H first.
 
-    W: (outputs, K), H: (K, K), S: (outputs,) or, with groups along K, (outputs, K). Returns Q: (outputs, K).
+    W: (..., outputs, K), H: (..., K, K), S: (..., outputs) or, with groups along K, (..., outputs, K). Returns Q, as W.
     """
     smallest, largest = integer_range(bits)
-    order = np.argsort(-np.diag(H), kind="stable")
-    regular = damped(H, damping)[np.ix_(order, order)]
-    U = np.linalg.cholesky(np.linalg.inv(regular)).T  # upper: row i holds what later columns owe for column i
-    scale = np.broadcast_to(S[:, None] if S.ndim == 1 else S, W.shape)[:, order]
-    free, Q = W[:, order].copy(), np.empty_like(W)
-    for start in range(0, len(H), BLOCK):
-        stop = min(start + BLOCK, len(H))
-        errors = np.empty((len(W), stop - start))
+    order = np.argsort(-np.einsum("...kk->...k", H), axis=-1, kind="stable")
+    regular = _permuted(damped(H, damping), order, order)
+    U = np.linalg.cholesky(np.linalg.inv(regular)).swapaxes(-1, -2)  # row i: what later columns owe for column i
+    free = _permuted(W, None, order)
+    scale = _permuted(_per_weight(S, W), None, order)
+    Q = np.empty_like(free)
+    for start in range(0, W.shape[-1], BLOCK):
+        stop = min(start + BLOCK, W.shape[-1])
+        errors = np.empty((*W.shape[:-1], stop - start))
         for i in range(start, stop):
-            Q[:, i] = np.clip(np.rint(free[:, i] / scale[:, i]), smallest, largest)
-            errors[:, i - start] = (free[:, i] - Q[:, i] * scale[:, i]) / U[i, i]
-            free[:, i:stop] -= np.outer(errors[:, i - start], U[i, i:stop])
-        free[:, stop:] -= errors @ U[start:stop, stop:]
-    unordered = np.empty_like(Q)
-    unordered[:, order] = Q
-    return unordered
+            Q[..., i] = np.clip(np.rint(free[..., i] / scale[..., i]), smallest, largest)
+            error = (free[..., i] - Q[..., i] * scale[..., i]) / U[..., None, i, i]
+            free[..., i:stop] -= error[..., None] * U[..., None, i, i:stop]
+            errors[..., i - start] = error
+        free[..., stop:] -= errors @ U[..., start:stop, stop:]
+    return _permuted(Q, None, np.argsort(order, axis=-1))
+
+
+def _permuted(matrix: Array, rows: NDArray[np.intp] | None, columns: NDArray[np.intp]) -> Array:
+    """A stack of matrices with rows and columns in a new order, given for each of the stack: (..., K)."""
+    if rows is not None:
+        matrix = np.take_along_axis(matrix, rows[..., :, None], axis=-2)
+    return np.take_along_axis(matrix, np.broadcast_to(columns[..., None, :], matrix.shape), axis=-1)
+
+
+def _per_weight(S: Array, W: Array) -> Array:
+    return np.broadcast_to(S[..., None] if S.ndim < W.ndim else S, W.shape)
 
 
 def descended(W: Array, Q: Array, H: Array, S: Array, bits: int, sweeps: int = 3) -> Array:
@@ -61,18 +71,32 @@ def descended(W: Array, Q: Array, H: Array, S: Array, bits: int, sweeps: int = 3
     Stops early when a sweep changes nothing.
     """
     smallest, largest = integer_range(bits)
-    scale = np.broadcast_to(S[:, None] if S.ndim == 1 else S, W.shape)
-    Q, curvature = Q.copy(), np.maximum(np.diag(H), np.finfo(np.float64).tiny)
+    scale, Q = _per_weight(S, W), Q.copy()
+    curvature = np.maximum(np.einsum("...kk->...k", H), np.finfo(np.float64).tiny)
     gradient = (W - Q * scale) @ H
     for _ in range(sweeps):
         changed = False
-        for i in range(len(H)):
-            ideal = Q[:, i] + gradient[:, i] / (curvature[i] * scale[:, i])
-            step = np.clip(np.rint(ideal), smallest, largest) - Q[:, i]
+        for i in range(W.shape[-1]):
+            ideal = Q[..., i] + gradient[..., i] / (curvature[..., None, i] * scale[..., i])
+            step = np.clip(np.rint(ideal), smallest, largest) - Q[..., i]
             if step.any():
                 changed = True
-                Q[:, i] += step
-                gradient -= np.outer(step * scale[:, i], H[i])
+                Q[..., i] += step
+                gradient -= (step * scale[..., i])[..., None] * H[..., None, i, :]
         if not changed:
             break
     return Q
+
+
+def best_rounding(W: Array, H: Array, bits: int, *, damping: float = DAMPING, rounds: int = 2) -> tuple[Array, Array]:
+    """Integers and scales together: least-squares scales, GPTQ, then `rounds` times refitted scales and descent.
+
+    W: (..., outputs, K), H: (..., K, K). Returns Q as W and S (..., outputs).
+    """
+    regular = damped(H, damping)
+    S = least_squares_scale(W, bits, regular)
+    Q = error_compensated(W, H, S, bits, damping)
+    for _ in range(rounds):
+        S = refitted_scale(W, Q, regular, S)
+        Q = descended(W, Q, regular, S, bits, sweeps=2)
+    return Q, S

@@ -13,20 +13,20 @@ FRACTIONS = np.linspace(1.05, 0.3, 31)  # of the scale at which the largest weig
 
 
 def rounded(W: Array, S: Array, bits: int) -> Array:
-    """clamp(round(W / S)), as float64. W: (outputs, K), S: (outputs,) or (outputs, K)."""
-    S = S[:, None] if S.ndim == 1 else S
-    return np.clip(np.rint(W / S), *integer_range(bits))
+    """clamp(round(W / S)), as float64. W: (..., outputs, K), S: (..., outputs)."""
+    return np.clip(np.rint(W / S[..., None]), *integer_range(bits))
 
 
 def min_max_scale(W: Array, bits: int) -> Array:
-    """The symmetric scale at which every weight of an output fits. (outputs, K) -> (outputs,)"""
-    return symmetric(np.abs(W).max(axis=1), bits).astype(np.float64)
+    """The symmetric scale at which every weight of an output fits. (..., outputs, K) -> (..., outputs)"""
+    return symmetric(np.abs(W).max(axis=-1), bits).astype(np.float64)
 
 
 def least_squares_scale(W: Array, bits: int, H: Array | None = None) -> Array:
-    """The scale of least squared error among FRACTIONS of `min_max_scale`, for each output: (outputs,).
+    """The scale of least squared error among FRACTIONS of `min_max_scale`, for each output: (..., outputs).
 
-    The error is that of the weights, or with the input's second moments H (K, K) that of the layer's output, E H E^T.
+    The error is that of the weights (..., outputs, K), or with the input's second moments H (..., K, K) that of the
+    layer's output, E H E^T.
     """
     widest = min_max_scale(W, bits)
     best, least = widest, _error(W, widest, bits, H)
@@ -39,18 +39,18 @@ def least_squares_scale(W: Array, bits: int, H: Array | None = None) -> Array:
 
 
 def _error(W: Array, S: Array, bits: int, H: Array | None) -> Array:
-    E = W - rounded(W, S, bits) * S[:, None]
+    E = W - rounded(W, S, bits) * S[..., None]
     product: Array = E if H is None else E @ H
-    return np.asarray(np.einsum("ok,ok->o", product, E))
+    return np.asarray(np.einsum("...ok,...ok->...o", product, E))
 
 
 def refitted_scale(W: Array, Q: Array, H: Array, S: Array) -> Array:
     """The scale that is best for integers Q already chosen: s = (w H q) / (q H q), where that is above zero, else S.
 
-    W, Q: (outputs, K), H: (K, K), S: (outputs,). Minimizes (w - s q) H (w - s q)^T.
+    W, Q: (..., outputs, K), H: (..., K, K), S: (..., outputs). Minimizes (w - s q) H (w - s q)^T.
     """
     QH = Q @ H
-    shared, own = np.einsum("ok,ok->o", QH, W), np.einsum("ok,ok->o", QH, Q)
+    shared, own = np.einsum("...ok,...ok->...o", QH, W), np.einsum("...ok,...ok->...o", QH, Q)
     usable = (shared > 0) & (own > 0)
     fitted = np.where(usable, shared / np.where(usable, own, 1.0), S)
     return _as_stored(fitted)
