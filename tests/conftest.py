@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -75,10 +76,30 @@ def write_hf_model(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), seed:
     return folder
 
 
+def write_onnx_model(hf_model: Path, folder: Path) -> Path:
+    """The same network as an ONNX Model: no torch is needed to measure it."""
+    from microbudget.loading import load
+    from microbudget.runtimes.onnx import write_metadata
+    from microbudget.runtimes.torch import load_network, onnx_bytes
+
+    folder.mkdir(parents=True)
+    model = load(hf_model)
+    proto = onnx.load_from_string(onnx_bytes(load_network(hf_model), PIXELS, PIXELS))
+    write_metadata(proto, model.labels, model.record.preprocessing)
+    onnx.save(proto, str(folder / "model.onnx"))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 photos of 3 classes. Do not write into it."""
     return write_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def onnx_model(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`hf_model` as an ONNX Model. Do not write into it."""
+    return write_onnx_model(hf_model, tmp_path_factory.mktemp("models") / "tiny-onnx")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from filelock import FileLock
 
-from conftest import write_hf_model, write_photos
+from conftest import write_hf_model, write_onnx_model, write_photos
 from microbudget import Budget, cli, evaluation, search
 from microbudget.candidates import read
 from microbudget.loading import load
@@ -26,7 +26,8 @@ from microbudget.runtimes import open_session
 from microbudget.tasks.images import ImageTask
 from microbudget.units import Drop
 
-RECIPE = "finetune(epochs=20) > export() > quantize(samples=8)"
+SCALES = (1.0, 6 / 7)
+RECIPE = "finetune(epochs=20) > quantize(samples=8)"  # of an onnx model
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def finished(hf_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "REFERENCE_S", 0.2)
         patch.setattr(evaluation, "PAIR_S", 0.2)
-        patch.setattr(search, "SCALES", (1.0, 6 / 7))
+        patch.setattr(search, "SCALES", SCALES)
         status = cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"])
     assert status == 0
     return out
@@ -84,8 +85,9 @@ def test_best_is_the_smallest_that_holds(finished: Path) -> None:
 
 
 def test_the_same_command_again_does_nothing_anew(
-    finished: Path, hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(search, "SCALES", SCALES)
     out = tmp_path / "again"
     shutil.copytree(finished, out)
     assert cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]) == 0
@@ -164,9 +166,9 @@ def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pyt
 
 
 def test_a_budget_that_cannot_be_met_still_delivers(
-    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["run", str(hf_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run"), "--json"]
+    command = ["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run"), "--json"]
     assert cli.main([*command, "--max-size", "1kB", "--quiet"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["met"] is False
@@ -175,35 +177,36 @@ def test_a_budget_that_cannot_be_met_still_delivers(
 
 
 def test_prove_tells_before_the_start(
-    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = error_of(
-        capsys, "shrink", hf_model, "--data", photos, "--out", tmp_path / "run", "--max-drop", "1pt", "--prove"
+        capsys, "shrink", onnx_model, "--data", photos, "--out", tmp_path / "run", "--max-drop", "1pt", "--prove"
     )
     assert "299" in told
     assert "unlabelled" in told
-    assert "--max-drop" in error_of(capsys, "shrink", hf_model, "--data", photos, "--out", tmp_path / "b", "--prove")
+    assert "--max-drop" in error_of(capsys, "shrink", onnx_model, "--data", photos, "--out", tmp_path / "b", "--prove")
 
 
 def test_a_model_that_knows_the_labels_is_not_finetuned(photos: Path, tmp_path: Path) -> None:
-    model = write_hf_model(tmp_path / "known", ("red", "green", "blue"))
+    known = write_hf_model(tmp_path / "hf", ("red", "green", "blue"))
+    model = write_onnx_model(known, tmp_path / "onnx")
     result = search.shrink(model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
     assert result.reference.recipe == ""
     assert all("finetune" not in candidate.recipe for candidate in result.candidates)
 
 
 def test_a_recipe_must_teach_unknown_labels(
-    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = error_of(capsys, "run", hf_model, "export() > quantize()", "--data", photos, "--out", tmp_path / "run")
-    assert "finetune() > export" in told
+    told = error_of(capsys, "run", onnx_model, "quantize()", "--data", photos, "--out", tmp_path / "run")
+    assert "finetune() > quantize(" in told
 
 
 @pytest.mark.parametrize("verb", ["measure", "compare"])
 def test_labels_that_disagree_are_refused(
-    verb: str, hf_model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    verb: str, onnx_model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = [hf_model] if verb == "measure" else [hf_model, hf_model]
+    models = [onnx_model] if verb == "measure" else [onnx_model, onnx_model]
     assert "finetune" in error_of(capsys, verb, *models, "--data", photos)
 
 
@@ -211,7 +214,7 @@ def test_labels_that_disagree_are_refused(
     ("arguments", "words"),
     [
         (["run", "{model}", "prune(", "--data", "{photos}", "--out", "{out}"], "does not parse"),
-        (["run", "{model}", "quantize()", "--data", "{photos}", "--out", "{out}"], "takes onnx"),
+        (["run", "{model}", "export()", "--data", "{photos}", "--out", "{out}"], "takes hf"),
         (["run", "{model}", "finetune(epochs=-1)", "--data", "{photos}", "--out", "{out}"], "epochs must be"),
         (["run", "{model}", "polish()", "--data", "{photos}", "--out", "{out}"], "no method 'polish'"),
         (["shrink", "{model}", "--data", "{photos}/nothing", "--out", "{out}"], "nothing"),
@@ -221,9 +224,9 @@ def test_labels_that_disagree_are_refused(
     ],
 )
 def test_bad_input_is_status_2_and_leaves_nothing(
-    arguments: list[str], words: str, hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"model": hf_model, "photos": photos, "out": tmp_path / "run"}
+    places = {"model": onnx_model, "photos": photos, "out": tmp_path / "run"}
     assert words in error_of(capsys, *(text.format(**places) for text in arguments))
     assert not (tmp_path / "run" / "best").exists()
 
@@ -237,12 +240,12 @@ def test_units_are_checked_on_the_command_line(text: str, capsys: pytest.Capture
 
 
 def test_a_run_of_other_data_is_refused_unless_forced(
-    finished: Path, hf_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, others = tmp_path / "run", write_photos(tmp_path / "others", seed=5)
-    shutil.copytree(finished, out)
+    assert cli.main(["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(out)]) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    command = ["run", hf_model, RECIPE, "--data", others, "--out", out]
+    command = ["run", onnx_model, RECIPE, "--data", others, "--out", out]
     assert "another data" in error_of(capsys, *command)
     assert {path: path.read_bytes() for path in before} == before, "a refused command changed the run"
     assert cli.main([*map(str, command), "--force"]) == 0
@@ -250,28 +253,30 @@ def test_a_run_of_other_data_is_refused_unless_forced(
 
 
 def test_a_run_in_use_is_refused(
-    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"):
-        told = error_of(capsys, "run", hf_model, RECIPE, "--data", photos, "--out", tmp_path / "run")
+        told = error_of(capsys, "run", onnx_model, RECIPE, "--data", photos, "--out", tmp_path / "run")
     assert "in use" in told
 
 
 def test_a_folder_that_is_no_run_is_left_alone(
-    hf_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
-    assert "no run" in error_of(capsys, "run", hf_model, RECIPE, "--data", photos, "--out", tmp_path)
-    assert "is a file" in error_of(capsys, "run", hf_model, RECIPE, "--data", photos, "--out", tmp_path / "thesis.txt")
+    assert "no run" in error_of(capsys, "run", onnx_model, RECIPE, "--data", photos, "--out", tmp_path)
+    assert "is a file" in error_of(
+        capsys, "run", onnx_model, RECIPE, "--data", photos, "--out", tmp_path / "thesis.txt"
+    )
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
 def test_a_full_disk_loses_nothing(
-    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The disk fills up while the last step is written: the steps before it stand, and the same command goes on."""
-    command = ["run", str(hf_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run")]
+    command = ["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run")]
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -281,7 +286,7 @@ def test_a_full_disk_loses_nothing(
         assert cli.main(command) == 3
     assert "no space left" in capsys.readouterr().err
     steps = sorted((tmp_path / "run" / "models").iterdir())
-    assert len(steps) == 2
+    assert len(steps) == 1
     assert not [step for step in steps if step.name.startswith(".partial")]
     times = {step: step.stat().st_mtime_ns for step in steps}
     assert cli.main([*command, "--keep"]) == 0
@@ -289,7 +294,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_ctrl_c_delivers_the_best_so_far(
-    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original, calls = evaluation.Evaluation.candidate, []
 
@@ -300,21 +305,21 @@ def test_ctrl_c_delivers_the_best_so_far(
         return original(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluation.Evaluation, "candidate", interrupted)
-    command = ["shrink", str(hf_model), "--data", str(photos), "--out", str(tmp_path / "run"), "--max-drop", "90pt"]
+    command = ["shrink", str(onnx_model), "--data", str(photos), "--out", str(tmp_path / "run"), "--max-drop", "90pt"]
     assert cli.main(command) == 130
     assert (tmp_path / "run" / "best" / "model.onnx").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
     assert "best so far" in capsys.readouterr().err
 
 
-def test_time_that_is_up_keeps_the_first(hf_model: Path, photos: Path, tmp_path: Path) -> None:
-    result = search.shrink(hf_model, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run")
+def test_time_that_is_up_keeps_the_first(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
+    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run")
     assert len(result.candidates) == 1
     assert result.best is not None
 
 
 def test_a_candidate_that_breaks_is_a_row_with_its_reason(
-    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The quantized model answers NaN: the run goes on and ships the other one."""
     from microbudget.methods import quantize
@@ -324,16 +329,16 @@ def test_a_candidate_that_breaks_is_a_row_with_its_reason(
     def damaged(self: quantize.Quantize, model: object, context: object, out: Path) -> object:
         record = original(self, model, context, out)  # type: ignore[arg-type]
         proto = onnx.load(str(out / "model.onnx"))
-        last = next(node for node in proto.graph.node if "logits" in node.output[0])
-        scale = next(t for t in proto.graph.initializer if t.name == last.input[1])
-        scale.CopyFrom(
-            onnx.numpy_helper.from_array(np.full_like(onnx.numpy_helper.to_array(scale), np.nan), scale.name)
-        )
+        scales = {node.input[1] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+        for tensor in proto.graph.initializer:
+            if tensor.name in scales:
+                broken = np.full_like(onnx.numpy_helper.to_array(tensor), np.nan)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(broken, tensor.name))
         onnx.save(proto, str(out / "model.onnx"))
         return record
 
     monkeypatch.setattr(quantize.Quantize, "apply", damaged)
-    result = search.shrink(hf_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
     assert "NaN" in (result.candidates[0].failure or "")
     assert result.best is not None
     assert "quantize" not in result.best.recipe

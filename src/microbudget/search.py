@@ -139,7 +139,7 @@ def _open(
     from .tasks.images import ImageTask
 
     task = ImageTask.open(data, seed=seed, cache=out / "cache", progress=progress)
-    return given, task, str(data)
+    return given, task, str(Path(data).resolve())
 
 
 def plan(given: Model, first: Sequence[Method]) -> Iterator[Recipe]:

@@ -15,7 +15,7 @@ from ..errors import BadData, UnsupportedModel
 from ..features import FeatureStore
 from ..head import Head, HeadSettings, fit_head
 from ..learning_curve import learning_curve
-from ..metrics import confusion_matrix, macro
+from ..metrics import classification_report, confusion_matrix
 from ..model import ONNX_NAME, Model, Record
 from ..tasks import Example
 from . import Context, Method, option
@@ -91,8 +91,9 @@ class Finetune(Method):
 
         head = fit(np.arange(len(y)))
         curve = learning_curve(lambda rows: right(fit(rows)), y, right(head), context.seed)
-        confusion = confusion_matrix(held_out_y, head.logits(held_out[0]).argmax(1), classes)
-        report = {"accuracy": float(right(head).mean()), **macro(confusion), "confusion": confusion.tolist()}
+        answers = head.logits(held_out[0]).argmax(1)
+        confusion = confusion_matrix(answers, held_out_y, classes)
+        report = {**classification_report(answers, held_out_y, classes), "confusion": confusion.tolist()}
         context.progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
         return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
 
