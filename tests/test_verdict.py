@@ -167,7 +167,7 @@ def test_many_utterances_without_a_difference_show_the_limit():
     assert verdict.reason == "1000 examples of which 0 differ show at 95 % a loss below 1pt"
 
 
-@pytest.mark.parametrize(("examples", "decision"), [(19, "not shown"), (20, "within")])
+@pytest.mark.parametrize(("examples", "decision"), [(150, "not shown"), (400, "within")])
 def test_few_chunks_show_nothing_however_alike(examples, decision):
     assert judge_pair(*bits(examples, spread=0.001), ONE_PERCENT).decision == decision
 
@@ -259,7 +259,8 @@ def test_can_show():
     assert can_show(ONE_POINT, 299) == (True, 299)
     assert can_show(Drop(0.05), 100) == (True, 59)
     assert can_show(Drop(0.0), 4) == (False, 5)
-    assert can_show(ONE_PERCENT, 19) == (False, 20)
+    assert can_show(ONE_PERCENT, 148) == (False, 149)  # at half as much again a chunk
+    assert can_show(Drop(0.9, relative=True), 5) == (True, 5)
 
 
 def lost_utterances(examples, coin):

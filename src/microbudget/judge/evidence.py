@@ -23,7 +23,7 @@ from ..tasks import Scores
 ERROR = 1 - stats.LEVEL  # of each decision, one-sided
 TAIL = ERROR / 2  # of each end of the interval
 UNBOUNDED = ("bits per byte",)  # metrics for which no value of an example is the worst
-FEW = 20  # examples that differ: with fewer, the worst of them says too little about the worst there is
+COSTLY = 0.5  # of its bits: what an unseen chunk may cost more, at least
 LONG = 0.95  # the further example of a rate is as long as the one below which this share of all words lies
 
 
@@ -133,8 +133,7 @@ class Ratios:
 
     loss: Floats  # (examples,), above 0 where the candidate is worse
     base: Floats  # (examples,): the denominators; for relative changes the reference's numerators
-    whole: float  # what losing a long example wholly costs
-    bounded: bool  # whether no example can lose much more than that
+    worst: float  # what an example that we have not seen might lose
     seed: int = 0
 
     @classmethod
@@ -149,12 +148,11 @@ class Ratios:
             raise InvalidOption(
                 f"the reference's {reference.metric} is 0, so a loss cannot be relative to it: give it in points"
             )
-        bounded = not is_unbounded(reference)
-        whole = stats.weighted_quantile(reference.denominator if bounded else reference.numerator, LONG)
-        return cls(loss, base, whole, bounded, seed)
+        return cls(loss, base, _worst_loss(reference, loss), seed)
 
     def __str__(self) -> str:
-        return f"{_count(self.examples, 'example')} of which {self._differing} differ{'s' * (self._differing == 1)}"
+        differ = int(np.count_nonzero(self.loss))
+        return f"{_count(self.examples, 'example')} of which {differ} differ{'s' * (differ == 1)}"
 
     @property
     def examples(self) -> int:
@@ -180,27 +178,22 @@ class Ratios:
 
     def _losses(self, sign: int, growth: float = 1.0) -> Floats:
         """Draws of the loss, with a further example that loses (1) or gains (-1) as much as may be."""
-        further = (sign * self._worst(growth), stats.weighted_quantile(self.base, LONG))
-        return self._draws.ratios(further, growth)
-
-    def _worst(self, growth: float) -> float:
-        """What an example that we have not seen might lose.
-
-        Of a rate: a long example wholly, or the largest change seen. Bits have no such bound: twice the largest change
-        seen, and where too few examples differ to have seen much, as many bits again as the reference needs.
-        """
-        largest = float(np.abs(self.loss).max())
-        if self.bounded:
-            return max(self.whole, largest)
-        return 2 * largest if self._differing * growth >= FEW else max(2 * largest, self.whole)
-
-    @cached_property
-    def _differing(self) -> int:
-        return int(np.count_nonzero(self.loss))
+        return self._draws.ratios((sign * self.worst, stats.weighted_quantile(self.base, LONG)), growth)
 
     @cached_property
     def _draws(self) -> stats.RatioDraws:
         return stats.paired_ratio_bootstrap(self.loss, self.base, seed=self.seed)
+
+
+def _worst_loss(reference: Scores, loss: Floats) -> float:
+    """What the further example loses: of a rate, a long example wholly, or the largest change seen.
+
+    Bits have no such bound: half as much again as a long chunk needs, or twice the largest change seen.
+    """
+    largest = float(np.abs(loss).max())
+    if is_unbounded(reference):
+        return max(COSTLY * stats.weighted_quantile(reference.numerator, LONG), 2 * largest)
+    return max(stats.weighted_quantile(reference.denominator, LONG), largest)
 
 
 def is_unbounded(scores: Scores) -> bool:

@@ -15,7 +15,7 @@ from .. import stats
 from ..errors import BadData, BrokenModel, InvalidOption
 from ..tasks import Scores
 from ..units import Drop
-from .evidence import FEW, Evidence, Ratios, Shares, is_share, is_unbounded
+from .evidence import COSTLY, Evidence, Ratios, Shares, is_share, is_unbounded
 
 Decision = Literal["within", "exceeds", "not shown"]
 
@@ -80,10 +80,10 @@ def judge_pair(
 def can_show(limit: Drop, examples: int) -> tuple[bool, int]:
     """Whether that many examples can show the limit when no answer changes, and how many it takes: 299 for 1 pt.
 
-    A limit of 0 is only shown by a candidate that gains: the number is of examples all gained. Under a relative limit
-    answers are not right or wrong: the number is of examples that differ, with which judging begins.
+    A limit of 0 is only shown by a candidate that gains: the number is then of examples all gained. Examples of uneven
+    length (utterances, chunks of text) take more, by the ratio of a long one to the mean.
     """
-    needed = FEW if limit.relative else stats.examples_to_show(limit.amount)
+    needed = stats.examples_to_show(min(limit.amount / COSTLY, COSTLY) if limit.relative else limit.amount)
     return examples >= needed, needed
 
 
