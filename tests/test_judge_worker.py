@@ -68,9 +68,9 @@ def test_a_hung_worker_is_stopped():
 
 
 def test_a_worker_above_its_memory_limit_is_stopped():
-    with opened("hungry", max_memory_bytes=100_000_000) as worker:
-        with pytest.raises(WorkerFailed, match="used more than 100 MB of memory"):
-            worker.answer(INPUTS)
+    limited = opened("hungry", max_memory_bytes=100_000_000)
+    with limited, pytest.raises(WorkerFailed, match="used more than 100 MB of memory"):
+        limited.answer(INPUTS)
 
 
 def test_a_worker_within_its_memory_limit_answers():

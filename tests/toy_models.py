@@ -44,9 +44,13 @@ def save(path: Path, graph: onnx.GraphProto, labels: tuple[str, ...] | None = CL
     return load(path)
 
 
-def random_linear(path: Path, seed: int = 0, **options) -> Model:
+def parameters(seed: int = 0) -> tuple[NDArray, NDArray]:
     coin = np.random.default_rng(seed)
-    return linear(path, coin.normal(size=(3 * SIZE * SIZE, 3)), coin.normal(size=3), **options)
+    return coin.normal(size=(3 * SIZE * SIZE, 3)), coin.normal(size=3)
+
+
+def random_linear(path: Path, seed: int = 0, **options) -> Model:
+    return linear(path, *parameters(seed), **options)
 
 
 class _Session:

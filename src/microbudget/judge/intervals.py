@@ -57,7 +57,8 @@ def independent(series: Floats) -> float:
     A processor hog that comes and goes makes neighbouring blocks alike; Priestley 1981, section 5.3, for an AR(1).
     """
     n = len(series)
-    ranks = np.argsort(np.argsort(series)).astype(float)
+    ordered = np.sort(series)
+    ranks = (np.searchsorted(ordered, series, "left") + np.searchsorted(ordered, series, "right")) / 2
     ranks -= ranks.mean()
     variance = float(ranks @ ranks)
     if n < 3 or variance == 0:

@@ -26,6 +26,7 @@ SpeedVerdict = Literal["faster", "slower", "no difference shown"]
 BLOCK_S = 0.03  # long enough for a few time slices of a scheduler, short enough that both twins meet the same weather
 FEWEST_CALLS = 3
 WARM_S, WARM_CALLS = 0.003, 3  # the first calls of a block find cold caches: so much time or so many are not counted
+FIRST_LOOK = 24  # blocks, before the interval may end the timing
 SLOW_CALL_S = 1.0  # a call this long is a block of its own
 RESOLUTION = 0.01  # differences below this come and go with the memory layout of a process (Mytkowicz et al. 2009)
 
@@ -125,6 +126,7 @@ class _Round:
         self.kept = 0
         self.dropped = Counter[str]()
         self.settled = False
+        self._next_look = FIRST_LOOK
 
     def goes_on(self) -> bool:
         """Whether to take another one. Raises Failed when none can be believed."""
@@ -144,10 +146,12 @@ class _Round:
             self.kept += 1
         return not trouble
 
-    @property
     def due(self) -> bool:
-        """Whether to look at the interval: at every eighth from the 24th on, since looking costs time too."""
-        return self.kept >= 24 and self.kept % 8 == 0
+        """Whether to look at the interval: from the 24th on, at every sixth more, since looking costs time too."""
+        if self.kept < self._next_look:
+            return False
+        self._next_look = self.kept + max(6, self.kept // 6)
+        return True
 
 
 def time_one(worker: Worker, inputs: Inputs, *, seconds: float = 3.0, precision: float = 0.01) -> Timing:
@@ -162,7 +166,7 @@ def time_one(worker: Worker, inputs: Inputs, *, seconds: float = 3.0, precision:
         block = worker.time_block(chosen.calls, chosen.dropped)
         if so_far.believe(block.trouble):
             blocks.append(block)
-            so_far.settled = so_far.due and _narrow_median(blocks, precision)
+            so_far.settled = so_far.due() and _narrow_median(blocks, precision)
     return summary(blocks, batch_size(inputs), so_far.dropped)
 
 
@@ -174,6 +178,41 @@ def _narrow_median(blocks: list[Block], precision: float) -> bool:
 def batch_size(inputs: Inputs) -> int:
     """Examples in a batch of inputs."""
     return len(next(iter(inputs.values())))
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The believable pairs of blocks (reference, candidate) in time order, and why the others were dropped."""
+
+    pairs: list[tuple[Block, Block]]
+    dropped: Counter[str]
+    settled: bool
+
+
+def take_turns(
+    reference: Worker,
+    candidate: Worker,
+    inputs: Inputs,
+    candidate_inputs: Inputs,
+    *,
+    seconds: float = 10.0,
+    precision: float = 0.01,
+    seed: int = 0,
+) -> Turns:
+    """Run two open models in turns until the ratio is known to `precision`, or the time is up. Raises Failed."""
+    reference.prepare(inputs)
+    candidate.prepare(candidate_inputs)
+    twins = ((reference, plan(reference)), (candidate, plan(candidate)))
+    coin, pairs, so_far = np.random.default_rng(seed), list[tuple[Block, Block]](), _Round(seconds)
+    while so_far.goes_on():
+        blocks: dict[int, Block] = {}
+        for side in coin.permutation(2).tolist():
+            worker, chosen = twins[side]
+            blocks[side] = worker.time_block(chosen.calls, chosen.dropped)
+        if so_far.believe(pair_trouble(blocks[0], blocks[1])):
+            pairs.append((blocks[0], blocks[1]))
+            so_far.settled = so_far.due() and _narrow(pairs, precision)
+    return Turns(pairs, so_far.dropped, so_far.settled)
 
 
 def time_pair(
@@ -189,22 +228,11 @@ def time_pair(
     """Time two open models in turns until the half-width of the ratio's interval is below `precision`.
 
     candidate_inputs: where the candidate takes another input (a smaller image). The twin that waits is blocked on a
-    pipe and uses no processor time.
+    pipe and uses no processor time. Raises Failed when no pair of blocks can be believed.
     """
-    candidate_inputs = inputs if candidate_inputs is None else candidate_inputs
-    reference.prepare(inputs)
-    candidate.prepare(candidate_inputs)
-    twins = ((reference, plan(reference)), (candidate, plan(candidate)))
-    coin, pairs, so_far = np.random.default_rng(seed), list[tuple[Block, Block]](), _Round(seconds)
-    while so_far.goes_on():
-        blocks: dict[int, Block] = {}
-        for side in coin.permutation(2).tolist():
-            worker, chosen = twins[side]
-            blocks[side] = worker.time_block(chosen.calls, chosen.dropped)
-        if so_far.believe(pair_trouble(blocks[0], blocks[1])):
-            pairs.append((blocks[0], blocks[1]))
-            so_far.settled = so_far.due and _narrow(pairs, precision)
-    return judge_pairs(pairs, so_far.settled, so_far.dropped, batch_size(inputs))
+    other = inputs if candidate_inputs is None else candidate_inputs
+    turns = take_turns(reference, candidate, inputs, other, seconds=seconds, precision=precision, seed=seed)
+    return judge_pairs(turns, batch_size(inputs))
 
 
 def pair_trouble(a: Block, b: Block) -> str | None:
@@ -219,19 +247,17 @@ def _narrow(pairs: list[tuple[Block, Block]], precision: float) -> bool:
     return high - low <= 2 * precision
 
 
-def judge_pairs(
-    pairs: list[tuple[Block, Block]], settled: bool, dropped: Counter[str] | None = None, batch: int = 1
-) -> PairTiming:
-    """The PairTiming of believable pairs."""
-    ratio, low, high = (math.exp(bound) for bound in intervals.shift(log_ratios(pairs)))
+def judge_pairs(turns: Turns, batch: int = 1) -> PairTiming:
+    """The ratio of the medians with its interval, and what each of the two takes."""
+    ratio, low, high = (math.exp(bound) for bound in intervals.shift(log_ratios(turns.pairs)))
     return PairTiming(
         ratio=ratio,
         low=low,
         high=high,
-        reference=summary([a for a, _ in pairs], batch),
-        candidate=summary([b for _, b in pairs], batch),
-        pairs=len(pairs),
-        settled=settled,
-        dropped=dict(dropped or {}),
+        reference=summary([a for a, _ in turns.pairs], batch),
+        candidate=summary([b for _, b in turns.pairs], batch),
+        pairs=len(turns.pairs),
+        settled=turns.settled,
+        dropped=dict(turns.dropped),
         load_average=load_average(),
     )

@@ -1,0 +1,242 @@
+"""Does the timing of two models keep its promise? A model against itself while a processor hog comes and goes.
+
+    python benchmarks/aa_timing.py                  # the whole: about 17 minutes on 2 cores
+    python benchmarks/aa_timing.py --trials 20      # a first look, writes nothing
+
+Every trial starts two fresh workers with the same model, so the true ratio is 1. Told is how often the 95 % interval of
+the ratio holds 1, live and in replays of the recorded blocks; how wide it is; how often a true difference of 5 % (one
+twin waits, busily, for 5 % of each call's time) is found within a minute; and how often the usual protocol, 20 calls of
+one and then 20 of the other, finds a difference of more than 5 % where there is none. The table goes into
+docs/measuring.md, the recorded log ratios of the blocks into a compact .npz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from microbudget import machine
+from microbudget.judge import intervals
+from microbudget.judge.twins import judge_pairs, log_ratios, take_turns
+from microbudget.judge.worker import Worker
+from microbudget.model import Model, Record
+from microbudget.progress import Progress
+from microbudget.runtimes import open_session
+
+DELAY = 0.05  # share of a call's time that the slower twin waits
+PAGE = Path(__file__).parents[1] / "docs" / "measuring.md"
+MARKERS = ("<!-- aa_timing begin -->", "<!-- aa_timing end -->")
+HOG = """
+import random, sys, time
+coin = random.Random(int(sys.argv[1]))
+while True:
+    end = time.monotonic() + coin.expovariate(1 / float(sys.argv[2]))
+    while time.monotonic() < end:
+        pass
+    time.sleep(coin.expovariate(1 / float(sys.argv[2])))
+"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One A/A trial: the log ratios of its pairs of blocks, its interval, and the ratio of two sequential means."""
+
+    log_ratios: NDArray[np.float64]
+    low: float
+    high: float
+    sequential: float
+
+    @property
+    def covers(self) -> bool:
+        return self.low <= 1 <= self.high
+
+
+class Delayed:
+    """A session that waits, busily, for a share of each call's time."""
+
+    def __init__(self, session, share: float) -> None:
+        self.runtime, self._session, self._share = session.runtime, session, share
+
+    def answer(self, inputs):
+        started = time.perf_counter()
+        answered = self._session.answer(inputs)
+        end = time.perf_counter()
+        end += self._share * (end - started)
+        while time.perf_counter() < end:
+            pass
+        return answered
+
+
+def open_delayed(model: Model, *, threads: int = 0, runtime: str | None = None) -> Delayed:
+    """What the slower twin's worker opens."""
+    return Delayed(open_session(model, threads=threads, runtime=runtime), DELAY)
+
+
+def write_network(path: Path, size: int = 48) -> Model:
+    """Six convolutions, 38 million multiply-adds: about a millisecond on a core."""
+    coin, nodes, weights, name = np.random.default_rng(0), [], [], "pixel_values"
+    widths = (3, 32, 32, 64, 64, 128, 128)
+    for index, (inside, outside) in enumerate(itertools.pairwise(widths)):
+        w = coin.normal(0, (2 / (9 * inside)) ** 0.5, (outside, inside, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(w, f"w{index}"))
+        step = 2 if index % 2 else 1
+        nodes += [
+            helper.make_node("Conv", [name, f"w{index}"], [f"c{index}"], pads=[1] * 4, strides=[step] * 2),
+            helper.make_node("Relu", [f"c{index}"], [f"r{index}"]),
+        ]
+        name = f"r{index}"
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, size, size])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    return Model(path, "onnx", Record())
+
+
+@contextlib.contextmanager
+def hogs(count: int, period_s: float = 0.7) -> Iterator[None]:
+    """Processes that take a core for a while and leave it for a while, at random."""
+    running = [
+        subprocess.Popen([sys.executable, "-c", HOG, str(seed), str(period_s)], stdin=subprocess.DEVNULL)
+        for seed in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def run_trial(model: Model, inputs: dict, threads: int, seconds: float, seed: int) -> Trial:
+    """Two fresh workers with one model: first the sequential protocol, then turns until the time is up."""
+    with Worker() as a, Worker() as b:
+        for worker in (a, b):
+            worker.open(model, threads=threads)
+            worker.prepare(inputs)
+        means = [worker.time_block(20, 3).durations_ns.mean() for worker in (a, b)]
+        turns = take_turns(a, b, inputs, inputs, seconds=seconds, seed=seed)
+        timing = judge_pairs(turns)
+        return Trial(log_ratios(turns.pairs), timing.low, timing.high, float(means[0] / means[1]))
+
+
+def find_delay(model: Model, inputs: dict, threads: int, seconds: float, seed: int) -> tuple[bool, float, float]:
+    """Whether a twin that is 5 % slower is called slower, after how many seconds, and the ratio that was found."""
+    with Worker() as a, Worker(opener="aa_timing:open_delayed") as b:
+        for worker in (a, b):
+            worker.open(model, threads=threads)
+        started = time.monotonic()
+        timing = judge_pairs(take_turns(a, b, inputs, inputs, seconds=seconds, seed=seed))
+        return timing.verdict == "slower", time.monotonic() - started, timing.ratio
+
+
+def replay(trials: list[Trial], count: int, seed: int = 0) -> float:
+    """Share of replays whose interval holds 1. A replay is a random stretch, at least half, of one trial's pairs,
+    in time order, with the twins' names swapped at random."""
+    coin = np.random.default_rng(seed)
+    covered = 0
+    for _ in range(count):
+        series = trials[coin.integers(len(trials))].log_ratios
+        length = int(coin.integers(max(intervals.FEWEST, len(series) // 2), len(series) + 1))
+        start = int(coin.integers(len(series) - length + 1))
+        _, low, high = intervals.shift(series[start : start + length] * coin.choice([-1, 1]))
+        covered += bool(low <= 0 <= high)
+    return covered / count
+
+
+def table(options: argparse.Namespace, trials: list[Trial], delays: list[tuple[bool, float, float]]) -> str:
+    """The table for docs/measuring.md."""
+    live = sum(trial.covers for trial in trials) / len(trials)
+    widths = [(trial.high - trial.low) / 2 for trial in trials]
+    called = sum(trial.low > 1.01 or trial.high < 1 / 1.01 for trial in trials) / len(trials)
+    false = sum(abs(trial.sequential - 1) > 0.05 for trial in trials) / len(trials)
+    found = sum(hit for hit, _, _ in delays)
+    rows = [
+        ("trials of a model against itself, fresh processes each", f"{len(trials)}, {options.seconds:g} s each"),
+        ("95 % interval of the ratio holds 1, live", f"{live:.1%}"),
+        (f"the same in {options.replays} replays of the recorded blocks", f"{replay(trials, options.replays):.1%}"),
+        ("median half-width of the interval", f"{np.median(widths):.1%}"),
+        ("a difference called where there is none", f"{called:.1%}"),
+        ("a true 5 % found within 60 s", f"{found} of {len(delays)}, median {np.median([d[1] for d in delays]):.0f} s"),
+        ("its ratio (1 / 1.05 = 0.952), median", f"{np.median([d[2] for d in delays]):.3f}"),
+        ("usual protocol, mean of 20 then mean of 20: more than 5 % apart", f"{false:.1%}"),
+        ("its median error", f"{np.median([abs(trial.sequential - 1) for trial in trials]):.1%}"),
+    ]
+    lines = ["| what | result |", "| --- | --- |", *(f"| {what} | {result} |" for what, result in rows)]
+    where = f"{machine.processor()}, {machine.cores()} cores, {platform.system()}"
+    about = f"{options.threads} thread(s), {options.hogs} hog(s) on and off (mean 0.7 s each), {where}."
+    return "\n".join([*lines, "", f"`python benchmarks/aa_timing.py` {time.strftime('%Y-%m-%d')}: {about}"])
+
+
+def write_table(text: str) -> None:
+    """Put the table between the markers of the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    head, tail = page.split(MARKERS[0])[0], page.split(MARKERS[1])[1]
+    PAGE.write_text(f"{head}{MARKERS[0]}\n{text}\n{MARKERS[1]}{tail}", encoding="utf-8")
+
+
+def save(path: Path, trials: list[Trial]) -> None:
+    """Log ratios as float32 one after another, with the number of pairs of each trial."""
+    np.savez_compressed(
+        path,
+        log_ratios=np.concatenate([trial.log_ratios for trial in trials]).astype(np.float32),
+        pairs=[len(trial.log_ratios) for trial in trials],
+        sequential=[trial.sequential for trial in trials],
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing in a trial")
+    parser.add_argument("--replays", type=int, default=2000)
+    parser.add_argument("--delay-trials", type=int, default=8, help="trials with a true difference of 5 %%")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--hogs", type=int, default=1)
+    parser.add_argument("--record", type=Path, help="where the blocks go (.npz)")
+    parser.add_argument("--write", action="store_true", help="write the table even if the run was shorter")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options, progress = parse(), Progress()
+    inputs = {"pixel_values": np.random.default_rng(1).normal(size=(1, 3, 48, 48)).astype(np.float32)}
+    order = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder, hogs(options.hogs):
+        model = write_network(Path(folder) / "network.onnx")
+        trials = [
+            run_trial(model, inputs, options.threads, options.seconds, order.randrange(2**32))
+            for _ in progress.track(range(options.trials), "trials")
+        ]
+        delays = [
+            find_delay(model, inputs, options.threads, 60.0, order.randrange(2**32))
+            for _ in progress.track(range(options.delay_trials), "delays")
+        ]
+    if options.record:
+        save(options.record, trials)
+    text = table(options, trials, delays)
+    print(text)
+    if options.write or options.trials >= 200:
+        write_table(text)
+
+
+if __name__ == "__main__":
+    main()

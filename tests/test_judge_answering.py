@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import toy_models
+from microbudget import stats
+from microbudget.errors import BadData, BrokenModel, LabelsDisagree
+from microbudget.judge import answers, quality
+from microbudget.judge.answering import CHUNK, interval
+from microbudget.tasks import Scores
+from toy_task import ToyTask
+
+
+@pytest.fixture
+def task():
+    return ToyTask()
+
+
+def naive(task, weights, bias):
+    return task.pixels.reshape(len(task.pixels), -1) @ weights + bias
+
+
+def test_answers_are_the_models_and_all_chunks_arrive_in_order(tmp_path, task):
+    model = toy_models.random_linear(tmp_path / "a.onnx")
+    found = answers(model, task, task.examples("test"))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, naive(task, *toy_models.parameters(0)), rtol=1e-4, atol=1e-4)
+    assert max(task.collated) <= CHUNK < len(task.pixels)
+
+
+def test_quality_is_accuracy_with_wilsons_interval_and_a_confusion_matrix(tmp_path, task):
+    judged = quality(toy_models.random_linear(tmp_path / "a.onnx"), task, task.examples("test"))
+    predicted = naive(task, *toy_models.parameters(0)).argmax(axis=1)
+    assert judged.scores.value == np.mean(predicted == task.targets)
+    assert (judged.low, judged.high) == stats.wilson(int((predicted == task.targets).sum()), 40)
+    confusion = np.array(judged.extra["confusion"])
+    assert confusion[1, 2] == ((task.targets == 1) & (predicted == 2)).sum()
+    assert confusion.sum() == 40
+
+
+def test_labels_in_another_order_are_mapped_by_name(tmp_path, task):
+    weights, bias = toy_models.parameters(0)
+    order = [2, 0, 1]
+    names = tuple(toy_models.CLASSES[i] for i in order)
+    turned = toy_models.linear(tmp_path / "b.onnx", weights[:, order], bias[order], names)
+    np.testing.assert_allclose(
+        answers(turned, task, task.examples("test")), naive(task, weights, bias), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_model_with_more_labels_is_read_at_those_of_the_data(tmp_path, task):
+    weights, bias = toy_models.parameters(0)
+    wide = np.concatenate([np.full((192, 2), 9.0), weights], axis=1)
+    names = ("dog", "eel", *toy_models.CLASSES)
+    model = toy_models.linear(tmp_path / "c.onnx", wide, np.concatenate([[9, 9], bias]), names)
+    found = answers(model, task, task.examples("test"))
+    np.testing.assert_allclose(found, naive(task, weights, bias), rtol=1e-4, atol=1e-4)
+
+
+def test_labels_that_the_model_does_not_know_are_refused_with_advice(tmp_path):
+    task = ToyTask(labels=("ant", "bee", "cat", "zebu"))
+    model = toy_models.random_linear(tmp_path / "a.onnx")
+    with pytest.raises(LabelsDisagree, match=r"'zebu'.*finetune"):
+        answers(model, task, task.examples("test"))
+
+
+def test_a_model_without_names_must_have_as_many_outputs(tmp_path, task):
+    weights, bias = toy_models.parameters(0)
+    same = toy_models.linear(tmp_path / "a.onnx", weights, bias, None)
+    assert answers(same, task, task.examples("test")).shape == (40, 3)
+    more = toy_models.linear(tmp_path / "b.onnx", np.ones((192, 5)), np.ones(5), None)
+    with pytest.raises(LabelsDisagree, match="5 outputs; the data have 3"):
+        answers(more, task, task.examples("test"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_numbers_make_a_broken_model(tmp_path, task, value):
+    weights, bias = toy_models.parameters(0)
+    model = toy_models.linear(tmp_path / "a.onnx", weights, np.full_like(bias, value))
+    with pytest.raises(BrokenModel, match="16 of 16 examples with NaN or infinity"):
+        answers(model, task, task.examples("test"))
+
+
+def test_the_same_answer_to_everything_is_a_broken_model(tmp_path, task):
+    model = toy_models.linear(tmp_path / "a.onnx", np.zeros((192, 3)), np.arange(3.0))
+    with pytest.raises(BrokenModel, match="the same answer to all 40 examples"):
+        quality(model, task, task.examples("test"))
+
+
+def test_more_outputs_than_names_make_a_broken_model(tmp_path, task):
+    model = toy_models.linear(tmp_path / "a.onnx", np.ones((192, 4)), np.ones(4), toy_models.CLASSES)
+    with pytest.raises(BrokenModel, match="names 3 labels but has 4 outputs"):
+        answers(model, task, task.examples("test"))
+
+
+def shaped(path, target):
+    """A model that reshapes its input to `target` whatever the batch."""
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["pixel_values", "shape"], ["y"])],
+        "shaped",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array(target, np.int64), "shape")],
+    )
+    return toy_models.save(path, graph)
+
+
+@pytest.mark.parametrize("target", [[1, -1], [-1, 64]])
+def test_a_wrong_number_of_rows_makes_a_broken_model(tmp_path, task, target):
+    with pytest.raises(BrokenModel, match=r"answers 16 examples with an output of shape \("):
+        answers(shaped(tmp_path / "a.onnx", target), task, task.examples("test"))
+
+
+def test_a_picture_as_output_makes_a_broken_model(tmp_path, task):
+    with pytest.raises(BrokenModel, match="a classifier gives"):
+        answers(shaped(tmp_path / "a.onnx", [0, 0, 0, 0]), task, task.examples("test"))
+
+
+def test_no_examples_are_refused(tmp_path, task):
+    with pytest.raises(BadData, match="no example"):
+        answers(toy_models.random_linear(tmp_path / "a.onnx"), task, [])
+
+
+def test_the_interval_of_a_ratio_of_sums_contains_it_and_narrows():
+    coin = np.random.default_rng(0)
+
+    def scores(n):
+        words = coin.integers(3, 10, n).astype(float)
+        return Scores("wer", coin.binomial(words.astype(int), 0.2).astype(float), words, higher_is_better=False)
+
+    few, many = scores(30), scores(3000)
+    for case in (few, many):
+        low, high = interval(case)
+        assert low < case.value < high
+    assert np.diff(interval(many)) < np.diff(interval(few)) / 5

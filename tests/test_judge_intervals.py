@@ -1,0 +1,105 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from microbudget.judge import intervals
+
+numbers = st.lists(st.floats(-10, 10), min_size=6, max_size=40).map(np.array)
+
+
+def naive_walsh(values):
+    return sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
+
+
+@settings(deadline=None, max_examples=60)
+@given(numbers)
+def test_the_estimate_is_the_median_of_the_walsh_averages(values):
+    middle, low, high = intervals.shift(values)
+    assert middle == pytest.approx(np.median(naive_walsh(values)))
+    assert low <= middle <= high
+
+
+@settings(deadline=None, max_examples=60)
+@given(numbers, st.floats(-5, 5))
+def test_a_shift_of_the_values_shifts_the_interval(values, by):
+    before, after = intervals.shift(values), intervals.shift(values + by)
+    np.testing.assert_allclose(np.array(before) + by, after, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(numbers)
+def test_the_interval_mirrors_when_the_twins_change_places(values):
+    middle, low, high = intervals.shift(values)
+    np.testing.assert_allclose(intervals.shift(-values), (-middle, -high, -low), atol=1e-9)
+
+
+def test_the_interval_rejects_what_wilcoxons_test_rejects():
+    values = np.random.default_rng(3).normal(0.1, 1, 30)  # independent: nothing is inflated
+    _, low, high = intervals.shift(values)
+    if intervals.inflation(values) == 1:
+        for centre in (low - 0.02, high + 0.02):
+            assert scipy_stats.wilcoxon(values - centre, method="asymptotic").pvalue < 0.06
+        for centre in (low + 0.02, high - 0.02):
+            assert scipy_stats.wilcoxon(values - centre, method="asymptotic").pvalue > 0.04
+
+
+@pytest.mark.parametrize("noise", ["normal", "heavy tails", "bimodal"])
+@pytest.mark.parametrize("n", [8, 24, 80])
+def test_it_covers_the_truth_in_95_of_100(noise, n):
+    coin = np.random.default_rng(11)
+    draw = {
+        "normal": lambda: coin.normal(size=n),
+        "heavy tails": lambda: coin.standard_t(2, n),
+        "bimodal": lambda: coin.choice([-1.0, 0.0, 0.0, 1.0], n) + 0.01 * coin.normal(size=n),
+    }[noise]
+    covered = [low <= 0 <= high for _, low, high in (intervals.shift(draw()) for _ in range(400))]
+    assert 0.92 <= np.mean(covered) <= 0.995
+
+
+def autoregressive(coin, n, r):
+    noise, series = coin.normal(size=n + 50), np.zeros(n + 50)
+    for i in range(1, n + 50):
+        series[i] = r * series[i - 1] + noise[i]
+    return series[50:]
+
+
+def test_neighbours_that_are_alike_widen_the_interval_of_the_ratio():
+    coin = np.random.default_rng(5)
+    covered = [
+        low <= 0 <= high for _, low, high in (intervals.shift(autoregressive(coin, 80, 0.4)) for _ in range(400))
+    ]
+    assert np.mean(covered) > 0.88  # without inflation 0.81
+
+
+def test_inflation_of_independent_values_is_near_one():
+    coin = np.random.default_rng(6)
+    assert np.median([intervals.inflation(coin.normal(size=80)) for _ in range(200)]) < 1.15
+
+
+def test_too_few_pairs_show_nothing():
+    middle, low, high = intervals.shift(np.array([0.1, 0.2, 0.3]))
+    assert middle == pytest.approx(0.2)
+    assert (low, high) == (-math.inf, math.inf)
+    assert math.isnan(intervals.shift(np.array([]))[0])
+
+
+def test_equal_differences_give_a_point():
+    assert intervals.shift(np.full(20, 0.5)) == (0.5, 0.5, 0.5)
+
+
+def test_the_median_of_independent_blocks_covers_and_of_alike_ones_too():
+    coin = np.random.default_rng(8)
+    for series in (lambda: coin.normal(size=60), lambda: autoregressive(coin, 60, 0.5)):
+        covered = [low <= 0 <= high for _, low, high in (intervals.median(series()) for _ in range(300))]
+        assert np.mean(covered) > 0.90
+
+
+def test_independent_length():
+    coin = np.random.default_rng(9)
+    assert intervals.independent(coin.normal(size=200)) > 150
+    assert intervals.independent(autoregressive(coin, 200, 0.8)) < 60
+    assert intervals.independent(np.ones(10)) == 10

@@ -1,0 +1,218 @@
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import toy_models
+from microbudget.errors import Failed
+from microbudget.judge import placement
+from microbudget.judge.twins import Turns, judge_pairs, plan, time_one, time_pair
+from microbudget.judge.worker import Worker
+from microbudget.stopwatch import Block
+
+INPUTS = {"pixel_values": np.zeros((1, 3, 8, 8), "f")}
+
+
+class Simulated:
+    """A worker whose calls take `call_s`, with noise that a seed fixes. Trouble comes at every `ill`-th block."""
+
+    def __init__(self, call_s, noise=0.05, seed=0, ill=0, trouble="the machine slept", cores=lambda block: 4):
+        self.call_s, self.noise, self.coin = call_s, noise, np.random.default_rng(seed)
+        self.ill, self.trouble, self.cores, self.blocks, self.log = ill, trouble, cores, 0, []
+
+    def prepare(self, inputs):
+        self.inputs = inputs
+
+    def time_block(self, calls, dropped):
+        self.blocks += 1
+        self.log.append((calls, dropped))
+        factor = np.exp(self.noise * self.coin.normal())
+        durations = (self.call_s * factor * np.exp(0.01 * self.coin.normal(size=calls)) * 1e9).astype(int)
+        trouble = self.trouble if self.ill and self.blocks % self.ill == 0 else None
+        return Block(durations, int(2e9 * self.call_s * calls), self.cores(self.blocks), trouble)
+
+
+def test_a_true_ratio_lies_in_the_interval_and_is_called():
+    pairs = [time_pair(Simulated(2e-3, seed=i), Simulated(1e-3, seed=100 + i), INPUTS, seconds=10) for i in range(30)]
+    assert sum(pair.low <= 2 <= pair.high for pair in pairs) >= 25
+    assert {pair.verdict for pair in pairs} == {"faster"}
+    assert all(pair.settled and pair.high - pair.low < 2 * 2 * 0.011 for pair in pairs)
+    assert time_pair(Simulated(1e-3, seed=1), Simulated(2e-3, seed=2), INPUTS, seconds=10).verdict == "slower"
+
+
+def test_equal_twins_are_not_told_apart():
+    verdicts = {
+        time_pair(Simulated(1e-3, seed=seed), Simulated(1e-3, seed=1000 + seed), INPUTS, seconds=10, seed=seed).verdict
+        for seed in range(20)
+    }
+    assert verdicts == {"no difference shown"}
+
+
+def test_a_difference_below_the_resolution_is_not_called_however_narrow_the_interval():
+    pair = time_pair(Simulated(1e-3, 1e-6, 1), Simulated(1.005e-3, 1e-6, 2), INPUTS, seconds=10)
+    assert pair.high < 1
+    assert pair.verdict == "no difference shown"
+
+
+def test_noise_that_hides_a_difference_is_told_as_such():
+    pair = time_pair(Simulated(1e-3, 0.5, 1), Simulated(1.05e-3, 0.5, 2), INPUTS, seconds=0.05)
+    assert pair.low < 1 < pair.high
+    assert pair.verdict == "no difference shown"
+    assert not pair.settled
+
+
+def test_weather_that_hits_both_alike_cancels():
+    weather = np.random.default_rng(0).choice([1.0, 3.0], 2000)
+
+    class Outdoors(Simulated):
+        def time_block(self, calls, dropped):
+            block = super().time_block(calls, dropped)
+            return Block((block.durations_ns * weather[self.blocks]).astype(int), block.processor_ns, 4)
+
+    pair = time_pair(Outdoors(1.1e-3, 0.02, 1), Outdoors(1e-3, 0.02, 2), INPUTS, seconds=10)
+    assert pair.low < 1.1 < pair.high
+    assert pair.verdict == "faster"
+
+
+def test_blocks_in_trouble_are_dropped_in_pairs_and_told():
+    a, b = Simulated(1e-3, seed=1, ill=5), Simulated(1e-3, seed=2)
+    pair = time_pair(a, b, INPUTS, seconds=10)
+    assert pair.dropped == {"the machine slept": pair.dropped["the machine slept"]}
+    assert pair.pairs + sum(pair.dropped.values()) == b.blocks - 2  # two blocks were for the plan
+    assert pair.reference.blocks == pair.candidate.blocks == pair.pairs
+
+
+def test_a_core_that_is_taken_away_between_the_blocks_of_a_pair_drops_the_pair():
+    a = Simulated(1e-3, seed=1, cores=lambda block: 4)
+    b = Simulated(1e-3, seed=2, cores=lambda block: 3 if block == 7 else 4)
+    assert time_pair(a, b, INPUTS, seconds=10).dropped == {"the cores changed from 4 to 3": 1}
+
+
+@pytest.mark.parametrize("timed", [time_one, lambda worker, *rest, **more: time_pair(worker, worker, *rest, **more)])
+def test_when_no_block_can_be_believed_it_fails_with_the_reason(timed):
+    with pytest.raises(Failed, match=r"the clock jumped \(\d+\)"):
+        timed(Simulated(1e-3, ill=1, trouble="the clock jumped"), INPUTS, seconds=0)
+
+
+def test_the_order_inside_a_pair_is_random_and_the_seed_fixes_it():
+    def order(seed):
+        log = []
+
+        class Logged(Simulated):
+            def time_block(self, calls, dropped):
+                log.append(self.call_s)
+                return super().time_block(calls, dropped)
+
+        time_pair(Logged(1e-3, seed=1), Logged(1.001e-3, seed=2), INPUTS, seconds=10, seed=seed)
+        return log[4:]
+
+    assert order(3) == order(3)
+    assert order(3)[:40] != order(4)[:40]
+    firsts = order(3)[::2]
+    assert 0.2 < np.mean(np.array(firsts) == 1e-3) < 0.8
+
+
+def test_time_that_is_up_still_gives_the_fewest_pairs_of_slow_models():
+    a, b = Simulated(5.0), Simulated(5.0, seed=1)
+    pair = time_pair(a, b, INPUTS, seconds=0)
+    assert pair.pairs == 6
+    assert set(a.log[1:]) == {(1, 0)}  # a slow call is a block of its own, nothing is dropped
+
+
+@pytest.mark.parametrize(("call_s", "calls", "dropped"), [(1e-5, 1000, 3), (1e-3, 30, 3), (2e-3, 15, 2), (0.1, 3, 1)])
+def test_a_block_is_long_enough_to_mean_something(call_s, calls, dropped):
+    chosen = plan(Simulated(call_s, noise=0))
+    assert chosen.calls == pytest.approx(calls, rel=0.1)
+    assert chosen.dropped == dropped
+
+
+def test_one_model_alone():
+    timing = time_one(Simulated(1e-3), INPUTS, seconds=10)
+    assert timing.low_s < 1e-3 < timing.high_s
+    assert timing.low_s <= timing.median_s <= timing.high_s <= 1.02 * timing.p90_s
+    assert timing.processor_s == pytest.approx(2e-3, rel=0.01)
+    assert timing.throughput_per_s == pytest.approx(1000, rel=0.05)
+    batch = time_one(Simulated(1e-3), {"x": np.zeros((8, 3))}, seconds=0)
+    assert batch.batch == 8
+    assert batch.throughput_per_s == pytest.approx(8000, rel=0.3)
+    json.dumps(batch.as_dict())
+
+
+def test_a_pair_timing_is_json():
+    block = Block(np.array([1000, 1001]), 10, 1)
+    row = judge_pairs(Turns([(block, block)] * 10, Counter(), settled=True)).as_dict()
+    assert json.loads(json.dumps(row))["ratio"] == 1
+
+
+def wide(path, hidden):
+    coin = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["pixel_values"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "W"], ["a"]),
+            helper.make_node("Relu", ["a"], ["r"]),
+            helper.make_node("MatMul", ["r", "V"], ["logits"]),
+        ],
+        "wide",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [
+            numpy_helper.from_array(coin.normal(size=(192, hidden)).astype("f"), "W"),
+            numpy_helper.from_array(coin.normal(size=(hidden, 3)).astype("f"), "V"),
+        ],
+    )
+    return toy_models.save(path, graph)
+
+
+def test_a_real_model_that_works_ten_times_as_hard_is_found_slower(tmp_path):
+    with Worker() as a, Worker() as b:
+        a.open(wide(tmp_path / "a.onnx", 2_000), threads=1)
+        b.open(wide(tmp_path / "b.onnx", 20_000), threads=1)
+        pair = time_pair(a, b, INPUTS, seconds=3)
+    assert pair.verdict == "slower"
+    assert pair.reference.median_s < pair.candidate.median_s
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_twin_that_waits_uses_no_processor_time(tmp_path):
+    with Worker() as a, Worker() as b:
+        for worker in (a, b):
+            worker.open(wide(tmp_path / "a.onnx", 20_000), threads=2)
+            worker.prepare(INPUTS)
+            worker.time_block(50, 0)
+        before = busy_ticks(b.pid)
+        block = a.time_block(400, 0)
+        assert busy_ticks(b.pid) - before <= 1  # a tick is 10 ms
+    assert block.durations_ns.sum() > 50e6  # long enough for a thread that spins to be seen
+
+
+def busy_ticks(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.skipif(not hasattr(placement.os, "sched_setaffinity"), reason="Linux only")
+def test_shuffling_leaves_the_threads_as_free_as_before():
+    before = placement.os.sched_getaffinity(0)
+    placement.shuffle()
+    assert placement.os.sched_getaffinity(0) == before
+
+
+def test_cores_of_different_speed_or_memory_are_left_alone(tmp_path):
+    def system(name, speeds, nodes):
+        for index, speed in enumerate(speeds):
+            folder = tmp_path / name / f"cpu/cpu{index}/cpufreq"
+            folder.mkdir(parents=True)
+            (folder / "cpuinfo_max_freq").write_text(speed)
+        for node in range(nodes):
+            (tmp_path / name / f"node/node{node}").mkdir(parents=True)
+        return placement.alike(tmp_path / name)
+
+    assert system("equal", ["2400000", "2400000"], 1)
+    assert system("virtual", [], 1)
+    assert not system("hybrid", ["4800000", "3500000"], 1)
+    assert not system("sockets", ["2400000"], 2)
