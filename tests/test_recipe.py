@@ -24,6 +24,12 @@ def test_everything_is_printed() -> None:
     assert "views=1" in str(Recipe.parse("finetune"))
 
 
+def test_the_short_form_leaves_defaults_out_and_can_be_read_back() -> None:
+    recipe = Recipe.parse("resize() > finetune(views=3) > export > quantize")
+    assert recipe.short() == "resize(pixels=160) > finetune(views=3) > export > quantize"
+    assert Recipe.parse(recipe.short()) == recipe
+
+
 STEPS = st.one_of(
     st.builds(Resize, pixels=st.integers(8, 4096)),
     st.builds(

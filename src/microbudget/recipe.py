@@ -63,6 +63,10 @@ class Recipe:
             result.append(input_format)
         return tuple(result)
 
+    def short(self) -> str:
+        """The recipe with only the options that differ from their defaults; it can be read back as well."""
+        return " > ".join(step.short() for step in self.steps)
+
     def __str__(self) -> str:
         return " > ".join(map(str, self.steps))
 

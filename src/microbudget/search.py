@@ -251,7 +251,7 @@ def _try_all(
             found.append(candidate)
             slowest = max(slowest, time.monotonic() - started)
             left = format_seconds(slowest * (len(recipes) - index - 1))
-            progress.say(f"[{index + 1}/{len(recipes)}] {recipe}\n      {_told(candidate)}; at most {left} left")
+            progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}; at most {left} left")
             if best(found, budget) is candidate:
                 deliver(run, evaluation.model(candidate), candidate, budget)
     except KeyboardInterrupt:

@@ -122,7 +122,7 @@ def print_run(shrunk: Shrunk) -> None:
     if shrunk.best is None:
         console.print("no candidate could be built and measured")
         return
-    console.print(f"best: {shrunk.best.recipe}")
+    console.print(f"best: {shrunk.best.recipe}", soft_wrap=True)
     if shrunk.best.test and shrunk.best.test_verdict:
         verdict = shrunk.best.test_verdict
         console.print(
@@ -135,7 +135,7 @@ def print_run(shrunk: Shrunk) -> None:
 
 
 def _row(candidate: Candidate, reference: Candidate) -> list[str]:
-    label = "reference" if candidate.fingerprint == reference.fingerprint else short_recipe(candidate.recipe)
+    label = "reference" if candidate.fingerprint == reference.fingerprint else _short(candidate.recipe)
     if candidate.measurement is None:
         return [label, f"failed: {candidate.failure}", "", "", "", "", ""]
     measurement, verdict = candidate.measurement, candidate.verdict
@@ -151,21 +151,10 @@ def _row(candidate: Candidate, reference: Candidate) -> list[str]:
     ]
 
 
-def short_recipe(recipe: str) -> str:
-    """A recipe with the first option of each step and those that differ from their defaults."""
-    import dataclasses
-
+def _short(recipe: str) -> str:
     from .recipe import Recipe
 
-    steps = []
-    for step in Recipe.parse(recipe).steps:
-        changed = [
-            f"{spec.name}={getattr(step, spec.name)!r}"
-            for index, spec in enumerate(dataclasses.fields(step))
-            if index == 0 or getattr(step, spec.name) != spec.default
-        ]
-        steps.append(f"{step.name()}({', '.join(changed)})" if changed else step.name())
-    return " > ".join(steps)
+    return Recipe.parse(recipe).short()
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:

@@ -30,10 +30,20 @@ class Context:
 
 
 def option(
-    default: Any, doc: str, *, low: float | None = None, high: float | None = None, choices: tuple[Any, ...] = ()
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] = (),
+    always_told: bool = False,
 ) -> Any:
-    """A field of a Method with its meaning and its range; low and high are allowed values."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+    """A field of a Method with its meaning and its range; low and high are allowed values.
+
+    always_told: it stands in a recipe's short form at its default too.
+    """
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "always_told": always_told}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,15 @@ class Method:
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """Whatever else decides the result, by name, for the step's hash: a teacher, an importance matrix."""
         return {}
+
+    def short(self) -> str:
+        """The step with only the options that differ from their defaults."""
+        told = [
+            f"{spec.name}={getattr(self, spec.name)!r}"
+            for spec in dataclasses.fields(self)
+            if spec.metadata["always_told"] or getattr(self, spec.name) != spec.default
+        ]
+        return f"{self.name()}({', '.join(told)})" if told else self.name()
 
     def __str__(self) -> str:
         options = ", ".join(f"{spec.name}={getattr(self, spec.name)!r}" for spec in dataclasses.fields(self))

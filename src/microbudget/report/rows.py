@@ -50,12 +50,12 @@ def name(place: int) -> str:
 
 def _steps(recipe: str) -> tuple[str, ...]:
     """The recipe's steps in short, where this version can read it."""
-    from ..tables import short_recipe
+    from ..recipe import Recipe
 
     if not recipe:
         return (AS_GIVEN,)
     try:
-        return tuple(short_recipe(recipe).split(" > "))
+        return tuple(step.short() for step in Recipe.parse(recipe).steps)
     except MicrobudgetError:  # made by a version with other methods
         return (recipe,)
 
