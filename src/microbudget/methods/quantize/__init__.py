@@ -29,6 +29,7 @@ class Quantize(Method):
         import onnx
 
         from ...runtimes.onnx import write_metadata
+        from .slim import slim
 
         calibration = context.task.examples("train")[: self.samples]
         if not calibration:
@@ -37,6 +38,7 @@ class Quantize(Method):
         with TemporaryDirectory(dir=out) as scratch:
             _quantize_static(model, context.task, calibration, path, Path(scratch))
         proto = onnx.load(str(path))
+        slim(proto)
         write_metadata(proto, model.labels, model.record.preprocessing)
         onnx.save(proto, str(path))
         seen = tuple(sorted({*model.record.seen, *(example.key for example in calibration)}))
