@@ -5,8 +5,8 @@ from onnx import TensorProto, helper, numpy_helper
 import toy_models
 from microbudget import stats
 from microbudget.errors import BadData, BrokenModel, LabelsDisagree
-from microbudget.judge import answers, quality
-from microbudget.judge.answering import CHUNK, interval
+from microbudget.judge import answering, answers, quality
+from microbudget.judge.answering import chunk_size, interval
 from microbudget.tasks import Scores
 from toy_task import ToyTask
 
@@ -20,12 +20,23 @@ def naive(task, weights, bias):
     return task.pixels.reshape(len(task.pixels), -1) @ weights + bias
 
 
-def test_answers_are_the_models_and_all_chunks_arrive_in_order(tmp_path, task):
+def test_answers_are_the_models_and_all_chunks_arrive_in_order(tmp_path, task, monkeypatch):
+    monkeypatch.setattr(answering, "CHUNK_BYTES", 7 * 3 * 8 * 8 * 4)
     model = toy_models.random_linear(tmp_path / "a.onnx")
     found = answers(model, task, task.examples("test"))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, naive(task, *toy_models.parameters(0)), rtol=1e-4, atol=1e-4)
-    assert max(task.collated) <= CHUNK < len(task.pixels)
+    assert task.collated[1:] == [7] * 5 + [5]
+
+
+def test_chunks_hold_as_many_examples_as_the_largest_input_allows(tmp_path, task):
+    model = toy_models.random_linear(tmp_path / "a.onnx")
+    assert chunk_size([model], task, task.examples("test")) == answering.LARGEST_CHUNK
+    photos = np.zeros((1, 3, 224, 224), "f")
+    task.collate = lambda examples, preprocessing: {"pixel_values": photos}
+    assert chunk_size([model], task, task.examples("test")) == 4
+    photos = np.zeros((1, 3, 2240, 2240), "f")
+    assert chunk_size([model], task, task.examples("test")) == 1
 
 
 def test_quality_is_accuracy_with_wilsons_interval_and_a_confusion_matrix(tmp_path, task):
@@ -77,7 +88,7 @@ def test_a_model_without_names_must_have_as_many_outputs(tmp_path, task):
 def test_weights_that_are_not_numbers_make_a_broken_model(tmp_path, task, value):
     weights, bias = toy_models.parameters(0)
     model = toy_models.linear(tmp_path / "a.onnx", weights, np.full_like(bias, value))
-    with pytest.raises(BrokenModel, match="16 of 16 examples with NaN or infinity"):
+    with pytest.raises(BrokenModel, match="40 of 40 examples with NaN or infinity"):
         answers(model, task, task.examples("test"))
 
 
@@ -107,7 +118,7 @@ def shaped(path, target):
 
 @pytest.mark.parametrize("target", [[1, -1], [-1, 64]])
 def test_a_wrong_number_of_rows_makes_a_broken_model(tmp_path, task, target):
-    with pytest.raises(BrokenModel, match=r"answers 16 examples with an output of shape \("):
+    with pytest.raises(BrokenModel, match=r"answers 40 examples with an output of shape \("):
         answers(shaped(tmp_path / "a.onnx", target), task, task.examples("test"))
 
 

@@ -134,6 +134,15 @@ def test_another_model_is_compared_in_pairs(tmp_path, model, task):
     assert 0 < found.extra["same_top1"] < 1
 
 
+def test_unlabelled_examples_help_to_prove(model):
+    def decided(unlabelled):
+        task = ToyTask(unlabelled=unlabelled)
+        return compare(model, model, task, threads=1, seconds=0, max_drop=Drop(0.05))
+
+    assert decided(0).verdict == "not shown"
+    assert decided(40).verdict == "within"
+
+
 def test_measuring_needs_no_torch(tmp_path):
     program = """
         import sys

@@ -14,9 +14,11 @@ class ToyTask:
     kind = "image-classification"
     fingerprint = "toy"
 
-    def __init__(self, count: int = 40, labels: tuple[str, ...] = CLASSES, wrong: float = 0.2) -> None:
+    def __init__(
+        self, count: int = 40, labels: tuple[str, ...] = CLASSES, wrong: float = 0.2, unlabelled: int = 0
+    ) -> None:
         coin = np.random.default_rng(7)
-        self.labels = labels
+        self.labels, self.unlabelled = labels, unlabelled
         self.pixels = coin.normal(size=(count, 3, SIZE, SIZE)).astype("f")
         from toy_models import parameters
 
@@ -27,6 +29,8 @@ class ToyTask:
         self.collated: list[int] = []
 
     def examples(self, split: str) -> Sequence[Example]:
+        if split == "unlabelled":
+            return [Example(str(i), None, f"{i}.png") for i in range(self.unlabelled)]
         if split != "test":
             return ()
         return [Example(str(i), self.labels.index(CLASSES[t]), f"{i}.png") for i, t in enumerate(self.targets)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from ..progress import SILENT, Progress
 from ..tasks import Example, Split, Task
 from ..units import Drop
 from . import memory
-from .answering import Quality, Tally, answer_chunks, columns, one
+from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, one
 from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
 from .twins import PairTiming, SpeedVerdict, time_pair
-from .verdict import judge_pair
+from .verdict import Verdict, judge_pair
 from .worker import Worker
 
 
@@ -88,8 +88,11 @@ def compare(
             for parts in zip(models, workers, samples, (pair.reference, pair.candidate), weights, chosen, strict=True)
         ]
         judged = judge_both(workers, models, task, examples, progress)
+        unlabelled = disagreements(workers, models, task) if max_drop is not None else None
     measured = [measurement(task, quality, cost, {}) for quality, cost in zip(judged.qualities, costs, strict=True)]
-    return _comparison(measured[0], measured[1], pair, judged, max_drop, seed)
+    before, after = (quality.scores for quality in judged.qualities)
+    verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=seed)
+    return _comparison(measured[0], measured[1], pair, judged, verdict)
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,7 @@ def judge_both(
     """Quality of two open models on the same examples, chunk by chunk: the memory does not grow with the examples."""
     tallies = (Tally(task), Tally(task))
     kl, same, count = 0.0, 0, 0
-    streams = (
-        answer_chunks(workers[0], models[0], task, examples, progress),
-        answer_chunks(workers[1], models[1], task, examples),
-    )
-    for (chunk, a), (_, b) in zip(*streams, strict=True):
+    for chunk, a, b in _paired(workers, models, task, examples, progress):
         tallies[0].add(chunk, a)
         tallies[1].add(chunk, b)
         if a.shape == b.shape and a.ndim == 2:
@@ -126,11 +125,38 @@ def judge_both(
     return Both(qualities, kl / count if count else None, same / count if count else None)
 
 
-def _comparison(
-    a: Measurement, b: Measurement, pair: PairTiming, judged: Both, max_drop: Drop | None, seed: int
-) -> Comparison:
-    scores = [quality.scores for quality in judged.qualities]
-    verdict = judge_pair(scores[0], scores[1], max_drop, seed=seed)
+def disagreements(
+    workers: tuple[Worker, Worker], models: tuple[Model, Model], task: Task, progress: Progress = SILENT
+) -> tuple[int, int] | None:
+    """On how many of the unlabelled examples two open models disagree, and how many there are; None without any."""
+    examples = task.examples("unlabelled")
+    if not examples or columns(models[0], task) is None:
+        return None
+    differ = sum(
+        int((a.argmax(axis=1) != b.argmax(axis=1)).sum())
+        for _, a, b in _paired(workers, models, task, examples, progress)
+    )
+    return differ, len(examples)
+
+
+def _paired(
+    workers: tuple[Worker, Worker],
+    models: tuple[Model, Model],
+    task: Task,
+    examples: Sequence[Example],
+    progress: Progress,
+) -> Iterator[tuple[Sequence[Example], Logits, Logits]]:
+    """Chunks of the same examples with the outputs of both models."""
+    size = chunk_size(models, task, examples)
+    streams = (
+        answer_chunks(workers[0], models[0], task, examples, progress, size),
+        answer_chunks(workers[1], models[1], task, examples, SILENT, size),
+    )
+    for (chunk, a), (_, b) in zip(*streams, strict=True):
+        yield chunk, a, b
+
+
+def _comparison(a: Measurement, b: Measurement, pair: PairTiming, judged: Both, verdict: Verdict) -> Comparison:
     return Comparison(
         a=a,
         b=b,
@@ -142,7 +168,7 @@ def _comparison(
         quality_change=verdict.change,
         quality_change_low=verdict.change_low,
         quality_change_high=verdict.change_high,
-        verdict=verdict.decision if max_drop is not None else None,
+        verdict=verdict.decision if verdict.limit else None,
         extra={
             "kl": judged.kl,
             "same_top1": judged.same_top1,
