@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -7,7 +9,7 @@ from microbudget import stats
 from microbudget.errors import BadData, BrokenModel, LabelsDisagree
 from microbudget.judge import answering, answers, quality
 from microbudget.judge.answering import chunk_size, interval
-from microbudget.tasks import Scores
+from microbudget.tasks import Example, Scores
 from toy_task import ToyTask
 
 
@@ -144,3 +146,41 @@ def test_the_interval_of_a_ratio_of_sums_contains_it_and_narrows():
         low, high = interval(case)
         assert low < case.value < high
     assert np.diff(interval(many)) < np.diff(interval(few)) / 5
+
+
+class ManyTask(ToyTask):
+    """Thousands of pictures that are drawn when they are asked for."""
+
+    def __init__(self, count):
+        super().__init__(1, labels=tuple(map(str, range(200))))
+        self.many = [Example(str(i), i % 200, str(i)) for i in range(count)]
+
+    def collate(self, examples, preprocessing, view=0):
+        coin = np.random.default_rng(int(examples[0].key))
+        return {"pixel_values": coin.normal(size=(len(examples), 3, 8, 8)).astype("f")}
+
+
+def test_memory_does_not_grow_with_the_examples(tmp_path):
+    def peak(count):
+        task = ManyTask(count)
+        tracemalloc.start()
+        quality(model, task, task.many)
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    coin = np.random.default_rng(0)
+    model = toy_models.linear(
+        tmp_path / "a.onnx", coin.normal(size=(192, 200)), np.zeros(200), tuple(map(str, range(200)))
+    )
+    peak(64)  # imports
+    outputs_bytes = (4096 - 512) * 200 * 4
+    assert peak(4096) - peak(512) < outputs_bytes / 5
+
+
+def test_a_confusion_matrix_of_many_classes_is_left_out(tmp_path):
+    names = tuple(map(str, range(200)))
+    coin = np.random.default_rng(0)
+    model = toy_models.linear(tmp_path / "a.onnx", coin.normal(size=(192, 200)), np.zeros(200), names)
+    assert set(quality(model, ManyTask(10), ManyTask(10).many).extra) == {"precision", "recall", "f1"}

@@ -20,10 +20,11 @@ from ..progress import SILENT, Progress
 from ..tasks import Example, Inputs, Scores, Task
 from .worker import Worker
 
-# Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in a
-# batch of 16, 29 ms in one of 4. By size and not by time, since the last bits of an answer depend on the batch.
+# Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in
+# a batch of 16, 29 ms in one of 4. By size and not by time, since the last bits of an answer depend on the batch.
 CHUNK_BYTES = 2_500_000
 LARGEST_CHUNK = 64
+LARGEST_CONFUSION = 100  # classes: a larger matrix would drown what else a Measurement tells
 CLASSIFICATION = ("image-classification", "text-classification")
 
 Logits = NDArray[np.float32]
@@ -181,13 +182,11 @@ class Tally:
         return Quality(scores, low, high, self._extra())
 
     def _extra(self) -> dict[str, Any]:
-        if not len(self._confusion):
+        classes = len(self._confusion)
+        if not classes:
             return {}
-        return {
-            **metrics.macro(self._confusion),
-            "confusion": self._confusion.tolist(),
-            "labels": list(self._task.labels),
-        }
+        matrix = {"confusion": self._confusion.tolist(), "labels": list(self._task.labels)}
+        return {**metrics.macro(self._confusion), **(matrix if classes <= LARGEST_CONFUSION else {})}
 
 
 def interval(scores: Scores) -> tuple[float, float]:
