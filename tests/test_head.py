@@ -44,7 +44,7 @@ def test_adamw_steps_like_torchs() -> None:
         gradient = rng.normal(size=(3, 4)).astype(np.float32)
         theirs.grad = torch.from_numpy(gradient)
         reference.step()
-        optimizer.step([gradient], 0.01)
+        optimizer.step([gradient.copy()], 0.01)
     np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4, atol=1e-6)
 
 

@@ -21,7 +21,7 @@ class HeadSettings:
 
     hidden: int = 0  # width of the hidden layer; 0: none, the head is linear
     dropout: float = 0.0  # on the hidden layer
-    epochs: int = 100
+    epochs: int = 40
     patience: int = 10  # epochs without a better validation loss before it stops
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
@@ -155,17 +155,27 @@ class _AdamW:
         self._parameters, self._decay, self._steps = parameters, weight_decay, 0
         self._first = [np.zeros_like(array) for array in parameters]
         self._second = [np.zeros_like(array) for array in parameters]
+        self._scratch = [np.empty_like(array) for array in parameters]  # without it half the time goes into memory
 
     def step(self, gradients: list[Array], rate: float) -> None:
-        """One update; gradients in the parameters' order."""
+        """One update; gradients in the parameters' order, which it uses up."""
         self._steps += 1
         correct1, correct2 = 1 - 0.9**self._steps, 1 - 0.999**self._steps
-        rows = zip(self._parameters, gradients, self._first, self._second, strict=True)
-        for parameter, gradient, first, second in rows:
-            first += np.float32(0.1) * (gradient - first)
-            second += np.float32(0.001) * (gradient * gradient - second)
+        rows = zip(self._parameters, gradients, self._first, self._second, self._scratch, strict=True)
+        for parameter, gradient, first, second, scratch in rows:
+            _decay_towards(first, gradient, 0.9, scratch)
+            _decay_towards(second, np.square(gradient, out=gradient), 0.999, scratch)
             if parameter.ndim > 1:
                 parameter *= np.float32(1 - rate * self._decay)
-            parameter -= (
-                np.float32(rate / correct1) * first / (np.sqrt(second / np.float32(correct2)) + np.float32(1e-8))
-            )
+            np.sqrt(second, out=scratch)
+            scratch *= np.float32(correct2**-0.5)
+            scratch += np.float32(1e-8)
+            np.divide(first, scratch, out=scratch)
+            scratch *= np.float32(rate / correct1)
+            parameter -= scratch
+
+
+def _decay_towards(average: Array, value: Array, kept: float, scratch: Array) -> None:
+    """average = kept * average + (1 - kept) * value, in place."""
+    average *= np.float32(kept)
+    average += np.multiply(value, np.float32(1 - kept), out=scratch)

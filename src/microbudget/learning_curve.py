@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,18 +51,19 @@ def learning_curve(
     labels: the train split's classes, (train,). full: the answers after training on all of it.
     The interval comes from resampling the validation examples, the same for all sizes, since they are shared.
     """
-    sizes, right = [len(labels)], [full]
-    for fraction in FRACTIONS:
-        for draw in range(DRAWS):
-            rows = _stratified(labels, fraction, np.random.default_rng([seed, draw]))
-            if len(rows) < len(labels):
-                sizes.append(len(rows))
-                right.append(fit(rows))
-    n, answers = np.array(sizes), np.array(right)
+    draws = [
+        _stratified(labels, fraction, np.random.default_rng([seed, draw]))
+        for fraction in FRACTIONS
+        for draw in range(DRAWS)
+    ]
+    parts = [rows for rows in draws if len(rows) < len(labels)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        right = [full, *pool.map(fit, parts)]
+    n, answers = np.array([len(labels), *map(len, parts)]), np.array(right)
     more = len(labels) + more_per_class * len(np.unique(labels))
     rng = np.random.default_rng(seed)
-    draws = rng.integers(answers.shape[1], size=(RESAMPLES, answers.shape[1]))
-    gains = _gain(n, np.stack([(~row)[draws].mean(axis=1) for row in answers]), answers.shape[1], more)
+    resampled = rng.integers(answers.shape[1], size=(RESAMPLES, answers.shape[1]))
+    gains = _gain(n, np.stack([(~row)[resampled].mean(axis=1) for row in answers]), answers.shape[1], more)
     estimate = _gain(n, (~answers).mean(axis=1)[:, None], answers.shape[1], more)
     low, high = np.quantile(gains, [0.025, 0.975])
     points = np.unique(n)

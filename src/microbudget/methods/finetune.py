@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ..errors import BadData, UnsupportedModel
 from ..features import FeatureStore
@@ -36,7 +37,7 @@ class Finetune(Method):
         "linear", "the new head: one linear layer, or dense 256 ReLU, dropout 0.5", choices=("linear", "mlp")
     )
     views: int = option(1, "how many views of each photo: the plain one, then augmented ones", low=1, high=64)
-    epochs: int = option(100, "passes over the features at most", low=1, high=10_000)
+    epochs: int = option(40, "passes over the features at most", low=1, high=10_000)
     patience: int = option(10, "epochs without a better validation loss before it stops", low=1, high=10_000)
     learning_rate: float = option(1e-3, "of AdamW at the start of the cosine", low=1e-7, high=1.0)
     weight_decay: float = option(0.01, "of AdamW", low=0.0, high=10.0)
@@ -60,7 +61,8 @@ class Finetune(Method):
         _check_classes(train, validation, context.task.labels)
         graph = _open(model, context, self.views)
         store = FeatureStore(graph.backbone, preprocessing, context.cache / "features", context.threads)
-        fitted, history = self._train(store, train, validation, context)
+        with threadpool_limits(1):  # small matrices: on a busy machine several threads took ten times as long
+            fitted, history = self._train(store, train, validation, context)
         graph.write(fitted, out, context.task.labels, preprocessing, linear_hf=self.output_format(model.format) == "hf")
         seen = {*model.record.seen, *(example.key for example in (*train, *validation))}
         return replace(
