@@ -103,3 +103,11 @@ def test_independent_length():
     assert intervals.independent(coin.normal(size=200)) > 150
     assert intervals.independent(autoregressive(coin, 200, 0.8)) < 60
     assert intervals.independent(np.ones(10)) == 10
+
+
+def test_very_long_series_are_thinned_and_lose_nothing():
+    series = np.random.default_rng(10).normal(0.3, 1, 5500)
+    middle, low, high = intervals.shift(series)
+    assert low < 0.3 < high
+    assert middle == pytest.approx(series.mean(), abs=0.01)
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(5500), rel=0.3)
