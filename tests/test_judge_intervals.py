@@ -110,4 +110,5 @@ def test_very_long_series_are_thinned_and_lose_nothing():
     middle, low, high = intervals.shift(series)
     assert low < 0.3 < high
     assert middle == pytest.approx(series.mean(), abs=0.01)
-    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(5500), rel=0.3)
+    normal = 2 * 1.96 / np.sqrt(5500)
+    assert 0.9 * normal < high - low < 1.8 * normal  # inflation may widen it
