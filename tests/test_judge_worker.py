@@ -59,6 +59,24 @@ def test_a_request_after_the_crash_fails_with_the_reason_too():
             worker.answer(INPUTS)
 
 
+def test_a_request_whose_reply_was_not_fetched_does_not_confuse_the_next():
+    with opened("polite") as worker:
+        worker.send("answer", inputs=INPUTS)
+        np.testing.assert_array_equal(worker.answer({"x": np.zeros(7)}), np.zeros(7))
+        assert worker.alive
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_an_interrupted_request_ends_the_worker_and_later_ones_say_so():
+    with opened("hanging") as worker:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            worker.answer(INPUTS)
+        assert not worker.alive
+        with pytest.raises(WorkerFailed, match="was interrupted"):
+            worker.answer(INPUTS)
+
+
 def test_a_hung_worker_is_stopped():
     with opened("hanging") as worker:
         worker._timeout_s = 0.1

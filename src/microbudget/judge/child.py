@@ -81,14 +81,14 @@ class Desk:
         return memory.read()
 
 
-def _reply(desk: Desk, request: tuple[str, dict[str, Any]]) -> tuple[str, Any]:
-    name, arguments = request
+def _reply(desk: Desk, request: tuple[int, str, dict[str, Any]]) -> tuple[int, str, Any]:
+    number, name, arguments = request
     try:
-        return "done", getattr(desk, name)(**arguments)
+        return number, "done", getattr(desk, name)(**arguments)
     except MemoryError:
-        return "failed", ("MemoryError", "it ran out of memory")
+        return number, "failed", ("MemoryError", "it ran out of memory")
     except Exception as error:  # whatever a runtime raises becomes a sentence for the parent
-        return "failed", (type(error).__name__, str(error))
+        return number, "failed", (type(error).__name__, str(error))
 
 
 def _listen(stream: io.BufferedIOBase, requests: queue.SimpleQueue[Any]) -> None:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +50,7 @@ class Worker:
         self._timeout_s, self._max_memory_bytes, self._opener = timeout_s, max_memory_bytes, opener
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._reason: str | None = None
-        self._asked = "start"
+        self._asked, self._number = "start", 0
         self.runtime = ""
         self.load_s = 0.0
         self.baseline: Memory | None = None
@@ -60,6 +61,11 @@ class Worker:
             stderr=self._stderr,
             env=_environment(),
         )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked: False after a failure or an interruption."""
+        return self._process.poll() is None and self._reason is None
 
     @property
     def pid(self) -> int:
@@ -99,28 +105,37 @@ class Worker:
         return self.receive()
 
     def send(self, request: str, **arguments: Any) -> None:
-        """Send a request without waiting; `receive` must follow before the next."""
+        """Send a request without waiting. Only the reply to the last request is ever received."""
         self._asked = request
+        self._number += 1
         assert self._process.stdin is not None
-        try:
-            write_frame(self._process.stdin, (request, arguments))  # type: ignore[arg-type]
-        except (OSError, ValueError):
-            raise self._failure() from None
+        with self._all_or_nothing():
+            write_frame(self._process.stdin, (self._number, request, arguments))  # type: ignore[arg-type]
 
     def receive(self) -> Any:
         """The reply to the last request. Raises WorkerFailed, or the error that the worker raised."""
         assert self._process.stdout is not None
-        with self._watched():
-            try:
-                state, value = read_frame(self._process.stdout)  # type: ignore[arg-type]
-            except (EOFError, OSError, ValueError):
-                raise self._failure() from None
+        number = -1
+        with self._watched(), self._all_or_nothing():
+            while number != self._number:  # the caller may have failed between an earlier request and its reply
+                number, state, value = read_frame(self._process.stdout)  # type: ignore[arg-type]
         if state == "failed":
             raise _raised(self._asked, *value)
         return value
 
     @contextlib.contextmanager
-    def _watched(self) -> Any:
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A frame that is cut short leaves a channel that nobody can read: then the worker ends."""
+        try:
+            yield
+        except (EOFError, OSError, ValueError):
+            raise self._failure() from None
+        except BaseException as error:  # Ctrl-C
+            self._stop(f"was interrupted ({type(error).__name__})")
+            raise
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
         done = threading.Event()
         watch = threading.Thread(target=self._watch, args=(done,), daemon=True)
         watch.start()
