@@ -6,9 +6,11 @@ import textwrap
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import microbudget
 import toy_models
+from conftest import CONFIG
 from microbudget.errors import BrokenModel, InvalidOption, LabelsDisagree, WorkerFailed
 from microbudget.judge import compare, measure, measuring
 from microbudget.judge.ceilings import Ceilings
@@ -102,6 +104,40 @@ def test_threads(model, task, monkeypatch):
 def test_a_batch_below_one_is_refused(model, task):
     with pytest.raises(InvalidOption, match="batch"):
         measure(model, task, threads=1, seconds=0, batches=[0])
+
+
+def colours(path):
+    """A model that tells the plain colours of the `photos` apart by their mean."""
+    means = np.array([[40, 60, 200], [50, 180, 60], [200, 50, 40]]) / 127.5 - 1
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["pixel_values"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "W", "b"], ["logits"], transB=1),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [
+            numpy_helper.from_array(means.astype("f"), "W"),
+            numpy_helper.from_array((-(means**2).sum(axis=1) / 2).astype("f"), "b"),
+        ],
+    )
+    return toy_models.save(path, graph, ("blue", "green", "red"), CONFIG)
+
+
+def test_a_folder_of_photos_without_those_that_a_model_has_seen(tmp_path, photos):
+    model = colours(tmp_path / "a.onnx")
+    whole = measure(str(model.path), str(photos), threads=1, seconds=0)
+    assert (whole.examples, whole.examples_left_out) == (60, 0)
+    assert whole.quality > 0.9
+    assert whole.extra["preprocessing_s"] > 0
+    keys = [example.key for example in open_task(photos, []).examples("test")]
+    taught = model.with_record(seen=tuple(keys[:10]))
+    rest = measure(taught, photos, threads=1, seconds=0)
+    assert (rest.examples, rest.examples_left_out) == (50, 10)
+    both = compare(model, taught, photos, threads=1, seconds=0)
+    assert both.a.examples == both.b.examples == 50
 
 
 def test_a_task_is_taken_as_it_is(task):

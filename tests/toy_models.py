@@ -35,11 +35,16 @@ def linear(path: Path, weights: NDArray, bias: NDArray, labels: tuple[str, ...] 
     return save(path, graph, labels)
 
 
-def save(path: Path, graph: onnx.GraphProto, labels: tuple[str, ...] | None = CLASSES) -> Model:
+def save(
+    path: Path,
+    graph: onnx.GraphProto,
+    labels: tuple[str, ...] | None = CLASSES,
+    preprocessing: dict | None = None,
+) -> Model:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     from microbudget.runtimes.onnx import write_metadata
 
-    write_metadata(proto, labels, {"do_resize": False})
+    write_metadata(proto, labels, preprocessing or {"do_resize": False})
     onnx.save(proto, str(path))
     return load(path)
 
