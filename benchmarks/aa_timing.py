@@ -1,13 +1,14 @@
 """Does the timing of two models keep its promise? A model against itself while a processor hog comes and goes.
 
-    python benchmarks/aa_timing.py                  # the whole: about 17 minutes on 2 cores
-    python benchmarks/aa_timing.py --trials 20      # a first look, writes nothing
+    python benchmarks/aa_timing.py                          # the whole: about 16 minutes on 2 cores
+    python benchmarks/aa_timing.py --trials 20              # a first look, writes nothing
+    python benchmarks/aa_timing.py --replay RECORD.npz      # the intervals anew from recorded blocks, in seconds
 
 Every trial starts two fresh workers with the same model, so the true ratio is 1. Told is how often the 95 % interval of
 the ratio holds 1, live and in replays of the recorded blocks; how wide it is; how often a true difference of 5 % (one
 twin waits, busily, for 5 % of each call's time) is found within a minute; and how often the usual protocol, 20 calls of
 one and then 20 of the other, finds a difference of more than 5 % where there is none. The table goes into
-docs/measuring.md, the recorded log ratios of the blocks into a compact .npz.
+docs/measuring.md, the log ratios of the blocks into benchmarks/aa_timing.npz.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import platform
 import random
 import subprocess
 import sys
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +31,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from microbudget import machine
+from markdown import ROOT, provenance, table, write_between
 from microbudget.judge import intervals
-from microbudget.judge.twins import judge_pairs, log_ratios, take_turns
+from microbudget.judge.twins import RESOLUTION, judge_pairs, log_ratios, take_turns
 from microbudget.judge.worker import Worker
 from microbudget.model import Model, Record
 from microbudget.progress import Progress
 from microbudget.runtimes import open_session
 
+SIZE = 48  # pixels
 DELAY = 0.05  # share of a call's time that the slower twin waits
-PAGE = Path(__file__).parents[1] / "docs" / "measuring.md"
-MARKERS = ("<!-- aa_timing begin -->", "<!-- aa_timing end -->")
+RECORD = Path(__file__).with_suffix(".npz")
 HOG = """
 import random, sys, time
 coin = random.Random(int(sys.argv[1]))
@@ -54,16 +55,19 @@ while True:
 
 @dataclass(frozen=True)
 class Trial:
-    """One A/A trial: the log ratios of its pairs of blocks, its interval, and the ratio of two sequential means."""
+    """One A/A trial: the log ratios of its pairs of blocks in time order, and the ratio of two sequential means."""
 
     log_ratios: NDArray[np.float64]
-    low: float
-    high: float
     sequential: float
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        _, low, high = intervals.shift(self.log_ratios)
+        return float(np.exp(low)), float(np.exp(high))
 
     @property
     def covers(self) -> bool:
-        return self.low <= 1 <= self.high
+        return self.interval[0] <= 1 <= self.interval[1]
 
 
 class Delayed:
@@ -87,7 +91,7 @@ def open_delayed(model: Model, *, threads: int = 0, runtime: str | None = None) 
     return Delayed(open_session(model, threads=threads, runtime=runtime), DELAY)
 
 
-def write_network(path: Path, size: int = 48) -> Model:
+def write_network(path: Path, size: int = SIZE) -> Model:
     """Six convolutions, 38 million multiply-adds: about a millisecond on a core."""
     coin, nodes, weights, name = np.random.default_rng(0), [], [], "pixel_values"
     widths = (3, 32, 32, 64, 64, 128, 128)
@@ -134,8 +138,7 @@ def run_trial(model: Model, inputs: dict, threads: int, seconds: float, seed: in
             worker.prepare(inputs)
         means = [worker.time_block(20, 3).durations_ns.mean() for worker in (a, b)]
         turns = take_turns(a, b, inputs, inputs, seconds=seconds, seed=seed)
-        timing = judge_pairs(turns)
-        return Trial(log_ratios(turns.pairs), timing.low, timing.high, float(means[0] / means[1]))
+        return Trial(log_ratios(turns.pairs), float(means[0] / means[1]))
 
 
 def find_delay(model: Model, inputs: dict, threads: int, seconds: float, seed: int) -> tuple[bool, float, float]:
@@ -162,35 +165,30 @@ def replay(trials: list[Trial], count: int, seed: int = 0) -> float:
     return covered / count
 
 
-def table(options: argparse.Namespace, trials: list[Trial], delays: list[tuple[bool, float, float]]) -> str:
-    """The table for docs/measuring.md."""
-    live = sum(trial.covers for trial in trials) / len(trials)
-    widths = [(trial.high - trial.low) / 2 for trial in trials]
-    called = sum(trial.low > 1.01 or trial.high < 1 / 1.01 for trial in trials) / len(trials)
-    false = sum(abs(trial.sequential - 1) > 0.05 for trial in trials) / len(trials)
-    found = sum(hit for hit, _, _ in delays)
-    rows = [
-        ("trials of a model against itself, fresh processes each", f"{len(trials)}, {options.seconds:g} s each"),
-        ("95 % interval of the ratio holds 1, live", f"{live:.1%}"),
-        (f"the same in {options.replays} replays of the recorded blocks", f"{replay(trials, options.replays):.1%}"),
-        ("median half-width of the interval", f"{np.median(widths):.1%}"),
-        ("a difference called where there is none", f"{called:.1%}"),
-        ("a true 5 % found within 60 s", f"{found} of {len(delays)}, median {np.median([d[1] for d in delays]):.0f} s"),
-        ("its ratio (1 / 1.05 = 0.952), median", f"{np.median([d[2] for d in delays]):.3f}"),
-        ("usual protocol, mean of 20 then mean of 20: more than 5 % apart", f"{false:.1%}"),
-        ("its median error", f"{np.median([abs(trial.sequential - 1) for trial in trials]):.1%}"),
+def results(trials: list[Trial], replays: int) -> list[tuple[str, str]]:
+    """What the A/A trials say."""
+    widths = [(high - low) / 2 for low, high in (trial.interval for trial in trials)]
+    called = [low > 1 + RESOLUTION or high < 1 / (1 + RESOLUTION) for low, high in (trial.interval for trial in trials)]
+    errors = np.array([abs(trial.sequential - 1) for trial in trials])
+    return [
+        ("trials of a model against itself, in fresh processes", str(len(trials))),
+        ("95 % interval of the ratio holds 1, live", f"{np.mean([trial.covers for trial in trials]):.1%}"),
+        (f"the same in {replays} replays of the recorded blocks", f"{replay(trials, replays):.1%}"),
+        ("half-width of the interval, median", f"{np.median(widths):.1%}"),
+        ("a difference called where there is none", f"{np.mean(called):.1%}"),
+        ("usual protocol, mean of 20 then mean of 20: more than 5 % apart", f"{np.mean(errors > 0.05):.1%}"),
+        ("its error, median", f"{np.median(errors):.1%}"),
     ]
-    lines = ["| what | result |", "| --- | --- |", *(f"| {what} | {result} |" for what, result in rows)]
-    where = f"{machine.processor()}, {machine.cores()} cores, {platform.system()}"
-    about = f"{options.threads} thread(s), {options.hogs} hog(s) on and off (mean 0.7 s each), {where}."
-    return "\n".join([*lines, "", f"`python benchmarks/aa_timing.py` {time.strftime('%Y-%m-%d')}: {about}"])
 
 
-def write_table(text: str) -> None:
-    """Put the table between the markers of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    head, tail = page.split(MARKERS[0])[0], page.split(MARKERS[1])[1]
-    PAGE.write_text(f"{head}{MARKERS[0]}\n{text}\n{MARKERS[1]}{tail}", encoding="utf-8")
+def found(delays: list[tuple[bool, float, float]]) -> list[tuple[str, str]]:
+    """What the trials with a true difference say."""
+    hits, seconds, ratios = zip(*delays, strict=True)
+    return [
+        ("a true difference of 5 % found within 60 s", f"{sum(hits)} of {len(hits)}"),
+        ("how long that took, median", f"{np.median(seconds):.0f} s"),
+        ("its ratio, 0.952 in truth, median", f"{np.median(ratios):.3f}"),
+    ]
 
 
 def save(path: Path, trials: list[Trial]) -> None:
@@ -203,6 +201,13 @@ def save(path: Path, trials: list[Trial]) -> None:
     )
 
 
+def read(path: Path) -> list[Trial]:
+    """The inverse of `save`."""
+    stored = np.load(path)
+    series = np.split(stored["log_ratios"].astype(float), np.cumsum(stored["pairs"])[:-1])
+    return [Trial(*trial) for trial in zip(series, stored["sequential"], strict=True)]
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=200)
@@ -211,15 +216,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--delay-trials", type=int, default=8, help="trials with a true difference of 5 %%")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hogs", type=int, default=1)
-    parser.add_argument("--record", type=Path, help="where the blocks go (.npz)")
-    parser.add_argument("--write", action="store_true", help="write the table even if the run was shorter")
+    parser.add_argument("--replay", type=Path, metavar="RECORD", help="read recorded blocks and run nothing")
+    parser.add_argument("--write", action="store_true", help="write table and record though the run is shorter")
     return parser.parse_args()
 
 
-def main() -> None:
-    options, progress = parse(), Progress()
-    inputs = {"pixel_values": np.random.default_rng(1).normal(size=(1, 3, 48, 48)).astype(np.float32)}
-    order = random.Random(0)
+def run(options: argparse.Namespace) -> tuple[list[Trial], list[tuple[bool, float, float]]]:
+    """All trials, beside the hogs."""
+    inputs = {"pixel_values": np.random.default_rng(1).normal(size=(1, 3, SIZE, SIZE)).astype(np.float32)}
+    progress, order = Progress(), random.Random(0)
     with tempfile.TemporaryDirectory() as folder, hogs(options.hogs):
         model = write_network(Path(folder) / "network.onnx")
         trials = [
@@ -228,14 +233,23 @@ def main() -> None:
         ]
         delays = [
             find_delay(model, inputs, options.threads, 60.0, order.randrange(2**32))
-            for _ in progress.track(range(options.delay_trials), "delays")
+            for _ in progress.track(range(options.delay_trials), "trials with a difference")
         ]
-    if options.record:
-        save(options.record, trials)
-    text = table(options, trials, delays)
+    return trials, delays
+
+
+def main() -> None:
+    options = parse()
+    if options.replay:
+        print(table(("replayed", "result"), results(read(options.replay), options.replays)))
+        return
+    trials, delays = run(options)
+    head = f"{options.threads} thread(s), {options.hogs} hog(s) on and off at random, {options.seconds:g} s a trial"
+    text = table((head, "result"), [*results(trials, options.replays), *(found(delays) if delays else [])])
     print(text)
     if options.write or options.trials >= 200:
-        write_table(text)
+        save(RECORD, trials)
+        write_between(ROOT / "docs" / "measuring.md", "aa_timing", f"{text}\n\n{provenance('aa_timing.py')}")
 
 
 if __name__ == "__main__":
