@@ -67,10 +67,12 @@ def write_hf_model(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), seed:
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
     )
-    network = MobileNetV2ForImageClassification(config).eval()
-    for module in network.modules():  # untrained statistics would let activations die out on the way
+    network = MobileNetV2ForImageClassification(config).train()
+    for module in network.modules():  # with untrained statistics activations would die out on the way
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_var.fill_(0.05)
+            module.momentum = None
+    with torch.no_grad():
+        network(pixel_values=torch.randn(16, 3, PIXELS, PIXELS))
     network.save_pretrained(str(folder), safe_serialization=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     return folder

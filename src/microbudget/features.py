@@ -17,8 +17,8 @@ from .progress import SILENT, Progress
 from .runtimes.onnx import OnnxSession
 from .tasks import Example, Task
 
-CHUNK = 16  # examples that are prepared at once
-MAX_FEATURES = 65_536
+CHUNK = 32  # examples that are prepared at once
+CALL = 8  # examples in one call of the runtime
 
 
 class FeatureStore:
@@ -54,7 +54,11 @@ class FeatureStore:
     def _compute(
         self, task: Task, examples: Sequence[Example], view: int, progress: Progress
     ) -> Iterator[NDArray[np.float32]]:
-        """One example per call and a call per core: on two cores half as fast again as one call on both."""
+        """A call per core at a time, which is faster than one call on all cores.
+
+        Not in OpenVINO: its bfloat16 is 1.7 times as fast, but MobileNetV2's features then differ by 8 % of their
+        spread, and in float32 it is slower.
+        """
         if self._session is None:
             self._session = OnnxSession(self._backbone, threads=1)
         session = self._session
@@ -63,5 +67,5 @@ class FeatureStore:
             for start in progress.track(starts, f"features of view {view}, batch"):
                 inputs = task.collate(examples[start : start + CHUNK], self._preprocessing, view)
                 count = len(next(iter(inputs.values())))
-                singles = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
-                yield np.concatenate(list(pool.map(session.answer, singles))).reshape(count, -1)
+                calls = [{name: array[i : i + CALL] for name, array in inputs.items()} for i in range(0, count, CALL)]
+                yield np.concatenate(list(pool.map(session.answer, calls))).reshape(count, -1)

@@ -73,7 +73,7 @@ def fit_head(
 def _standard(features: Array) -> tuple[Array, Array]:
     """Mean and deviation of each feature, (inputs,); a feature that never changes keeps a harmless deviation."""
     deviation = features.std(axis=0)
-    floor = max(float(deviation.mean()) * 1e-2, 1e-6)
+    floor = float(deviation.mean()) * 1e-2 or 1.0
     return features.mean(axis=0), np.maximum(deviation, floor)
 
 

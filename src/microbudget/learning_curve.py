@@ -41,14 +41,13 @@ class LearningCurve:
 def learning_curve(
     fit: Callable[[NDArray[np.intp]], Bools],
     labels: NDArray[np.integer[Any]],
-    full: Bools,
     seed: int,
     more_per_class: int = 40,
 ) -> LearningCurve:
     """Fit on parts of the train split and extrapolate with a power law (Hestness et al. 2017: error = a * n ** -b).
 
     fit: row numbers of the train split -> which validation examples are answered rightly, (validation,).
-    labels: the train split's classes, (train,). full: the answers after training on all of it.
+    labels: the train split's classes, (train,).
     The interval comes from resampling the validation examples, the same for all sizes, since they are shared.
     """
     draws = [
@@ -56,10 +55,10 @@ def learning_curve(
         for fraction in FRACTIONS
         for draw in range(DRAWS)
     ]
-    parts = [rows for rows in draws if len(rows) < len(labels)]
+    parts = [np.arange(len(labels)), *(rows for rows in draws if len(rows) < len(labels))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        right = [full, *pool.map(fit, parts)]
-    n, answers = np.array([len(labels), *map(len, parts)]), np.array(right)
+        answers = np.array(list(pool.map(fit, parts)))
+    n = np.array([len(rows) for rows in parts])
     more = len(labels) + more_per_class * len(np.unique(labels))
     rng = np.random.default_rng(seed)
     resampled = rng.integers(answers.shape[1], size=(RESAMPLES, answers.shape[1]))

@@ -81,9 +81,9 @@ class Finetune(Method):
         y, held_out_y = _labels(train), _labels(validation)
         views = [store.rows(context.task, train, view, context.seed, context.progress) for view in range(self.views)]
         held_out = store.rows(context.task, validation, 0, context.seed, context.progress), held_out_y
-        classes, settings = len(context.task.labels), self.settings()
+        classes = len(context.task.labels)
 
-        def fit(rows: NDArray[np.intp]) -> Head:
+        def fit(rows: NDArray[np.intp], settings: HeadSettings) -> Head:
             chosen = np.concatenate([view[rows] for view in views]), np.tile(y[rows], len(views))
             return fit_head(chosen, held_out, classes, settings, context.seed)
 
@@ -91,8 +91,9 @@ class Finetune(Method):
             answers: NDArray[np.bool_] = head.logits(held_out[0]).argmax(1) == held_out_y
             return answers
 
-        head = fit(np.arange(len(y)))
-        curve = learning_curve(lambda rows: right(fit(rows)), y, right(head), context.seed)
+        head = fit(np.arange(len(y)), self.settings())
+        linear = replace(self.settings(), hidden=0, dropout=0.0)  # for the curve: an mlp takes ten times as long
+        curve = learning_curve(lambda rows: right(fit(rows, linear)), y, context.seed)
         answers = head.logits(held_out[0]).argmax(1)
         confusion = confusion_matrix(answers, held_out_y, classes)
         report = {**classification_report(answers, held_out_y, classes), "confusion": confusion.tolist()}
