@@ -34,8 +34,8 @@ POLL_S = 0.02  # how often the memory of a worker with a limit is read
 def _environment() -> dict[str, str]:
     """The child finds the same modules as we do, also when microbudget is not installed."""
     paths = [str(Path(entry or ".").resolve()) for entry in sys.path]
-    # libgomp spins for milliseconds by itself, which costs torch its speed on a busy machine (489 ms for one MobileNetV2
-    # photo) and its neighbour too; not at all (OMP_WAIT_POLICY) costs it half its speed on a quiet one. So for 10 us.
+    # libgomp spins for milliseconds by itself, which costs torch its speed on a busy machine (489 ms for a photo in
+    # MobileNetV2) and its neighbour too; not at all (OMP_WAIT_POLICY) costs half the speed on a quiet one. So: 10 us.
     spinning = {"GOMP_SPINCOUNT": "10000"}
     return {**spinning, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
 
