@@ -395,3 +395,12 @@ def test_the_demo_needs_its_extra(tmp_path: Path, capsys: pytest.CaptureFixture[
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 2
     assert "microbudget[demo]" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["demo", "shrink", "run", "measure", "compare", "report", "methods"])
+def test_every_verb_takes_the_common_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert all(option in told for option in ("--json", "--quiet", "--seed", "--threads"))

@@ -73,12 +73,9 @@ def _verb(verbs: Any, name: str, call: Callable[[argparse.Namespace, Progress], 
     parser.set_defaults(verb=call)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, progress on stderr")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
-
-
-def _add_common(parser: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of splits, augmentation and training (default 0)")
     parser.add_argument("--threads", type=_threads, default=0, help="of the runtime: a number, or auto (default all)")
+    return parser
 
 
 def _add_run_options(parser: Any) -> None:
@@ -92,7 +89,6 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--prove", action="store_true", help="accept only a loss that is shown to be within --max-drop")
     parser.add_argument("--keep", action="store_true", help="keep intermediate steps and the cache")
     parser.add_argument("--force", action="store_true", help="begin anew in a RUN that was made from something else")
-    _add_common(parser)
 
 
 def _threads(text: str) -> int | str:
@@ -129,7 +125,6 @@ def _add_demo(verbs: Any) -> None:
     parser = _verb(verbs, "demo", _demo, "the main job on embedded data, offline, in about a minute")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
     parser.add_argument("--force", action="store_true", help="begin anew where RUN stands")
-    _add_common(parser)
 
 
 def _demo(options: argparse.Namespace, progress: Progress) -> int:
@@ -212,7 +207,6 @@ def _add_measure(verbs: Any) -> None:
     parser.add_argument("--data", required=True, help="folder of examples")
     parser.add_argument("--ledger", action="store_true", help="where every byte is: the largest rows")
     parser.add_argument("--runtime", help="onnx, openvino or torch (default: the first that takes the format)")
-    _add_common(parser)
 
 
 def _measure(options: argparse.Namespace, progress: Progress) -> int:
@@ -244,7 +238,6 @@ def _add_compare(verbs: Any) -> None:
     parser.add_argument(
         "--max-drop", type=_unit(units.parse_drop), metavar="1pt", help="judge the loss of B against it"
     )
-    _add_common(parser)
 
 
 def _compare(options: argparse.Namespace, progress: Progress) -> int:
