@@ -50,7 +50,7 @@ def _has_subgraphs(graph: Any) -> bool:
 def _shorten_names(graph: Any) -> None:
     """Number everything inside, in base 36."""
     weights = [tensor for tensor in graph.initializer if tensor.data_type in _WEIGHTS and tensor.dims]
-    names = {kept.name: kept.name for kept in [*graph.input, *graph.output, *weights]}
+    names: dict[str, str] = {kept.name: kept.name for kept in [*graph.input, *graph.output, *weights]}
 
     def short(name: str) -> str:
         if name and name not in names:
