@@ -65,8 +65,7 @@ def _plan(model: Model) -> dict[str, Any] | None:
         "edge": resize.edge if isinstance(resize, ShortestEdge) else None,
         "crops": [list(crop) for crop in parsed.geometry.crops],
         "resample": parsed.geometry.resample,
-        "slope": ((parsed.table[:, 255] - parsed.table[:, 0]) / 255).tolist(),
-        "offset": parsed.table[:, 0].tolist(),
+        "table": parsed.table.tolist(),  # to the bit: int8 makes steps of what float32 rounds away
         "flipped": parsed.flipped,
     }
 

@@ -39,9 +39,9 @@ def prepare(image, plan):
     for height, width in plan["crops"]:
         top, left = (image.height - height) // 2, (image.width - width) // 2
         image = image.crop((left, top, left + width, top + height))
-    channels = np.asarray(image)[..., :: -1 if plan["flipped"] else 1].transpose(2, 0, 1)[None]
-    slope, offset = (np.array(plan[key], np.float32)[:, None, None] for key in ("slope", "offset"))
-    return np.ascontiguousarray(channels * slope + offset)
+    channels = np.asarray(image)[..., :: -1 if plan["flipped"] else 1].transpose(2, 0, 1)
+    table = np.array(plan["table"], np.float32)  # (3, 256): the float of each level of each channel
+    return np.stack([levels[plane] for levels, plane in zip(table, channels, strict=True)])[None]
 
 
 def main(photos):
