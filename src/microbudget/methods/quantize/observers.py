@@ -17,6 +17,7 @@ from ...errors import BadData, BrokenModel
 from .mapping import Real, affine, dequantize, quantize
 
 Range = tuple[float, float]
+Floats = NDArray[np.float64]
 Cost = Callable[[float, float], float]
 
 SMALLEST_EXPONENT = -125  # the width stays a normal float32
@@ -64,12 +65,22 @@ class Histogram(MinMax):
         """The middles of the bins, (2 * BINS,)."""
         return np.asarray((np.arange(-BINS, BINS) + 0.5) * self.width, np.float64)
 
-    def update(self, x: Real) -> None:
-        """See one batch, any shape. Raises BrokenModel on NaN or infinity."""
+    @property
+    def filled(self) -> tuple[Floats, Floats]:
+        """The middles and the counts of the bins that are not empty."""
+        some = self.counts > 0
+        return self.centres[some], self.counts[some].astype(np.float64)
+
+    def update(self, x: Real, every: int = 1) -> None:
+        """See one batch, any shape; count every `every`-th value, but take the smallest and largest of all.
+
+        Raises BrokenModel on NaN or infinity.
+        """
         super().update(x)
         if not self.count:
             return
         self._widen(max(abs(self.low), abs(self.high)))
+        x = x.reshape(-1)[::every]
         bins = np.floor(np.asarray(x, np.float32).ravel() / np.float32(self.width)).astype(np.int32) + BINS
         zeros = x.size - int(np.count_nonzero(x))
         self.counts += np.bincount(bins, minlength=2 * BINS)
@@ -106,39 +117,44 @@ def percentile_range(histogram: Histogram, percent: float = 99.99) -> Range:
 
 def least_squares_range(histogram: Histogram, bits: int = 8, *, signed: bool = False) -> Range:
     """The range whose rounding and clipping lose the least squared error over all values."""
-    return _search(lambda low, high: squared_error(histogram, low, high, bits, signed=signed), *histogram.range())
+    x, counts = histogram.filled
+    return _search(lambda low, high: _lost(x, counts, low, high, bits, signed), *histogram.range())
 
 
 def entropy_range(histogram: Histogram, bits: int = 8, *, signed: bool = False) -> Range:
     """The range whose integers keep most of the distribution: least KL divergence (Migacz 2017, TensorRT)."""
-    return _search(lambda low, high: divergence(histogram, low, high, bits, signed=signed), *histogram.range())
+    x, counts = histogram.filled
+    return _search(lambda low, high: _divergence(x, counts, low, high, bits, signed), *histogram.range())
 
 
 def squared_error(histogram: Histogram, low: float, high: float, bits: int, *, signed: bool = False) -> float:
-    """The sum of (x - S (q - Z))^2 over the values seen, each taken at its bin's middle."""
-    filled = histogram.counts > 0
-    x, counts = histogram.centres[filled], histogram.counts[filled]
-    S, Z = affine(np.asarray(low), np.asarray(high), bits, signed=signed)
-    lost = x - dequantize(quantize(x, S, Z, bits, signed=signed), S, Z)
-    return float(counts @ lost**2)
+    """The sum of (x - S (q - Z))^2 over the values counted, each taken at its bin's middle."""
+    return _lost(*histogram.filled, low, high, bits, signed)
 
 
 def divergence(histogram: Histogram, low: float, high: float, bits: int, *, signed: bool = False) -> float:
     """KL(P || Q) in nats: P the counts with what is outside moved to the edge bins, Q the counts inside, each integer's
     share spread evenly over its filled bins.
     """
-    filled = histogram.counts > 0
-    x, counts = histogram.centres[filled], histogram.counts[filled].astype(np.float64)
+    return _divergence(*histogram.filled, low, high, bits, signed)
+
+
+def _lost(x: Floats, counts: Floats, low: float, high: float, bits: int, signed: bool) -> float:
     S, Z = affine(np.asarray(low), np.asarray(high), bits, signed=signed)
-    level = quantize(x, S, Z, bits, signed=signed).astype(np.int64)
+    lost = x - dequantize(quantize(x, S, Z, bits, signed=signed), S, Z)
+    return float(counts @ lost**2)
+
+
+def _divergence(x: Floats, counts: Floats, low: float, high: float, bits: int, signed: bool) -> float:
     inside = (x >= low) & (x <= high)
     if not inside.any():
         return math.inf
+    S, Z = affine(np.asarray(low), np.asarray(high), bits, signed=signed)
+    level = quantize(x[inside], S, Z, bits, signed=signed).astype(np.int64)
+    level -= level.min()
     clipped = np.clip(np.arange(x.size), *np.flatnonzero(inside)[[0, -1]])
     P = np.bincount(clipped, counts, x.size)[inside]
-    level = level[inside] - level.min()
-    shared = np.bincount(level, counts[inside]) / np.maximum(np.bincount(level), 1)
-    Q = shared[level]
+    Q = (np.bincount(level, counts[inside]) / np.maximum(np.bincount(level), 1))[level]
     P, Q = P / P.sum(), Q / Q.sum()
     return float(P @ np.log(P / Q))
 
@@ -165,12 +181,14 @@ def _search(cost: Cost, low: float, high: float) -> Range:
     return best
 
 
-def range_by_name(observer: str, histogram: Histogram, bits: int, *, signed: bool) -> Range:
-    """The range of one of OBSERVERS."""
+def range_by_name(observer: str, histogram: MinMax, bits: int, *, signed: bool) -> Range:
+    """The range of one of OBSERVERS; all but min_max need a Histogram."""
+    if observer == "min_max" or not isinstance(histogram, Histogram):
+        return min_max_range(histogram)
     if observer in ("entropy", "least_squares"):
         search = entropy_range if observer == "entropy" else least_squares_range
         return search(histogram, bits, signed=signed)
-    return percentile_range(histogram) if observer == "percentile" else min_max_range(histogram)
+    return percentile_range(histogram)
 
 
 OBSERVERS = ("min_max", "percentile", "least_squares", "entropy")

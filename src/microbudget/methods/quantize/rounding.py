@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .mapping import integer_range
 from .moments import damped, damping_level
-from .scales import least_squares_scale, refitted_scale
+from .scales import group_scales, least_squares_scale, refitted_scale
 
 Array = NDArray[np.float64]
 
@@ -88,12 +88,20 @@ def descended(W: Array, Q: Array, H: Array, S: Array, bits: int, sweeps: int = 3
     return Q
 
 
-def best_rounding(W: Array, H: Array, bits: int, *, damping: float = DAMPING, rounds: int = 2) -> tuple[Array, Array]:
+def best_rounding(
+    W: Array, H: Array, bits: int, *, group: int | None = None, damping: float = DAMPING, rounds: int = 2
+) -> tuple[Array, Array]:
     """Integers and scales together: least-squares scales, GPTQ, then `rounds` times refitted scales and descent.
 
-    W: (..., outputs, K), H: (..., K, K). Returns Q as W and S (..., outputs).
+    W: (..., outputs, K), H: (..., K, K). Returns Q as W and S (..., outputs), or (..., outputs, groups) with a `group`
+    of inputs to a scale.
     """
     regular = damped(H, damping)
+    if group is not None:
+        S = group_scales(W, bits, group)
+        wide = np.repeat(S, group, axis=-1)[..., : W.shape[-1]]
+        Q = error_compensated(W, H, wide, bits, damping)
+        return descended(W, Q, regular, wide, bits, sweeps=2 * rounds) if rounds else Q, S
     S = least_squares_scale(W, bits, regular)
     Q = error_compensated(W, H, S, bits, damping)
     for _ in range(rounds):

@@ -38,6 +38,14 @@ def least_squares_scale(W: Array, bits: int, H: Array | None = None) -> Array:
     return best
 
 
+def group_scales(W: Array, bits: int, group: int) -> Array:
+    """`least_squares_scale` of every run of `group` inputs, the last may be short: (..., outputs, groups)."""
+    K = W.shape[-1]
+    padded = np.zeros((*W.shape[:-1], -(-K // group) * group))
+    padded[..., :K] = W
+    return least_squares_scale(padded.reshape(*W.shape[:-1], -1, group), bits)
+
+
 def _error(W: Array, S: Array, bits: int, H: Array | None) -> Array:
     E = W - rounded(W, S, bits) * S[..., None]
     product: Array = E if H is None else E @ H
