@@ -1,0 +1,195 @@
+"""Run models over calibration data and look at tensors inside, in memory that does not grow with the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper
+
+from ...errors import BadData, UnsupportedModel
+from .graph import captured
+
+Array = NDArray[Any]
+Batch = dict[str, Array]
+Calibration = Iterable[Batch]
+
+SEEN_AT_ONCE_BYTES = 48 * 2**20  # of exposed tensors, per model and call
+
+
+class Tap:
+    """A session of the part of a model that leads to `names`, answering with those tensors.
+
+    Unless `fused`, Q/DQ nodes are computed as they are written, in float: no kernel rounds differently, and float
+    weights behind quantized inputs stay float (onnxruntime would quantize them per tensor by itself).
+    """
+
+    def __init__(self, model: onnx.ModelProto, names: Sequence[str], threads: int = 0, fused: bool = False) -> None:
+        self.names = list(dict.fromkeys(names))
+        part = leading_to(model, self.names)
+        self._passed = [name for name in self.names if name in {v.name for v in part.graph.input}]
+        self._computed = [name for name in self.names if name not in self._passed]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
+        if not fused:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._session = None
+        if self._computed:
+            try:
+                data = part.SerializeToString()
+                self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's exceptions share no base class
+                raise UnsupportedModel(f"onnxruntime cannot open the model: {error}") from error
+        self._inputs = {v.name for v in part.graph.input}
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The tensors for a batch, by name. Raises BadData when the model does not take the batch."""
+        answers = {name: batch[name] for name in self._passed}
+        if self._session is not None:
+            given = {name: value for name, value in batch.items() if name in self._inputs}
+            try:
+                answers |= dict(zip(self._computed, self._session.run(self._computed, given), strict=True))
+            except Exception as error:  # onnxruntime's exceptions share no base class
+                shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in batch.items())
+                raise BadData(f"the model does not take the calibration batch ({shapes}): {error}") from error
+        return answers
+
+
+def leading_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The nodes and constants of a model that `names` depend on, with these as outputs; nothing is copied twice."""
+    needed, kept = set(names), []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= {*node.input, *captured(node)}
+    graph = helper.make_graph(
+        kept[::-1],
+        model.graph.name,
+        [v for v in model.graph.input if v.name in needed],
+        [],
+        [t for t in model.graph.initializer if t.name in needed],
+    )
+    inputs = {v.name for v in graph.input}
+    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in inputs)
+    imports = [helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import]
+    part: onnx.ModelProto = helper.make_model(graph, opset_imports=imports, ir_version=model.ir_version)
+    part.functions.extend(model.functions)
+    return part
+
+
+def checked(calibration: Calibration, graph_inputs: dict[str, list[int | None]]) -> list[Batch] | Calibration:
+    """The calibration data as something that can be read again and again; a one-shot iterator is kept as a list.
+
+    graph_inputs: shape by input, None where it is free. Raises BadData when there is nothing, when an input is
+    missing, or when a batch has another shape.
+    """
+    again = list(calibration) if iter(calibration) is calibration else calibration
+    first = next(iter(again), None)
+    if first is None:
+        raise BadData("no calibration data: give at least one batch of inputs, without labels")
+    for name, shape in graph_inputs.items():
+        if name not in first:
+            raise BadData(f"the calibration batch has {', '.join(first) or 'nothing'}, but the model wants {name!r}")
+        got = list(first[name].shape)
+        if len(got) != len(shape) or any(want not in (None, n) for n, want in list(zip(got, shape, strict=True))[1:]):
+            wanted = ", ".join("any" if n is None else str(n) for n in shape)
+            raise BadData(f"calibration input {name!r} has shape {got}, but the model wants [{wanted}]")
+    return again
+
+
+def input_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
+    """The shape of every input, None where a dimension is free."""
+    return {
+        v.name: [d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim]
+        for v in model.graph.input
+    }
+
+
+def pieces(calibration: Calibration, size: int, fixed: int | None = None) -> Iterator[Batch]:
+    """The batches cut into pieces of at most `size` examples, or of exactly `fixed` where the model wants that.
+
+    Batches whose inputs do not agree on the first dimension are passed on whole.
+    """
+    step = fixed or size
+    for batch in calibration:
+        counts = {len(value) if value.ndim else -1 for value in batch.values()}
+        if len(counts) != 1 or -1 in counts:
+            yield batch
+            continue
+        count = counts.pop()
+        for start in range(0, count - (count % fixed if fixed else 0), step):
+            yield {name: value[start : start + step] for name, value in batch.items()}
+
+
+def fixed_batch(shapes: dict[str, list[int | None]]) -> int | None:
+    """The one batch size that the model takes, None when it is free."""
+    sizes = {shape[0] for shape in shapes.values() if shape}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+class First:
+    """The first `count` examples of calibration data, as data that can be read again."""
+
+    def __init__(self, calibration: Calibration, count: int, fixed: int | None) -> None:
+        self._calibration, self._count, self._fixed = calibration, count, fixed
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(pieces(self._calibration, 1, self._fixed), max(1, self._count // (self._fixed or 1)))
+
+
+def watch(
+    models: Sequence[tuple[onnx.ModelProto, Sequence[str]]],
+    calibration: Calibration,
+    see: Callable[[int, list[Array]], None],
+    *,
+    threads: int = 0,
+    fused: bool = False,
+) -> None:
+    """Call `see(place, [tensor of each model])` for every place in the models' lists of names, piece by piece.
+
+    All lists have one length: entry i of one model is the counterpart of entry i of the others. How many examples go
+    through at once follows from the tensors' sizes, and where one example is too large, from fewer names at once.
+    """
+    fixed = fixed_batch(input_shapes(models[0][0]))
+    sizes = _bytes_of_one(models, calibration, fixed, threads)
+    for places in _chunks(sizes):
+        taps = [Tap(model, [names[i] for i in places], threads, fused) for model, names in models]
+        at_once = max(1, SEEN_AT_ONCE_BYTES // max(sum(sizes[i] for i in places), 1))
+        for piece in pieces(calibration, at_once, fixed):
+            answers = [tap(piece) for tap in taps]
+            for i in places:
+                see(i, [answer[names[i]] for answer, (_, names) in zip(answers, models, strict=True)])
+
+
+def _bytes_of_one(
+    models: Sequence[tuple[onnx.ModelProto, Sequence[str]]], calibration: Calibration, fixed: int | None, threads: int
+) -> list[int]:
+    """The bytes of each named tensor for one example (or for the model's fixed batch)."""
+    model, names = models[0]
+    first = next(pieces(calibration, 1, fixed), None)
+    if first is None:
+        raise BadData(f"the model takes batches of {fixed}; the calibration batches are smaller: give larger ones")
+    answer = Tap(model, names, threads)(first)
+    return [int(np.asarray(answer[name]).nbytes) for name in names]
+
+
+def _chunks(sizes: list[int]) -> Iterator[list[int]]:
+    """Runs of places whose tensors of one example fit into SEEN_AT_ONCE_BYTES together (or are alone)."""
+    chunk: list[int] = []
+    total = 0
+    for place, size in enumerate(sizes):
+        if chunk and total + size > SEEN_AT_ONCE_BYTES:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(place)
+        total += size
+    if chunk:
+        yield chunk

@@ -1,0 +1,119 @@
+"""Which nodes compute on integers, and which tensors are therefore rounded.
+
+A layer is asked for; what stands between layers joins them where the runtimes have an int8 kernel for it, and where
+what it reads is rounded anyway and what it makes is read as integers: each change of type costs a pass over the tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .graph import Graph, Layer, attribute
+
+COMPUTING = frozenset({"Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "Sigmoid", "LeakyRelu"})
+MOVING = frozenset({
+    "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "MaxPool", "Identity",
+})  # fmt: skip  # the integers keep their mapping
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`nodes` compute on integers; `tensors` are rounded; a tensor that only moved has the mapping of its `source`."""
+
+    nodes: frozenset[str]
+    tensors: tuple[str, ...]  # in the graph's order, only those with a mapping of their own
+    source: dict[str, str]  # moved tensor -> the tensor whose mapping it has
+
+
+def place(graph: Graph, static: frozenset[str], kept_float: frozenset[str] = frozenset()) -> Placement:
+    """Integer nodes and rounded tensors for these static layers, by name; `kept_float` are nodes that must not join."""
+    nodes = _joined(graph, static, kept_float)
+    source: dict[str, str] = {}
+    rounded: dict[str, None] = {}
+    layers = {layer.name: layer for layer in graph.layers}
+    for node in graph.nodes:
+        if node.name not in nodes:
+            continue
+        for name in _activations(graph, node):
+            rounded.setdefault(source.get(name, name))
+        output = node.output[0]
+        if node.op_type in MOVING and node.name not in layers:
+            moved = node.input[0]
+            source[output] = source.get(moved, moved)
+        elif _output_is_rounded(graph, nodes, layers.get(node.name)):
+            rounded.setdefault(settled(graph, output))
+    return Placement(nodes, tuple(rounded), source)
+
+
+def settled(graph: Graph, tensor: str) -> str:
+    """The tensor behind the Relu or Clip that a rounded output absorbs, else the tensor itself."""
+    node = graph.activation_of(tensor)
+    return str(node.output[0]) if node is not None else tensor
+
+
+def _joined(graph: Graph, static: frozenset[str], kept_float: frozenset[str]) -> frozenset[str]:
+    """The static layers and the nodes between them; what has no integer neighbour drops out until nothing changes."""
+    nodes = set(static) | {node.name for node in graph.nodes if _can_join(graph, node)}
+    nodes -= kept_float - static
+    while True:
+        lonely = {
+            node.name
+            for node in graph.nodes
+            if node.name in nodes and node.name not in static and not _has_neighbours(graph, nodes, node)
+        }
+        if not lonely:
+            return frozenset(nodes)
+        nodes -= lonely
+
+
+def _can_join(graph: Graph, node: Any) -> bool:
+    if node.domain not in ("", "ai.onnx") or len([name for name in node.output if name]) != 1:
+        return False
+    if node.op_type == "Pad":
+        value = node.input[2] if len(node.input) > 2 else ""
+        zero = not value or (value in graph.constants and not graph.constants[value].any())
+        return zero and attribute(node, "mode", b"constant") == b"constant"
+    if node.op_type in ("MaxPool", "AveragePool") and attribute(node, "ceil_mode", 0):
+        return False
+    if node.op_type in MOVING:
+        return all(name == "" or name in graph.constants for name in node.input[1:])
+    return node.op_type in COMPUTING and not any(name in graph.constants for name in node.input)
+
+
+def _activations(graph: Graph, node: Any) -> list[str]:
+    """The inputs of an integer node that are rounded."""
+    moving_or_layer = node.op_type in MOVING or node.op_type in ("Conv", "Gemm", "MatMul")
+    return [node.input[0]] if moving_or_layer else [name for name in node.input if name not in graph.constants]
+
+
+def _has_neighbours(graph: Graph, nodes: set[str], node: Any) -> bool:
+    """Whether all that it reads is rounded anyway, and an integer node reads what it makes."""
+    if not _read_by(graph, nodes, settled(graph, node.output[0]), besides=node):
+        return False
+    return all(
+        made_by(graph, name) in nodes or _read_by(graph, nodes, name, besides=node)
+        for name in _activations(graph, node)
+    )
+
+
+def _read_by(graph: Graph, nodes: set[str], tensor: str, besides: Any) -> bool:
+    return any(reader.name in nodes and reader.name != besides.name for reader in graph.readers.get(tensor, []))
+
+
+def made_by(graph: Graph, tensor: str) -> str:
+    """The name of the node that makes a tensor, looking through an absorbed Relu or Clip; "" for a model's input."""
+    maker = graph.maker.get(tensor)
+    if maker is None:
+        return ""
+    behind = maker.input[0] if maker.op_type in ("Relu", "Clip") else ""
+    if behind in graph.maker and settled(graph, behind) == tensor:
+        return str(graph.maker[behind].name)
+    return str(maker.name)
+
+
+def _output_is_rounded(graph: Graph, nodes: frozenset[str], layer: Layer | None) -> bool:
+    """A Conv's output always is (the integer kernel demands it); a Gemm's or MatMul's only for integer readers."""
+    if layer is None or layer.op == "Conv":
+        return True
+    return any(reader.name in nodes for reader in graph.readers.get(settled(graph, layer.output), []))

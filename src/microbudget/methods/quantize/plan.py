@@ -1,0 +1,72 @@
+"""The plan of a quantized model: for each tensor its mapping, for each layer its integers, scales and bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .mapping import affine, integer_range
+
+Scheme = Literal["static", "dynamic", "weights", "float"]
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How one activation tensor is mapped onto 8-bit integers: real = S * (q - Z)."""
+
+    S: float
+    Z: int
+    signed: bool = False
+
+    @classmethod
+    def of_range(cls, low: float, high: float, *, signed: bool) -> Mapping:
+        """The affine mapping of [low, high]; symmetric and signed on hardware that wants S8 activations."""
+        if signed:
+            magnitude = max(-low, high, 0.0)
+            low, high = -magnitude * 128 / 127, magnitude
+        S, Z = affine(np.asarray(low), np.asarray(high), 8, signed=signed)
+        return cls(float(S), int(Z), signed)
+
+    @property
+    def kind(self) -> type[np.int8] | type[np.uint8]:
+        """The type of the integers."""
+        return np.int8 if self.signed else np.uint8
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest real that it can represent."""
+        low, high = integer_range(8, signed=self.signed)
+        return self.S * (low - self.Z), self.S * (high - self.Z)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A layer's weights as integers, in the file's own shape, with one scale per output or per group of inputs."""
+
+    q: NDArray[np.int8]  # as the float weights
+    S: NDArray[np.float32]  # (outputs,), or (outputs, groups) along the inputs
+    bits: int
+    group: int | None = None  # inputs per scale
+
+
+@dataclass
+class Plan:
+    """What to write. A static layer that has no weights here yet is written with its float weights."""
+
+    schemes: dict[str, Scheme]  # layer -> how it computes
+    activations: dict[str, Mapping] = field(default_factory=dict)  # tensor -> mapping
+    integer_nodes: frozenset[str] = frozenset()  # nodes that compute on integers
+    weights: dict[str, Weights] = field(default_factory=dict)  # layer -> integers
+    biases: dict[str, NDArray[Any]] = field(default_factory=dict)  # layer -> (outputs,)
+
+    def with_real_activations(self) -> Plan:
+        """The same weights on float activations: what later layers are repaired against.
+
+        Rounded activations are noise; weights fitted to noisy inputs shrink, and the answers with them.
+        """
+        schemes: dict[str, Scheme] = {name: "float" if s == "float" else "weights" for name, s in self.schemes.items()}
+        return Plan(schemes, weights=self.weights, biases=self.biases)
