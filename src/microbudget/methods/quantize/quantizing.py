@@ -1,0 +1,239 @@
+"""Quantize an ONNX file: choose the scheme, calibrate, round with repair, write, and report layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...errors import BadData, BrokenModel, InvalidOption
+from ...progress import SILENT, Progress
+from .activations import Calibration, checked, input_shapes, pieces
+from .crosslayer import equalize
+from .divergence import mean_kl
+from .graph import Graph, Layer, read_graph
+from .layer_report import LayerReport, reason
+from .mapping import integer_range
+from .mixed import CORRECTIONS, Mixer
+from .placement import Placement, place
+from .plan import FLOAT_BITS, Mapping, Plan
+from .ranges import AUTO, Observed, choose, observe
+from .repair import Rounding, round_layers
+from .scheme import Decision, Machine, decide
+from .sensitivity import activation_losses, finer_nodes
+from .slim import slim
+from .write import write
+
+REPAIRS = ("equalize", "scales", "gptq", "bias")
+DEFAULT_REPAIR = ("scales", "gptq", "bias")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `quantize_graph` takes."""
+
+    bits: int = 8  # of weights
+    activation_bits: int | None = 8  # None: float
+    observer: str = AUTO
+    repair: tuple[str, ...] = DEFAULT_REPAIR
+    keep_float: tuple[str, ...] = ()  # names of nodes
+    finer: int = 0  # tensors whose rounding loses most, to be left unrounded
+    size_bytes: int | None = None  # mixed precision: the file at most
+    max_kl: float | None = None  # mixed precision: the divergence at most, in nats
+    machine: Machine | None = None  # None: this one
+    threads: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        integer_range(self.bits)
+        if self.activation_bits not in (8, None):
+            raise InvalidOption(f"activation_bits must be 8 or None (float), not {self.activation_bits!r}")
+        unknown = sorted(set(self.repair) - set(REPAIRS))
+        if unknown:
+            raise InvalidOption(f"repair has no {', '.join(unknown)}; it has {', '.join(REPAIRS)}")
+        if self.finer < 0:
+            raise InvalidOption(f"finer must not be negative, not {self.finer!r}")
+        if self.size_bytes is not None and self.max_kl is not None:
+            raise InvalidOption("give size_bytes or max_kl, not both: one is the limit, the other the result")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done: the layers, the decisions in words, and the answers' divergence on calibration data."""
+
+    layers: tuple[LayerReport, ...]
+    notes: tuple[str, ...]
+    kl: float | None  # nats per answer, on calibration data; None without any
+    size_bytes: int
+
+
+def quantize_graph(
+    float_path: Path | str,
+    calibration: Calibration | None,
+    out_path: Path | str,
+    *,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> Outcome:
+    """Quantize the model of `float_path` into `out_path`; the options are the fields of Options.
+
+    calibration: batches of inputs by name, without labels; give something that can be iterated again, else it is kept
+    in memory. None is enough where nothing needs data. Raises UnsupportedModel, BrokenModel, BadData or InvalidOption.
+    """
+    return _Job(read_graph(float_path), calibration, Options(**options), progress).run(Path(out_path))
+
+
+class _Job:
+    """One quantization, step by step."""
+
+    def __init__(self, graph: Graph, calibration: Calibration | None, options: Options, progress: Progress) -> None:
+        self.graph, self.options, self.progress = graph, options, progress
+        self.machine = options.machine or Machine.here()
+        self.calibration = None if calibration is None else checked(calibration, input_shapes(graph.model))
+        self.notes: list[str] = []
+        self.observed: dict[str, Observed] = {}
+        self.rounding: dict[str, Rounding] = {}
+
+    def run(self, out: Path) -> Outcome:
+        """All steps, in order."""
+        if "equalize" in self.options.repair:
+            self.graph, pairs = equalize(self.graph)
+            self.notes.append(f"equalized {pairs} pairs of layers")
+        kept = frozenset(self.options.keep_float)
+        decision = self._decided(kept)
+        plan, placement = self._calibrated(decision, kept)
+        if self.options.finer:
+            kept |= self._finer(plan, placement)
+            decision = self._decided(kept)
+            plan, placement = self._calibrated(decision, kept)
+        self.notes += decision.notes
+        losses: dict[str, float] = {}
+        if self.options.size_bytes is not None or self.options.max_kl is not None:
+            losses = self._mix(plan, decision)
+        else:
+            bits = {name: self._base_bits(name, decision) for name, s in decision.schemes.items() if s != "float"}
+            self._round(plan, bits, decision)
+        return self._written(plan, placement, losses, out)
+
+    def _decided(self, keep_float: frozenset[str]) -> Decision:
+        return decide(self.graph, self.options.bits, self.options.activation_bits, keep_float)
+
+    def _base_bits(self, layer: str, decision: Decision) -> int:
+        """7 where this processor's sums of 8-bit products saturate."""
+        integer = decision.schemes[layer] in ("static", "dynamic")
+        return min(self.options.bits, 7) if integer and self.machine.saturates else self.options.bits
+
+    def _calibrated(self, decision: Decision, keep_float: frozenset[str]) -> tuple[Plan, Placement]:
+        """Where to round, and the range of every rounded tensor; what was observed before is not observed again."""
+        static = frozenset(name for name, scheme in decision.schemes.items() if scheme == "static")
+        placement = place(self.graph, static, keep_float)
+        plan = Plan(dict(decision.schemes), integer_nodes=placement.nodes)
+        new = [name for name in placement.tensors if name not in self.observed]
+        options, threads = self.options, self.options.threads
+        if new:
+            data = self._data("static int8")
+            found = observe(self.graph, new, data, options.observer, threads=threads)
+            self.observed |= found
+            choose(self.graph, placement, found, data, options.observer, signed=self.machine.arm, threads=threads)
+        for name in placement.tensors:
+            one = self.observed[name]
+            plan.activations[name] = Mapping.of_range(one.low, one.high, signed=self.machine.arm)
+        plan.activations |= {moved: plan.activations[name] for moved, name in placement.source.items()}
+        return plan, placement
+
+    def _data(self, wanted_by: str) -> Calibration:
+        if self.calibration is None:
+            raise BadData(f"{wanted_by} needs calibration data: give batches of inputs, without labels")
+        return self.calibration
+
+    def _finer(self, plan: Plan, placement: Placement) -> frozenset[str]:
+        """The nodes that stay float for the tensors whose rounding loses most."""
+        losses = activation_losses(
+            self.graph, plan, placement, self._data("finer"), threads=self.options.threads, progress=self.progress
+        )
+        worst = sorted(losses, key=lambda name: -losses[name])[: self.options.finer]
+        share = sum(losses[name] for name in worst) / max(sum(losses.values()), 1e-30)
+        self.notes.append(f"kept finer: {', '.join(worst)}, which carry {share:.0%} of the activations' loss")
+        return finer_nodes(self.graph, placement, losses, self.options.finer)
+
+    def _round(self, plan: Plan, bits: dict[str, int], decision: Decision) -> None:
+        wants_data = bool({"gptq", "bias"} & set(self.options.repair))
+        data = self._data("repair") if wants_data else []
+        self.rounding = round_layers(
+            self.graph,
+            plan,
+            {name: n for name, n in bits.items() if n != FLOAT_BITS},
+            decision.groups,
+            data,
+            sum(len(next(iter(piece.values()))) for piece in pieces(data, 1 << 30)),
+            self.options.repair,
+            threads=self.options.threads,
+            seed=self.options.seed,
+            progress=self.progress,
+        )
+
+    def _mix(self, plan: Plan, decision: Decision) -> dict[str, float]:
+        """Choose bits under the limit, round, and tighten the limit of divergence while the result breaks it."""
+        data, options = self._data("mixed precision"), self.options
+        mixer = Mixer(self.graph, plan, data, threads=options.threads, seed=options.seed, progress=self.progress)
+        tightened = 1.0
+        for attempt in range(CORRECTIONS):
+            if options.size_bytes is not None:
+                mixed = mixer.within_bytes(options.size_bytes)
+            else:
+                mixed = mixer.within_kl(options.max_kl or 0.0, tightened)
+            plan.weights, plan.biases = {}, {}
+            for name, bits in mixed.bits.items():
+                plan.schemes[name] = "float" if bits == FLOAT_BITS else decision.schemes[name]
+            self._round(plan, mixed.bits, decision)
+            if options.max_kl is None or attempt + 1 == CORRECTIONS:
+                break
+            kl = mean_kl(self.graph.model, [write(self.graph, plan)], data, threads=options.threads)[0]
+            if kl <= options.max_kl:
+                break
+            tightened *= 0.8 * options.max_kl / kl
+        self.notes.append(mixed.note)
+        return mixed.losses
+
+    def _written(self, plan: Plan, placement: Placement, losses: dict[str, float], out: Path) -> Outcome:
+        model = write(self.graph, plan)
+        slim(model)
+        kl = self._checked(model)
+        onnx.save(model, str(out))
+        reports = tuple(self._report(plan, placement, layer, losses) for layer in self.graph.layers)
+        return Outcome(reports, tuple(self.notes), kl, out.stat().st_size)
+
+    def _checked(self, model: Any) -> float | None:
+        """The divergence of the written model's answers; raises BrokenModel when they are not finite."""
+        if self.calibration is None:
+            return None
+        kl = mean_kl(self.graph.model, [model], self.calibration, threads=self.options.threads, fused=True)[0]
+        if not np.isfinite(kl):
+            raise BrokenModel("the quantized model's answers are NaN or infinite on calibration data")
+        return kl
+
+    def _report(self, plan: Plan, placement: Placement, layer: Layer, losses: dict[str, float]) -> LayerReport:
+        W, scheme = self.graph.constants[layer.weight], plan.schemes[layer.name]
+        rounding = self.rounding.get(layer.name)
+        one = self.observed.get(placement.source.get(layer.input, layer.input)) if scheme == "static" else None
+        total = sum(losses.values())
+        report = LayerReport(
+            layer.name,
+            layer.op,
+            W.shape,
+            int(W.size),
+            bits=plan.weights[layer.name].bits if layer.name in plan.weights else FLOAT_BITS,
+            activation_bits=8 if scheme in ("static", "dynamic") else FLOAT_BITS,
+            scheme=scheme,
+            weight_error=rounding.error if rounding else None,
+            weight_error_before=rounding.error_before if rounding else None,
+            activation_error=one.relative_error(one.low, one.high) if one else None,
+            activation_error_before=one.relative_error(one.seen.low, one.seen.high) if one else None,
+            observer=one.observer if one else None,
+            saturation=one.saturation if one else None,
+            loss_share=losses[layer.name] / total if total and layer.name in losses else None,
+        )
+        return replace(report, reason=reason(report, rounding.symptoms)) if rounding else report

@@ -1,0 +1,176 @@
+"""The range of every rounded activation: observed once, chosen per tensor by the error on its readers' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BrokenModel, InvalidOption
+from .activations import Calibration, First, fixed_batch, input_shapes, watch
+from .graph import Graph, Layer
+from .mapping import dequantize, quantize
+from .observers import OBSERVERS, Histogram, MinMax, Range, range_by_name, squared_error
+from .patches import sampled_patches
+from .placement import Placement
+from .plan import Mapping
+
+COUNTED_AT_ONCE = 2**16  # values of a tensor and piece that enter its histogram; all enter its smallest and largest
+JUDGED_EXAMPLES = 32
+JUDGED_ROWS = 128  # patches of each example on which observers are compared
+
+AUTO = "auto"
+DEFAULT = "least_squares"
+CLEARLY = 0.9  # another observer must lose this much less: few rows show rare values badly
+
+
+@dataclass
+class Observed:
+    """What was seen of one tensor, and the range that was chosen for it."""
+
+    seen: MinMax
+    observer: str = "min_max"
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def saturation(self) -> float:
+        """The fraction of values that the chosen range cuts, as far as the histogram tells; 0 for min/max."""
+        if not isinstance(self.seen, Histogram) or self.observer == "min_max":
+            return 0.0
+        outside = (self.seen.centres < self.low) | (self.seen.centres > self.high)
+        return float(self.seen.counts[outside].sum() / max(self.seen.counts.sum() + self.seen.zeros, 1))
+
+    def relative_error(self, low: float, high: float) -> float | None:
+        """Lost power over power of the values, for a range; None where no histogram was kept."""
+        if not isinstance(self.seen, Histogram):
+            return None
+        power = float(self.seen.counts @ self.seen.centres**2)
+        return squared_error(self.seen, low, high, 8) / power if power else 0.0
+
+
+def observe(
+    graph: Graph, tensors: Sequence[str], calibration: Calibration, observer: str, *, threads: int = 0
+) -> dict[str, Observed]:
+    """Run the float model once over the calibration data and watch the tensors. Min/max alone keeps no histograms."""
+    if observer not in (AUTO, *OBSERVERS):
+        raise InvalidOption(f"observer must be one of {', '.join((AUTO, *OBSERVERS))}, not {observer!r}")
+    kind = MinMax if observer == "min_max" else Histogram
+    observed = {name: Observed(kind()) for name in tensors}
+
+    def see(place: int, values: list[NDArray[Any]]) -> None:
+        try:
+            _update(observed[tensors[place]].seen, np.asarray(values[0]))
+        except BrokenModel as error:
+            raise BrokenModel(f"tensor {tensors[place]!r}: {error}") from error
+
+    watch([(graph.model, tensors)], calibration, see, threads=threads)
+    return observed
+
+
+def _update(seen: MinMax, values: NDArray[Any]) -> None:
+    if isinstance(seen, Histogram):
+        seen.update(values, every=max(1, values.size // COUNTED_AT_ONCE) | 1)
+    else:
+        seen.update(values)
+
+
+def choose(
+    graph: Graph,
+    placement: Placement,
+    observed: dict[str, Observed],
+    calibration: Calibration,
+    observer: str,
+    *,
+    signed: bool,
+    threads: int = 0,
+) -> None:
+    """Set the range of every observed tensor: that of the observer asked for, or (auto) that which wins.
+
+    The winner loses least on the outputs of the layers that read the tensor; without such readers, on the tensor.
+    """
+    for one in observed.values():
+        name = DEFAULT if observer == AUTO else observer
+        _set(one, name, range_by_name(name, one.seen, 8, signed=signed))
+    if observer == AUTO:
+        contest = _Contest(graph, placement, observed, signed)
+        contest.run(calibration, threads)
+        for tensor, (name, chosen) in contest.winners().items():
+            _set(observed[tensor], name, chosen)
+
+
+def _set(one: Observed, name: str, chosen: Range) -> None:
+    one.observer, (one.low, one.high) = name, chosen
+
+
+@dataclass
+class _Contest:
+    """Squared errors of layers' outputs, for every tensor and observer."""
+
+    graph: Graph
+    placement: Placement
+    observed: dict[str, Observed]
+    signed: bool
+    ranges: dict[str, dict[str, Range]] = field(default_factory=dict)
+    lost: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # tensor -> for each reading layer
+
+    def run(self, calibration: Calibration, threads: int) -> None:
+        """Compare on the first JUDGED_EXAMPLES examples."""
+        layers = [layer for layer in self.graph.layers if layer.name in self.placement.nodes]
+        for layer in layers:
+            tensor = self._tensor(layer)
+            if tensor not in self.ranges:
+                self.ranges[tensor] = {
+                    name: range_by_name(name, self.observed[tensor].seen, 8, signed=self.signed) for name in OBSERVERS
+                }
+        totals: list[dict[str, float]] = [dict.fromkeys(OBSERVERS, 0.0) for _ in layers]
+
+        def see(place: int, values: list[NDArray[Any]]) -> None:
+            self._add(totals[place], layers[place], np.asarray(values[0], np.float32))
+
+        few = First(calibration, JUDGED_EXAMPLES, fixed_batch(input_shapes(self.graph.model)))
+        watch([(self.graph.model, [layer.input for layer in layers])], few, see, threads=threads)
+        for layer, total in zip(layers, totals, strict=True):
+            self.lost.setdefault(self._tensor(layer), []).append(total)
+
+    def _tensor(self, layer: Layer) -> str:
+        return self.placement.source.get(layer.input, layer.input)
+
+    def _add(self, total: dict[str, float], layer: Layer, x: NDArray[np.float32]) -> None:
+        rows = input_rows(self.graph, layer, x, JUDGED_ROWS * len(x), np.random.default_rng(0))
+        W = layer.matrix(self.graph.constants[layer.weight]).astype(np.float32)
+        stacked = np.ascontiguousarray(rows.transpose(1, 0, 2))
+        for name, (low, high) in self.ranges[self._tensor(layer)].items():
+            m = Mapping.of_range(low, high, signed=self.signed)
+            S, Z = np.asarray(m.S, np.float32), np.asarray(m.Z, np.int32)
+            q = quantize(stacked, S, Z, signed=m.signed)
+            error = (dequantize(q, S, Z) - stacked) @ W.transpose(0, 2, 1)
+            total[name] += float(np.sum((error - error.mean(axis=1, keepdims=True)) ** 2, dtype=np.float64))
+
+    def winners(self) -> dict[str, tuple[str, Range]]:
+        """For each tensor the observer whose loss, relative to each reader's best, is least in sum."""
+        chosen = {}
+        for tensor, readers in self.lost.items():
+            relative = {
+                name: sum(total[name] / max(min(total.values()), 1e-30) for total in readers) for name in OBSERVERS
+            }
+            best = min(OBSERVERS, key=lambda name: relative[name])
+            if relative[best] > CLEARLY * relative[DEFAULT]:
+                best = DEFAULT
+            chosen[tensor] = best, self.ranges[tensor][best]
+        return chosen
+
+
+def input_rows(
+    graph: Graph, layer: Layer, x: NDArray[Any], limit: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    """At most `limit` rows that a layer multiplies with its weights, (rows, groups, K), from its input x."""
+    if layer.op == "Conv":
+        return np.asarray(sampled_patches(x, graph.geometry(layer, x.shape[2:]), limit, random), np.float32)
+    rows = x.reshape(-1, 1, x.shape[-1])
+    if len(rows) > limit:
+        rows = rows[np.sort(random.choice(len(rows), limit, replace=False))]
+    return np.asarray(rows, np.float32)

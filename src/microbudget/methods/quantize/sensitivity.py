@@ -1,0 +1,72 @@
+"""What each part of a quantized model costs alone: the KL divergence of the answers with only that part rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...progress import SILENT, Progress
+from .activations import Calibration, First, fixed_batch, input_shapes
+from .divergence import mean_kl
+from .graph import Graph
+from .placement import Placement, made_by
+from .plan import Plan, Weights
+from .write import write
+
+EXAMPLES = 64
+
+
+def activation_losses(
+    graph: Graph,
+    plan: Plan,
+    placement: Placement,
+    calibration: Calibration,
+    *,
+    threads: int,
+    progress: Progress = SILENT,
+) -> dict[str, float]:
+    """Mean KL in nats with only this tensor (and what moves it) rounded, all weights float."""
+    few = First(calibration, EXAMPLES, fixed_batch(input_shapes(graph.model)))
+    losses = {}
+    for tensor in progress.track(placement.tensors, "sensitivity of activations"):
+        alone = [tensor, *(moved for moved, source in placement.source.items() if source == tensor)]
+        one = Plan(
+            dict.fromkeys(plan.schemes, "float"),
+            {name: plan.activations[name] for name in alone},
+            placement.nodes,
+        )
+        losses[tensor] = mean_kl(graph.model, [write(graph, one)], few, threads=threads)[0]
+    return losses
+
+
+def weight_losses(
+    graph: Graph,
+    candidates: Iterable[tuple[str, Weights]],
+    calibration: Calibration,
+    *,
+    threads: int,
+    progress: Progress = SILENT,
+) -> dict[tuple[str, int], float]:
+    """Mean KL in nats with only this layer's weights rounded, by (layer, bits)."""
+    few = First(calibration, EXAMPLES, fixed_batch(input_shapes(graph.model)))
+    losses = {}
+    for name, weights in progress.track(list(candidates), "sensitivity of weights"):
+        one = Plan({name: "weights"}, weights={name: weights})
+        losses[name, weights.bits] = mean_kl(graph.model, [write(graph, one)], few, threads=threads)[0]
+    return losses
+
+
+def finer_nodes(graph: Graph, placement: Placement, losses: dict[str, float], count: int) -> frozenset[str]:
+    """The nodes to leave in float so that the `count` tensors of greatest loss are not rounded where it can be helped.
+
+    Those that make such a tensor, and those that read it and are no layers; of a model's input the layers too.
+    """
+    kept: set[str] = set()
+    layers = {layer.name for layer in graph.layers}
+    for tensor in sorted(losses, key=lambda name: -losses[name])[:count]:
+        maker = graph.maker.get(tensor)
+        if maker is None:
+            kept |= {reader.name for reader in graph.readers[tensor]}
+        else:
+            kept |= {reader.name for reader in graph.readers.get(tensor, []) if reader.name not in layers}
+            kept.add(made_by(graph, tensor))
+    return frozenset(kept & placement.nodes)

@@ -1,0 +1,184 @@
+"""Written models: the integer kernels really run, and compute what our integer forward pass computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from microbudget.methods.quantize.graph import prepared
+from microbudget.methods.quantize.integer import Quantized, Target, conv, quantize_bias
+from microbudget.methods.quantize.mapping import dequantize, quantize
+from microbudget.methods.quantize.placement import place
+from microbudget.methods.quantize.plan import Mapping, Plan, Weights
+from microbudget.methods.quantize.quantizing import quantize_graph
+from microbudget.methods.quantize.repair import round_layers
+from microbudget.methods.quantize.weightonly import blobs
+from microbudget.methods.quantize.write import write
+from toy_networks import IMAGE, Net, batches, depthwise, images, kernels, residual, run, transformer
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    """Quantize a toy network into a file: (path, outcome)."""
+
+    def make(model: onnx.ModelProto, data=None, **options):
+        source, out = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
+        onnx.save(model, str(source))
+        data = batches(images(32)) if data is None else data
+        return out, quantize_graph(source, data, out, threads=1, **options)
+
+    return make
+
+
+def test_one_convolution_is_our_integer_forward_pass():
+    net = Net()
+    model = net.model(net.op("Relu", net.conv("x", 3, 8, strides=[2, 2])), IMAGE)
+    graph, x = prepared(model), images(4)
+    (layer,) = graph.layers
+    placement = place(graph, frozenset({layer.name}))
+    plan = Plan({layer.name: "static"}, integer_nodes=placement.nodes)
+    plan.activations = {
+        "x": Mapping.of_range(-3, 3.2, signed=False),
+        graph.outputs[0]: Mapping.of_range(0, 4, signed=False),
+    }
+    round_layers(graph, plan, {layer.name: 7}, {}, [], 1, ())
+    written = write(graph, plan)
+    weights, m_x, m_y = plan.weights[layer.name], plan.activations["x"], plan.activations[graph.outputs[0]]
+    S_x = np.float32(m_x.S)
+    q_x = Quantized(quantize(x, S_x, m_x.Z, signed=False), S_x, np.int32(m_x.Z))
+    q_w = Quantized(weights.q, weights.S, np.int32(0))
+    q_b = quantize_bias(plan.biases[layer.name], weights.S, m_x.S)
+    q_y = conv(q_x, q_w, q_b, Target(m_y.S, m_y.Z), graph.geometry(layer, x.shape[2:]))
+    theirs = run(written, x)
+    ours = dequantize(q_y, np.float32(m_y.S), m_y.Z)
+    assert np.abs(ours - theirs).max() <= m_y.S * 1.001
+    assert np.mean(np.abs(ours - theirs) > m_y.S / 2) < 0.01
+
+
+@pytest.mark.parametrize("make", [residual, depthwise])
+def test_static_networks_run_in_integer_kernels(make, quantized, tmp_path):
+    path, outcome = quantized(make())
+    ran = kernels(path, tmp_path)
+    assert {layer.scheme for layer in outcome.layers} == {"static"}
+    convs = sum(layer.op == "Conv" for layer in outcome.layers)
+    assert ran.count("QLinearConv") == convs
+    assert ran.count("QGemm") == 1
+    assert not {"Conv", "Gemm", "Add", "Relu", "Clip", "FusedConv"} & set(ran)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("make", [residual, depthwise])
+def test_packed_weights_fold_into_the_same_kernels_everywhere(make, bits, quantized, tmp_path):
+    path, _ = quantized(make(opset=20), bits=bits)
+    assert not {"Mod", "Div", "Cast", "DequantizeLinear"} & set(kernels(path, tmp_path)[:-1])
+    assert kernels(path, tmp_path).count("QLinearConv") >= 4
+    x = images(6, seed=5)
+    ours = run(path, x)
+    reference = ReferenceEvaluator(onnx.load(str(path))).run(None, {"x": x})[0]
+    assert np.abs(ours - reference).max() < 0.1 * np.abs(reference).max()
+    np.testing.assert_array_equal(ours.argmax(axis=1), reference.argmax(axis=1))
+
+
+def test_openvino_agrees(quantized):
+    openvino = pytest.importorskip("openvino")
+    x = images(16, seed=5)
+    for make, bits in ((residual, 8), (depthwise, 4), (residual, 3)):
+        path, _ = quantized(make(), bits=bits)
+        compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        theirs, ours = compiled(x)[0], run(path, x)
+        assert np.abs(theirs - ours).max() < 0.15 * np.abs(ours).max()
+        assert np.mean(theirs.argmax(axis=1) == ours.argmax(axis=1)) >= 0.9
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize("count", [8, 9, 27])
+def test_unpacked_weights_are_the_integers(bits, count):
+    """An odd number of weights ends in the middle of a byte."""
+    net = Net()
+    model = net.model(net.conv("x", 1, count, 1, bias=False), ["b", 1, 1, 1])
+    graph = prepared(model)
+    (layer,) = graph.layers
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    q = np.random.default_rng(bits).integers(low, high + 1, (count, 1, 1, 1)).astype(np.int8)
+    plan = Plan({layer.name: "weights"}, weights={layer.name: Weights(q, np.ones(count, np.float32), bits)})
+    assert run(write(graph, plan), np.ones((1, 1, 1, 1), np.float32)).ravel().tolist() == q.ravel().tolist()
+
+
+def test_packed_files_are_smaller():
+    net = Net()
+    graph = prepared(net.model(net.conv("x", 64, 64), ["b", 64, 8, 8]))
+    sizes = {}
+    for bits in (2, 3, 4, 8):
+        plan = Plan({graph.layers[0].name: "weights"})
+        round_layers(graph, plan, {graph.layers[0].name: bits}, {}, [], 1, ())
+        sizes[bits] = write(graph, plan).ByteSize()
+    weights = 64 * 64 * 9
+    for bits, size in sizes.items():
+        assert size < weights * bits / 8 + 2500
+
+
+def test_transformers_get_dynamic_kernels(quantized, tmp_path):
+    x = np.random.default_rng(0).normal(size=(8, 12, 64)).astype(np.float32)
+    model = transformer()
+    path, outcome = quantized(model, batches(x))
+    ran = kernels(path, tmp_path)
+    assert {layer.scheme for layer in outcome.layers} == {"dynamic"}
+    assert ran.count("MatMulIntegerToFloat") + ran.count("DynamicQuantizeMatMul") == len(outcome.layers)
+    assert ran.count("MatMul") + ran.count("FusedMatMul") == 2, "the two products of activations stay float"
+    assert np.abs(run(path, x) - run(model, x)).max() < 0.1
+
+
+@pytest.mark.parametrize("bits", [4, 2, 8])
+def test_weights_alone_use_the_narrow_kernel(bits, quantized, tmp_path):
+    x = np.random.default_rng(0).normal(size=(32, 12, 64)).astype(np.float32)
+    model = transformer()
+    path, outcome = quantized(model, batches(x), bits=bits, activation_bits=None)
+    assert kernels(path, tmp_path).count("MatMulNBits") == len(outcome.layers)
+    assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > (0.98 if bits > 2 else 0.7)
+
+
+def test_blobs_are_what_the_kernel_reads(tmp_path):
+    """MatMulNBits with blobs of known integers answers with their product."""
+    net = Net()
+    model = net.model(net.matmul("x", 40, 8, bias=False), ["b", 40])
+    graph = prepared(model)
+    (layer,) = graph.layers
+    for bits in (2, 4, 8):
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        q = np.random.default_rng(bits).integers(low, high + 1, (40, 8)).astype(np.int8)
+        S = np.random.default_rng(1).uniform(0.5, 2, (8, 3)).astype(np.float32)
+        plan = Plan({layer.name: "weights"}, weights={layer.name: Weights(q, S, bits, group=16)})
+        x = np.eye(40, dtype=np.float32)
+        expected = q * np.repeat(S, 16, axis=1)[:, :40].T
+        np.testing.assert_allclose(run(write(graph, plan), x), expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+    assert blobs(np.zeros((2, 40), np.int8), 4, 16).shape == (2, 3, 8)
+
+
+def test_a_float_layer_between_integers_keeps_its_float_weights(quantized, tmp_path):
+    model = residual()
+    graph = prepared(model)
+    kept = graph.layers[2].name
+    path, outcome = quantized(model, keep_float=(kept,))
+    assert [layer.bits for layer in outcome.layers] == [8, 8, 32, 8, 8, 8]
+    ran = kernels(path, tmp_path)
+    assert ran.count("QLinearConv") == 4
+    assert sum(name in ("Conv", "FusedConv") for name in ran) == 1, "onnxruntime must not quantize it by itself"
+
+
+def test_signed_activations_for_arm(quantized):
+    from microbudget.methods.quantize.scheme import Machine
+
+    path, _ = quantized(residual(), machine=Machine(arm=True, saturates=False))
+    types = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}
+    assert onnx.TensorProto.UINT8 not in types
+    x = images(16, seed=3)
+    assert np.corrcoef(run(path, x).ravel(), run(residual(), x).ravel())[0, 1] > 0.99
+
+
+def test_seven_bits_where_sums_saturate(quantized):
+    from microbudget.methods.quantize.scheme import Machine
+
+    _, outcome = quantized(residual(), machine=Machine(arm=False, saturates=True))
+    assert {layer.bits for layer in outcome.layers} == {7}
