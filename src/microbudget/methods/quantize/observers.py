@@ -81,7 +81,8 @@ class Histogram(MinMax):
             return
         self._widen(max(abs(self.low), abs(self.high)))
         x = x.reshape(-1)[::every]
-        bins = np.floor(np.asarray(x, np.float32).ravel() / np.float32(self.width)).astype(np.int32) + BINS
+        scaled = np.divide(x, self.width, dtype=np.float64)  # in float32 a tiny negative value would become -0
+        bins = np.floor(scaled, out=scaled).astype(np.int32) + BINS
         zeros = x.size - int(np.count_nonzero(x))
         self.counts += np.bincount(bins, minlength=2 * BINS)
         self.counts[BINS] -= zeros
