@@ -13,21 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import machine
 from .budget import Budget, Measurement
 from .build import build
 from .candidates import Candidate
 from .errors import BrokenModel, UnsupportedModel, WorkerFailed
 from .judge import Worker, answers, memory, time_one, time_pair
-from .judge.answering import Tally, one
-from .judge.ledger import ledger
-from .judge.twins import Timing
+from .judge.answering import Quality, Tally, one
+from .judge.measuring import cost_fields, measurement, quality_fields
 from .judge.verdict import Verdict, judge_pair
 from .methods import Context
 from .model import Model
 from .recipe import Recipe
 from .run import Run
-from .tasks import Example, Split
+from .tasks import Example, Split, Task
 
 Logits = NDArray[np.float32]
 REFERENCE_S, PAIR_S = 2.0, 6.0  # the most that timing the reference, and a pair, takes
@@ -61,8 +59,8 @@ class Evaluation:
         weight = memory.of_model(worker, sample)
         timing = time_one(worker, sample, seconds=REFERENCE_S)
         logits = self._answers(self.reference, "validation", worker)
-        measurement = self._measurement(self.reference, worker, "validation", logits, timing, weight.bytes)
-        return self._add(recipe, self.reference, started, measurement=measurement)
+        costs = cost_fields(self.reference, worker, sample, timing, weight, self._threads)
+        return self._add(recipe, self.reference, started, measurement=self._measurement(costs, logits))
 
     def candidate(self, given: Model, recipe: Recipe) -> Candidate:
         """Build the recipe from the given model and measure it. A model that fails gives a row with the reason."""
@@ -90,11 +88,15 @@ class Evaluation:
             pair = time_pair(
                 reference_worker, worker, reference_sample, sample, seconds=PAIR_S, seed=self._context.seed
             )
+            costs = cost_fields(model, worker, sample, pair.candidate, weight, self._threads)
             logits = self._answers(model, "validation", worker)
-            measurement = self._measurement(model, worker, "validation", logits, pair.candidate, weight.bytes)
         speed = {"speedup": pair.ratio, "low": pair.low, "high": pair.high, "verdict": pair.verdict}
         verdict = self.verdict(model, "validation", logits)
-        return self._add(str(recipe), model, started, measurement=measurement, verdict=verdict, speed=speed)
+        measured = self._measurement(costs, logits)
+        return self._add(str(recipe), model, started, measurement=measured, verdict=verdict, speed=speed)
+
+    def _measurement(self, costs: dict[str, Any], logits: Logits) -> Measurement:
+        return measurement(self._task, _scored(self._task, self._task.examples("validation"), logits), costs, {})
 
     def _judged(self, known: Candidate, model: Model) -> Candidate:
         """A row that stands, under the limit that is asked for now."""
@@ -105,10 +107,10 @@ class Evaluation:
         model = self.model(candidate)
         logits = self._answers(model, "test")
         assert candidate.measurement is not None
-        scored = _quality_fields(self._context.task, self._task.examples("test"), logits)
+        judged = _scored(self._task, self._task.examples("test"), logits)
         return replace(
             candidate,
-            test=replace(candidate.measurement, **scored),
+            test=replace(candidate.measurement, **quality_fields(judged, candidate.measurement.extra)),
             test_verdict=self.verdict(model, "test", logits)
             if model.fingerprint != self.reference.fingerprint
             else None,
@@ -125,7 +127,7 @@ class Evaluation:
     def verdict(self, model: Model, split: Split, logits: Logits) -> Verdict:
         """The paired judgement against the reference. On test, unlabelled examples count too."""
         examples = self._task.examples(split)
-        reference = self._task.score(self._answers(self.reference, split, self._worker), examples)
+        reference = self._task.score(self._answers(self.reference, split), examples)
         unlabelled = self._disagreements(model) if split == "test" else None
         limit = self._budget.max_drop
         return judge_pair(
@@ -145,6 +147,8 @@ class Evaluation:
         if path.is_file():
             stored: Logits = np.load(path)
             return stored
+        if worker is None and model.fingerprint == self.reference.fingerprint:
+            worker = self._reference_worker()
         logits = answers(
             model,
             self._task,
@@ -160,33 +164,13 @@ class Evaluation:
         return logits
 
     def _reference_worker(self) -> Worker:
+        if self._worker is not None and not self._worker.alive:  # a candidate may have taken it down with it
+            self._worker.close()
+            self._worker = None
         if self._worker is None:
             self._worker = Worker()
             self._worker.open(self.reference, threads=self._threads)
         return self._worker
-
-    def _measurement(
-        self, model: Model, worker: Worker, split: Split, logits: Logits, timing: Timing, memory_bytes: int
-    ) -> Measurement:
-        sizes = ledger(model)
-        return Measurement(
-            model=model.record.source or str(model.path),
-            format=model.format,
-            runtime=worker.runtime,
-            task=self._task.kind,
-            size_bytes=model.size_bytes,
-            parameters=sizes.parameters,
-            bits_per_weight=sizes.bits_per_weight,
-            latency_s=timing.median_s,
-            latency_low_s=timing.low_s,
-            latency_high_s=timing.high_s,
-            throughput_per_s=timing.throughput_per_s,
-            load_s=worker.load_s,
-            threads=self._threads,
-            memory_bytes=memory_bytes,
-            machine=machine.describe(),
-            **_quality_fields(self._task, self._task.examples(split), logits),
-        )
 
     def _add(self, recipe: str, model: Model, started: float, **fields: Any) -> Candidate:
         path = Path(os.path.relpath(model.path, self._run.folder)).as_posix()
@@ -201,16 +185,8 @@ def answers_path(run: Run, fingerprint: str, split: Split) -> Path:
     return run.folder / "answers" / f"{fingerprint}.{split}.npy"
 
 
-def _quality_fields(task: Any, examples: Sequence[Example], logits: Logits) -> dict[str, Any]:
-    """The quality part of a Measurement."""
+def _scored(task: Task, examples: Sequence[Example], logits: Logits) -> Quality:
+    """The Quality of answers that are already there."""
     tally = Tally(task)
     tally.add(examples, logits)
-    judged = tally.quality()
-    return {
-        "examples": len(examples),
-        "metric": judged.scores.metric,
-        "quality": judged.scores.value,
-        "quality_low": judged.low,
-        "quality_high": judged.high,
-        "extra": judged.extra,
-    }
+    return tally.quality()

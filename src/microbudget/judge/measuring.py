@@ -84,16 +84,21 @@ def measure(
 
 def measurement(task: Task, judged: Quality, costs: dict[str, Any], extra: dict[str, Any]) -> Measurement:
     """A Measurement from its parts: `quality`, `cost_fields`, and what else there is to tell."""
-    return Measurement(
-        task=task.kind,
-        examples=len(judged.scores.numerator),
-        examples_left_out=int(getattr(task, "left_out", 0)),
-        metric=judged.scores.metric,
-        quality=judged.scores.value,
-        quality_low=judged.low,
-        quality_high=judged.high,
-        **{**costs, "extra": {**judged.extra, **costs["extra"], **extra}},
-    )
+    left_out = int(getattr(task, "left_out", 0))
+    told = quality_fields(judged, {**costs["extra"], **extra})
+    return Measurement(task=task.kind, examples_left_out=left_out, **{**costs, **told})
+
+
+def quality_fields(judged: Quality, extra: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Measurement that are quality; `extra` is what else stands in the field of that name."""
+    return {
+        "examples": len(judged.scores.numerator),
+        "metric": judged.scores.metric,
+        "quality": judged.scores.value,
+        "quality_low": judged.low,
+        "quality_high": judged.high,
+        "extra": {**extra, **judged.extra},
+    }
 
 
 def cost_fields(

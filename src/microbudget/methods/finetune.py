@@ -39,7 +39,9 @@ class Finetune(Method):
     views: int = option(1, "how many views of each photo: the plain one, then augmented ones", low=1, high=64)
     epochs: int = option(40, "passes over the features at most", low=1, high=10_000)
     patience: int = option(10, "epochs without a better validation loss before it stops", low=1, high=10_000)
-    learning_rate: float = option(1e-3, "of AdamW at the start of the cosine", low=1e-7, high=1.0)
+    learning_rate: float | None = option(
+        None, "of AdamW at the start of the cosine; by default higher for a head on few features", low=1e-7, high=1.0
+    )
     weight_decay: float = option(0.01, "of AdamW", low=0.0, high=10.0)
 
     def output_format(self, input_format: str) -> str:
