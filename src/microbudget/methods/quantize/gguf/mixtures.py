@@ -1,0 +1,366 @@
+"""Which type each tensor gets in the stock mixtures of llama.cpp's quantizer: "Q4_K_M" is mostly Q4_K, some Q6_K.
+
+The rules were read off llama.cpp's results; tests/golden/mixtures.txt holds its own answers for 15 models and every
+mixture, with and without an importance matrix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ....errors import InvalidOption, UnsupportedModel
+from ....runtimes.ggml_types import FILE_TYPES, TYPES, GgmlType, find
+from ....runtimes.gguf_file import GgufFile, TensorInfo
+
+# Role of a tensor by the first of these texts that its name holds.
+ROLES = (
+    ("attn_qkv.weight", "value"),
+    ("attn_kv_b.weight", "value"),
+    ("attn_v.weight", "value"),
+    ("attn_k.weight", "key"),
+    ("attn_q.weight", "query"),
+    ("attn_output.weight", "attention_output"),
+    ("ffn_up", "up"),
+    ("ffn_gate", "gate"),
+    ("ffn_down", "down"),
+)
+# Matrices that stay as they are: tables of positions, gates of experts, small ones of other architectures.
+_KEPT = re.compile(
+    r"_norm\.weight|ffn_gate_inp\.weight|ffn_gate_tid2eid|altup|laurel|per_layer_model_proj|^position_embd\.weight"
+    r"|^token_types\.weight|ssm_conv1d|shortconv\.conv\.weight|indexer\.[kq]_proj\.weight|time_mix_"
+    r"|attn_rel_b\.weight|\.position_embd|\.rel_pos|\.patch_embd|\.patch_merger|sam\.(pos_embd|neck\.|net_)"
+    r"|a\.rvq\.codebook|mm\.a\.code_embd"
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules ask about a model."""
+
+    architecture: str
+    layers: int
+    heads: int
+    kv_heads: int
+    experts: int = 0
+
+    @classmethod
+    def of(cls, file: GgufFile) -> Facts:
+        """From a file's metadata. Raises UnsupportedModel when they are not there."""
+        name = file.architecture
+        counts = [file.get(f"{name}.{key}") for key in ("block_count", "attention.head_count")]
+        kv_heads = file.get(f"{name}.attention.head_count_kv", counts[1])
+        experts = file.get(f"{name}.expert_count", 0)
+        if not all(type(value) is int for value in (*counts, kv_heads, experts)):
+            raise UnsupportedModel(
+                f"{file.path}: {name} has no single number of layers and heads; it is not known here"
+            )
+        return cls(name, counts[0], counts[1], kv_heads, experts)
+
+    @property
+    def shared(self) -> bool:
+        """Whether at least four heads share their keys and values, so that better ones cost little."""
+        return self.kv_heads > 0 and self.heads // self.kv_heads >= 4
+
+    @property
+    def seventy(self) -> bool:
+        """What llama.cpp calls a 70B model: 80 layers with shared heads, or any such Qwen2."""
+        return self.layers == 80 and (
+            self.architecture == "qwen2" or (self.architecture == "llama" and self.heads != self.kv_heads)
+        )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands: the n-th of `count` of its role, in a model, with or without an importance matrix."""
+
+    index: int
+    count: int
+    facts: Facts
+    imatrix: bool
+
+    def first(self, parts: int) -> bool:
+        """Within the first of so many parts of the layers."""
+        return self.index < self.count // parts
+
+    @property
+    def more(self) -> bool:
+        """The layers that get more bits: the first and last eighth, and every third between them."""
+        eighth = self.count // 8
+        return self.index < eighth or self.index >= 7 * self.count // 8 or (self.index - eighth) % 3 == 2
+
+    @property
+    def middle(self) -> bool:
+        """Between the first and the last eighth."""
+        return self.count // 8 <= self.index < 7 * self.count // 8
+
+
+Rule = str | Callable[[Place], str | None]  # the type, or None for the mixture's own
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A type for most tensors, and by role what differs from it."""
+
+    default: str
+    roles: Mapping[str, Rule] = field(default_factory=dict)
+    embedding: str | None = None
+    head: str = "Q6_K"  # output.weight, and token_embd.weight where they are one
+
+
+def _more(kind: str) -> Rule:
+    return lambda place: kind if place.more else None
+
+
+def _first(parts: int, kind: str, rest: str | None = None) -> Rule:
+    return lambda place: kind if place.first(parts) else rest
+
+
+def _shared(kind: str, rest: str | None = None) -> Rule:
+    return lambda place: kind if place.facts.shared else rest
+
+
+def _early(count: int, kind: str, rest: str | None = None) -> Rule:
+    return lambda place: kind if place.index < count else rest
+
+
+def _tiny_value(rest: str) -> Rule:
+    return lambda place: "Q4_K" if place.facts.shared or place.facts.experts >= 4 else rest
+
+
+def _weighted_first(kind: str) -> Rule:
+    return lambda place: kind if place.imatrix and place.first(8) else None
+
+
+def _plain_first(kind: str, rest: str | None = None) -> Rule:
+    return lambda place: None if place.imatrix else kind if place.first(8) else rest
+
+
+def _value_of_iq3_xxs(place: Place) -> str | None:
+    return "Q4_K" if place.facts.shared else None if place.imatrix else "IQ3_S"
+
+
+def _down_of_iq3_m(place: Place) -> str | None:
+    return "Q4_K" if place.first(8) or (place.facts.experts == 8 and place.more) else None
+
+
+_MIDDLE: Rule = lambda place: "IQ3_XXS" if place.middle else None  # noqa: E731
+_IQ4: Mapping[str, Rule] = {"value": _shared("Q5_K"), "down": _plain_first("Q5_K")}
+
+
+def _tiny(default: str, embedding: str, value: str, attention_output: str | None) -> Mixture:
+    """The mixtures at two bits and below."""
+    roles: dict[str, Rule] = {"value": _tiny_value(value), "down": _first(8, value)}
+    if attention_output:
+        roles["attention_output"] = attention_output
+    return Mixture(default, roles, embedding, head="Q5_K")
+
+
+MIXTURES: dict[str, Mixture] = {
+    "F32": Mixture("F32"),
+    "F16": Mixture("F16"),
+    "BF16": Mixture("BF16"),
+    "Q8_0": Mixture("Q8_0", head="Q8_0"),
+    "Q4_0": Mixture("Q4_0", {"down": _weighted_first("Q4_1")}),
+    "Q4_1": Mixture("Q4_1"),
+    "Q5_0": Mixture("Q5_0", {"down": _weighted_first("Q5_1")}),
+    "Q5_1": Mixture("Q5_1"),
+    "Q1_0": Mixture("Q1_0"),
+    "Q2_0": Mixture("Q2_0", embedding="Q4_K"),
+    "TQ1_0": Mixture("TQ1_0", embedding="Q4_K"),
+    "TQ2_0": Mixture("TQ2_0", embedding="Q4_K"),
+    "Q2_K": Mixture("Q2_K", {"value": _shared("Q4_K", "Q3_K"), "down": "Q3_K", "attention_output": "Q3_K"}),
+    "Q2_K_S": Mixture("Q2_K", {"value": _shared("Q4_K"), "down": _first(8, "Q4_K")}),
+    "Q3_K_S": Mixture("Q3_K"),
+    "Q3_K_M": Mixture(
+        "Q3_K", {"value": _early(2, "Q5_K", "Q4_K"), "down": _first(16, "Q5_K", "Q4_K"), "attention_output": "Q4_K"}
+    ),
+    "Q3_K_L": Mixture("Q3_K", {"value": "Q5_K", "down": "Q5_K", "attention_output": "Q5_K"}),
+    "Q4_K_S": Mixture("Q4_K", {"value": _early(4, "Q5_K"), "down": _first(8, "Q5_K")}),
+    "Q4_K_M": Mixture("Q4_K", {"value": _more("Q6_K"), "down": _more("Q6_K")}),
+    "Q5_K_S": Mixture("Q5_K"),
+    "Q5_K_M": Mixture("Q5_K", {"value": _more("Q6_K"), "down": _more("Q6_K")}),
+    "Q6_K": Mixture("Q6_K"),
+    "IQ1_S": _tiny("IQ1_S", "Q2_K", "Q2_K", "IQ2_XXS"),
+    "IQ1_M": _tiny("IQ1_M", "Q2_K", "Q2_K", "IQ2_XXS"),
+    "IQ2_XXS": _tiny("IQ2_XXS", "Q2_K", "Q2_K", None),
+    "IQ2_XS": _tiny("IQ2_XS", "Q2_K", "Q2_K", None),
+    "IQ2_S": _tiny("IQ2_XS", "IQ3_S", "IQ3_S", "IQ3_S"),
+    "IQ2_M": _tiny("IQ2_S", "IQ3_S", "IQ3_S", "IQ3_S"),
+    "IQ3_XXS": Mixture(
+        "IQ3_XXS",
+        {
+            "value": _value_of_iq3_xxs, "key": "IQ2_S", "query": "IQ2_S", "attention_output": "IQ3_S",
+            "down": _plain_first("Q4_K", "Q3_K"),
+        },
+        embedding="IQ3_S",
+        head="Q5_K",
+    ),
+    "IQ3_XS": Mixture(
+        "IQ3_S", {"value": _shared("Q4_K"), "key": "IQ3_XXS", "query": "IQ3_XXS", "up": _MIDDLE, "gate": _MIDDLE}
+    ),
+    "IQ3_S": Mixture("IQ3_S", {"value": _shared("Q4_K")}),
+    "IQ3_M": Mixture("IQ3_S", {"value": "Q4_K", "down": _down_of_iq3_m, "attention_output": "Q4_K"}),
+    "IQ4_NL": Mixture("IQ4_NL", _IQ4),
+    "IQ4_XS": Mixture("IQ4_XS", _IQ4),
+    "MXFP4_MOE": Mixture("MXFP4", head="Q8_0"),
+}  # fmt: skip
+
+# Mixtures whose attention outputs get Q5_K, keys and values Q8_0, in a model of eight experts.
+_EIGHT_EXPERTS = (
+    "Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M",
+    "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS",
+)  # fmt: skip
+_TINY = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
+# Rows that are no multiple of a type's block: what llama.cpp takes instead.
+FALLBACK = {
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+    **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0", "Q2_0"), "Q4_0"),
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"), "F16"),
+}
+_NEED_IMATRIX = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The type of a tensor, and the type it would have had if its rows had been whole blocks."""
+
+    tensor: TensorInfo  # as it is stored now
+    type: GgmlType
+    wanted: GgmlType
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the rows did not fit the wanted type."""
+        return self.type != self.wanted
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the fallback costs against the wanted type, were rows divisible."""
+        return round(self.tensor.parameters * (self.type.bits_per_weight - self.wanted.bits_per_weight) / 8)
+
+
+def choose(
+    tensors: Iterable[TensorInfo],
+    facts: Facts,
+    file_type: str,
+    *,
+    imatrix: bool,
+    overrides: Mapping[str, str] | None = None,
+) -> tuple[Choice, ...]:
+    """The type of every tensor in a mixture, as llama.cpp's quantizer chooses it.
+
+    tensors: in the order of `gguf_write.order`. overrides: type by pattern (a regular expression searched in the name,
+    the first that is found counts); the other tensors keep what they have without them. Raises InvalidOption for a
+    mixture that is unknown, UnsupportedModel for rows that fit no type.
+    """
+    mixture = _mixture(file_type)
+    tensors = tuple(tensors)
+    patterns = [(_compiled(pattern), find(kind)) for pattern, kind in (overrides or {}).items()]
+    names = [tensor.name for tensor in tensors]
+    values = sum(role_of(name) == "value" for name in names)
+    seen: Counter[str] = Counter()
+    found = []
+    for tensor in tensors:
+        wanted = tensor.type
+        if quantizable(tensor):
+            role = role_of(tensor.name)
+            place = Place(
+                _index(tensor.name, role, seen, facts), values if role == "value" else facts.layers, facts, imatrix
+            )
+            seen[role] += 1
+            wanted = _manual(tensor.name, patterns) or _stock(
+                mixture, file_type, tensor, role, place, tied="output.weight" not in names
+            )
+        found.append(Choice(tensor, _fitting(tensor, wanted), wanted))
+    return tuple(found)
+
+
+def quantizable(tensor: TensorInfo) -> bool:
+    """Whether the quantizer changes a tensor at all: matrices do, vectors and norms stay."""
+    return len(tensor.shape) > 1 and tensor.name.endswith("weight") and not _KEPT.search(tensor.name)
+
+
+def needs_imatrix(choice: Choice, file_type: str) -> bool:
+    """Whether the result would be garbage without an importance matrix, in llama.cpp's judgement."""
+    if choice.tensor.name in ("token_embd.weight", "output.weight") or not quantizable(choice.tensor):
+        return False
+    return choice.type.name in _NEED_IMATRIX or (choice.type.name == "Q2_K" and file_type == "Q2_K_S")
+
+
+def role_of(name: str) -> str:
+    """What a tensor does, as far as the rules care."""
+    if name in ("output.weight", "token_embd.weight"):
+        return name.split(".")[0]
+    return next((role for text, role in ROLES if text in name), "other")
+
+
+def _mixture(file_type: str) -> Mixture:
+    if file_type not in MIXTURES:
+        raise InvalidOption(f"there is no type {file_type!r} of GGUF files; there are {', '.join(FILE_TYPES)}")
+    return MIXTURES[file_type]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InvalidOption(f"{pattern!r} is no pattern for names of tensors: {error}") from error
+
+
+def _index(name: str, role: str, seen: Counter[str], facts: Facts) -> int:
+    """The n-th of its role; experts of a layer count as one."""
+    if facts.experts > 1 and role in ("up", "gate", "down"):
+        return int(name.split(".")[1])
+    return seen[role]
+
+
+def _manual(name: str, patterns: list[tuple[re.Pattern[str], GgmlType]]) -> GgmlType | None:
+    return next((kind for pattern, kind in patterns if pattern.search(name)), None)
+
+
+def _stock(mixture: Mixture, file_type: str, tensor: TensorInfo, role: str, place: Place, *, tied: bool) -> GgmlType:
+    default = TYPES[mixture.default]
+    if not default.quantized:
+        return default
+    if role == "output" or (role == "token_embd" and tied):
+        return TYPES[mixture.head if default.fits(tensor.columns) else "Q8_0"]
+    if file_type == "MXFP4_MOE":
+        return TYPES["MXFP4" if len(tensor.shape) == 3 and tensor.shape[0] > 1 else "Q8_0"]
+    if role == "token_embd":
+        return TYPES[mixture.embedding or mixture.default]
+    rule = mixture.roles.get(role)
+    kind = rule if isinstance(rule, str) or rule is None else rule(place)
+    return TYPES[_exceptions(kind or mixture.default, file_type, role, place.facts)]
+
+
+def _exceptions(kind: str, file_type: str, role: str, facts: Facts) -> str:
+    """Models of 70 billion parameters and of eight experts can afford better values."""
+    if file_type in _TINY:
+        eight = {"key": "Q4_K", "attention_output": "Q5_K"}
+    else:
+        output = "Q5_K" if file_type in _EIGHT_EXPERTS else MIXTURES[file_type].default
+        eight = {"key": "Q8_0", "value": "Q8_0", "attention_output": output}
+    if facts.experts == 8 and role in eight:
+        return eight[role]
+    if role == "value" and facts.seventy and kind in ("Q3_K", "Q4_K") and file_type not in _TINY:
+        return "Q5_K"
+    return kind
+
+
+def _fitting(tensor: TensorInfo, wanted: GgmlType) -> GgmlType:
+    """The wanted type, or what llama.cpp falls back to for rows that are no multiple of its block."""
+    if wanted.fits(tensor.columns):
+        return wanted
+    if wanted.name not in FALLBACK:
+        raise UnsupportedModel(
+            f"{tensor.name} has rows of {tensor.columns} values, which {wanted.name} (blocks of {wanted.block}) cannot"
+            " hold, and llama.cpp has no other type for them: choose a K type, such as Q4_K_M"
+        )
+    other = TYPES[FALLBACK[wanted.name]]
+    return other if other.fits(tensor.columns) else TYPES["F16"]

@@ -1,0 +1,113 @@
+"""The models whose mixtures of types are compared with llama.cpp's: shapes of real ones, and odd ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from microbudget.runtimes.families import parse_config
+from microbudget.runtimes.ggml_types import TYPES
+from microbudget.runtimes.gguf_file import Entry, TensorInfo
+from microbudget.runtimes.gguf_write import Layout, entry, order
+
+
+def _config(model_type: str, hidden: int, layers: int, heads: str, inner: int, **more: Any) -> dict[str, Any]:
+    queries, keys = (int(count) for count in heads.split("/"))
+    return {
+        "model_type": model_type,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": queries,
+        "num_key_value_heads": keys,
+        "intermediate_size": inner,
+        "vocab_size": 4096,
+        "max_position_embeddings": 2048,
+        **more,
+    }
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "lm-python": _config("llama", 256, 5, "8/4", 768, tie_word_embeddings=True),
+    "smollm-135m": _config("llama", 576, 30, "9/3", 1536, tie_word_embeddings=True),
+    "tinyllama-1b": _config("llama", 2048, 22, "32/4", 5632),
+    "llama-3-8b": _config("llama", 4096, 32, "32/8", 14336),
+    "llama-3-70b": _config("llama", 8192, 80, "64/8", 28672),
+    "llama-65b": _config("llama", 8192, 80, "64/64", 22016),
+    "mistral-nemo": _config("mistral", 5120, 40, "32/8", 14336, head_dim=128),
+    "qwen2-0.5b": _config("qwen2", 896, 24, "14/2", 4864, tie_word_embeddings=True),
+    "qwen2-72b": _config("qwen2", 8192, 80, "64/8", 29568),
+    "qwen3-0.6b": _config("qwen3", 1024, 28, "16/8", 3072, head_dim=128, tie_word_embeddings=True),
+    "stablelm-3b": _config("stablelm", 2560, 32, "32/32", 6912),
+    "stablelm-12b": _config("stablelm", 5120, 40, "32/8", 13824, qk_layernorm=True, use_parallel_residual=True),
+    "rows-of-96": _config("llama", 96, 3, "3/3", 96),
+    "rows-of-72": _config("llama", 72, 3, "3/3", 144),
+}
+EXPERTS = "mixtral-8x7b"  # no family of ours, but a GGUF that may be given
+NAMES = (*CASES, EXPERTS)
+
+
+def layout(name: str) -> Layout:
+    """A GGUF file of the case in float16, without a tokenizer: the quantizer looks at none."""
+    if name == EXPERTS:
+        return _experts()
+    config = parse_config(CASES[name], name)
+    tensors = [_tensor(target, shape) for _, _, target, shape in config.tensors()]
+    return Layout(_entries(config.family.architecture, CASES[name], config.head), order(tensors))
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> TensorInfo:
+    vector = len(shape) == 1 or name.endswith("_norm.weight")
+    return TensorInfo(name, shape, TYPES["F32" if vector else "F16"])
+
+
+def _entries(architecture: str, config: dict[str, Any], head: int) -> tuple[Entry, ...]:
+    numbers = {
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": head,
+        "attention.value_length": head,
+        "vocab_size": config["vocab_size"],
+        **({"expert_count": 8, "expert_used_count": 2} if "experts" in config else {}),
+    }
+    epsilon = "attention.layer_norm_epsilon" if architecture == "stablelm" else "attention.layer_norm_rms_epsilon"
+    return (
+        entry("general.architecture", architecture, "str"),
+        *(entry(f"{architecture}.{key}", value, "u32") for key, value in numbers.items()),
+        entry(f"{architecture}.{epsilon}", 1e-5, "f32"),
+        entry("general.file_type", 1, "u32"),
+    )
+
+
+def _experts() -> Layout:
+    config = _config("llama", 4096, 32, "32/8", 14336, experts=8)
+    dense = parse_config(config, EXPERTS)
+    tensors = []
+    for _, _, name, shape in dense.tensors():
+        if ".ffn_norm" in name or ".ffn_" not in name:
+            tensors.append(_tensor(name, shape))
+        else:
+            tensors.append(_tensor(name.replace(".weight", "_exps.weight"), (8, *shape)))
+    tensors += [TensorInfo(f"blk.{layer}.ffn_gate_inp.weight", (8, 4096), TYPES["F32"]) for layer in range(32)]
+    return Layout(_entries("llama", config, dense.head), order(tensors))
+
+
+def shorten(types: dict[str, str]) -> str:
+    """Types by tensor as one line: `attn_v=Q6_K*2,Q4_K` means layers 0 and 1 in Q6_K, layer 2 in Q4_K."""
+    groups: dict[str, list[str]] = {}
+    for name, kind in types.items():
+        parts = name.split(".")
+        groups.setdefault(".".join(parts[2:] if parts[0] == "blk" else parts).removesuffix(".weight"), []).append(kind)
+    return " ".join(f"{name}={_runs(kinds)}" for name, kinds in sorted(groups.items()))
+
+
+def _runs(kinds: list[str]) -> str:
+    runs: list[list[Any]] = []
+    for kind in kinds:
+        if runs and runs[-1][0] == kind:
+            runs[-1][1] += 1
+        else:
+            runs.append([kind, 1])
+    return ",".join(kind if count == 1 else f"{kind}*{count}" for kind, count in runs)
