@@ -143,9 +143,7 @@ class InitParams(ctypes.Structure):
 # What llama_model_default_params and llama_context_default_params fill in. Fields that are 0 tell little by themselves,
 # but together with the sizes below a field that moved is found.
 MODEL_DEFAULTS = {
-    **{
-        name: None for name in ("devices", "tensor_buft_overrides", "tensor_split", "progress_callback", "kv_overrides")
-    },
+    **dict.fromkeys(("devices", "tensor_buft_overrides", "tensor_split", "progress_callback", "kv_overrides")),
     **{"n_gpu_layers": -1, "split_mode": 1, "load_mode": -1, "lazy_mode": 1, "main_gpu": 0},
     **{"vocab_only": False, "check_tensors": False, "use_extra_bufts": True, "no_host": False, "no_alloc": False},
 }
