@@ -1,4 +1,4 @@
-"""Names to Models: a folder, an `.onnx` file or a hub id. The only module that downloads."""
+"""Names to Models: a folder, an `.onnx` or `.gguf` file, or a hub id. The only module that downloads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
-from .model import ONNX_NAME, Model, Record, external_data
+from .model import GGUF_NAME, ONNX_NAME, Model, Record, external_data
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
-HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt")
+HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "tokenizer.model", "*.jinja")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 
 
 def load(name: str | Path | Model) -> Model:
-    """The Model of a folder, an `.onnx` file or a hub id.
+    """The Model of a folder, an `.onnx` or `.gguf` file, or a hub id.
 
     Raises ModelNotFound, UnsafeModel for a pickle, UnsupportedModel for anything else that is not a Model.
     """
@@ -41,14 +41,32 @@ def _load_file(path: Path) -> Model:
             f"{path} may be a pickle, which can run code when it is opened: give the folder with safetensors"
             " (Hugging Face: save_pretrained) or an .onnx file"
         )
+    if path.suffix.lower() == ".gguf":
+        return _load_gguf(path, path)
     if path.suffix.lower() != ".onnx":
-        raise UnsupportedModel(f"{path} is no model that we know: give a Hugging Face folder or an .onnx file")
+        raise UnsupportedModel(f"{path} is no model that we know: give a Hugging Face folder, an .onnx or a .gguf file")
     record = Record.read(path.parent) if path.name == ONNX_NAME else None
     return Model(path, "onnx", record or _onnx_record(path))
 
 
+def _load_gguf(path: Path, file: Path) -> Model:
+    """A GGUF file, alone or in a folder of ours; it is read as far as its first tensor."""
+    from .runtimes.gguf_file import GgufFile
+
+    with GgufFile(file) as opened:
+        if opened.get("split.count", 0) > 1:
+            raise UnsupportedModel(
+                f"{file} is one of {opened.get('split.count')} parts: join them with llama.cpp's"
+                " `llama-gguf-split --merge` first"
+            )
+    record = Record.read(file.parent) if file.name == GGUF_NAME else None
+    return Model(path, "gguf", record or Record(source=str(path)))
+
+
 def _load_folder(folder: Path) -> Model:
     record = Record.read(folder)
+    if (folder / GGUF_NAME).is_file():
+        return _load_gguf(folder, folder / GGUF_NAME)
     if (folder / ONNX_NAME).is_file():
         return Model(folder, "onnx", record or _onnx_record(folder / ONNX_NAME))
     if (folder / "config.json").is_file():
@@ -60,8 +78,13 @@ def _load_folder(folder: Path) -> Model:
         return _load_file(onnx_files[0])
     if onnx_files:
         raise UnsupportedModel(f"{folder} holds {len(onnx_files)} .onnx files: name one of them")
+    gguf_files = sorted(folder.glob("*.gguf"))
+    if len(gguf_files) == 1:
+        return _load_file(gguf_files[0])
+    if gguf_files:
+        raise UnsupportedModel(f"{folder} holds {len(gguf_files)} .gguf files: name one of them")
     _refuse_pickles(folder)
-    raise ModelNotFound(f"{folder} holds no model: neither config.json with *.safetensors nor an .onnx file")
+    raise ModelNotFound(f"{folder} holds no model: neither config.json with *.safetensors nor an .onnx or .gguf file")
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -14,6 +14,12 @@ from .errors import ModelNotFound, UnsupportedModel
 RECORD_NAME = "microbudget.json"
 RECORD_VERSION = 1
 ONNX_NAME = "model.onnx"
+GGUF_NAME = "model.gguf"
+_HF_FILES = (
+    "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
+    "chat_template.jinja",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Model:
-    """A model on disk. `path` is a folder, or a single `.onnx` file that lies anywhere."""
+    """A model on disk. `path` is a folder, or a single `.onnx` or `.gguf` file that lies anywhere."""
 
     path: Path
-    format: str  # "hf", "onnx"
+    format: str  # "hf", "onnx", "gguf"
     record: Record
 
     @property
@@ -75,18 +81,18 @@ class Model:
 
     @property
     def weights(self) -> Path:
-        """The file a runtime opens: the `.onnx` file; for `hf` the folder itself."""
-        if self.format == "onnx" and self.path.is_dir():
-            return self.path / ONNX_NAME
-        return self.path
+        """The file a runtime opens: the `.onnx` or `.gguf` file; for `hf` the folder itself."""
+        names = {"onnx": ONNX_NAME, "gguf": GGUF_NAME}
+        return self.path / names[self.format] if self.format in names and self.path.is_dir() else self.path
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """The files that inference needs, sorted; no card, no report, no record."""
         if self.format == "onnx":
             return (self.weights, *external_data(self.weights))
-        names = ("config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json")
-        found = [self.path / name for name in names if (self.path / name).is_file()]
+        if self.format == "gguf":
+            return (self.weights,)
+        found = [self.path / name for name in _HF_FILES if (self.path / name).is_file()]
         found += self.path.glob("*.safetensors")
         found += self.path.glob("*.safetensors.index.json")
         return tuple(sorted(found))

@@ -1,4 +1,4 @@
-"""export: a Hugging Face folder to ONNX, checked on calibration images to answer the same."""
+"""export: a Hugging Face folder to ONNX (images) or GGUF (language), checked to answer the same."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import Failed, UnsupportedModel
-from ..model import ONNX_NAME, Model, Record
+from ..errors import Failed, InvalidOption, UnsupportedModel
+from ..model import GGUF_NAME, ONNX_NAME, Model, Record
 from . import Context, Method, option
 
 CHECKED = 16  # calibration images that both models answer
@@ -18,14 +18,30 @@ TOLERANCE = 1e-3  # of the spread of the logits
 
 @dataclass(frozen=True)
 class Export(Method):
-    """Convert to ONNX: batch norm folded, any batch size, the answers compared with the original's."""
+    """Convert to the format of a fast runtime: ONNX, or GGUF for language models; the result is compared."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "onnx"}
 
-    format: str = option("onnx", "the format to convert into", choices=("onnx",))
+    format: str = option("onnx", "the format to convert into", choices=("onnx", "gguf"))
+    dtype: str | None = option(
+        None, "gguf: type of the matrices, else float16", choices=("float32", "float16", "bfloat16")
+    )
+
+    def output_format(self, input_format: str) -> str:
+        """The format that comes out. Raises InvalidRecipe when the input's format does not fit."""
+        super().output_format(input_format)
+        return self.format
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
-        """Write `model.onnx` with labels and preprocessing inside; the largest difference goes into the record."""
+        """Write `model.onnx` or `model.gguf`; what the comparison found goes into the record."""
+        if self.format == "gguf":
+            return _to_gguf(model, context, out, self.dtype or "float16")
+        if self.dtype is not None:
+            raise InvalidOption(f"export: dtype is for format='gguf'; ONNX is written in float32, not {self.dtype}")
+        return self._to_onnx(model, context, out)
+
+    def _to_onnx(self, model: Model, context: Context, out: Path) -> Record:
+        """Batch norm folded, any batch size, labels and preprocessing inside."""
         import onnx
 
         from ..runtimes.onnx import OnnxSession, write_metadata
@@ -45,6 +61,27 @@ class Export(Method):
             f" logits differ by {report['difference']:.1e} at most"
         )
         return replace(model.record, history={**model.record.history, "export": report})
+
+
+def _to_gguf(model: Model, context: Context, out: Path, dtype: str) -> Record:
+    """Tensor by tensor, without torch; the tokenizer is run against the original's before anything is written."""
+    from ..runtimes import convert_gguf, token_check
+
+    conversion, check = token_check.settle(convert_gguf.plan(model.path, dtype))
+    if check.checked and not check.same:
+        context.progress.warn(
+            f"llama.cpp's SentencePiece cuts some text differently from the original, such as {check.example!r}"
+        )
+    conversion.write(out / GGUF_NAME, context.progress)
+    report = {
+        "format": "gguf",
+        "dtype": dtype,
+        "size_bytes": conversion.layout.size_bytes,
+        "parameters": sum(tensor.parameters for tensor in conversion.layout.tensors),
+        "pre_tokenizer": check.pre,
+        "same_tokens": check.same if check.checked else None,
+    }
+    return replace(model.record, history={**model.record.history, "export": report})
 
 
 def _compare(network: Any, session: Any, model: Model, context: Context) -> dict[str, float]:

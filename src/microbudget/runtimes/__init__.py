@@ -16,7 +16,7 @@ from ..errors import InvalidOption, UnsupportedModel
 if TYPE_CHECKING:
     from ..model import Model
 
-FOR_FORMAT: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "openvino"), "hf": ("torch",)}
+FOR_FORMAT: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "openvino"), "hf": ("torch",), "gguf": ("gguf",)}
 
 
 class Session(Protocol):
