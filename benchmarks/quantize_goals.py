@@ -1,0 +1,131 @@
+"""The goals of the quantizer, each with what was measured and whether it was reached."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import quantize as bench
+from microbudget.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from quantize_tables import Judged, Network
+
+FINER_COST = 1.05  # more latency that the finer tensors may take
+MEMORY_FACTOR, MEMORY_EXTRA = 2, 300e6
+FLAT = 1.1  # peak memory of 2048 samples over that of 32
+
+Line = list[str]
+
+
+def verdict(met: bool | None) -> str:
+    return "not measured" if met is None else "reached" if met else "missed"
+
+
+def goals(networks: list[Network], results: bench.Results) -> list[Line]:
+    """All of them."""
+    by_name = {network.name: network for network in networks}
+    lines = [line for network in networks for line in eight_bits(network)]
+    if "resnet20" in by_name:
+        lines += [*finer(by_name["resnet20"]), *four_bits(by_name["resnet20"], 0.5, 0.03)]
+        lines += low(by_name["resnet20"], "ours 3", 1.5, "3-bit weights, no training")
+    if "mobilenet_v2" in by_name:
+        lines += four_bits(by_name["mobilenet_v2"], 1.0, None)
+    return lines + cost(results)
+
+
+def eight_bits(network: Network) -> list[Line]:
+    """No worse than the best peer at no more latency."""
+    from quantize_tables import TITLES, number, ratio
+
+    ours, peer, title = network.judged("ours 8"), network.best_peer, TITLES[network.name]
+    if ours is None or peer is None:
+        return [[f"8 bits, {title}: KL of the best peer", "", verdict(None)]]
+    middle, low_, high = ratio(ours.kl, peer[1].kl)
+    said = f"{number(ours.kl.mean())} against {number(peer[1].kl.mean())} ({peer[0]})"
+    said += f"; ratio {middle:.2f} ({low_:.2f}..{high:.2f})"
+    lines = [[f"8 bits, {title}: KL at most the best peer's", said, verdict(middle <= 1)]]
+    runtime = "openvino" if bench.result_file(peer[0], network.name, 0).suffix == ".xml" else "onnxruntime"
+    timed = "onnxruntime minmax" if peer[0].startswith("onnxruntime") else peer[0]  # all its files are of one graph
+    for threads in (1, 2):
+        row = network.latency(timed, runtime, threads)
+        goal = f"8 bits, {title}: latency at most {timed}'s, {threads} thread{'s' * (threads - 1)}"
+        if row is None:
+            lines.append([goal, "", verdict(None)])
+            continue
+        said = f"{row['ratio']:.2f} ({row['low']:.2f}..{row['high']:.2f}) of its time"
+        lines.append([goal, said, verdict(row["low"] <= 1.01)])
+    return lines
+
+
+def finer(network: Network) -> list[Line]:
+    """Half the best peer's divergence at less than 5 % more latency."""
+    from quantize_tables import number
+
+    ours, peer, lines = network.judged("ours 8 finer"), network.best_peer, []
+    goal = "8 bits, ResNet-20, one or two tensors finer: half of the best peer's KL"
+    if ours is None or peer is None:
+        return [[goal, "", verdict(None)]]
+    shares = ours.kl.mean() / peer[1].kl.mean()
+    lines.append(
+        [goal, f"{number(ours.kl.mean())}, {shares:.2f} of {number(peer[1].kl.mean())}", verdict(shares <= 0.5)]
+    )
+    for threads in (1, 2):
+        row = network.latency("ours 8 finer", "onnxruntime", threads)
+        goal = f"the same: at most 5 % more latency, {threads} thread{'s' * (threads - 1)}"
+        said = (
+            "" if row is None else f"{1 / row['ratio']:.3f} ({1 / row['high']:.3f}..{1 / row['low']:.3f}) of the time"
+        )
+        lines.append([goal, said, verdict(None if row is None else 1 / row["ratio"] <= FINER_COST)])
+    return lines
+
+
+def low(network: Network, setting: str, most_points: float, what: str) -> list[Line]:
+    """A loss of accuracy at most."""
+    from quantize_tables import TITLES, change
+
+    judged = network.judged(setting)
+    goal = f"{what}, {TITLES[network.name]}: at most {most_points:g} points lost"
+    if judged is None:
+        return [[goal, "", verdict(None)]]
+    return [[goal, f"{change(judged)} on {len(judged.kl)} images", verdict(judged.gained.mean() * 100 >= -most_points)]]
+
+
+def four_bits(network: Network, most_points: float, most_kl: float | None) -> list[Line]:
+    """The loss of accuracy, and the divergence that the weights alone cause."""
+    from quantize_tables import number
+
+    lines = low(network, "ours 4", most_points, "4-bit weights")
+    judged: Judged | None = network.judged("ours 4")
+    if most_kl is not None and judged is not None:
+        said = f"{number(judged.kl.mean())} with 8-bit activations"
+        lines.append([f"the same: KL at most {most_kl:g}", said, verdict(judged.kl.mean() <= most_kl)])
+    return lines
+
+
+def cost(results: bench.Results) -> list[Line]:
+    """Seconds and memory of quantizing MobileNetV2."""
+    samples, network = bench.SAMPLES[bench.COST_NETWORK], bench.COST_NETWORK
+
+    def row(setting: str, count: int, name: str = network) -> dict[str, Any] | None:
+        found = results.get(f"cost/{name}/{setting}/{count}")
+        return None if found is None or "failure" in found else found
+
+    lines: list[Line] = []
+    for setting, most_s in (("ours 8 minmax", 5.0), ("ours 8", 60.0), ("ours 4", 60.0)):
+        found = row(setting, samples)
+        said = "" if found is None else format_seconds(found["seconds"])
+        met = None if found is None else found["seconds"] <= most_s
+        lines.append([f"MobileNetV2, {samples} images, {setting}: at most {most_s:g} s", said, verdict(met)])
+    folder = bench.STORE / "networks" / network
+    limit = MEMORY_FACTOR * (folder / "model.onnx").stat().st_size + MEMORY_EXTRA if folder.is_dir() else MEMORY_EXTRA
+    for setting in ("ours 8 minmax", "ours 8"):
+        few, many = (row(setting, count) for count in (bench.SAMPLE_COUNTS[0], bench.SAMPLE_COUNTS[-1]))
+        found = [r["peak_bytes"] for count in (samples, *bench.SAMPLE_COUNTS) if (r := row(setting, count))]
+        said = format_bytes(max(found)) if found else ""
+        met = None if not found else max(found) <= limit
+        lines.append([f"the same, {setting}: peak memory at most {format_bytes(int(limit))}", said, verdict(met)])
+        growth = None if few is None or many is None else many["peak_bytes"] / few["peak_bytes"]
+        said = "" if growth is None else f"{growth:.2f} times"
+        goal = f"the same, {setting}: flat from {bench.SAMPLE_COUNTS[0]} to {bench.SAMPLE_COUNTS[-1]} samples"
+        lines.append([goal, said, verdict(None if growth is None else growth <= FLAT)])
+    return lines
