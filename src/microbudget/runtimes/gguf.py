@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from .. import machine
 from .gguf_file import GgufFile
 from .language import LanguageSession
-from .llama.network import Context, Network
 from .llama import version
+from .llama.network import Context, Network
 
 if TYPE_CHECKING:
     from ..model import Model

@@ -93,10 +93,13 @@ def nats(logits: Logits, targets: Sequence[int]) -> NDArray[np.float64]:
 class LanguageSession:
     """An open language model. `answer` takes one of three kinds of inputs:
 
-    * `text` (n, bytes) with `begin`, `end` (n,): the bytes of each example from `begin` to `end` are judged, those before
-      are its history; `context` (n,): tokens. The answer is (n, 2): nats, and over how many tokens.
-    * `decode` (1, bytes): one token more after the first `depth` tokens of that text. The answer is the likeliest.
-    * `prefill` (1, bytes): read the first `depth` tokens of that text. The answer is the likeliest next one.
+    * `text` (n, bytes) with `begin`, `end` (n,): the bytes of each example from `begin` to `end` are judged, those
+      before are its history; `context` (n,): tokens. The answer is (n, 2): nats, and over how many tokens.
+    * `decode` (1, bytes): one token more after the first `depth` (1,) tokens of that text.
+    * `prefill` (1, bytes): read the first `depth` (1,) tokens of that text.
+
+    The answer to the last two is (1, 2): the likeliest next token, and how many stand before it, which is less than
+    was asked for when the model does not read as many.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -110,10 +113,10 @@ class LanguageSession:
         """What the inputs' kind asks for."""
         if "text" in inputs:
             return np.array([self._judge(*example) for example in _examples(inputs)])
-        if "decode" in inputs:
-            return self._decode(inputs["decode"][0].tobytes(), int(inputs["depth"][0]))
-        if "prefill" in inputs:
-            return self._prefill(inputs["prefill"][0].tobytes(), int(inputs["depth"][0]))
+        for kind, read in (("decode", self._decode), ("prefill", self._prefill)):
+            if kind in inputs:
+                depth = min(int(inputs["depth"][0]), self.reader.longest - 1)
+                return np.array([[read(inputs[kind][0].tobytes(), depth), depth]])
         raise InvalidOption(f"a language model takes text, decode or prefill, not {', '.join(inputs)}")
 
     def logits(self, inputs: Inputs) -> tuple[NDArray[np.int64], Logits]:
@@ -180,26 +183,24 @@ class LanguageSession:
 
     def _prompt(self, text: bytes, depth: int) -> list[int]:
         """Exactly `depth` tokens: the text again and again."""
-        if depth + 1 > self.reader.longest:
-            raise InvalidOption(f"the model reads {self.reader.longest} tokens, not {depth} and one more")
         tokens = self.reader.encode(text.decode("utf-8", "replace")) or [self.reader.begin or 0]
         return (tokens * math.ceil(depth / len(tokens)))[:depth]
 
-    def _prefill(self, text: bytes, depth: int) -> NDArray[np.int64]:
+    def _prefill(self, text: bytes, depth: int) -> int:
         prompt = self._prompt(text, depth)
         self._reserve(depth + 1, 1)
         self.reader.rewind()
         self._ready = None
-        return np.array([self.reader.process(prompt, 1).argmax()])
+        return int(self.reader.process(prompt, 1).argmax())
 
-    def _decode(self, text: bytes, depth: int) -> NDArray[np.int64]:
+    def _decode(self, text: bytes, depth: int) -> int:
         """One token; the sequence is then as long as before, so that each call has the same work."""
         if self._ready != (text, depth):
-            self._follows = int(self._prefill(text, depth)[0])
+            self._follows = self._prefill(text, depth)
             self._ready = (text, depth)
-        chosen = self.reader.process([self._follows], 1).argmax()
+        chosen = int(self.reader.process([self._follows], 1).argmax())
         self.reader.rewind(depth)
-        return np.array([chosen])
+        return chosen
 
 
 def _examples(inputs: Inputs) -> Iterator[tuple[bytes, int, int]]:

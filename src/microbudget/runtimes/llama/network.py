@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ...errors import BrokenModel, UnsupportedModel
 from .library import last_words, library, refused
-from .structures import Batch, EvalCallback
+from .structures import Batch, EvalCallback, Tensor
 
 Logits = NDArray[np.float32]
-Watch = Callable[[int, bool], bool]  # (address of the tensor, whether it is only asked for) -> wanted, or go on
+Watch = Callable[[Tensor, bool], bool]  # (the operation's tensor, whether it is only asked for) -> wanted, or go on
 CACHE_TYPES = {"F32": 0, "F16": 1}  # ggml's ids
 LARGEST_MICROBATCH = 512  # tokens that llama.cpp processes at once; more cost memory and gain nothing on a CPU
 
@@ -117,7 +117,8 @@ class Context:
     ) -> None:
         """size: tokens. rows: logits that one call of `process` may ask for. cache: type of the keys and values.
 
-        watch is told of every operation, twice: before it whether its result is wanted, and after it. Raises BrokenModel.
+        watch is told of every operation, twice: before it whether its result is wanted, and after it.
+        Raises BrokenModel.
         """
         self._lib, self._vocabulary, self.size, self.rows = lib, vocabulary, size, rows
         parameters = lib.llama_context_default_params()
@@ -143,6 +144,15 @@ class Context:
 
         Raises BrokenModel when llama.cpp fails.
         """
+        self.feed(tokens, rows)
+        found = np.empty((rows, self._vocabulary), np.float32)
+        for row in range(rows):
+            source = self._lib.llama_get_logits_ith(self._handle, len(tokens) - rows + row)
+            found[row] = np.ctypeslib.as_array(source, (self._vocabulary,))
+        return found
+
+    def feed(self, tokens: Sequence[int], rows: int) -> None:
+        """Append tokens and compute the logits behind the last `rows` of them, without a look at them."""
         count = len(tokens)
         if count == 0 or self.filled + count > self.size or rows > min(self.rows, count):
             raise ValueError(f"{count} tokens with {rows} rows do not fit: {self.filled} of {self.size} filled")
@@ -154,18 +164,13 @@ class Context:
         if status:
             raise BrokenModel(f"llama.cpp failed to process {count} tokens (status {status}): {last_words()}")
         self.filled += count
-        found = np.empty((rows, self._vocabulary), np.float32)
-        for row in range(rows):
-            source = self._lib.llama_get_logits_ith(self._handle, count - rows + row)
-            found[row] = np.ctypeslib.as_array(source, (self._vocabulary,))
-        return found
 
     def _guarded(self, watch: Watch) -> Callable[[int, bool, int], bool]:
         """ctypes would print an error and go on: here it ends the computation, and `process` raises it."""
 
         def call(tensor: int, asked: bool, _data: int) -> bool:
             try:
-                return self._error is None and watch(tensor, asked)
+                return self._error is None and watch(Tensor.from_address(tensor), asked)
             except BaseException as error:
                 self._error = error
                 return False
