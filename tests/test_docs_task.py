@@ -70,3 +70,12 @@ def test_measure_takes_it(example, capsys, monkeypatch):
     assert measurement.quality == pytest.approx(expected)
     assert measurement.metric == "balanced accuracy"
     assert capsys.readouterr().out == f"balanced accuracy {expected:.3f} of {len(examples)} examples\n"
+
+
+def test_run_takes_it(example, tmp_path):
+    """A task without paths, pixels to prepare or unlabelled examples goes through the whole run."""
+    task = example["Arrays"]("digits.npz", ["even", "odd"])
+    result = microbudget.run_recipe("model.onnx", "quantize(samples=8)", task, out=tmp_path / "run")
+    assert result.best.measurement.metric == "balanced accuracy"
+    assert (tmp_path / "run" / "best" / "model.onnx").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()

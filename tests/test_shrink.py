@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,8 @@ from microbudget import Budget, cli, evaluation, search
 from microbudget.candidates import read
 from microbudget.loading import load
 from microbudget.progress import Progress
+from microbudget.report import write_report
+from microbudget.report.outcome import read_outcome
 from microbudget.runtimes import open_session
 from microbudget.tasks.images import ImageTask
 from microbudget.units import Drop
@@ -248,8 +251,10 @@ def test_a_run_of_other_data_is_refused_unless_forced(
     command = ["run", onnx_model, RECIPE, "--data", others, "--out", out]
     assert "another data" in error_of(capsys, *command)
     assert {path: path.read_bytes() for path in before} == before, "a refused command changed the run"
+    stale = {path.name for path in (out / "answers").iterdir()}
     assert cli.main([*map(str, command), "--force"]) == 0
     assert len(list(read(out / "candidates.jsonl"))) == 2
+    assert not stale & {path.name for path in (out / "answers").iterdir()}, "answers to other photos were kept"
 
 
 def test_a_run_in_use_is_refused(
@@ -310,6 +315,45 @@ def test_ctrl_c_delivers_the_best_so_far(
     assert (tmp_path / "run" / "best" / "model.onnx").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
     assert "best so far" in capsys.readouterr().err
+
+
+def test_a_run_that_was_cut_short_knows_its_budget(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
+    """The result of an earlier command is none of the one that began after it."""
+    out = tmp_path / "run"
+    search.run_recipe(onnx_model, RECIPE, photos, Budget(max_drop=Drop(0.9)), out=out)
+    assert read_outcome(out).ended
+    asked = Budget(max_drop=Drop(0.5), max_size_bytes=1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            search.run_recipe(onnx_model, RECIPE, photos, asked, out=out)
+    outcome = read_outcome(out)
+    assert (outcome.ended, outcome.budget) == (False, asked)
+    assert "1.00 kB" in write_report(out).read_text(encoding="utf-8")
+
+
+def test_every_candidate_tells_its_energy(finished: Path) -> None:
+    for row in read(finished / "candidates.jsonl"):
+        assert row.measurement is not None
+        assert row.measurement.energy_j is not None
+        assert row.measurement.energy_j > 0
+        assert row.measurement.energy_source in ("rapl", "nvml", "estimate")
+
+
+def test_a_reference_whose_process_died_is_opened_again(
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = evaluation.Evaluation._measured
+
+    def bereft(self: evaluation.Evaluation, *arguments: Any) -> Any:
+        os.kill(self._reference_worker().pid, signal.SIGKILL)
+        self._reference_worker()._process.wait()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(evaluation.Evaluation, "_measured", bereft)
+    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+    assert result.best is not None
+    assert result.best.failure is None
 
 
 def test_time_that_is_up_keeps_the_first(onnx_model: Path, photos: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ _PUBLIC = {
     "compare": "judge",
     "load": "loading",
     "measure": "judge",
+    "run_recipe": "search",
     "shrink": "search",
 }
 __all__ = [*_PUBLIC, "__version__"]
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .loading import load
     from .model import Model
     from .recipe import Recipe
-    from .search import shrink
+    from .search import run_recipe, shrink
     from .tasks import Task
 
 

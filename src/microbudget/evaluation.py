@@ -48,6 +48,11 @@ class Evaluation:
         if self._worker is not None:
             self._worker.close()
 
+    @property
+    def photos(self) -> bool:
+        """Whether inputs are photos that went through the models' own preprocessing; not so in a task of one's own."""
+        return hasattr(self._task, "path_of")
+
     def reference_candidate(self, recipe: str) -> Candidate:
         """The first row: the reference, measured alone on validation."""
         known = self._rows.get(self.reference.fingerprint)

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from . import __version__, candidates
+from .budget import Budget
 from .candidates import Candidate
 from .errors import AlreadyExists, RunLocked, RunMismatch
 from .model import Model
@@ -57,6 +58,27 @@ class Run:
         """What stands in `run.toml`."""
         table: dict[str, Any] = tomllib.loads((self.folder / "run.toml").read_text(encoding="utf-8"))
         return table
+
+    @property
+    def result(self) -> Path:
+        """What the last command that ended found."""
+        return self.folder / "result.json"
+
+    @property
+    def budget(self) -> dict[str, Any] | None:
+        """The budget of the last command, as `Budget.as_dict` wrote it; None before the first."""
+        path = self.folder / "budget.json"
+        asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return asked
+
+    def ask(self, budget: Budget) -> None:
+        """Note the budget of a command that begins; the result of an earlier one is none of this one's."""
+        _write_whole(self.folder / "budget.json", json.dumps(budget.as_dict(), indent=1))
+        self.result.unlink(missing_ok=True)
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Note what the command found."""
+        _write_whole(self.result, json.dumps(result, indent=1, ensure_ascii=False))
 
     def candidates(self) -> list[Candidate]:
         """The newest row of each recipe, in the order in which the recipes first appeared."""
@@ -119,12 +141,17 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
                 f"{run.folder} was made with another {what} (model {before.get('model')}, data {before.get('data')},"
                 f" seed {before.get('seed')}): give another --out, or --force to begin anew"
             )
-        for name in ("models", "cache", "best"):
+        for name in ("models", "cache", "best", "answers"):
             shutil.rmtree(run.folder / name, ignore_errors=True)
-        for name in ("candidates.jsonl", "report.html"):
+        for name in ("candidates.jsonl", "report.html", "result.json", "budget.json"):
             (run.folder / name).unlink(missing_ok=True)
-    partial = path.with_suffix(".partial")
     # A JSON text and a whole number are TOML values too.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
-    partial.write_text("\n".join([*lines, f'microbudget = "{__version__}"', ""]), encoding="utf-8")
+    _write_whole(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A file that is there is whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -177,6 +175,7 @@ def _search(
     deadline = time.monotonic() + budget.minutes * 60 if budget.minutes else None
     context = Context(task, run.cache, seed, threads if isinstance(threads, int) else 0, progress=progress)
     _check_splits(task, budget, progress)
+    run.ask(budget)
     _prepare(given, task, recipes, progress)
     reference = build(given, Recipe(first), context, run.models)[-1] if first else given
     context = replace(context, reference=reference)
@@ -253,7 +252,7 @@ def _try_all(
             left = format_seconds(slowest * (len(recipes) - index - 1))
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}; at most {left} left")
             if best(found, budget) is candidate:
-                deliver(run, evaluation.model(candidate), candidate, budget)
+                deliver(run, evaluation.model(candidate), candidate, budget, photos=evaluation.photos)
     except KeyboardInterrupt:
         progress.say("stopped: the best so far is delivered")
         return found, True
@@ -290,15 +289,13 @@ def _finish(
         unmet.append(f"on test the loss exceeds {budget.max_drop}: {verdict.reason}")
     elif verdict is not None and budget.prove and verdict.decision != "within":
         unmet.append(f"on test the loss is not shown to be within {budget.max_drop}: {verdict.reason}")
-    deliver(run, evaluation.model(judged), judged, budget, reference=reference)
+    deliver(run, evaluation.model(judged), judged, budget, reference, photos=evaluation.photos)
     found = [judged if candidate.fingerprint == judged.fingerprint else candidate for candidate in found]
     return Shrunk(run.folder, reference, found, judged, budget, unmet, interrupted)
 
 
 def _write(run: Run, result: Shrunk, progress: Progress) -> None:
-    partial = run.folder / "result.partial"
-    partial.write_text(json.dumps(result.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, run.folder / "result.json")
+    run.end(result.as_dict())
     if result.best is not None:
         from .report import write_report
 

@@ -9,7 +9,7 @@ from ..budget import Measurement
 from ..model import Record
 from ..units import format_seconds
 from .gallery import Gallery
-from .outcome import RESULT_NAME, Outcome
+from .outcome import Outcome
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -81,5 +81,5 @@ def _runtimes(outcome: Outcome) -> str:
 
 
 def _when(outcome: Outcome) -> str:
-    path = outcome.run.folder / RESULT_NAME if outcome.ended else outcome.run.rows
+    path = outcome.run.result if outcome.ended else outcome.run.rows
     return datetime.fromtimestamp(path.stat().st_mtime).astimezone().strftime("%Y-%m-%d %H:%M %Z")

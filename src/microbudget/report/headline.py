@@ -162,10 +162,11 @@ def decision(verdict: Verdict) -> str:
 
 
 def _budget(outcome: Outcome) -> tuple[str, str]:
-    """State and sentence. A run that has not ended has not told its budget to anyone."""
-    if outcome.budget is None:
-        return "open", "This run has not ended (it is going on, or was killed): this is the best so far."
-    limits = limits_text(outcome.budget)
+    """State and sentence."""
+    limits = "" if outcome.budget is None else limits_text(outcome.budget)
+    if not outcome.ended or outcome.budget is None:
+        asked = f" for the budget ({limits})" if limits else ""
+        return "open", f"This run has not ended (it is going on, or was killed): this is the best so far{asked}."
     if not limits:
         return "none", "No limits were given."
     if outcome.best is None or outcome.unmet:

@@ -18,26 +18,20 @@ from ..run import Run
 from ..tasks import Split
 from ..units import parse_drop
 
-RESULT_NAME = "result.json"
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """The reference, the candidates beside it, and the one that ships. `budget` is None while the run has not ended."""
+    """The reference, the candidates beside it, and the one that ships."""
 
     run: Run
     settings: dict[str, Any]  # of run.toml
     reference: Candidate
     candidates: tuple[Candidate, ...]
     best: Candidate | None
-    budget: Budget | None
+    budget: Budget | None  # of the last command
     unmet: tuple[str, ...]
     interrupted: bool
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run came to its end, by itself or by Ctrl-C."""
-        return self.budget is not None
+    ended: bool  # whether the last command came to its end, by itself or by Ctrl-C
 
     @property
     def rows(self) -> tuple[Candidate, ...]:
@@ -72,7 +66,7 @@ def read_outcome(folder: Path) -> Outcome:
     run = Run(folder)
     if not (folder / "run.toml").is_file():
         raise BadInput(f"{folder} is no run: it has no run.toml. Give the folder that was --out of shrink or run")
-    result = folder / RESULT_NAME
+    result = run.result
     return _ended(run, result) if result.is_file() else _unfinished(run)
 
 
@@ -81,6 +75,8 @@ def _ended(run: Run, path: Path) -> Outcome:
         result = json.loads(path.read_text(encoding="utf-8"))
         reference = Candidate.from_dict(result["reference"])
         found = [Candidate.from_dict(row) for row in result["candidates"]]
+        known = {row.fingerprint for row in found}
+        found += [row for row in run.candidates() if row.fingerprint not in known]  # of earlier commands
         best = None if result["best"] is None else Candidate.from_dict(result["best"])
         budget = _budget(result["budget"])
     except (ValueError, KeyError, TypeError) as error:
@@ -94,6 +90,7 @@ def _ended(run: Run, path: Path) -> Outcome:
         budget=budget,
         unmet=tuple(result.get("unmet", ())),
         interrupted=bool(result.get("interrupted")),
+        ended=True,
     )
 
 
@@ -105,7 +102,9 @@ def _unfinished(run: Run) -> Outcome:
     reference = next((row for row in rows if row.measurement is not None and row.verdict is None), rows[0])
     shipped = Record.read(run.best)
     best = next((row for row in rows if shipped is not None and row.fingerprint == shipped.fingerprint), None)
-    return Outcome(run, run.settings, reference, _beside(reference, rows), best, None, (), False)
+    asked = run.budget
+    budget = None if asked is None else _budget(asked)
+    return Outcome(run, run.settings, reference, _beside(reference, rows), best, budget, (), False, ended=False)
 
 
 def _beside(reference: Candidate, rows: list[Candidate]) -> tuple[Candidate, ...]:

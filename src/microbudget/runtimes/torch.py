@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 try:
     import torch
     import transformers
+
+    # Loading the first network would import a thousand more modules; here they are not taken for its memory and time.
+    import transformers.modeling_utils
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
 

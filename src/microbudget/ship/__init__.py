@@ -18,8 +18,13 @@ from ..units import format_bytes, format_points, format_seconds
 PLAN_KEY = "microbudget.plan"
 
 
-def deliver(run: Run, model: Model, candidate: Candidate, budget: Budget, reference: Candidate | None = None) -> Path:
-    """Replace RUN/best by this model as a whole; what stood there before stays until the new one is complete."""
+def deliver(
+    run: Run, model: Model, candidate: Candidate, budget: Budget, reference: Candidate | None = None, *, photos: bool
+) -> Path:
+    """Replace RUN/best by this model as a whole; what stood there before stays until the new one is complete.
+
+    photos: whether its inputs are photos that went through its own preprocessing; then predict.py is written too.
+    """
     partial, old = run.folder / ".best-partial", run.folder / ".best-old"
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -32,7 +37,7 @@ def deliver(run: Run, model: Model, candidate: Candidate, budget: Budget, refere
         (partial / "preprocessor_config.json").write_text(text, encoding="utf-8")
     if model.labels is not None:
         (partial / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
-    plan = _plan(model)
+    plan = _plan(model) if photos else None
     if plan is not None:
         _write_plan(partial / ONNX_NAME, model, plan)
         script = resources.files(__name__).joinpath("predict.py").read_text(encoding="utf-8")
