@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
-from .model import GGUF_NAME, ONNX_NAME, Model, Record, external_data
+from .model import GGUF_NAME, LANGUAGE_MODELLING, ONNX_NAME, Model, Record, external_data
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
 HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "tokenizer.model", "*.jinja")
@@ -60,7 +60,7 @@ def _load_gguf(path: Path, file: Path) -> Model:
                 " `llama-gguf-split --merge` first"
             )
     record = Record.read(file.parent) if file.name == GGUF_NAME else None
-    return Model(path, "gguf", record or Record(source=str(path)))
+    return Model(path, "gguf", record or Record(task=LANGUAGE_MODELLING, source=str(path)))
 
 
 def _load_folder(folder: Path) -> Model:
@@ -100,7 +100,8 @@ def _hf_record(folder: Path) -> Record:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         names = {int(key): str(value) for key, value in config.get("id2label", {}).items()}
-    except (ValueError, AttributeError) as error:
+        writes = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    except (ValueError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{folder / 'config.json'} cannot be read: {error}") from error
     if not any(folder.glob("*.safetensors")):
         _refuse_pickles(folder)
@@ -111,7 +112,8 @@ def _hf_record(folder: Path) -> Record:
         from .tasks.processors import with_type
 
         preprocessing = with_type(preprocessing, config.get("model_type"))
-    return Record(labels=labels, preprocessing=preprocessing, source=str(folder))
+    task = LANGUAGE_MODELLING if writes else None
+    return Record(task=task, labels=labels, preprocessing=preprocessing, source=str(folder))
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ RECORD_NAME = "microbudget.json"
 RECORD_VERSION = 1
 ONNX_NAME = "model.onnx"
 GGUF_NAME = "model.gguf"
+LANGUAGE_MODELLING = "language-modelling"  # a kind of task; what says nothing of its task classifies images
 _HF_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
@@ -73,6 +74,11 @@ class Model:
     def labels(self) -> tuple[str, ...] | None:
         """The names of the outputs in their order, where they are known."""
         return self.record.labels
+
+    @property
+    def task(self) -> str | None:
+        """The kind of task that the model is for, where its files tell."""
+        return self.record.task or (LANGUAGE_MODELLING if self.format == "gguf" else None)
 
     @property
     def folder(self) -> Path:

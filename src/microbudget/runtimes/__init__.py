@@ -1,4 +1,4 @@
-"""Runtimes: open a Model and answer a batch. One small interface over ONNX Runtime, OpenVINO and torch.
+"""Runtimes: open a Model and answer a batch. One small interface over ONNX Runtime, OpenVINO, torch and llama.cpp.
 
 Import a runtime's module only when a model of its format is opened: a worker process that times an ONNX file
 must not pay for torch.
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from ..errors import InvalidOption, UnsupportedModel
+from ..model import LANGUAGE_MODELLING
 
 if TYPE_CHECKING:
     from ..model import Model
 
 FOR_FORMAT: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "openvino"), "hf": ("torch",), "gguf": ("gguf",)}
+LANGUAGE_MODULES = {"torch": "causal"}  # where a runtime has another module for language models
 
 
 class Session(Protocol):
@@ -25,7 +27,7 @@ class Session(Protocol):
     runtime: str  # name and version, "onnxruntime 1.31.1"
 
     def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """The model's output for a batch: logits (batch, classes) for a classifier."""
+        """The model's output for a batch: logits (batch, classes) for a classifier; see `language` for others."""
         ...
 
     def close(self) -> None:
@@ -49,6 +51,7 @@ def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) 
     if chosen not in FOR_FORMAT[model.format]:
         known = ", ".join(FOR_FORMAT[model.format])
         raise InvalidOption(f"runtime {chosen!r} does not open {model.format!r}; runtimes that do: {known}")
-    module = importlib.import_module(f".{chosen}", __name__)
+    name = LANGUAGE_MODULES.get(chosen, chosen) if model.task == LANGUAGE_MODELLING else chosen
+    module = importlib.import_module(f".{name}", __name__)
     session: Session = module.open_session(model, threads=threads)
     return session

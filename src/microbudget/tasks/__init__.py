@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..model import LANGUAGE_MODELLING
+from ..progress import SILENT, Progress
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -66,3 +70,31 @@ class Task(Protocol):
     def loss(self, outputs: NDArray[Any], examples: Sequence[Example]) -> NDArray[np.float64]:
         """The training loss of each example, (examples,): what early stopping reads."""
         ...
+
+
+def open_data(
+    path: str | Path,
+    kind: str | None = None,
+    *,
+    seed: int = 0,
+    splits: bool = True,
+    leave_out: frozenset[str] = frozenset(),
+    cache: Path | None = None,
+    threads: int = 0,
+    progress: Progress = SILENT,
+) -> Task:
+    """The task of a kind (`Model.task`; None: image classification) on the data at a path, to train or to judge on.
+
+    The options are those of the task's `open`. Raises BadData.
+    """
+    if kind == LANGUAGE_MODELLING:
+        from .text import TextTask
+
+        text: Task = TextTask.open(path, seed=seed, splits=splits, leave_out=leave_out, progress=progress)
+        return text
+    from .images import ImageTask
+
+    images: Task = ImageTask.open(
+        path, seed=seed, splits=splits, leave_out=leave_out, cache=cache, threads=threads, progress=progress
+    )
+    return images

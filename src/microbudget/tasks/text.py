@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadData, InvalidOption
+from ..model import LANGUAGE_MODELLING
 from ..progress import SILENT, Progress
 from . import Example, Inputs, Scores, Split
 from . import splits as cutting
@@ -27,7 +28,6 @@ from .contents import content_key
 from .folders import SPLIT_FOLDERS
 from .passages import Passage, TextFile, read
 
-KIND = "language-modelling"
 METRIC = "bits per byte"
 CONTEXT, STRIDE = 512, 1024  # tokens; bytes, which are 200 to 400 tokens
 BYTES_PER_TOKEN = 8  # of history that is handed over: more than what tokenizers take on average
@@ -52,7 +52,7 @@ class TextTask:
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _places: dict[str, _Place] = field(default_factory=dict, repr=False)  # by the example's name
 
-    kind = KIND
+    kind = LANGUAGE_MODELLING
     labels: tuple[str, ...] = ()
     largest_chunk = 1  # examples of one request: a large model takes seconds for each
 
