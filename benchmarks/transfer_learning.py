@@ -88,10 +88,10 @@ def notebook(seed: int, batch: int, channels_last: bool, cache: Path) -> dict[st
         head.train()
         pixels, labels = data["train"]
         for rows in torch.split(torch.randperm(len(labels)), HEAD_BATCH):
-            with torch.no_grad():
+            with torch.inference_mode():
                 parts = [pixels[part].contiguous(memory_format=layout) for part in torch.split(rows, batch)]
                 features = torch.cat([backbone(part).pooler_output for part in parts])
-            loss = torch.nn.functional.cross_entropy(head(features), labels[rows])
+            loss = torch.nn.functional.cross_entropy(head(features.clone()), labels[rows])  # autograd takes the copy
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

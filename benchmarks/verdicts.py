@@ -1,6 +1,6 @@
 """Whether verdicts keep their promise, and how many examples they need. Simulated, so that the true loss is known.
 
-    python benchmarks/verdicts.py            # about 9 minutes of one core; writes the tables of docs/verdicts.md
+    python benchmarks/verdicts.py            # about 9 minutes of one core; writes the tables of docs/measuring.md
 
 Each row: pairs of models whose true loss is exactly the limit, or half as much again. Whoever calls such a pair
 "within the limit" is wrong; the promise is to be wrong in at most 5 %. Beside `judge_pair` stand the comparison of the
@@ -26,7 +26,7 @@ from microbudget import stats
 from microbudget.judge.evidence import Ratios, Shares
 from microbudget.tasks import Scores
 
-PAGE = Path(__file__).parents[1] / "docs" / "verdicts.md"
+PAGE = Path(__file__).parents[1] / "docs" / "measuring.md"
 BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"
 LIMIT = 0.01
 ERROR = 0.05
@@ -340,7 +340,7 @@ reference's accuracy is {ACCURACY:.0%}.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="simulated pairs a row (default 1000)")
-    parser.add_argument("--dry", action="store_true", help="print the tables, leave docs/verdicts.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print the tables, leave docs/measuring.md as it is")
     options = parser.parse_args()
     started = time.monotonic()
     text = page(options.trials)

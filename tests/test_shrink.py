@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -158,10 +159,11 @@ def test_compare_tells_both_ways(finished: Path, photos: Path, capsys: pytest.Ca
 
 
 def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["measure", str(finished / "best"), "--data", str(photos), "--ledger"]) == 0
+    assert cli.main(["measure", str(finished / "best"), "--data", str(photos), "--ledger", "--batch", "2,3"]) == 0
     told = capsys.readouterr().out
-    assert "accuracy" in told
-    assert "latency" in told
+    for word in ("accuracy", "latency", "batch of 2", "batch of 3", "where the bytes are"):
+        assert word in told
+    assert re.search(r"energy .*\((rapl|estimate, .* to .*)\)", told)
     assert cli.main(["methods"]) == 0
     assert "finetune" in capsys.readouterr().out
     assert cli.main(["report", str(finished)]) == 0
@@ -240,6 +242,14 @@ def test_units_are_checked_on_the_command_line(text: str, capsys: pytest.Capture
         cli.main(["shrink", "model", "--data", "data", "--out", "run", text])
     assert ended.value.code == 2
     assert text.partition("=")[2] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sizes", ["0", "4,", "two", "-1"])
+def test_batch_sizes_are_checked(sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["measure", "model", "--data", "data", f"--batch={sizes}"])
+    assert ended.value.code == 2
+    assert "batch sizes are numbers from 1" in capsys.readouterr().err
 
 
 def test_a_run_of_other_data_is_refused_unless_forced(

@@ -99,6 +99,13 @@ def _threads(text: str) -> int | str:
     raise argparse.ArgumentTypeError(f"threads must be a number from 1, or auto, not {text!r}")
 
 
+def _batches(text: str) -> tuple[int, ...]:
+    sizes = text.split(",")
+    if all(size.isdigit() and int(size) > 0 for size in sizes):
+        return tuple(map(int, sizes))
+    raise argparse.ArgumentTypeError(f"batch sizes are numbers from 1 with commas between, not {text!r}")
+
+
 def _unit(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
@@ -207,6 +214,7 @@ def _add_measure(verbs: Any) -> None:
     parser.add_argument("--data", required=True, help="folder of examples")
     parser.add_argument("--ledger", action="store_true", help="where every byte is: the largest rows")
     parser.add_argument("--runtime", help="onnx, openvino or torch (default: the first that takes the format)")
+    parser.add_argument("--batch", type=_batches, default=(), metavar="4,16", help="batch sizes to time beside 1")
 
 
 def _measure(options: argparse.Namespace, progress: Progress) -> int:
@@ -219,6 +227,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
         seed=options.seed,
         runtime=options.runtime,
         ledger=options.ledger,
+        batches=options.batch,
         progress=progress,
     )
     if options.json:

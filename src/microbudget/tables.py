@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -50,11 +51,12 @@ def print_measurement(measurement: Measurement) -> None:
         (measurement.metric, _quality(measurement)),
         ("size", f"{format_bytes(measurement.size_bytes)} ({measurement.size_bytes} bytes)"),
         ("latency", _interval(measurement)),
+        *_timing_rows(measurement.extra),
         ("memory", _memory(measurement)),
         ("load", MISSING if measurement.load_s is None else format_seconds(measurement.load_s)),
     ]
     if measurement.energy_j is not None:
-        rows.append(("energy", f"{format_joules(measurement.energy_j)} ({measurement.energy_source})"))
+        rows.append(("energy", _energy(measurement)))
     if measurement.parameters:
         bits = f", {measurement.bits_per_weight:.2f} bits each" if measurement.bits_per_weight else ""
         rows.append(("parameters", f"{measurement.parameters:,}{bits}"))
@@ -68,6 +70,29 @@ def print_measurement(measurement: Measurement) -> None:
     console.print(table)
     if "ledger" in measurement.extra:
         console.print(_ledger(measurement.extra["ledger"]))
+
+
+def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Batches beyond 1, and what makes a number doubtful: blocks that were dropped, a busy machine."""
+    for batch in extra.get("batches", ()):
+        per_s = f"{batch['throughput_per_s']:.4g}/s"
+        yield f"batch of {batch['batch']}", f"{format_seconds(batch['median_s'])} a batch, {per_s}"
+    timing = extra.get("timing", {})
+    if timing.get("dropped"):
+        told = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
+        yield "blocks dropped", told
+    if timing.get("load_average") is not None:
+        yield "machine's load", f"{timing['load_average']:.1f}"
+
+
+def _energy(measurement: Measurement) -> str:
+    """The number with its origin; an estimate with its range."""
+    assert measurement.energy_j is not None
+    told = f"{format_joules(measurement.energy_j)} ({measurement.energy_source}"
+    details = measurement.extra.get("energy", {})
+    if measurement.energy_source == "estimate" and details:
+        told += f", {format_joules(details['low_j'])} to {format_joules(details['high_j'])}"
+    return told + ")"
 
 
 def _interval(measurement: Measurement) -> str:
@@ -105,6 +130,9 @@ def print_comparison(comparison: Comparison) -> None:
         f" as fast ({low:.2f}..{high:.2f})"
     )
     low, high = format_points(row["quality_change_low"]), format_points(row["quality_change_high"])
+    if comparison.extra["timing"]["dropped"]:
+        told = ", ".join(f"{count} ({reason})" for reason, count in comparison.extra["timing"]["dropped"].items())
+        console.print(f"pairs of blocks dropped: {told}")
     console.print(f"quality changes by {format_points(row['quality_change'])} ({low}..{high})")
     if row["verdict"]:
         console.print(f"verdict: {row['verdict']}")
