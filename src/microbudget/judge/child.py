@@ -76,6 +76,10 @@ class Desk:
         placement.shuffle()
         return time_calls(lambda: session.answer(inputs), calls, dropped)
 
+    def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        """What only some sessions can: `logits`, `about`, `chat` of a language model."""
+        return getattr(self._session, method)(**arguments)
+
     def memory(self) -> memory.Memory:
         """The memory of this process."""
         return memory.read()

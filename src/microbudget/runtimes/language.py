@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidOption
+from .chat import Message
+from .generate import Answer, chat, generate
 
 Logits = NDArray[np.float32]
 Inputs = dict[str, NDArray[Any]]
@@ -29,6 +31,9 @@ class Reader(Protocol):
     longest: int  # tokens of the longest sequence that the model was trained for
     begin: int | None  # the token that begins a text, or where there is none the one that ends it
     adds_begin: bool  # whether the model was trained to see it before every text
+    begin_text: str  # what a chat template calls bos_token; empty where the model has none
+    end_text: str  # and eos_token
+    chat_template: str | None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids, without those that begin or end a text. special: "<|end|>" in the text is that token."""
@@ -128,6 +133,16 @@ class LanguageSession:
         parts = list(self._judged(text, begin, context))
         targets = [token for part, _ in parts for token in part]
         return np.array(targets, np.int64), np.concatenate([rows for _, rows in parts])
+
+    def generate(self, prompt: str, **options: Any) -> Answer:
+        """Go on with a prompt; options as of `generate.generate`."""
+        self._reserved = (0, 0)
+        return generate(self.reader, prompt, **options)
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Answer:
+        """Answer in a conversation; options as of `generate.generate`."""
+        self._reserved = (0, 0)
+        return chat(self.reader, messages, **options)
 
     def about(self) -> dict[str, Any]:
         """What the runtime tells of the model as it is open now, JSON-ready."""

@@ -57,6 +57,10 @@ class Vocabulary:
         """The text of tokens."""
         return b"".join(self.piece(token, special) for token in tokens).decode("utf-8", "replace")
 
+    def text(self, token: int | None) -> str:
+        """How a special token is written in a template; empty for None."""
+        return "" if token is None else self.piece(token, special=True).decode("utf-8", "replace")
+
     def ends(self, token: int) -> bool:
         """Whether a model says with this token that it is done."""
         return bool(self._lib.llama_vocab_is_eog(self._handle, token))
