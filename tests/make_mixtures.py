@@ -1,4 +1,5 @@
-"""Write mixtures.txt: the types that llama.cpp's own quantizer gives to every tensor, by model and file type.
+"""Write golden/mixtures.txt, the types that llama.cpp's own quantizer gives to every tensor, by model and file type,
+and golden/quantized.txt, the hashes of the files that it makes of a small model.
 
 Needs a libllama with `llama_model_quantize`; npm's prebuilt one will do:
     npm pack @node-llama-cpp/linux-x64 && tar xzf node-llama-cpp-linux-x64-*.tgz
@@ -9,6 +10,7 @@ v0.5.0 of node-llama-cpp 3.22.1; a line without types is a mixture that llama.cp
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import tempfile
@@ -16,10 +18,11 @@ from pathlib import Path
 
 from microbudget.runtimes.ggml_types import FILE_TYPES
 from microbudget.runtimes.gguf_write import Layout
-from mixture_cases import NAMES, layout, shorten
+from mixture_cases import NAMES, layout, shorten, write_small
 from stock_quantizer import StockQuantizer
 
 GOLDEN = Path(__file__).with_name("golden") / "mixtures.txt"
+QUANTIZED = GOLDEN.with_name("quantized.txt")
 NEEDS = "needs-imatrix "
 _LINE = re.compile(r"\[ *\d+/ *\d+\] +(\S+) +- \[[^\]]*\], type = +(\S+), size = +\S+ MiB(?: -> +\S+ MiB \((\S+)\))?")
 
@@ -40,7 +43,12 @@ def main() -> None:
                 lines.append(f"{name} {file_type} {'any' if same else 'plain'} {plain}")
                 if not same:
                     lines.append(f"{name} {file_type} imatrix {weighted}")
-    GOLDEN.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")
+    write(GOLDEN, lines)
+    write(QUANTIZED, hashes(stock))
+
+
+def write(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")
 
 
 def types_of(stock: StockQuantizer, path: Path, made: Layout, file_type: str, imatrix: bool) -> str:
@@ -52,6 +60,20 @@ def types_of(stock: StockQuantizer, path: Path, made: Layout, file_type: str, im
     matrices = {tensor.name: found[tensor.name] for tensor in made.tensors if len(tensor.shape) > 1}
     needs = NEEDS if "will require an imatrix" in log else ""
     return needs + shorten(matrices)
+
+
+def hashes(stock: StockQuantizer) -> list[str]:
+    """Type, with or without an importance matrix, bytes and SHA-256 of the whole file; "-" where it refuses."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "small.gguf", Path(folder) / "made.gguf"
+        importance = write_small(source)
+        for file_type, number in FILE_TYPES.items():
+            for when, imatrix in (("plain", {}), ("imatrix", importance)):
+                done, _ = stock.quantize(source, target, number, imatrix=imatrix)
+                found = f"{target.stat().st_size} {hashlib.sha256(target.read_bytes()).hexdigest()}" if done else "-"
+                lines.append(f"{file_type} {when} {found}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from microbudget.runtimes.families import parse_config
 from microbudget.runtimes.ggml_types import TYPES
@@ -111,3 +114,24 @@ def _runs(kinds: list[str]) -> str:
         else:
             runs.append([kind, 1])
     return ",".join(kind if count == 1 else f"{kind}*{count}" for kind, count in runs)
+
+
+SMALL = _config("llama", 256, 1, "8/2", 256, vocab_size=64)
+
+
+def write_small(path: Path) -> dict[str, np.ndarray]:
+    """A float16 file whose every bit follows from integers, and an importance of its columns by tensor."""
+    config = parse_config(SMALL, "small")
+    tensors = order([_tensor(target, shape) for _, _, target, shape in config.tensors()])
+    coin = np.random.default_rng(0)
+
+    def values(tensor: TensorInfo) -> list[np.ndarray]:
+        numbers = coin.integers(-(2**15), 2**15, (4, *tensor.shape)).sum(0).astype(np.float32) / 2**18
+        return [numbers if tensor.type.name == "F32" else numbers.astype(np.float16)]
+
+    Layout(_entries("llama", SMALL, config.head), tensors).write(path, values)
+    return {
+        tensor.name: coin.integers(1, 2**10, tensor.columns).astype(np.float32) / 2**8
+        for tensor in tensors
+        if len(tensor.shape) == 2 and tensor.name != "token_embd.weight"
+    }

@@ -148,7 +148,7 @@ def write_network(folder: Path, shape: str = "llama", seed: int = 0, **more: Any
     config = transformers.AutoConfig.for_model(**settings)
     network = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        for name, parameter in network.named_parameters():  # norms and biases that do something
+        for _name, parameter in network.named_parameters():  # norms and biases that do something
             if parameter.ndim == 1:
                 parameter += 0.2 * torch.randn_like(parameter)
             else:

@@ -1,0 +1,185 @@
+"""quantize: a GGUF file into another type, by default with an importance matrix of the training text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .... import machine
+from ....errors import BadData, InvalidOption
+from ....model import GGUF_NAME, Model, Record
+from ....runtimes import importance
+from ....runtimes.gguf_file import GgufFile, TensorInfo
+from ....runtimes.gguf_write import check_space
+from ....tasks import Example
+from ... import Context
+from .mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix
+from .rewrite import layout, ordered, rewrite
+
+# Types whose rounding takes no account of an importance matrix: none is computed for them.
+UNWEIGHTED = frozenset(("F32", "F16", "BF16", "Q8_0", "MXFP4", "TQ1_0", "TQ2_0"))
+
+
+@dataclass(frozen=True)
+class GgufOptions:
+    """What `quantize` takes for a GGUF file."""
+
+    type: str = "Q4_K_M"  # a mixture of llama.cpp's quantizer
+    imatrix: bool | str = True  # from the training text, none, or the path of a stored one
+    samples: int = 128  # passages of training text for the importance matrix
+    tensors: str = ""  # types by pattern: "attn_v=Q8_0, blk.0.=Q6_K"
+
+    def overrides(self) -> dict[str, str]:
+        """Type by pattern. Raises InvalidOption."""
+        found = {}
+        for part in filter(None, (text.strip() for text in self.tensors.split(","))):
+            pattern, _, kind = (text.strip() for text in part.rpartition("="))
+            if not pattern or not kind:
+                raise InvalidOption(f"tensors: {part!r} is no pattern=TYPE, such as attn_v=Q8_0")
+            found[pattern] = kind
+        return found
+
+
+def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Path) -> Record:
+    """Write `model.gguf` of another type into `out`; what it cost goes into the record.
+
+    Raises InvalidOption for an unknown type, or one that needs an importance matrix with imatrix=False; BadData without
+    training text; UnsupportedModel for a file that cannot be quantized; DiskFull before anything is written.
+    """
+    file_type = options.type.upper()
+    if file_type not in MIXTURES:
+        raise InvalidOption(f"quantize: there is no type {options.type!r}; there are {', '.join(MIXTURES)}")
+    with GgufFile(model.weights) as file:
+        choices = _choose(file, file_type, options)
+        _refuse_unweighted(choices, file_type, options)
+        _warn_of_losses(choices, context)
+        check_space(out, layout(file, choices, file_type).size_bytes)
+        matrix, used, origin = _importance(model, options, choices, context)
+        made = rewrite(
+            file, choices, file_type, out / GGUF_NAME,
+            importance=matrix,
+            threads=context.threads or machine.cores(),
+            track=lambda items: context.progress.track(items, f"quantize to {file_type}"),
+        )  # fmt: skip
+    report = {"type": file_type, "imatrix": origin, **_report(choices, made.size_bytes)}
+    _tell_fallbacks(report, context)
+    seen = tuple(sorted({*model.record.seen, *(example.key for example in used)}))
+    return replace(model.record, seen=seen, history={**model.record.history, "quantize": report})
+
+
+def stored_hash(options: GgufOptions) -> dict[str, str]:
+    """Hash of the stored importance matrix, if one is given: it decides the result of the step."""
+    if not isinstance(options.imatrix, str):
+        return {}
+    path = Path(options.imatrix)
+    if not path.is_file():
+        raise BadData(f"quantize: there is no importance matrix {path}")
+    with path.open("rb") as stream:
+        return {"imatrix": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _choose(file: GgufFile, file_type: str, options: GgufOptions) -> tuple[Choice, ...]:
+    facts, tensors = Facts.of(file), ordered(file)
+    weighted = options.imatrix is not False
+    return choose(tensors, facts, file_type, imatrix=weighted, overrides=options.overrides())
+
+
+def _refuse_unweighted(choices: Sequence[Choice], file_type: str, options: GgufOptions) -> None:
+    needing = [choice for choice in choices if needs_imatrix(choice, file_type)]
+    if needing and options.imatrix is False:
+        raise InvalidOption(
+            f"quantize: {file_type} needs an importance matrix ({needing[0].tensor.name} would be"
+            f" {needing[0].type.name}, garbage without one):"
+            " leave imatrix=True with training text, give a stored one, or choose Q2_K or larger"
+        )
+
+
+def _warn_of_losses(choices: Sequence[Choice], context: Context) -> None:
+    """Rounding what was rounded before loses twice."""
+    again = {
+        choice.tensor.type.name
+        for choice in choices
+        if choice.tensor.type.quantized and choice.type != choice.tensor.type
+    }
+    if again:
+        context.progress.warn(
+            f"the file is quantized already ({', '.join(sorted(again))}): losses add up, start from F16 where there"
+            " is one"
+        )
+
+
+def _importance(
+    model: Model, options: GgufOptions, choices: Sequence[Choice], context: Context
+) -> tuple[importance.Matrix | None, Sequence[Example], str | None]:
+    """The importance matrix, the examples that it was computed with, and where it comes from."""
+    if options.imatrix is False or all(choice.type.name in UNWEIGHTED for choice in choices):
+        return None, (), None
+    if isinstance(options.imatrix, str):
+        return importance.load(Path(options.imatrix)), (), options.imatrix
+    examples = _spread(context.task.examples("train"), options.samples)
+    read = getattr(context.task, "text", None)
+    if read is None or not examples:
+        raise BadData(
+            "quantize: an importance matrix needs training text: give a .txt file or a folder of them as data, or"
+            " imatrix=False"
+        )
+    path = context.cache / f"imatrix-{_key(model, examples)}.gguf"
+    if not path.is_file():
+        matrix, tokens = importance.collect(model.weights, map(read, examples), threads=context.threads)
+        context.cache.mkdir(parents=True, exist_ok=True)
+        importance.save(path, matrix, tokens, source=f"{len(examples)} passages")
+        context.progress.say(f"imatrix   {tokens} tokens of {len(examples)} passages")
+    return importance.load(path), examples, "training text"
+
+
+def _spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """So many of the examples, evenly over all of them."""
+    wanted = min(count, len(examples))
+    return [examples[index * len(examples) // wanted] for index in range(wanted)]
+
+
+def _key(model: Model, examples: Sequence[Example]) -> str:
+    made_of = [model.fingerprint, *(example.key for example in examples)]
+    return hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
+
+
+def _report(choices: Sequence[Choice], size_bytes: int) -> dict[str, Any]:
+    """Bytes by type, bits per weight, and what rows that fit no block cost."""
+    made = [replace(choice.tensor, type=choice.type) for choice in choices]
+    by_type: Counter[str] = Counter()
+    for tensor in made:
+        by_type[tensor.type.name] += tensor.size_bytes
+    fallbacks = [choice for choice in choices if choice.fell_back]
+    return {
+        "size_bytes": size_bytes,
+        "bits_per_weight": _bits_per_weight(made),
+        "bytes_by_type": dict(by_type.most_common()),
+        "fallbacks": [
+            {
+                "tensor": choice.tensor.name,
+                "columns": choice.tensor.columns,
+                "wanted": choice.wanted.name,
+                "type": choice.type.name,
+                "extra_bytes": choice.extra_bytes,
+            }
+            for choice in fallbacks
+        ],
+        "fallback_bytes": sum(choice.extra_bytes for choice in fallbacks),
+    }
+
+
+def _bits_per_weight(tensors: Sequence[TensorInfo]) -> float:
+    return 8 * sum(tensor.size_bytes for tensor in tensors) / sum(tensor.parameters for tensor in tensors)
+
+
+def _tell_fallbacks(report: dict[str, Any], context: Context) -> None:
+    if report["fallbacks"]:
+        first, count = report["fallbacks"][0], len(report["fallbacks"])
+        context.progress.warn(
+            f"{count} matrices have rows that fit no block of their type, such as {first['tensor']} ({first['columns']}"
+            f" values): {first['type']} in place of {first['wanted']}; that makes {report['fallback_bytes']:+,} bytes"
+        )
