@@ -89,12 +89,21 @@ Quantizer = Callable[[Job], Callable[[], Said]]  # imports first, then what is t
 
 
 def ours(**options: Any) -> Quantizer:
-    """`quantize_graph` with these options."""
+    """What the method `quantize` does with these options."""
 
     def prepare(job: Job) -> Callable[[], Said]:
+        from microbudget.methods.quantize import Quantize
         from microbudget.methods.quantize.quantizing import quantize_graph
 
-        return lambda: "; ".join(quantize_graph(job.model, job.calibration(BATCH), job.out, **options).notes)
+        method = Quantize(**options)
+        chosen = {
+            "bits": method.bits,
+            "activation_bits": 8 if method.activations == "int8" else None,
+            "observer": method.observer,
+            "repair": method.repairs(),
+            "finer": method.finer,
+        }
+        return lambda: "; ".join(quantize_graph(job.model, job.calibration(BATCH), job.out, **chosen).notes)
 
     return prepare
 
@@ -254,8 +263,9 @@ def round_to_nearest(bits: int) -> Quantizer:
 
 QUANTIZERS: dict[str, Quantizer] = {
     "ours 8": ours(),
+    "ours 8 gptq": ours(repair="scales,gptq,bias"),
     "ours 8 finer": ours(finer=2),
-    "ours 8 minmax": ours(observer="minmax", repair=()),
+    "ours 8 minmax": ours(observer="min_max", repair="none"),
     "ours 4": ours(bits=4),
     "ours 3": ours(bits=3),
     "ours 2": ours(bits=2),
