@@ -49,8 +49,16 @@ PEERS = {
     "quantize_dynamic": ("quantize_dynamic",),
 }
 LOW_BITS = ("ours 4", "nearest 4", "ours 3", "nearest 3", "ours 2", "nearest 2")
-# Accuracy control takes minutes, and within its limit gives the file of `nncf openvino`; the others see no images.
-ONE_DRAW = ("nncf accuracy control", "quantize_dynamic", "nearest 4", "nearest 3", "nearest 2")
+# Accuracy control takes minutes, and within its limit gives the file of `nncf openvino`; onnxruntime's entropy gives
+# the file of min/max; the others see no images.
+ONE_DRAW = (
+    "nncf accuracy control",
+    "onnxruntime entropy",
+    "quantize_dynamic",
+    "nearest 4",
+    "nearest 3",
+    "nearest 2",
+)
 SETTINGS = (*INT8, *(setting for settings in PEERS.values() for setting in settings), *LOW_BITS)
 COST_NETWORK, SAMPLE_COUNTS = "mobilenet_v2", (32, 128, 512, 2048)
 COST_SETTINGS = ("ours 8 minmax", *INT8, "ours 4", *(s for settings in PEERS.values() for s in settings))
@@ -183,7 +191,7 @@ def module(runtime: str) -> str | None:
 def answers(path: Path, runtime: str, test: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits of a model file, one image at a time, as it is used: dynamic scales depend on what else is in a batch."""
     with Worker() as worker:
-        worker.open(Model(path, "onnx", Record()), threads=2, runtime=module(runtime))
+        worker.open(Model(path, "onnx", Record()), threads=1, runtime=module(runtime))
         return np.concatenate([worker.answer({"pixel_values": image[None]}) for image in test])
 
 
@@ -201,13 +209,13 @@ def alone(path: Path, network: str, test: NDArray[np.float32]) -> dict[str, NDAr
 
 
 def judge(setting: str, network: str, draw: int) -> None:
-    """Keep the test images' logits of a quantized file: in its runtime, in the other one, and taken apart."""
+    """Keep the test images' logits of a quantized file; of the first draw also in the other runtime and taken apart."""
     path, test = result_file(setting, network, draw), np.load(STORE / "networks" / network / "test.npy")
     own = "openvino" if path.suffix == ".xml" else "onnxruntime"
     kept = {own: answers(path, own, test)}
-    if setting in BOTH_RUNTIMES:
+    if setting in BOTH_RUNTIMES and draw == 0:
         kept["openvino"] = answers(path, "openvino", test)
-    if path.suffix == ".onnx" and not setting.startswith("nearest"):
+    if path.suffix == ".onnx" and not setting.startswith("nearest") and draw == 0:
         kept |= alone(path, network, test)
     np.savez(path.with_suffix(".npz"), **kept)  # type: ignore[arg-type]
 
