@@ -32,6 +32,7 @@ METRIC = "bits per byte"
 CONTEXT, STRIDE = 512, 1024  # tokens; bytes, which are 200 to 400 tokens
 BYTES_PER_TOKEN = 8  # of history that is handed over: more than what tokenizers take on average
 MOST: Mapping[str, int] = {"train": 8192, "validation": 1024, "test": 1024}  # passages: 8 MB and 1 MB
+LARGEST_FILE = 1 << 16  # passages of one file that are looked at: of 67 MB
 BLOCK = 16  # passages that go to the same split, since neighbours resemble each other
 DEPTH = 128  # tokens that stand before the one whose time is taken
 PREFILL = 256  # tokens whose reading time is taken
@@ -186,8 +187,13 @@ def _by_split(paths: Sequence[Path], root: Path, stride: int, judging: bool) -> 
     for path, split in files:
         file = TextFile.open(path, stride)
         places = found.setdefault((split if named else None) or "train", [])
-        places += [(file, index) for index in range(file.count)]
+        places += [(file, index) for index in _spread(file.count, LARGEST_FILE)]
     return found
+
+
+def _spread(count: int, most: int) -> Sequence[int]:
+    """At most so many of the numbers below `count`, evenly."""
+    return range(count) if count <= most else [index * count // most for index in range(most)]
 
 
 def _to_judge(found: Mapping[str, list[_Place]]) -> list[_Place]:
@@ -228,8 +234,8 @@ def _choose(found: Mapping[str, list[_Place]], most: Mapping[str, int]) -> tuple
         limit = most.get(split, len(places))
         chosen[split] = places
         if len(places) > limit:
-            chosen[split] = [places[index * len(places) // limit] for index in range(limit)]
-            warnings.append(f"the {split} text has {len(places)} passages: {limit} of them are used, evenly spread")
+            chosen[split] = [places[index] for index in _spread(len(places), limit)]
+            warnings.append(f"the {split} text is long: {limit} passages of it are used, evenly spread")
     return chosen, warnings
 
 
