@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -21,9 +22,10 @@ from filelock import FileLock
 
 from conftest import write_hf_model, write_onnx_model, write_photos
 from microbudget import Budget, cli, evaluation, search
-from microbudget.candidates import read
+from microbudget.candidates import Candidate, read
 from microbudget.loading import load
 from microbudget.progress import Progress
+from microbudget.recipe import Recipe
 from microbudget.report import write_report
 from microbudget.report.outcome import read_outcome
 from microbudget.runtimes import open_session
@@ -31,6 +33,7 @@ from microbudget.tasks.images import ImageTask
 from microbudget.units import Drop
 
 SCALES = (1.0, 6 / 7)
+SLOWER_THAN_FLOAT = Candidate.slower_than_float
 RECIPE = "finetune(epochs=20) > quantize(samples=8)"  # of an onnx model
 
 
@@ -39,6 +42,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short timing and one input size: what is tested here is not the numbers."""
     monkeypatch.setattr(evaluation, "REFERENCE_S", 0.2)
     monkeypatch.setattr(evaluation, "PAIR_S", 0.2)
+    monkeypatch.setattr(evaluation, "FLOAT_S", 0.2)
+    monkeypatch.setattr(Candidate, "slower_than_float", False)  # which of such small networks is faster is a toss-up
     monkeypatch.setattr(search, "SCALES", (1.0,))
 
 
@@ -49,6 +54,8 @@ def finished(hf_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "REFERENCE_S", 0.2)
         patch.setattr(evaluation, "PAIR_S", 0.2)
+        patch.setattr(evaluation, "FLOAT_S", 0.2)
+        patch.setattr(Candidate, "slower_than_float", False)
         patch.setattr(search, "SCALES", SCALES)
         status = cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"])
     assert status == 0
@@ -327,6 +334,34 @@ def test_ctrl_c_delivers_the_best_so_far(
     assert "best so far" in capsys.readouterr().err
 
 
+def test_float_is_kept_where_quantizing_makes_it_slower(
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quantized model whose every call is timed as twice as long: the float one ships, unless a limit forbids it."""
+    original = evaluation.time_pair
+
+    def slow(reference: Any, candidate: Any, *arguments: Any, **options: Any) -> Any:
+        pair = original(reference, candidate, *arguments, **options)
+        return dataclasses.replace(pair, ratio=0.5, low=0.4, high=0.6)
+
+    monkeypatch.setattr(Candidate, "slower_than_float", SLOWER_THAN_FLOAT)
+    monkeypatch.setattr(evaluation, "time_pair", slow)
+    monkeypatch.setattr(search, "SCALES", SCALES)
+    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    assert result.best is not None
+    assert "quantize" not in result.best.recipe
+    rows = {candidate.recipe: candidate for candidate in result.candidates}
+    for recipe, candidate in rows.items():
+        if "quantize" in recipe:
+            assert candidate.slower_than_float
+            assert str(Recipe(Recipe.parse(recipe).steps[:-1])) in rows, "the same without quantize was not tried"
+    largest = min(c.measurement.size_bytes for c in rows.values() if c.measurement and not c.slower_than_float) - 1
+    tight = ["--max-size", f"{largest}B", "--max-drop", "90pt"]
+    assert cli.main(["shrink", str(onnx_model), "--data", str(photos), "--out", str(tmp_path / "run"), *tight]) == 0
+    assert "0.50 times the speed of the same model in float" in capsys.readouterr().out
+    assert "0.50× the speed of the same model in float" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
 def test_a_run_that_was_cut_short_knows_its_budget(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
     """The result of an earlier command is none of the one that began after it."""
     out = tmp_path / "run"
@@ -400,8 +435,9 @@ def test_a_candidate_that_breaks_is_a_row_with_its_reason(
 
 DRIVER = """
 import sys
-from microbudget import cli, evaluation, search
-evaluation.REFERENCE_S = evaluation.PAIR_S = 0.2
+from microbudget import candidates, cli, evaluation, search
+evaluation.REFERENCE_S = evaluation.PAIR_S = evaluation.FLOAT_S = 0.2
+candidates.Candidate.slower_than_float = False
 search.SCALES = (1.0,)
 sys.exit(cli.main(sys.argv[1:]))
 """

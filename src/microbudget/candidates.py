@@ -23,7 +23,8 @@ class Candidate:
     path: str  # of the model, relative to the run
     measurement: Measurement | None = None
     verdict: Verdict | None = None
-    speed: dict[str, Any] = field(default_factory=dict)  # speedup over the reference with its interval and verdict
+    # The speedup over the reference with its interval and verdict; `over_float` the same over the unquantized model.
+    speed: dict[str, Any] = field(default_factory=dict)
     test: Measurement | None = None
     test_verdict: Verdict | None = None
     failure: str | None = None  # why it could not be built or measured
@@ -45,6 +46,11 @@ class Candidate:
                 row[key] = None if row[key] is None else kind.from_dict(row[key])
         return cls(**row)
 
+    @property
+    def slower_than_float(self) -> bool:
+        """Whether quantizing it was shown to cost speed on this machine."""
+        return bool(self.speed.get("over_float", {}).get("verdict") == "slower")
+
     def broken_limits(self, budget: Budget) -> list[str]:
         """A sentence for every limit of the budget that this candidate breaks; empty when it holds."""
         if self.measurement is None:
@@ -61,11 +67,14 @@ class Candidate:
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The best by the budget's goal among those that hold; when none does, the one nearest to holding."""
+    """The best by the budget's goal among those that hold; when none does, the one nearest to holding.
+
+    One that quantizing made slower is chosen only where the limits leave no other.
+    """
     measured = [candidate for candidate in candidates if candidate.measurement is not None]
     holding = [candidate for candidate in measured if not candidate.broken_limits(budget)]
     if holding:
-        return _best_by_goal(holding, budget)
+        return _best_by_goal([one for one in holding if not one.slower_than_float] or holding, budget)
     if not measured:
         return None
     fewest = min(len(candidate.broken_limits(budget)) for candidate in measured)

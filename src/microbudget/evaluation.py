@@ -20,6 +20,7 @@ from .errors import BrokenModel, UnsupportedModel, WorkerFailed
 from .judge import Worker, answers, memory, time_one, time_pair
 from .judge.answering import Quality, Tally, one
 from .judge.measuring import cost_fields, measurement, quality_fields
+from .judge.twins import PairTiming
 from .judge.verdict import Verdict, judge_pair
 from .methods import Context
 from .model import Model
@@ -28,7 +29,8 @@ from .run import Run
 from .tasks import Example, Split, Task
 
 Logits = NDArray[np.float32]
-REFERENCE_S, PAIR_S = 2.0, 6.0  # the most that timing the reference, and a pair, takes
+# The most that timing takes: of the reference, of a pair, of a quantized model and the one that it was before.
+REFERENCE_S, PAIR_S, FLOAT_S = 2.0, 6.0, 2.0
 
 
 class Evaluation:
@@ -71,18 +73,20 @@ class Evaluation:
         """Build the recipe from the given model and measure it. A model that fails gives a row with the reason."""
         started = time.monotonic()
         try:
-            model = build(given, recipe, self._context, self._run.models)[-1]
+            steps = (given, *build(given, recipe, self._context, self._run.models))
         except UnsupportedModel as error:
             return Candidate(str(recipe), "", "", failure=str(error), seconds=time.monotonic() - started)
+        model = steps[-1]
         known = self._rows.get(model.fingerprint)
         if known is not None and known.measurement is not None:
             return self._judged(known, model)
+        unrounded = steps[-2] if recipe.steps and recipe.steps[-1].name() == "quantize" else None
         try:
-            return self._measured(model, recipe, started)
+            return self._measured(model, recipe, started, unrounded)
         except (WorkerFailed, BrokenModel, UnsupportedModel) as error:
             return self._add(str(recipe), model, started, failure=str(error))
 
-    def _measured(self, model: Model, recipe: Recipe, started: float) -> Candidate:
+    def _measured(self, model: Model, recipe: Recipe, started: float, unrounded: Model | None) -> Candidate:
         examples = self._task.examples("validation")
         reference_sample = one(self.reference, self._task, examples)
         sample = one(model, self._task, examples)
@@ -94,8 +98,12 @@ class Evaluation:
                 reference_worker, worker, reference_sample, sample, seconds=PAIR_S, seed=self._context.seed
             )
             costs = cost_fields(model, worker, sample, pair.candidate, weight, self._threads)
+            speed = _speed(pair)
+            if unrounded is not None:
+                with Worker() as other:
+                    other.open(unrounded, threads=self._threads)
+                    speed["over_float"] = _speed(time_pair(other, worker, sample, seconds=FLOAT_S))
             logits = self._answers(model, "validation", worker)
-        speed = {"speedup": pair.ratio, "low": pair.low, "high": pair.high, "verdict": pair.verdict}
         verdict = self.verdict(model, "validation", logits)
         measured = self._measurement(costs, logits)
         return self._add(str(recipe), model, started, measurement=measured, verdict=verdict, speed=speed)
@@ -188,6 +196,11 @@ class Evaluation:
 def answers_path(run: Run, fingerprint: str, split: Split) -> Path:
     """Where the run keeps a model's logits of a split."""
     return run.folder / "answers" / f"{fingerprint}.{split}.npy"
+
+
+def _speed(pair: PairTiming) -> dict[str, Any]:
+    """What a Candidate tells of a pair: `speedup` above 1, the candidate is faster."""
+    return {"speedup": pair.ratio, "low": pair.low, "high": pair.high, "verdict": pair.verdict}
 
 
 def _scored(task: Task, examples: Sequence[Example], logits: Logits) -> Quality:

@@ -93,9 +93,9 @@ def shrink(
     if given.labels is None or not set(task.labels) <= set(given.labels):
         progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
         first = (Finetune(),)
-    recipes = list(plan(given, first))
+    job = _Job(given, task, first, tuple(plan(given, first)), budget, threads, seed, keep, progress, keeps_float=True)
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:
-        return _search(run, given, task, first, recipes, budget, threads, seed, keep, progress)
+        return _search(run, job)
 
 
 def run_recipe(
@@ -124,8 +124,9 @@ def run_recipe(
                 f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe begin"
                 f" with finetune(), as in 'finetune() > {parsed}'"
             )
+    job = _Job(given, task, first, (parsed,), budget or Budget(), threads, seed, keep, progress, keeps_float=False)
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:
-        return _search(run, given, task, first, [parsed], budget or Budget(), threads, seed, keep, progress)
+        return _search(run, job)
 
 
 def _open(
@@ -160,34 +161,40 @@ def smaller_inputs(given: Model) -> list[int]:
     return sorted((size for size in sizes if size < side), reverse=True)
 
 
-def _search(
-    run: Run,
-    given: Model,
-    task: Task,
-    first: tuple[Method, ...],
-    recipes: list[Recipe],
-    budget: Budget,
-    threads: int | str,
-    seed: int,
-    keep: bool,
-    progress: Progress,
-) -> Shrunk:
+@dataclass(frozen=True)
+class _Job:
+    """What is to be tried, and how."""
+
+    given: Model
+    task: Task
+    first: tuple[Method, ...]  # what makes the reference of the given model
+    recipes: tuple[Recipe, ...]
+    budget: Budget
+    threads: int | str
+    seed: int
+    keep: bool
+    progress: Progress
+    keeps_float: bool  # whether a recipe is tried without `quantize` where that made the model slower
+
+
+def _search(run: Run, job: _Job) -> Shrunk:
+    budget, progress, threads = job.budget, job.progress, job.threads
     deadline = time.monotonic() + budget.minutes * 60 if budget.minutes else None
-    context = Context(task, run.cache, seed, threads if isinstance(threads, int) else 0, progress=progress)
-    _check_splits(task, budget, progress)
+    context = Context(job.task, run.cache, job.seed, threads if isinstance(threads, int) else 0, progress=progress)
+    _check_splits(job.task, budget, progress)
     run.ask(budget)
-    _prepare(given, task, recipes, progress)
-    reference = build(given, Recipe(first), context, run.models)[-1] if first else given
+    _prepare(job.given, job.task, job.recipes, progress)
+    reference = build(job.given, Recipe(job.first), context, run.models)[-1] if job.first else job.given
     context = replace(context, reference=reference)
-    sample = one(reference, task, task.examples("validation"))
-    chosen = choose_threads(reference, sample, _threads(threads), None, seed)
+    sample = one(reference, job.task, job.task.examples("validation"))
+    chosen = choose_threads(reference, sample, _threads(threads), None, job.seed)
     with Evaluation(run, context, budget, reference, chosen) as evaluation:
-        row = evaluation.reference_candidate(str(Recipe(first)))
+        row = evaluation.reference_candidate(str(Recipe(job.first)))
         progress.say(f"reference {_told(row)}")
-        found, interrupted = _try_all(evaluation, run, given, recipes, budget, deadline, progress)
+        found, interrupted = _try_all(evaluation, run, job, deadline)
         result = _finish(evaluation, run, row, found, budget, interrupted)
     _write(run, result, progress)
-    if not interrupted and not keep:
+    if not interrupted and not job.keep:
         _clean(run, reference, found)
     return result
 
@@ -228,29 +235,24 @@ def _prepare(given: Model, task: Task, recipes: Sequence[Recipe], progress: Prog
     prepare([preprocessing, *(full.resized(pixels) for pixels in sorted(resizes))], progress=progress)
 
 
-def _try_all(
-    evaluation: Evaluation,
-    run: Run,
-    given: Model,
-    recipes: Sequence[Recipe],
-    budget: Budget,
-    deadline: float | None,
-    progress: Progress,
-) -> tuple[list[Candidate], bool]:
+def _try_all(evaluation: Evaluation, run: Run, job: _Job, deadline: float | None) -> tuple[list[Candidate], bool]:
     """The candidates of the recipes for which there is time, and whether the user stopped it. The best is delivered."""
     found: list[Candidate] = []
-    slowest = 0.0
+    recipes, slowest, budget, progress = list(job.recipes), 0.0, job.budget, job.progress
     try:
-        for index, recipe in enumerate(recipes):
+        for index, recipe in enumerate(recipes):  # which grows where quantizing does not pay
             if found and deadline is not None and time.monotonic() + slowest > deadline:
                 progress.say(f"time is up: {len(recipes) - index} of {len(recipes)} recipes were not tried")
                 break
             started = time.monotonic()
-            candidate = evaluation.candidate(given, recipe)
+            candidate = evaluation.candidate(job.given, recipe)
             found.append(candidate)
             slowest = max(slowest, time.monotonic() - started)
             left = format_seconds(slowest * (len(recipes) - index - 1))
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}; at most {left} left")
+            unrounded = Recipe(recipe.steps[:-1])
+            if job.keeps_float and candidate.slower_than_float and unrounded not in recipes:
+                recipes.append(unrounded)
             if best(found, budget) is candidate:
                 deliver(run, evaluation.model(candidate), candidate, budget, photos=evaluation.photos)
     except KeyboardInterrupt:
@@ -268,6 +270,8 @@ def _told(candidate: Candidate) -> str:
         told.insert(1, format_seconds(measurement.latency_s))
     if candidate.speed:
         told.append(f"{candidate.speed['speedup']:.1f} times as fast")
+    if candidate.slower_than_float:
+        told.append(f"quantizing does not pay here: {candidate.speed['over_float']['speedup']:.2f} times float's speed")
     if verdict is not None:
         told.append(f"change {format_points(verdict.change)}, {verdict.decision}")
     return ", ".join(told)

@@ -157,6 +157,9 @@ def print_run(shrunk: Shrunk) -> None:
             f"test, read once: {shrunk.best.test.metric} {_quality(shrunk.best.test)} on {shrunk.best.test.examples}"
             f" examples, {format_points(verdict.change)} against the reference; {verdict.decision}: {verdict.reason}"
         )
+    if shrunk.best.slower_than_float:
+        speedup = shrunk.best.speed["over_float"]["speedup"]
+        console.print(f"note: it has {speedup:.2f} times the speed of the same model in float, which breaks a limit")
     for sentence in shrunk.unmet:
         console.print(f"budget not met: {sentence}", style="bold red")
     console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)

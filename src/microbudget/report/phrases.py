@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..budget import Measurement
+from ..candidates import Candidate
 from ..judge.verdict import Verdict
 from ..units import format_bytes, format_points, format_seconds
 
@@ -90,3 +91,13 @@ def _to(low: str, high: str) -> str:
     """Both ends of an interval with the unit once where it is the same."""
     number, _, unit = low.rpartition(" ")
     return f"{number} to {high}" if high.endswith(f" {unit}") else f"{low} to {high}"
+
+
+def against_float(candidate: Candidate) -> str:
+    """What quantizing did to the speed, where it was timed."""
+    speed = candidate.speed.get("over_float")
+    if not speed:
+        return ""
+    if speed["verdict"] == "no difference shown":
+        return f"no difference in speed shown against the same model in float ({speedup_interval(speed)})"
+    return f"{speedup(speed)} the speed of the same model in float ({speedup_interval(speed)})"

@@ -82,7 +82,7 @@ def _row(outcome: Outcome, place: int, candidate: Candidate, front: set[str]) ->
         change=phrases.MISSING if verdict is None else phrases.change(verdict),
         change_interval="" if verdict is None else phrases.change_interval(verdict),
         verdict="" if verdict is None or not verdict.limit else SHOWN[verdict.decision],
-        reason="" if verdict is None else verdict.reason,
+        reason="; ".join(filter(None, ("" if verdict is None else verdict.reason, phrases.against_float(candidate)))),
         memory=phrases.memory(measurement),
         pareto=candidate.fingerprint in front,
     )
