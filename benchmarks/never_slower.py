@@ -96,10 +96,11 @@ def dynamic(*ops: str) -> Callable[[Path, list[Inputs], Path], None]:
 
 
 OURS, FLOAT = "quantize()", "float"
+QUICKLY = {"observer": "min_max", "repair": ()}  # other numbers in the same graph: only its speed matters here
 SCHEMES: dict[str, Callable[[Path, list[Inputs], Path], None]] = {
-    OURS: ours(),
-    "8-bit weights": ours(activation_bits=None),
-    "4-bit weights": ours(bits=4, activation_bits=None),
+    OURS: ours(**QUICKLY),
+    "8-bit weights": ours(activation_bits=None, **QUICKLY),
+    "4-bit weights": ours(bits=4, activation_bits=None, **QUICKLY),
     "all static": all_static,
     "linear layers dynamic": dynamic("MatMul", "Gemm"),
     "all dynamic": dynamic("MatMul", "Gemm", "Conv"),
