@@ -121,13 +121,20 @@ def weights_alone(quantized: Any) -> Any | None:
 
 
 def _cut(model: Any, node: Any, values: dict[str, NDArray[Any]]) -> None:
+    """Make a Clip of a QuantizeLinear; where it has a scale per channel, the ends are of the channel."""
     Z = values[node.input[2]] if len(node.input) > 2 else np.zeros((), np.uint8)
     S, (low, high) = values[node.input[1]].astype(np.float64), LEVELS[Z.dtype]
+    shape = () if S.size == 1 else (S.size, 1, 1)  # NNCF: the channels of a depthwise convolution's input
     ends = [
-        _constant(model, f"{node.output[0]}.{name}", np.float32((S * (level - Z.astype(np.float64))).reshape(())))
+        _constant(model, f"{node.output[0]}.{name}", (S * (level - Z.astype(np.float64))).astype("f4").reshape(shape))
         for name, level in (("low", low), ("high", high))
     ]
-    _become(node, "Clip", [node.input[0], *ends])
+    if shape == ():
+        _become(node, "Clip", [node.input[0], *ends])
+        return
+    above = helper.make_node("Max", [node.input[0], ends[0]], [f"{node.output[0]}.above"])
+    model.graph.node.insert(list(model.graph.node).index(node), above)
+    _become(node, "Min", [above.output[0], ends[1]])
 
 
 def _become(node: Any, op: str, inputs: list[str]) -> None:
