@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ Array = NDArray[Any]
 Batch = dict[str, Array]
 Calibration = Iterable[Batch]
 
-SEEN_AT_ONCE_BYTES = 48 * 2**20  # of exposed tensors, per model and call
+SEEN_AT_ONCE_BYTES = 24 * 2**20  # of exposed tensors, per model and call
 
 
 class Tap:
@@ -142,7 +141,14 @@ class First:
         self._calibration, self._count, self._fixed = calibration, count, fixed
 
     def __iter__(self) -> Iterator[Batch]:
-        return islice(pieces(self._calibration, 1, self._fixed), max(1, self._count // (self._fixed or 1)))
+        left = self._count
+        for piece in pieces(self._calibration, self._count, self._fixed):
+            counts = {len(value) if value.ndim else -1 for value in piece.values()}
+            count = counts.pop() if len(counts) == 1 and self._fixed is None else -1
+            yield piece if count <= left else {name: value[:left] for name, value in piece.items()}
+            left -= count if count > 0 else self._fixed or 1
+            if left <= 0:
+                return
 
 
 def watch(

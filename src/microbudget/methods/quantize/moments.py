@@ -17,13 +17,17 @@ LARGEST_IN_FLOAT64 = 1536  # above this many columns the sums are kept in float3
 
 
 class Moments:
-    """Sums over rows (rows, groups, K), one set per group of the layer's input channels."""
+    """Sums over rows (rows, groups, K), one set per group of the layer's input channels.
 
-    def __init__(self, groups: int, K: int) -> None:
+    diagonal: only the squares are kept, a vector in place of a matrix; `own` and `cross` are then diagonal.
+    """
+
+    def __init__(self, groups: int, K: int, *, diagonal: bool = False) -> None:
         kind = np.float64 if K <= LARGEST_IN_FLOAT64 else np.float32
-        self.rows = 0
-        self._own = np.zeros((groups, K, K), kind)  # sum x' x'^T
-        self._cross = np.zeros((groups, K, K), kind)  # sum x x'^T
+        self.rows, self.diagonal = 0, diagonal
+        shape = (groups, K) if diagonal else (groups, K, K)
+        self._own = np.zeros(shape, kind)  # sum x' x'^T
+        self._cross = np.zeros(shape, kind)  # sum x x'^T
         self._sum = np.zeros((groups, K))
         self._float_sum = np.zeros((groups, K))
 
@@ -31,8 +35,12 @@ class Moments:
         """Add one batch of rows, (rows, groups, K) each, the same places of the two models."""
         x, y = (np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32) for rows in (float_rows, quantized_rows))
         self.rows += x.shape[1]
-        self._own += y.transpose(0, 2, 1) @ y
-        self._cross += x.transpose(0, 2, 1) @ y
+        if self.diagonal:
+            self._own += np.einsum("grk,grk->gk", y, y)
+            self._cross += np.einsum("grk,grk->gk", x, y)
+        else:
+            self._own += y.transpose(0, 2, 1) @ y
+            self._cross += x.transpose(0, 2, 1) @ y
         self._sum += y.sum(axis=1, dtype=np.float64)
         self._float_sum += x.sum(axis=1, dtype=np.float64)
 
@@ -57,7 +65,10 @@ class Moments:
         return self._centred(self._cross, self.float_mean)
 
     def _centred(self, sums: NDArray[Any], left_mean: Array) -> Array:
-        return np.asarray(sums.astype(np.float64) / max(self.rows, 1) - left_mean[:, :, None] * self.mean[:, None, :])
+        moments = sums.astype(np.float64) / max(self.rows, 1)
+        if self.diagonal:
+            return np.asarray((moments - left_mean * self.mean)[..., None] * np.eye(moments.shape[-1]))
+        return np.asarray(moments - left_mean[:, :, None] * self.mean[:, None, :])
 
 
 def damping_level(H: Array, damping: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...errors import BadData, BrokenModel, InvalidOption
+from ...errors import BadData, BrokenModel, InvalidOption, UnsupportedModel
 from ...progress import SILENT, Progress
-from .activations import Calibration, checked, input_shapes, pieces
+from .activations import Calibration, First, checked, fixed_batch, input_shapes
 from .crosslayer import equalize
 from .divergence import mean_kl
 from .graph import Graph, Layer, read_graph
@@ -29,6 +30,7 @@ from .write import write
 
 REPAIRS = ("equalize", "scales", "gptq", "bias")
 DEFAULT_REPAIR = ("scales", "gptq", "bias")
+CHECKED_EXAMPLES = 64  # that the finished file answers
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,11 @@ class _Job:
 
     def __init__(self, graph: Graph, calibration: Calibration | None, options: Options, progress: Progress) -> None:
         self.graph, self.options, self.progress = graph, options, progress
+        _check_layers(graph, options.keep_float)
         self.machine = options.machine or Machine.here()
         self.calibration = None if calibration is None else checked(calibration, input_shapes(graph.model))
         self.notes: list[str] = []
+        self.examples: int | None = None
         self.observed: dict[str, Observed] = {}
         self.rounding: dict[str, Rounding] = {}
 
@@ -168,12 +172,18 @@ class _Job:
             {name: n for name, n in bits.items() if n != FLOAT_BITS},
             decision.groups,
             data,
-            sum(len(next(iter(piece.values()))) for piece in pieces(data, 1 << 30)),
+            self._examples(data),
             self.options.repair,
             threads=self.options.threads,
             seed=self.options.seed,
             progress=self.progress,
         )
+
+    def _examples(self, data: Calibration) -> int:
+        """How many examples there are, counted once: it may cost a pass over the data."""
+        if self.examples is None:
+            self.examples = sum(len(next(iter(batch.values()))) for batch in data)
+        return self.examples
 
     def _mix(self, plan: Plan, decision: Decision) -> dict[str, float]:
         """Choose bits under the limit, round, and tighten the limit of divergence while the result breaks it."""
@@ -210,7 +220,8 @@ class _Job:
         """The divergence of the written model's answers; raises BrokenModel when they are not finite."""
         if self.calibration is None:
             return None
-        kl = mean_kl(self.graph.model, [model], self.calibration, threads=self.options.threads, fused=True)[0]
+        few = First(self.calibration, CHECKED_EXAMPLES, fixed_batch(input_shapes(self.graph.model)))
+        kl = mean_kl(self.graph.model, [model], few, threads=self.options.threads, fused=True)[0]
         if not np.isfinite(kl):
             raise BrokenModel("the quantized model's answers are NaN or infinite on calibration data")
         return kl
@@ -237,3 +248,16 @@ class _Job:
             loss_share=losses[layer.name] / total if total and layer.name in losses else None,
         )
         return replace(report, reason=reason(report, rounding.symptoms)) if rounding else report
+
+
+def _check_layers(graph: Graph, keep_float: Sequence[str]) -> None:
+    """Raises UnsupportedModel for a graph without layers, InvalidOption for names that it does not have."""
+    if not graph.layers:
+        reasons = "; ".join(f"{name}: {why}" for name, why in graph.left_float.items())
+        raise UnsupportedModel(
+            f"there is nothing to quantize: the model has no Conv, Gemm or MatMul with constant weights. {reasons}"
+        )
+    names = {node.name for node in graph.nodes}
+    unknown = [name for name in keep_float if name not in names]
+    if unknown:
+        raise InvalidOption(f"keep_float names {unknown[0]!r}, which is no node of the model")

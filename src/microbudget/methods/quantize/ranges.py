@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from ...errors import BrokenModel, InvalidOption
 from .activations import Calibration, First, fixed_batch, input_shapes, watch
 from .graph import Graph, Layer
-from .mapping import dequantize, quantize
+from .mapping import lost
 from .observers import OBSERVERS, Histogram, MinMax, Range, range_by_name, squared_error
 from .patches import sampled_patches
 from .placement import Placement
 from .plan import Mapping
 
 COUNTED_AT_ONCE = 2**16  # values of a tensor and piece that enter its histogram; all enter its smallest and largest
-JUDGED_EXAMPLES = 32
-JUDGED_ROWS = 128  # patches of each example on which observers are compared
+JUDGED_EXAMPLES = 16
+JUDGED_ROWS = 64  # patches of each example on which observers are compared
 
 AUTO = "auto"
 DEFAULT = "least_squares"
@@ -115,7 +115,7 @@ class _Contest:
     observed: dict[str, Observed]
     signed: bool
     ranges: dict[str, dict[str, Range]] = field(default_factory=dict)
-    lost: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # tensor -> for each reading layer
+    losses: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # tensor -> for each reading layer
 
     def run(self, calibration: Calibration, threads: int) -> None:
         """Compare on the first JUDGED_EXAMPLES examples."""
@@ -134,7 +134,7 @@ class _Contest:
         few = First(calibration, JUDGED_EXAMPLES, fixed_batch(input_shapes(self.graph.model)))
         watch([(self.graph.model, [layer.input for layer in layers])], few, see, threads=threads)
         for layer, total in zip(layers, totals, strict=True):
-            self.lost.setdefault(self._tensor(layer), []).append(total)
+            self.losses.setdefault(self._tensor(layer), []).append(total)
 
     def _tensor(self, layer: Layer) -> str:
         return self.placement.source.get(layer.input, layer.input)
@@ -143,17 +143,18 @@ class _Contest:
         rows = input_rows(self.graph, layer, x, JUDGED_ROWS * len(x), np.random.default_rng(0))
         W = layer.matrix(self.graph.constants[layer.weight]).astype(np.float32)
         stacked = np.ascontiguousarray(rows.transpose(1, 0, 2))
-        for name, (low, high) in self.ranges[self._tensor(layer)].items():
-            m = Mapping.of_range(low, high, signed=self.signed)
-            S, Z = np.asarray(m.S, np.float32), np.asarray(m.Z, np.int32)
-            q = quantize(stacked, S, Z, signed=m.signed)
-            error = (dequantize(q, S, Z) - stacked) @ W.transpose(0, 2, 1)
-            total[name] += float(np.sum((error - error.mean(axis=1, keepdims=True)) ** 2, dtype=np.float64))
+        found: dict[Range, float] = {}  # observers often agree
+        for name, chosen in self.ranges[self._tensor(layer)].items():
+            if chosen not in found:
+                m = Mapping.of_range(*chosen, signed=self.signed)
+                error = lost(stacked, m.S, m.Z, signed=m.signed) @ W.transpose(0, 2, 1)
+                found[chosen] = float(error.var(axis=1, dtype=np.float64).sum()) * error.shape[1]
+            total[name] += found[chosen]
 
     def winners(self) -> dict[str, tuple[str, Range]]:
         """For each tensor the observer whose loss, relative to each reader's best, is least in sum."""
         chosen = {}
-        for tensor, readers in self.lost.items():
+        for tensor, readers in self.losses.items():
             relative = {
                 name: sum(total[name] / max(min(total.values()), 1e-30) for total in readers) for name in OBSERVERS
             }

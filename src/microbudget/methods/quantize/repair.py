@@ -24,8 +24,10 @@ from .rounding import best_rounding, compensating_weights
 from .scales import group_scales, least_squares_scale, min_max_scale, rounded
 from .write import write
 
-STAGES = 16  # at most: each runs the float model and the quantized model up to its layers
+STAGES = 8  # at most: each runs the float model and the quantized model up to its layers
 ROWS_PER_COLUMN, FEWEST_ROWS, MOST_ROWS = 24, 8192, 60_000
+ROWS_FOR_MEANS = 4096
+ENOUGH_PER_COLUMN = 256  # a depthwise kernel of 9 weights needs no 8192 rows of every channel
 ROWS_AT_ONCE_BYTES = 24 * 2**20
 
 Array = NDArray[np.float64]
@@ -59,7 +61,8 @@ def round_layers(
     reports: dict[str, Rounding] = {}
     wants_data = bool({"gptq", "bias"} & set(repair))
     for stage in progress.track(list(_stages(layers, stages if "gptq" in repair else 1)), "rounding", None):
-        moments = _moments(graph, plan, stage, calibration, examples, threads, seed) if wants_data else {}
+        diagonal = "gptq" not in repair  # the means are enough for the bias, and the squares for the report
+        moments = _moments(graph, plan, stage, calibration, examples, threads, seed, diagonal) if wants_data else {}
         for layer in stage:
             reports[layer.name] = _round(
                 graph, plan, layer, bits[layer.name], moments.get(layer.name), repair, groups.get(layer.name)
@@ -80,25 +83,38 @@ def _stages(layers: list[Layer], count: int) -> list[list[Layer]]:
 
 
 def _moments(
-    graph: Graph, plan: Plan, stage: list[Layer], calibration: Calibration, examples: int, threads: int, seed: int
+    graph: Graph,
+    plan: Plan,
+    stage: list[Layer],
+    calibration: Calibration,
+    examples: int,
+    threads: int,
+    seed: int,
+    diagonal: bool,
 ) -> dict[str, Moments]:
-    current = write(graph, plan.with_real_activations())
-    inputs = {node.name: node.input[0] for node in current.graph.node}
+    models = [(graph.model, [layer.input for layer in stage])]
+    if plan.weights:  # before the first rounded layer, both models are one
+        current = write(graph, plan.with_real_activations())
+        inputs = {node.name: node.input[0] for node in current.graph.node}
+        models.append((current, [inputs[layer.name] for layer in stage]))
     matrices = [layer.matrix(graph.constants[layer.weight]).shape for layer in stage]
-    found = [Moments(groups, K) for groups, _, K in matrices]
+    found = [Moments(groups, K, diagonal=diagonal) for groups, _, K in matrices]
 
     def see(place: int, values: list[NDArray[Any]]) -> None:
         groups, _, K = matrices[place]
-        wanted = min(max(ROWS_PER_COLUMN * K, FEWEST_ROWS), MOST_ROWS) * len(values[0]) // examples
-        limit = max(1, min(wanted, ROWS_AT_ONCE_BYTES // (4 * groups * K)))
+        wanted = ROWS_FOR_MEANS if diagonal else _rows(K)
+        limit = max(1, min(-(-wanted * len(values[0]) // examples), ROWS_AT_ONCE_BYTES // (4 * groups * K)))
         where = (seed, place, found[place].rows)
-        x, y = (input_rows(graph, stage[place], v, limit, np.random.default_rng(where)) for v in values)
-        found[place].update(x, y)
+        rows = [input_rows(graph, stage[place], v, limit, np.random.default_rng(where)) for v in values]
+        found[place].update(rows[0], rows[-1])
 
-    float_names = [layer.input for layer in stage]
-    quantized_names = [inputs[layer.name] for layer in stage]
-    watch([(graph.model, float_names), (current, quantized_names)], calibration, see, threads=threads)
+    watch(models, calibration, see, threads=threads)
     return {layer.name: one for layer, one in zip(stage, found, strict=True)}
+
+
+def _rows(K: int) -> int:
+    """Rows of K values that are enough for their second moments."""
+    return min(max(ROWS_PER_COLUMN * K, min(FEWEST_ROWS, ENOUGH_PER_COLUMN * K)), MOST_ROWS)
 
 
 def _round(

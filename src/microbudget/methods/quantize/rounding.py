@@ -37,8 +37,7 @@ def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = 
     """
     smallest, largest = integer_range(bits)
     order = np.argsort(-np.einsum("...kk->...k", H), axis=-1, kind="stable")
-    regular = _permuted(damped(H, damping), order, order)
-    U = np.linalg.cholesky(np.linalg.inv(regular)).swapaxes(-1, -2)  # row i: what later columns owe for column i
+    U = _owed(_permuted(H, order, order), damping)
     free = _permuted(W, None, order)
     scale = _permuted(_per_weight(S, W), None, order)
     Q = np.empty_like(free)
@@ -52,6 +51,18 @@ def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = 
             errors[..., i - start] = error
         free[..., stop:] -= errors @ U[..., start:stop, stop:]
     return _permuted(Q, None, np.argsort(order, axis=-1))
+
+
+def _owed(H: Array, damping: float) -> Array:
+    """U with U^T U = (H + d I)^-1, upper triangular: row i says what later columns owe for column i.
+
+    Inputs of a single value leave only rounding noise in H, which may be negative: d grows until it is not.
+    """
+    while True:
+        try:
+            return np.asarray(np.linalg.cholesky(np.linalg.inv(damped(H, damping))).swapaxes(-1, -2))
+        except np.linalg.LinAlgError:
+            damping = max(10 * damping, DAMPING)
 
 
 def _permuted(matrix: Array, rows: NDArray[np.intp] | None, columns: NDArray[np.intp]) -> Array:

@@ -9,7 +9,8 @@ from .mapping import SMALLEST_SCALE, integer_range, symmetric
 
 Array = NDArray[np.float64]
 
-FRACTIONS = np.linspace(1.05, 0.3, 31)  # of the scale at which the largest weight just fits
+COARSE = np.linspace(1.05, 0.3, 31)  # of the scale at which the largest weight just fits
+FINE = np.linspace(1.025, 0.8, 10)  # where steps are small, cutting the largest weights does not pay
 
 
 def rounded(W: Array, S: Array, bits: int) -> Array:
@@ -23,14 +24,14 @@ def min_max_scale(W: Array, bits: int) -> Array:
 
 
 def least_squares_scale(W: Array, bits: int, H: Array | None = None) -> Array:
-    """The scale of least squared error among FRACTIONS of `min_max_scale`, for each output: (..., outputs).
+    """The scale of least squared error among fractions of `min_max_scale`, for each output: (..., outputs).
 
     The error is that of the weights (..., outputs, K), or with the input's second moments H (..., K, K) that of the
     layer's output, E H E^T.
     """
     widest = min_max_scale(W, bits)
     best, least = widest, _error(W, widest, bits, H)
-    for fraction in FRACTIONS:
+    for fraction in FINE if bits > 6 else COARSE:
         S = _as_stored(widest * fraction)
         error = _error(W, S, bits, H)
         better = error < least

@@ -38,6 +38,8 @@ class Writer:
         self._shorts: dict[str, str] = {}
         self._absorbed: set[str] = set()
         self._real: set[str] = set()  # rounded tensors whose unrounded value exists as well
+        inner = {name for node in graph.nodes for name in captured(node)}  # subgraphs read these by name
+        self._named = {*graph.outputs, *inner} - {*graph.inputs}
 
     def constant(self, name: str, value: Any) -> str:
         """Add an initializer; equal names must mean equal values."""
@@ -136,8 +138,8 @@ class Writer:
         return mapping.ends[0] >= low - slack and mapping.ends[1] <= high + slack
 
     def _round_output(self, new: Any, tensor: str, *, real: bool) -> None:
-        """Q and DQ behind a node; a model's output keeps its name for the dequantized value."""
-        if tensor in self.graph.outputs:
+        """Q and DQ behind a node; what is read by its name keeps it for the dequantized value."""
+        if tensor in self._named:
             index = list(new.output).index(tensor)
             new.output[index] = f"{tensor}.real"
             self._round(f"{tensor}.real", tensor)
@@ -151,7 +153,7 @@ class Writer:
         self._dequantize(tensor)
 
     def _dequantize(self, tensor: str) -> None:
-        name = tensor if tensor in self.graph.outputs else tensor + DEQUANTIZED
+        name = tensor if tensor in self._named else tensor + DEQUANTIZED
         self.add("DequantizeLinear", [tensor + ROUNDED, *self.mapping(tensor)], name)
 
     def read(self, tensor: str, reader: Any) -> str:
@@ -163,7 +165,7 @@ class Writer:
                 return tensor
             if reader.name in self._layers and reader.op_type != "MatMul":
                 return self._shielded(tensor, reader)
-        return tensor if tensor in self.graph.outputs else tensor + DEQUANTIZED
+        return tensor if tensor in self._named else tensor + DEQUANTIZED
 
     def _shielded(self, tensor: str, reader: Any) -> str:
         """Dequantized with one (equal) scale per channel: behind a scalar scale onnxruntime would round the weights of
