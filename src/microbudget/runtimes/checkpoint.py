@@ -43,12 +43,17 @@ class Checkpoint:
             for stored in _read_header(path):
                 self.tensors[stored.name] = stored
 
-    def read(self, name: str) -> NDArray[Any]:
-        """A tensor in its own precision, bfloat16 as float32. Raises UnsupportedModel for other types."""
+    def require_float(self, name: str) -> Stored:
+        """The tensor's place. Raises UnsupportedModel when it holds no floats."""
         stored = self.tensors[name]
         if stored.dtype not in _DTYPES:
             known = ", ".join(_DTYPES)
             raise UnsupportedModel(f"{stored.path}: {name} is of type {stored.dtype}, not of {known}: is it quantized?")
+        return stored
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor in its own precision, bfloat16 as float32. Raises UnsupportedModel for other types."""
+        stored = self.require_float(name)
         with stored.path.open("rb") as stream:
             stream.seek(stored.start)
             values = np.fromfile(stream, _DTYPES[stored.dtype], (stored.end - stored.start) // _SIZES[stored.dtype])

@@ -90,8 +90,8 @@ class Conversion:
                 f" {left[0]!r}: they would be lost, and the answers would change"
             )
         for name, shape in expected.items():
-            if checkpoint.tensors[name].shape != shape:
-                found = checkpoint.tensors[name].shape
+            found = checkpoint.require_float(name).shape
+            if found != shape:
                 raise UnsupportedModel(f"{self.folder}: {name!r} has shape {found}, config.json says {shape}")
 
     def _data(self, tensor: TensorInfo, checkpoint: Checkpoint) -> Iterator[NDArray[Any]]:

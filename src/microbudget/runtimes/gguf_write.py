@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -78,13 +78,20 @@ class Layout:
         Raises DiskFull before the start when the file cannot fit, and Failed when `data` gives another number of bytes.
         """
         check_space(path.parent, self.size_bytes)
-        with path.open("wb") as stream:
-            stream.write(self.header)
-            for tensor in self.tensors:
-                written = sum(stream.write(memoryview(piece).cast("B")) for piece in data(tensor))
-                if written != tensor.size_bytes:
-                    raise Failed(f"{tensor.name}: {written} bytes were made, {tensor.size_bytes} were expected")
-                stream.write(bytes(self._padded(written) - written))
+        try:
+            with path.open("wb") as stream:
+                self._write(stream, data)
+        except BaseException:
+            path.unlink(missing_ok=True)  # half a model would look like one
+            raise
+
+    def _write(self, stream: BinaryIO, data: Callable[[TensorInfo], Iterable[Any]]) -> None:
+        stream.write(self.header)
+        for tensor in self.tensors:
+            written = sum(stream.write(memoryview(piece).cast("B")) for piece in data(tensor))
+            if written != tensor.size_bytes:
+                raise Failed(f"{tensor.name}: {written} bytes were made, {tensor.size_bytes} were expected")
+            stream.write(bytes(self._padded(written) - written))
 
 
 def check_space(folder: Path, wanted_bytes: int) -> None:

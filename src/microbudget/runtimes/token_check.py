@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ from ..errors import UnsupportedModel
 from .convert_gguf import Conversion, with_pre
 from .gguf_write import Layout
 from .pretokenizer import CANDIDATES
+from .vocabulary import NORMAL, Vocabulary
 
 # Contractions, digits, spaces, code, other scripts, emoji: whatever pre-tokenizers cut in different places.
 PROBES = (
@@ -19,6 +21,9 @@ PROBES = (
     "Größe, naïve façade; привет мир!! 你好，世界。 こんにちは 한국어 مرحبا हिन्दी ελληνικά",
     "🙂🚀 (a+b)**2 != {'k': [1, 2]} <b>tag</b> https://x.org/a?b=c&d=%20#e CamelCaseWORDSand_snake  end  ",
 )
+
+
+OWN_TOKENS = 2000  # of the vocabulary, put together to one more text
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ def settle(conversion: Conversion) -> tuple[Conversion, TokenCheck]:
     original = _original(conversion.folder)
     if original is None:
         return _unchecked(conversion)
-    expected = [original.encode(text, add_special_tokens=False).ids for text in PROBES]
+    probes = (*PROBES, _from_vocabulary(original, vocabulary))
+    expected = {text: original.encode(text, add_special_tokens=False).ids for text in probes}
     if vocabulary.model != "gpt2":
         different = _first_difference(conversion, expected)
         return conversion, TokenCheck(True, different is None, vocabulary.pre, different)
@@ -83,7 +89,19 @@ def _original(folder: Path) -> Any:
         raise UnsupportedModel(f"{path} cannot be opened: {error}") from error
 
 
-def _first_difference(conversion: Conversion, expected: Iterable[list[int]]) -> str | None:
+def _from_vocabulary(original: Any, vocabulary: Vocabulary) -> str:
+    """A text of the tokenizer's own tokens, evenly over all of them: short texts use few of the merges."""
+    normal = [index for index, kind in enumerate(vocabulary.types) if kind == NORMAL]
+    pieces = (original.decode([index]) for index in normal[:: max(1, len(normal) // OWN_TOKENS)])
+    return "x" + " ".join(piece for piece in pieces if _plain(piece))
+
+
+def _plain(piece: str) -> bool:
+    """No part of a character, and composed: llama.cpp does not normalize text as some tokenizers do."""
+    return "\ufffd" not in piece and piece == unicodedata.normalize("NFC", piece)
+
+
+def _first_difference(conversion: Conversion, expected: Mapping[str, list[int]]) -> str | None:
     """The first probe whose tokens in llama.cpp are others; None when all agree."""
     from .llama.network import Network
 
@@ -92,7 +110,7 @@ def _first_difference(conversion: Conversion, expected: Iterable[list[int]]) -> 
         path.write_bytes(Layout(conversion.layout.entries, ()).header)
         network = Network(path, vocabulary_only=True)
         try:
-            for text, tokens in zip(PROBES, expected, strict=True):
+            for text, tokens in expected.items():
                 if network.vocabulary.encode(text, special=True) != tokens:
                     return text
         finally:
