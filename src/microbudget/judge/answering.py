@@ -17,7 +17,7 @@ from ..errors import BadData, BrokenModel, LabelsDisagree
 from ..loading import match_labels
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Inputs, Scores, Task
+from ..tasks import Example, Inputs, LanguageTask, Scores, Task
 from .worker import Worker
 
 # Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in
@@ -25,6 +25,7 @@ from .worker import Worker
 CHUNK_BYTES = 2_500_000
 LARGEST_CHUNK = 64
 LARGEST_CONFUSION = 100  # classes: a larger matrix would drown what else a Measurement tells
+PATIENCE_S, READING_S = 120.0, 1800.0  # what a request may take; reading a passage takes a large model minutes
 CLASSIFICATION = ("image-classification", "text-classification")
 
 Logits = NDArray[np.float32]
@@ -51,11 +52,19 @@ def preprocessing(model: Model) -> dict[str, Any]:
 
 
 def chunk_size(models: Iterable[Model], task: Task, examples: Sequence[Example]) -> int:
-    """Examples per request, so that the inputs of none of the models exceed the limit."""
+    """Examples per request, so that the inputs of none of the models exceed the limit; one passage of text."""
+    if isinstance(task, LanguageTask):
+        return 1
     largest = max(
         sum(array.nbytes for array in task.collate(examples[:1], preprocessing(model)).values()) for model in models
     )
     return min(LARGEST_CHUNK, max(1, CHUNK_BYTES // largest))
+
+
+def hire(task: Task, max_memory_bytes: int | None = None) -> Worker:
+    """A worker with the patience that the task takes."""
+    timeout_s = READING_S if isinstance(task, LanguageTask) else PATIENCE_S
+    return Worker(timeout_s=timeout_s, max_memory_bytes=max_memory_bytes)
 
 
 def answer_chunks(
@@ -145,7 +154,7 @@ def answers(
 ) -> Logits:
     """All outputs in the order of the task's labels, (examples, classes) float32. Opens a worker when none is given."""
     if worker is None:
-        with Worker() as own:
+        with hire(task) as own:
             own.open(model, threads=threads, runtime=runtime)
             return answers(model, task, examples, worker=own, progress=progress)
     return np.concatenate([outputs for _, outputs in answer_chunks(worker, model, task, examples, progress)])
@@ -157,13 +166,16 @@ class Tally:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._scores: list[Scores] = []
+        self._outputs: list[NDArray[Any]] = []  # of a language task: two numbers an example
         classes = len(task.labels) if task.kind in CLASSIFICATION else 0
         self._confusion = np.zeros((classes, classes), np.int64)
 
-    def add(self, examples: Sequence[Example], outputs: Logits) -> Scores:
+    def add(self, examples: Sequence[Example], outputs: NDArray[Any]) -> Scores:
         """Score a chunk."""
         scores = self._task.score(outputs, examples)
         self._scores.append(scores)
+        if isinstance(self._task, LanguageTask):
+            self._outputs.append(outputs)
         if len(self._confusion):
             labels = np.array([example.label for example in examples])
             self._confusion += metrics.confusion_matrix(outputs.argmax(axis=1), labels, len(self._confusion))
@@ -182,6 +194,8 @@ class Tally:
         return Quality(scores, low, high, self._extra())
 
     def _extra(self) -> dict[str, Any]:
+        if isinstance(self._task, LanguageTask):
+            return self._task.extra(np.concatenate(self._outputs))
         classes = len(self._confusion)
         if not classes:
             return {}
@@ -218,7 +232,7 @@ def quality(
 ) -> Quality:
     """The Quality of a model on examples with labels. Opens a worker when none is given."""
     if worker is None:
-        with Worker() as own:
+        with hire(task) as own:
             own.open(model, threads=threads, runtime=runtime)
             return quality(model, task, examples, worker=own, progress=progress)
     tally = Tally(task)
@@ -228,8 +242,10 @@ def quality(
 
 
 def one(model: Model, task: Task, examples: Sequence[Example], batch: int = 1) -> Inputs:
-    """The inputs of the first `batch` examples (repeated when there are fewer), for timing."""
+    """The inputs of the first `batch` examples (repeated when there are fewer), for timing; of a text, of one token."""
     if not examples:
         raise BadData("there is no example to measure with")
+    if isinstance(task, LanguageTask):
+        return task.sample(examples)
     chosen = [examples[i % len(examples)] for i in range(batch)]
     return task.collate(chosen, preprocessing(model))

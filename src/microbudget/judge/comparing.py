@@ -13,11 +13,12 @@ from ..errors import BadData
 from ..loading import load
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Split, Task
+from ..tasks import Example, LanguageTask, Split, Task
 from ..units import Drop
 from . import memory
-from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, one
+from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, hire, one
 from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
+from .tokens import read_both
 from .twins import PairTiming, SpeedVerdict, time_pair
 from .verdict import Verdict, judge_pair
 from .worker import Worker
@@ -75,7 +76,7 @@ def compare(
         raise BadData("there is no example to compare with")
     samples = [one(model, task, examples) for model in models]
     chosen = [choose_threads(m, x, threads, runtime, seed) for m, x in zip(models, samples, strict=True)]
-    with Worker(max_memory_bytes=max_memory_bytes) as first, Worker(max_memory_bytes=max_memory_bytes) as second:
+    with hire(task, max_memory_bytes) as first, hire(task, max_memory_bytes) as second:
         workers = (first, second)
         weights = []
         for worker, model, sample, count in zip(workers, models, samples, chosen, strict=True):
@@ -100,8 +101,9 @@ class Both:
     """Two models on the same examples: their qualities, and how much the answers of B differ from those of A."""
 
     qualities: tuple[Quality, Quality]
-    kl: float | None  # nats per example, of B from A
-    same_top1: float | None  # share of the examples
+    kl: float | None  # nats per example (per token of a text), of B from A
+    same_top1: float | None  # share of the examples, or tokens
+    tokens: dict[str, Any] | None = None  # of language models: both with their intervals, and over how many tokens
 
 
 def judge_both(
@@ -112,6 +114,8 @@ def judge_both(
     progress: Progress = SILENT,
 ) -> Both:
     """Quality of two open models on the same examples, chunk by chunk: the memory does not grow with the examples."""
+    if isinstance(task, LanguageTask):
+        return _judge_readers(workers, task, examples, progress)
     tallies = (Tally(task), Tally(task))
     kl, same, count = 0.0, 0, 0
     for chunk, a, b in _paired(workers, models, task, examples, progress):
@@ -123,6 +127,18 @@ def judge_both(
             count += len(chunk)
     qualities = (tallies[0].quality(), tallies[1].quality())
     return Both(qualities, kl / count if count else None, same / count if count else None)
+
+
+def _judge_readers(workers: tuple[Worker, Worker], task: Task, examples: Sequence[Example], progress: Progress) -> Both:
+    sides = read_both(*workers, task, examples, progress)
+    tallies = (Tally(task), Tally(task))
+    for tally, outputs in zip(tallies, (sides.reference, sides.candidate), strict=True):
+        tally.add(examples, outputs)
+    apart = sides.divergence()
+    qualities = (tallies[0].quality(), tallies[1].quality())
+    if apart is None:
+        return Both(qualities, None, None)
+    return Both(qualities, apart.kl, apart.same_top1, apart.as_dict())
 
 
 def disagreements(
@@ -172,6 +188,7 @@ def _comparison(a: Measurement, b: Measurement, pair: PairTiming, judged: Both, 
         extra={
             "kl": judged.kl,
             "same_top1": judged.same_top1,
+            **({"tokens": judged.tokens} if judged.tokens else {}),
             "verdict": verdict.as_dict(),
             "timing": pair.as_dict(),
         },

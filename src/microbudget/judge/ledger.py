@@ -126,7 +126,11 @@ def ledger(model: Model) -> Ledger:
         return read_onnx(model.weights, model.files)
     if model.format == "hf":
         return _read_hf(model.files)
-    raise UnsupportedModel(f"there is no ledger for format {model.format!r}; there is for onnx, hf")
+    if model.format == "gguf":
+        from .gguf_ledger import read_gguf
+
+        return read_gguf(model.weights)
+    raise UnsupportedModel(f"there is no ledger for format {model.format!r}; there is for onnx, hf, gguf")
 
 
 def _read_hf(files: Iterable[Path]) -> Ledger:

@@ -13,9 +13,9 @@ from ..errors import InvalidOption
 from ..loading import load
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Inputs, Split, Task
-from . import energy, floor, memory
-from .answering import Quality, columns, one, preprocessing, quality
+from ..tasks import Example, Inputs, Split, Task, open_data
+from . import energy, floor, memory, reading
+from .answering import Quality, columns, hire, one, preprocessing, quality
 from .ledger import ledger as ledger_of
 from .memory import Weight
 from .twins import Timing, time_one, time_pair
@@ -27,14 +27,18 @@ AUTO_S = 2.0  # what the choice between one thread and all may take
 
 
 def open_task(data: str | Path | Task, models: Sequence[Model], progress: Progress = SILENT) -> Task:
-    """The task of a path, without the examples that one of the models has seen; a Task as it is."""
+    """The task of a path, without the examples that one of the models has seen; a Task as it is.
+
+    Raises InvalidOption for models that are for different tasks.
+    """
     if not isinstance(data, (str, Path)):
         return data
-    from ..tasks.images import ImageTask
-
+    kinds = {model.task: model for model in models}
+    if len(kinds) > 1:
+        told = ", ".join(f"{model.path} for {kind or 'images'}" for kind, model in kinds.items())
+        raise InvalidOption(f"the models are for different tasks: {told}")
     seen = frozenset(key for model in models for key in model.record.seen)
-    task: Task = ImageTask.open(Path(data), splits=False, leave_out=seen, progress=progress)
-    return task
+    return open_data(data, models[0].task, splits=False, leave_out=seen, progress=progress)
 
 
 def measure(
@@ -66,7 +70,7 @@ def measure(
     preprocessing_s = time_preprocessing(opened, task, examples)
     sample = one(opened, task, examples)
     chosen = choose_threads(opened, sample, threads, runtime, seed)
-    with Worker(max_memory_bytes=max_memory_bytes) as worker:
+    with hire(task, max_memory_bytes) as worker:
         worker.open(opened, threads=chosen, runtime=runtime)
         weight = memory.of_model(worker, sample)
         progress.say(f"timing {opened.path.name}, {worker.runtime}, {chosen} threads")
@@ -109,6 +113,7 @@ def cost_fields(
     used = energy.of_model(worker, timing.median_s, timing.processor_s, energy.find_meter())
     bound = floor.nearness(model, inputs, timing.median_s, threads)
     extra: dict[str, Any] = {"memory": weight.as_dict(), "energy": used.as_dict(), "timing": timing.as_dict()}
+    extra |= reading.speeds(worker, inputs, timing)
     return {
         "model": model.record.source or str(model.path),
         "format": model.format,

@@ -72,6 +72,27 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class LanguageTask(Task, Protocol):
+    """A Task whose examples are passages of text. What differs from the others, all in one place:
+
+    * a model's outputs are (examples, 2), the nats that a passage costs and over how many tokens;
+    * what is timed is one token, not one example: `sample` gives the inputs for it;
+    * a request is one passage, since a large model takes seconds for each, and two models are compared token by token.
+    """
+
+    context: int  # tokens that a model reads at once, at most
+    stride: int  # bytes of a passage, about
+
+    def sample(self, examples: Sequence[Example]) -> Inputs:
+        """The inputs with which a session's `answer` writes one token."""
+        ...
+
+    def extra(self, outputs: NDArray[Any]) -> dict[str, Any]:
+        """What else a Measurement tells, from the outputs of all examples: perplexity."""
+        ...
+
+
 def open_data(
     path: str | Path,
     kind: str | None = None,

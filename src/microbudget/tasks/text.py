@@ -35,7 +35,6 @@ MOST: Mapping[str, int] = {"train": 8192, "validation": 1024, "test": 1024}  # p
 LARGEST_FILE = 1 << 16  # passages of one file that are looked at: of 67 MB
 BLOCK = 16  # passages that go to the same split, since neighbours resemble each other
 DEPTH = 128  # tokens that stand before the one whose time is taken
-PREFILL = 256  # tokens whose reading time is taken
 
 _Place = tuple[TextFile, int]
 
@@ -55,7 +54,6 @@ class TextTask:
 
     kind = LANGUAGE_MODELLING
     labels: tuple[str, ...] = ()
-    largest_chunk = 1  # examples of one request: a large model takes seconds for each
 
     @classmethod
     def open(
@@ -112,12 +110,12 @@ class TextTask:
         return {"text": text, "begin": begin, "end": end, "context": np.full(len(parts), self.context)}
 
     def sample(self, examples: Sequence[Example]) -> Inputs:
-        """What generating one token is timed with: the text that stands before it, and how many tokens of it."""
-        return {"decode": self._sampled(examples), "depth": np.array([min(DEPTH, self.context - 1)])}
-
-    def prefill(self, examples: Sequence[Example]) -> Inputs:
-        """What reading is timed with: a text, and how many tokens of it."""
-        return {"prefill": self._sampled(examples), "depth": np.array([min(PREFILL, self.context - 1)])}
+        """What writing one token is timed with: the text that stands before it, and how many tokens of it."""
+        if not examples:
+            raise BadData("there is no text to measure with")
+        history, judged = self._with_history(examples[len(examples) // 2])
+        text = np.frombuffer(history + judged, np.uint8)[None]
+        return {"decode": text, "depth": np.array([min(DEPTH, self.context - 1)])}
 
     def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
         """Bits and bytes of each passage. outputs: (examples, 2), nats and tokens."""
@@ -148,12 +146,6 @@ class TextTask:
         passage = self._passage(example)
         history = file.history(passage, BYTES_PER_TOKEN * self.context)
         return (read(history) if history.length else b""), read(passage)
-
-    def _sampled(self, examples: Sequence[Example]) -> NDArray[np.uint8]:
-        if not examples:
-            raise BadData("there is no text to measure with")
-        history, judged = self._with_history(examples[len(examples) // 2])
-        return np.frombuffer(history + judged, np.uint8)[None]
 
 
 def _files(root: Path) -> list[Path]:

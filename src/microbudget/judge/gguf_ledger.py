@@ -1,0 +1,36 @@
+"""The ledger of GGUF files: blocks hold values and their scales together, so both are told from the type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..runtimes.ggml_types import GgmlType
+from ..runtimes.gguf_file import GgufFile, TensorInfo
+from .ledger import Ledger, Role, Row
+
+# Bits of one value without its block's scales, where the type's name does not begin with them.
+NOMINAL_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8}
+CONSTANTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # computed, not learnt
+
+
+def read_gguf(path: Path) -> Ledger:
+    """The ledger of one file. Raises UnsupportedModel when it is damaged."""
+    with GgufFile(path) as file:
+        rows = tuple(_row(tensor) for tensor in file.tensors.values())
+        metadata = sum(len(entry.raw) for entry in file.entries.values())
+        size = file.size_bytes
+    return Ledger(rows, size - sum(row.bytes for row in rows) - metadata, metadata, 0)
+
+
+def _row(tensor: TensorInfo) -> Row:
+    bits = nominal_bits(tensor.type)
+    values = -(-tensor.parameters * bits // 8)
+    role: Role = "constant" if tensor.name in CONSTANTS else "weight"
+    return Row(tensor.name, role, tensor.shape, tensor.type.name, bits, values, tensor.size_bytes - values)
+
+
+def nominal_bits(kind: GgmlType) -> int:
+    """Bits of a value as the type's name has them: 4 of Q4_K and IQ4_XS, 2 of TQ2_0."""
+    if kind.name in NOMINAL_BITS:
+        return NOMINAL_BITS[kind.name]
+    return int(next(letter for letter in kind.name if letter.isdigit()))
