@@ -1,0 +1,160 @@
+"""Ollama: a Modelfile beside a GGUF file, and the commands that make a model of both."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import Failed, InvalidOption, ModelNotFound, UnsupportedModel
+from ..model import GGUF_NAME
+from ..runtimes.gguf_file import GgufFile
+from .go_template import COMPLETION, Form, find
+
+MODELFILE = "Modelfile"
+HOST_VARIABLE = "OLLAMA_HOST"
+DEFAULT_HOST = "127.0.0.1:11434"
+CONTEXT = 4096  # tokens, unless the model was trained for fewer
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?(:[A-Za-z0-9._-]+)?")
+CREATE_S, LIST_S, ANSWER_S = 3600, 30, 1
+
+
+@dataclass(frozen=True)
+class Modelfile:
+    """The text of a Modelfile, and what a reader should know of it."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """What `publish` did. listing: what the client says of its models; None where no server answered."""
+
+    commands: tuple[str, ...]  # to type by hand
+    listing: str | None = None
+
+
+def modelfile(
+    path: Path, *, context: int | None = None, parameters: Mapping[str, float | int | str] | None = None
+) -> Modelfile:
+    """The Modelfile for a GGUF file that lies beside it.
+
+    context: tokens, by default what the model was trained for, at most CONTEXT. parameters: more of Ollama's, such as
+    temperature. A chat template that has no counterpart in Ollama is said in the notes, and left to Ollama.
+    """
+    with GgufFile(path) as file:
+        trained = file.get(f"{file.architecture}.context_length", CONTEXT)
+        tokens = file.get("tokenizer.ggml.tokens", [])
+        begin, end = (_text(tokens, file.get(f"tokenizer.ggml.{name}_token_id")) for name in ("bos", "eos"))
+        template = file.get("tokenizer.chat_template")
+    lines, notes = [f"FROM ./{path.name}"], []
+    form = None
+    if not isinstance(template, str):
+        lines.append(_quoted("TEMPLATE", COMPLETION))
+        notes.append("the model has no chat template: it continues a text and does not answer as an assistant")
+    else:
+        try:
+            form = find(template, begin, end)
+            lines += _conversation(form)
+        except UnsupportedModel as error:
+            notes.append(f"no TEMPLATE is written, Ollama chooses one by itself ({error})")
+    settings = {"num_ctx": min(CONTEXT, int(trained)) if context is None else context, **(parameters or {})}
+    lines += [f"PARAMETER {key} {value}" for key, value in settings.items()]
+    lines += [f"PARAMETER stop {_word(stop)}" for stop in _stops(form, end)]
+    return Modelfile("\n".join([*(f"# {note}" for note in notes), *lines]) + "\n", tuple(notes))
+
+
+def write(folder: Path, **options: object) -> Modelfile:
+    """Write the Modelfile into a folder with `model.gguf`; options as of `modelfile`. Raises ModelNotFound."""
+    if not (folder / GGUF_NAME).is_file():
+        raise ModelNotFound(f"{folder} holds no {GGUF_NAME}: Ollama takes GGUF files")
+    made = modelfile(folder / GGUF_NAME, **options)  # type: ignore[arg-type]
+    (folder / MODELFILE).write_text(made.text, encoding="utf-8")
+    return made
+
+
+def commands(name: str, folder: Path) -> tuple[str, str]:
+    """The two commands to type: make the model, and talk to it. Raises InvalidOption for a name Ollama refuses."""
+    if not _NAME.fullmatch(name):
+        raise InvalidOption(f"Ollama takes names like lm-python or me/lm-python:q4, in small letters, not {name!r}")
+    file = str(folder / MODELFILE)
+    return (f"ollama create {name} -f {_shell(file)}", f"ollama run {name}")
+
+
+def publish(name: str, folder: Path) -> Published:
+    """Make the model where an Ollama server answers and its client is installed; else only tell the commands.
+
+    Raises InvalidOption for a bad name, ModelNotFound without a Modelfile, Failed when the client fails.
+    """
+    told = commands(name, folder)
+    if not (folder / MODELFILE).is_file():
+        raise ModelNotFound(f"{folder} holds no {MODELFILE}")
+    client = shutil.which("ollama")
+    if client is None or not answers():
+        return Published(told)
+    _run([client, "create", name, "-f", str(folder / MODELFILE)], CREATE_S)
+    return Published(told, _run([client, "list"], LIST_S))
+
+
+def answers(host: str | None = None) -> bool:
+    """Whether an Ollama server answers; by default the one that OLLAMA_HOST names, else on this machine."""
+    given = host or os.environ.get(HOST_VARIABLE) or DEFAULT_HOST
+    url = given if "://" in given else f"http://{given}"
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/api/version", timeout=ANSWER_S) as reply:
+            return bool(reply.status == 200 and b"version" in reply.read(1000))
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _run(command: list[str], timeout_s: float) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failed(f"`{' '.join(command[:2])}` failed: {error}") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise Failed(f"`{' '.join(command[:2])}` failed: {said[-1] if said else f'status {done.returncode}'}")
+    return done.stdout
+
+
+def _conversation(form: Form) -> list[str]:
+    lines = [_quoted("TEMPLATE", form.go())]
+    return [*lines, _quoted("SYSTEM", form.system)] if form.system else lines
+
+
+def _stops(form: Form | None, end: str) -> list[str]:
+    """Texts that end an answer: the model's own end, and the beginning of the next turn."""
+    if form is None:
+        return [end] if end else []
+    found = [end, form.after_answer.strip(), form.before_prompt.strip()]
+    return list(dict.fromkeys(text for text in found if text and "\n" not in text))
+
+
+def _text(tokens: list[str], index: int | None) -> str:
+    return tokens[index] if index is not None and 0 <= index < len(tokens) else ""
+
+
+def _quoted(word: str, text: str) -> str:
+    """An instruction with a text of several lines. Raises UnsupportedModel when the text holds the quotes itself."""
+    if '"""' in text:
+        raise UnsupportedModel('the text holds """, which a Modelfile cannot')
+    return f'{word} """{text}"""'
+
+
+def _word(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _shell(path: str) -> str:
+    return f'"{path}"' if " " in path else path

@@ -1,0 +1,229 @@
+"""Ollama: prompt templates found by watching, Modelfiles, and a client that is there or not."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from microbudget.errors import Failed, InvalidOption, ModelNotFound, UnsupportedModel
+from microbudget.runtimes.gguf_write import Layout, entry
+from microbudget.ship import go_template, ollama
+
+TURNS = "{% for m in messages %}%s{% endfor %}%s"
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEMPLATES = {
+    "chatml": (CHATML, "<s>", "<|im_end|>"),
+    "qwen": (
+        "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a lamp.<|im_end|>\\n' }}{% endif %}"
+        + CHATML, "", "<|im_end|>",
+    ),
+    "llama3": (
+        "{% for m in messages %}{% set text = '<|head|>' + m['role'] + '<|/head|>\\n\\n' + m['content'] | trim +"
+        " '<|eot|>' %}{% if loop.index0 == 0 %}{% set text = bos_token + text %}{% endif %}{{ text }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|head|>assistant<|/head|>\\n\\n' }}{% endif %}", "<|begin|>", "<|eot|>",
+    ),
+    "llama2": (
+        "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set said = messages[0]['content'] %}"
+        "{% else %}{% set rest = messages %}{% set said = false %}{% endif %}{% for m in rest %}"
+        "{% if loop.index0 == 0 and said != false %}"
+        "{% set text = '<<SYS>>\\n' + said + '\\n<</SYS>>\\n\\n' + m['content'] %}"
+        "{% else %}{% set text = m['content'] %}{% endif %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + text.strip() + ' [/INST]' }}{% else %}{{ ' ' + text.strip() + ' ' + eos_token }}"
+        "{% endif %}{% endfor %}", "<s>", "</s>",
+    ),
+    "mistral": (
+        "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% if m['role'] == 'user' %}"
+        "{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}",
+        "<s>", "</s>",
+    ),
+    "zephyr": (
+        "{% for m in messages %}\n{{ '<|' + m['role'] + '|>\\n' + m['content'] + eos_token }}\n"
+        "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}", "<s>", "</s>",
+    ),
+    "alpaca": (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + '\\n\\n' }}"
+        "{% elif m['role'] == 'user' %}{{ '### Instruction:\\n' + m['content'] + '\\n\\n### Response:\\n' }}"
+        "{% else %}{{ m['content'] + '\\n\\n' }}{% endif %}{% endfor %}", "", "</s>",
+    ),
+}  # fmt: skip
+
+
+def go(template: str, system: str, prompt: str, response: str) -> str:
+    """What Go's template engine does with the few constructs that are used: an oracle of its own."""
+    text = re.sub(
+        r"\{\{ if \.System \}\}(.*?)\{\{ else \}\}(.*?)\{\{ end \}\}",
+        lambda match: match[1] if system else match[2], template, flags=re.DOTALL,
+    )  # fmt: skip
+    values = {".System": system, ".Prompt": prompt, ".Response": response, '"{{"': "{{"}
+    return re.sub(r"\{\{ (\S+) \}\}", lambda match: values[match[1]], text)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_first_turn_is_what_the_model_was_trained_on(name: str) -> None:
+    from microbudget.runtimes.chat import render
+
+    template, begin, end = TEMPLATES[name]
+    form = go_template.find(template, begin, end)
+    for system in ("", "Be kind.") if form.takes_system else ("",):
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": "What is {{ this }}?"})
+        expected = render(template, messages, begin, end).removeprefix(begin)
+        assert go(form.go(), system or form.system, "What is {{ this }}?", "") == expected + form.after_answer
+
+
+def test_a_hidden_system_text_is_told() -> None:
+    form = go_template.find(*TEMPLATES["qwen"])
+    assert (form.system, form.before_system) == ("You are a lamp.", "<|im_start|>system\n")
+    assert form.before_prompt == "<|im_start|>user\n"
+    assert go_template.find(*TEMPLATES["chatml"]).system == ""
+
+
+def test_a_template_without_system_says_so() -> None:
+    form = go_template.find(*TEMPLATES["mistral"])
+    assert not form.takes_system
+    assert form.go() == "[INST] {{ .Prompt }} [/INST]{{ .Response }}</s>"
+
+
+def test_braces_are_escaped() -> None:
+    assert go_template._go("a {{b}}") == 'a {{ "{{" }}b}}'
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ messages[-1]['content'] }}", "repeats what people say|depends on"),
+        ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "changes or repeats"),
+        ("{% for m in messages %}{{ loop.index }}:{{ m['content'] }}{% endfor %}", "depends on|differs|differently"),
+        ("{{ raise_exception('no') }}", "template failed: no"),
+        ("{{ strftime_now('%Y-%m-%d') }}" + CHATML, "tells the date"),
+        ("{% for m in messages %}", "template failed"),
+        ("{{ ''.__class__.__mro__ }}", "template failed"),
+    ],
+)
+def test_other_templates_are_not_guessed_at(template: str, reason: str) -> None:
+    with pytest.raises(UnsupportedModel, match=reason):
+        go_template.find(template)
+
+
+def write_model(folder: Path, template: str | None = CHATML) -> Path:
+    entries = [
+        entry("general.architecture", "llama", "str"),
+        entry("llama.context_length", 512, "u32"),
+        entry("tokenizer.ggml.tokens", ["<s>", "<|im_end|>", "a"], "[str]"),
+        entry("tokenizer.ggml.bos_token_id", 0, "u32"),
+        entry("tokenizer.ggml.eos_token_id", 1, "u32"),
+    ]
+    if template is not None:
+        entries.append(entry("tokenizer.chat_template", template, "str"))
+    folder.mkdir(exist_ok=True)
+    Layout(tuple(entries), ()).write(folder / "model.gguf", lambda _: [])
+    return folder
+
+
+def test_the_modelfile(tmp_path: Path) -> None:
+    made = ollama.write(write_model(tmp_path), parameters={"temperature": 0.7})
+    assert made.notes == ()
+    assert (tmp_path / "Modelfile").read_text(encoding="utf-8") == made.text
+    assert made.text == (
+        'FROM ./model.gguf\nTEMPLATE """{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n'
+        "<|im_start|>user\n"
+        "{{ else }}<|im_start|>user\n{{ end }}{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
+        '"""\nPARAMETER num_ctx 512\nPARAMETER temperature 0.7\nPARAMETER stop "<|im_end|>"\n'
+        'PARAMETER stop "<|im_start|>user"\n'
+    )
+
+
+def test_a_base_model_and_a_strange_template_are_said(tmp_path: Path) -> None:
+    base = ollama.write(write_model(tmp_path / "base", None), context=256)
+    assert 'TEMPLATE """{{ .Prompt }}"""' in base.text
+    assert "num_ctx 256" in base.text
+    assert "has no chat template" in base.notes[0]
+    assert base.text.startswith("# the model has no chat template")
+    strange = ollama.write(write_model(tmp_path / "strange", "{{ messages[0]['content'] | upper }}"))
+    assert "TEMPLATE" not in strange.text.split("FROM")[1]
+    assert "Ollama chooses one by itself" in strange.notes[0]
+    with pytest.raises(ModelNotFound, match=r"holds no model\.gguf"):
+        ollama.write(tmp_path)
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    create, run = ollama.commands("lm-python:q4", tmp_path / "a b")
+    assert create == f'ollama create lm-python:q4 -f "{tmp_path / "a b" / "Modelfile"}"'
+    assert run == "ollama run lm-python:q4"
+    for name in ("", "Big", "a b", "-x", "a/b/c", "a;rm"):
+        with pytest.raises(InvalidOption, match="Ollama takes names"):
+            ollama.commands(name, tmp_path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"version":"0.9"}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    listening = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{listening.server_port}")
+    yield
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+def install(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `ollama` that is a script of ours, before all others."""
+    folder.mkdir()
+    script = folder / "ollama"
+    script.write_text(f"#!{sys.executable}\nimport sys\n{body}\n", encoding="utf-8")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the client is a script with #!")
+def test_a_model_is_made_where_a_server_answers(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ollama.write(write_model(tmp_path / "best"))
+    note = tmp_path / "called"
+    install(
+        tmp_path / "bin",
+        f"open({str(note)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n'); print('NAME  lm')",
+        monkeypatch,
+    )
+    done = ollama.publish("lm", tmp_path / "best")
+    assert done.listing == "NAME  lm\n"
+    assert note.read_text(encoding="utf-8").splitlines() == [f"create lm -f {tmp_path / 'best' / 'Modelfile'}", "list"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the client is a script with #!")
+def test_a_client_that_fails_is_said(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ollama.write(write_model(tmp_path / "best"))
+    install(tmp_path / "bin", "sys.exit('Error: no room')", monkeypatch)
+    with pytest.raises(Failed, match=r"create` failed: Error: no room"):
+        ollama.publish("lm", tmp_path / "best")
+
+
+def test_without_a_server_the_commands_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")  # the discard port: nobody listens
+    ollama.write(write_model(tmp_path / "best"))
+    assert not ollama.answers()
+    done = ollama.publish("lm", tmp_path / "best")
+    assert done.listing is None
+    assert done.commands == ollama.commands("lm", tmp_path / "best")
+    with pytest.raises(ModelNotFound, match="holds no Modelfile"):
+        ollama.publish("lm", tmp_path)
