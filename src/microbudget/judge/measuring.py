@@ -38,7 +38,7 @@ def open_task(data: str | Path | Task, models: Sequence[Model], progress: Progre
         told = ", ".join(f"{model.path} for {kind or 'images'}" for kind, model in kinds.items())
         raise InvalidOption(f"the models are for different tasks: {told}")
     seen = frozenset(key for model in models for key in model.record.seen)
-    return open_data(data, models[0].task, splits=False, leave_out=seen, progress=progress)
+    return open_data(data, next(iter(kinds), None), splits=False, leave_out=seen, progress=progress)
 
 
 def measure(

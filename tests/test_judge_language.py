@@ -1,0 +1,168 @@
+"""The judge on language models: measure and compare of hf and gguf, KL per token, ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from microbudget import cli
+from microbudget.errors import InvalidOption
+from microbudget.judge import compare, measure
+from microbudget.judge.answering import hire
+from microbudget.judge.gguf_ledger import nominal_bits
+from microbudget.judge.ledger import ledger
+from microbudget.judge.tokens import Sides, _passage, read_both
+from microbudget.loading import load
+from microbudget.methods.quantize.gguf.mixtures import Facts, choose
+from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
+from microbudget.runtimes.ggml_types import TYPES
+from microbudget.runtimes.gguf_file import GgufFile
+from microbudget.tasks import LanguageTask, Task
+from microbudget.tasks.text import TextTask
+from microbudget.units import parse_drop
+from toy_pair import Pair, needs_llama, prose, write_pair
+
+pytestmark = needs_llama
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return write_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def rounded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model in Q4_0."""
+    path = tmp_path_factory.mktemp("q") / "toy-q4_0.gguf"
+    with GgufFile(pair.gguf) as file:
+        choices = choose(ordered(file), Facts.of(file), "Q4_0", imatrix=False)
+        rewrite(file, choices, "Q4_0", path, importance=None, threads=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_text(prose(4000), encoding="utf-8")
+    return path
+
+
+def test_a_text_task_is_a_language_task(text: Path) -> None:
+    task = TextTask.open(text, splits=False)
+    assert isinstance(task, LanguageTask)
+    assert isinstance(task, Task)
+
+
+def test_divergence_is_that_of_the_definition() -> None:
+    coin = np.random.default_rng(0)
+    a, b = (coin.normal(size=(150, 40), scale=2).astype(np.float32) for _ in range(2))
+    ids = coin.integers(0, 40, 150)
+    row = _passage((ids, a), (ids, b))
+    p, q = (torch.log_softmax(torch.from_numpy(x).double(), 1) for x in (a, b))
+    assert row[0] == pytest.approx(-float(p[torch.arange(150), ids].sum()))
+    assert row[2] == pytest.approx(-float(q[torch.arange(150), ids].sum()))
+    assert row[4] == pytest.approx(float(torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum")))
+    assert row[5] == int((p.argmax(1) == q.argmax(1)).sum())
+
+
+def test_other_tokens_have_costs_but_no_divergence() -> None:
+    logits = np.zeros((3, 8), np.float32)
+    row = _passage((np.array([1, 2, 3]), logits), (np.array([1, 2]), logits[:2]))
+    assert row[:4] == pytest.approx((3 * np.log(8), 3, 2 * np.log(8), 2))
+    table = np.array([row])
+    assert Sides(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5]).divergence() is None
+
+
+def test_intervals_hold_the_mean() -> None:
+    coin = np.random.default_rng(1)
+    counts = np.full(100, 50.0)
+    kl = coin.gamma(2, 0.5, 100)
+    sides = Sides(np.stack([kl, counts], 1), np.stack([kl, counts], 1), kl, np.full(100, 45.0))
+    apart = sides.divergence()
+    assert apart is not None
+    assert apart.kl == pytest.approx(kl.sum() / 5000)
+    assert apart.kl_low < apart.kl < apart.kl_high
+    assert (apart.same_top1_low, apart.same_top1, apart.same_top1_high) == pytest.approx((0.9, 0.9, 0.9))
+
+
+def test_a_rounded_model_diverges_and_itself_does_not(pair: Pair, rounded: Path, text: Path) -> None:
+    task = TextTask.open(text, splits=False, most={"test": 5})
+    with hire(task) as first, hire(task) as second:
+        first.open(load(pair.gguf), threads=1)
+        second.open(load(pair.gguf), threads=1)
+        itself = read_both(first, second, task, task.examples("test")).divergence()
+        second.open(load(rounded), threads=1)
+        other = read_both(first, second, task, task.examples("test")).divergence()
+    assert itself is not None
+    assert (itself.kl, itself.same_top1) == (0, 1)
+    assert other is not None
+    assert 0.005 < other.kl_low < other.kl < other.kl_high < 1
+    assert 0.3 < other.same_top1 < 1
+
+
+def test_measure_tells_reading_and_writing_apart(pair: Pair, text: Path) -> None:
+    found = measure(pair.gguf, TextTask.open(text, splits=False, most={"test": 6}), seconds=0.3, threads=1, ledger=True)
+    assert (found.task, found.metric, found.format) == ("language-modelling", "bits per byte", "gguf")
+    assert found.runtime.startswith("llama.cpp")
+    assert found.quality_low <= found.quality <= found.quality_high
+    extra = found.extra
+    assert extra["perplexity"] == pytest.approx(
+        2 ** (found.quality * 6 * extra["stride_bytes"] / extra["tokens"]), rel=0.2
+    )
+    assert found.latency_s is not None
+    assert extra["decode_tokens_per_s"] == pytest.approx(1 / found.latency_s)
+    assert extra["prefill_tokens_per_s"] > extra["decode_tokens_per_s"]  # many tokens share each read of the weights
+    assert extra["language"]["kv_cache_bytes"] == 256 * 256  # 129 tokens are rounded up to 256, of 256 bytes each
+    assert extra["ledger"]["size_bytes"] == found.size_bytes
+    assert found.memory_bytes is not None
+    assert found.memory_bytes > 100_000
+
+
+def test_compare_has_kl_and_a_relative_change(pair: Pair, rounded: Path, text: Path) -> None:
+    task = TextTask.open(text, splits=False, most={"test": 12})
+    found = compare(pair.hf, rounded, task, max_drop=parse_drop("50%"), seconds=0.5, threads=1)
+    assert found.size_ratio > 2
+    assert 0.005 < found.extra["kl"] < 1
+    assert found.extra["tokens"]["kl_low"] < found.extra["kl"] < found.extra["tokens"]["kl_high"]
+    assert found.quality_change == pytest.approx(1 - found.b.quality / found.a.quality, abs=1e-6)
+    assert found.quality_change_low < found.quality_change < found.quality_change_high
+    assert found.verdict is not None
+    assert json.loads(json.dumps(found.as_dict()))["extra"]["same_top1"] < 1
+
+
+def test_a_loss_in_points_is_refused(pair: Pair, text: Path) -> None:
+    task = TextTask.open(text, splits=False, most={"test": 2})
+    with pytest.raises(InvalidOption, match="give it relative"):
+        compare(pair.gguf, pair.gguf, task, max_drop=parse_drop("1pt"), seconds=0.1, threads=1)
+
+
+def test_the_command_line_measures_a_gguf_file(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text(prose(200), encoding="utf-8")
+    status = cli.main(["measure", str(pair.gguf), "--data", str(path), "--json", "--quiet", "--threads", "1"])
+    assert status == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["metric"] == "bits per byte"
+    assert row["extra"]["prefill_tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("which", ["gguf", "rounded"])
+def test_the_ledger_adds_up(pair: Pair, rounded: Path, which: str) -> None:
+    model = load(pair.gguf if which == "gguf" else rounded)
+    found = ledger(model)
+    assert found.size_bytes == model.size_bytes
+    assert found.parameters == sum(parameter.numel() for parameter in pair.network.parameters())
+    kinds = {row.type: row for row in found.rows}
+    if which == "rounded":
+        assert kinds["Q4_0"].effective_bits == 4.5
+        assert kinds["Q4_0"].bits == 4
+    assert kinds["F32"].scale_bytes == 0
+
+
+@pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)
+def test_nominal_bits_leave_room_for_the_scales(kind: object) -> None:
+    assert 0 < nominal_bits(kind) <= kind.bits_per_weight  # type: ignore[arg-type, attr-defined]
