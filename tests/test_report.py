@@ -164,8 +164,8 @@ def test_learning_is_told_and_drawn(page):
 def test_steps_are_shown_whatever_they_reported(page):
     assert "largest difference of logits 1.5e-05" in page.text
     assert "same answers 100 %" in page.text
-    assert "0.05 %" in page.section("steps")  # saturation
-    assert page.section("steps").count("conv") == 3
+    assert "0.05 %" in page.section("layers")  # saturation
+    assert page.section("layers").count("conv") == 3
 
 
 def test_bytes_add_up_to_the_shipped_file(made, page):

@@ -16,6 +16,7 @@ from .conditions import conditions
 from .confusion import confusion
 from .gallery import gallery
 from .headline import headline
+from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
 from .rows import table
 from .steps import steps, words
@@ -52,7 +53,8 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "training": trained,
         "advice": advice(trained) if trained else "",
         "confusion": confusion(shown.measurement) if shown.measurement else None,
-        "steps": steps(record, without=[STEP]) if record else (),
+        "layers": layers(record),
+        "steps": steps(without_layers(record), without=[STEP]) if record else (),
         "weights": weights(outcome),
         "conditions": conditions(outcome, photos, record),
     }

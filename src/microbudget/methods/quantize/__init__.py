@@ -1,77 +1,77 @@
-"""quantize: weights and activations as 8-bit integers, calibrated on the user's own images."""
+"""quantize: integers of 8 to 2 bits in place of floats, calibrated on the user's own data without their labels."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ...errors import BadData
-from ...model import ONNX_NAME, Model, Record
-from ...tasks import Example, Task
+from ...errors import InvalidOption
+from ...model import Model, Record
+from ...units import parse_bytes
 from .. import Context, Method, option
+
+REPAIRS = ("equalize", "scales", "gptq", "bias")
+OBSERVERS = ("auto", "min_max", "percentile", "least_squares", "entropy")
 
 
 @dataclass(frozen=True)
 class Quantize(Method):
-    """8-bit integers in place of floats: a quarter of the size, and faster where the processor has int8 arithmetic."""
+    """Small integers in place of floats: a quarter of the size or less, and faster where there is int8 arithmetic."""
 
+    revision: ClassVar[int] = 2
     formats: ClassVar[dict[str, str]] = {"onnx": "onnx"}
 
-    bits: int = option(8, "bits of weights and activations", choices=(8,))
-    samples: int = option(128, "calibration images at most, from the train split", low=1, high=100_000)
-
-    def apply(self, model: Model, context: Context, out: Path) -> Record:
-        """Calibrate, round and write `model.onnx` (QDQ form, weights per channel)."""
-        import onnx
-
-        from ...runtimes.onnx import write_metadata
-        from .slim import slim
-
-        calibration = context.task.examples("train")[: self.samples]
-        if not calibration:
-            raise BadData("no training images to calibrate on: quantize needs some, without labels")
-        path = out / ONNX_NAME
-        with TemporaryDirectory(dir=out) as scratch:
-            _quantize_static(model, context.task, calibration, path, Path(scratch))
-        proto = onnx.load(str(path))
-        slim(proto)
-        write_metadata(proto, model.labels, model.record.preprocessing)
-        onnx.save(proto, str(path))
-        seen = tuple(sorted({*model.record.seen, *(example.key for example in calibration)}))
-        history = {**model.record.history, "quantize": {"bits": self.bits, "samples": len(calibration)}}
-        return replace(model.record, seen=seen, history=history)
-
-
-def _quantize_static(model: Model, task: Task, calibration: Sequence[Example], path: Path, scratch: Path) -> None:
-    """onnxruntime's quantizer with the settings that pay: U8 activations, S8 weights per channel, QDQ."""
-    from onnxruntime import quantization as ort
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    logging.getLogger().setLevel(logging.ERROR)
-    prepared = scratch / "prepared.onnx"
-    quant_pre_process(str(model.weights), str(prepared), skip_symbolic_shape=True)
-    ort.quantize_static(
-        str(prepared),
-        str(path),
-        _Reader(task, calibration, model.record.preprocessing or {}),
-        quant_format=ort.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=ort.QuantType.QUInt8,
-        weight_type=ort.QuantType.QInt8,
-        calibrate_method=ort.CalibrationMethod.MinMax,
+    bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2), always_told=True)
+    activations: str = option("int8", "int8, or float: only the weights are rounded", choices=("int8", "float"))
+    observer: str = option(
+        "auto", "how the ranges of activations are found; auto: the best for each", choices=OBSERVERS
+    )
+    repair: str = option(
+        "auto", "auto, none, or some of equalize, scales, gptq, bias; auto: scales, bias, below 8 bits gptq"
+    )
+    samples: int = option(128, "calibration examples at most, from the train split", low=1, high=100_000)
+    finer: int = option(0, "so many activations, those that lose most, stay unrounded", low=0, high=100)
+    size: str | None = option(None, "bytes of the file at most, such as '1.2MB': layers get float, 8 or 4 bits")
+    max_kl: float | None = option(
+        None, "divergence of the answers at most, in nats: as few bytes as that allows", low=0.0
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None:
+            parse_bytes(self.size)
+        if self.size is not None and self.max_kl is not None:
+            raise InvalidOption("quantize: give size or max_kl, not both: one is the limit, the other the result")
+        if self.bits != 8 and (self.size is not None or self.max_kl is not None):
+            raise InvalidOption("quantize: size and max_kl choose every layer's bits: leave bits at 8")
+        self.repairs()
 
-class _Reader:
-    """Calibration batches in the form that onnxruntime's quantizer asks for; one image at a time."""
+    def repairs(self) -> tuple[str, ...]:
+        """The repairs by name. Error-compensated rounding takes minutes, and at 8 bits it gains next to nothing."""
+        if self.repair == "auto":
+            fine = self.bits == 8 and self.size is None and self.max_kl is None
+            return ("scales", "bias") if fine else ("scales", "gptq", "bias")
+        asked = () if self.repair == "none" else tuple(name.strip() for name in self.repair.split(","))
+        unknown = sorted(set(asked) - set(REPAIRS))
+        if unknown:
+            raise InvalidOption(
+                f"quantize: repair has no {', '.join(map(repr, unknown))}; it is auto, none, or some of"
+                f" {', '.join(REPAIRS)} with commas between"
+            )
+        return asked
 
-    def __init__(self, task: Task, examples: Sequence[Example], preprocessing: dict[str, Any]) -> None:
-        self._batches: Iterator[dict[str, Any]] = (task.collate([example], preprocessing) for example in examples)
+    def apply(self, model: Model, context: Context, out: Path) -> Record:
+        """Calibrate, round, repair and write `model.onnx`; what happened to every layer goes into the record."""
+        from .onnx_model import quantize_onnx
 
-    def get_next(self) -> dict[str, Any] | None:
-        """The next batch, None at the end."""
-        return next(self._batches, None)
+        options = {
+            "bits": self.bits,
+            "activation_bits": 8 if self.activations == "int8" else None,
+            "observer": self.observer,
+            "repair": self.repairs(),
+            "finer": self.finer,
+            "size_bytes": None if self.size is None else parse_bytes(self.size),
+            "max_kl": self.max_kl,
+        }
+        return quantize_onnx(model, context, out, self.samples, options)

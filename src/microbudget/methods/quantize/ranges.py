@@ -119,7 +119,10 @@ class _Contest:
 
     def run(self, calibration: Calibration, threads: int) -> None:
         """Compare on the first JUDGED_EXAMPLES examples."""
-        layers = [layer for layer in self.graph.layers if layer.name in self.placement.nodes]
+        readers = [layer for layer in self.graph.layers if layer.name in self.placement.nodes]
+        layers = [layer for layer in readers if self._tensor(layer) in self.observed]
+        if not layers:
+            return
         for layer in layers:
             tensor = self._tensor(layer)
             if tensor not in self.ranges:

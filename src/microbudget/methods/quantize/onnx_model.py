@@ -1,0 +1,88 @@
+"""quantize an `onnx` Model with a task's training examples, and put down in its record what became of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ...errors import BadData
+from ...model import ONNX_NAME, Model, Record
+from ...runtimes.onnx import write_metadata
+from ...tasks import Example, Inputs, Task
+from .. import Context
+from .layer_report import LayerReport
+from .quantizing import Outcome, quantize_graph
+
+EXAMPLES_AT_ONCE = 8
+SHOWN = 3  # layers whose reasons are printed
+
+
+class Batches:
+    """A task's examples as model inputs, collated anew for every pass: memory does not grow with their number."""
+
+    def __init__(self, task: Task, examples: Sequence[Example], preprocessing: dict[str, Any]) -> None:
+        self._task, self._examples, self._preprocessing = task, examples, preprocessing
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        for start in range(0, len(self._examples), EXAMPLES_AT_ONCE):
+            yield self._task.collate(self._examples[start : start + EXAMPLES_AT_ONCE], self._preprocessing)
+
+
+def quantize_onnx(model: Model, context: Context, out: Path, samples: int, options: Mapping[str, Any]) -> Record:
+    """Write `model.onnx` into `out`. options: fields of `quantizing.Options`. Raises what `quantize_graph` raises."""
+    calibration = context.task.examples("train")[:samples]
+    if not calibration:
+        raise BadData("no training examples to calibrate on: quantize needs some, without labels")
+    path = out / ONNX_NAME
+    batches = Batches(context.task, calibration, model.record.preprocessing or {})
+    outcome = quantize_graph(
+        model.weights, batches, path, threads=context.threads, seed=context.seed, progress=context.progress, **options
+    )
+    proto = onnx.load(str(path))
+    write_metadata(proto, model.labels, model.record.preprocessing)
+    onnx.save(proto, str(path))
+    for line in said(outcome):
+        context.progress.say(f"quantize  {line}")
+    seen = tuple(sorted({*model.record.seen, *(example.key for example in calibration)}))
+    history = {**model.record.history, "quantize": report(options, len(calibration), outcome)}
+    return replace(model.record, seen=seen, history=history)
+
+
+def said(outcome: Outcome) -> Iterator[str]:
+    """The decisions, and the worst layers with their reasons."""
+    yield from outcome.notes
+    troubled = [layer for layer in worst_first(outcome.layers) if layer.reason]
+    yield from (f"{layer.name}: {layer.reason}" for layer in troubled[:SHOWN])
+    if len(troubled) > SHOWN:
+        yield f"{len(troubled) - SHOWN} more layers lose something: see the report"
+
+
+def worst_first(layers: Sequence[LayerReport]) -> list[LayerReport]:
+    """By the share of the loss where it was measured, else by the larger of both errors."""
+    return sorted(
+        layers,
+        key=lambda one: (-(one.loss_share or 0.0), -max(one.weight_error or 0.0, one.activation_error or 0.0)),
+    )
+
+
+def report(options: Mapping[str, Any], samples: int, outcome: Outcome) -> dict[str, Any]:
+    """What the record keeps: JSON-ready, numbers to four digits."""
+    return {
+        "bits": options["bits"],
+        "samples": samples,
+        "repair": ", ".join(options["repair"]) or "none",
+        "kl": None if outcome.kl is None else float(f"{outcome.kl:.4g}"),
+        "notes": list(outcome.notes),
+        "layers": [_short(layer.as_dict()) for layer in worst_first(outcome.layers)],
+    }
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}

@@ -1,0 +1,167 @@
+"""The method quantize: its options as text, what it writes, records and says, and how the report draws it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from microbudget.build import build_step
+from microbudget.errors import BadData, InvalidOption, InvalidUnit
+from microbudget.loading import load
+from microbudget.methods import Context
+from microbudget.methods.quantize import Quantize
+from microbudget.methods.quantize.onnx_model import Batches
+from microbudget.model import Model
+from microbudget.progress import Progress
+from microbudget.recipe import Recipe
+from microbudget.report.layers import layers
+from microbudget.runtimes import open_session
+from microbudget.runtimes.onnx import write_metadata
+from toy_networks import images, residual
+
+
+class Pictures:
+    """A task of smooth random pictures; remembers how many examples were collated at once."""
+
+    kind, fingerprint, labels = "image-classification", "pictures", ("a", "b", "c", "d", "e")
+
+    def __init__(self, count: int = 40) -> None:
+        self.pixels, self.collated = images(count), []
+
+    def examples(self, split):
+        from microbudget.tasks import Example
+
+        return [Example(f"{i:04x}", 0, f"{i}.png") for i in range(len(self.pixels))] if split == "train" else []
+
+    def collate(self, examples, preprocessing, view=0):
+        self.collated.append(len(examples))
+        return {"x": self.pixels[[int(example.key, 16) for example in examples]]}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    proto = residual()
+    write_metadata(proto, Pictures.labels, {"do_resize": False})
+    onnx.save(proto, str(tmp_path / "float.onnx"))
+    return load(tmp_path / "float.onnx")
+
+
+@pytest.fixture
+def quantized(model: Model, tmp_path: Path):
+    def make(task: Pictures | None = None, said: io.StringIO | None = None, **options) -> Model:
+        progress = Progress(said) if said else Progress(quiet=True)
+        context = Context(task or Pictures(), tmp_path, threads=1, progress=progress)
+        return build_step(model, Quantize(**{"samples": 24, **options}), context, tmp_path / "store")
+
+    return make
+
+
+def test_every_option_reads_back() -> None:
+    step = Quantize(bits=4, activations="float", observer="entropy", repair="equalize, gptq", samples=7, finer=2)
+    limited = (Quantize(size="1.2MB"), Quantize(max_kl=0.01))
+    for one in (Quantize(), step, *limited):
+        assert Recipe.parse(str(one)).steps == (one,)
+        assert Recipe.parse(one.short()).steps == (one,)
+    assert Quantize().short() == "quantize(bits=8)"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"bits": 5}, InvalidOption, "one of 8, 4, 3, 2"),
+        ({"repair": "gptq, prayer"}, InvalidOption, "repair has no 'prayer'"),
+        ({"observer": "best"}, InvalidOption, "observer must be one of"),
+        ({"size": "2 parsecs"}, InvalidUnit, "cannot be read"),
+        ({"size": "1MB", "max_kl": 0.1}, InvalidOption, "not both"),
+        ({"size": "1MB", "bits": 4}, InvalidOption, "leave bits at 8"),
+        ({"activations": "int4"}, InvalidOption, "'int8', 'float'"),
+        ({"max_kl": -1.0}, InvalidOption, "at least 0"),
+        ({"samples": 0}, InvalidOption, "samples must be"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_any_work(options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        Quantize(**options)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_fewer_bits_make_a_smaller_file_that_answers(bits: int, quantized, model: Model) -> None:
+    made = quantized(bits=bits)
+    assert made.size_bytes < model.size_bytes
+    x = {"x": images(16, seed=9)}
+    ours, floats = open_session(made, threads=1).answer(x), open_session(model, threads=1).answer(x)
+    assert np.corrcoef(ours.ravel(), floats.ravel())[0, 1] > {8: 0.999, 4: 0.98, 3: 0.9, 2: 0.5}[bits]
+
+
+def test_the_record_holds_the_table_of_layers_and_the_reasons(quantized) -> None:
+    said = io.StringIO()
+    made = quantized(said=said, bits=2)
+    report = json.loads((made.path / "microbudget.json").read_text(encoding="utf-8"))["history"]["quantize"]
+    assert report["bits"] == 2
+    assert report["samples"] == 24
+    assert report["repair"] == "scales, gptq, bias"
+    assert report["kl"] > 0
+    assert len(report["layers"]) == 6
+    worst = max(layer["weight_error"] for layer in report["layers"])
+    assert report["layers"][0]["weight_error"] == worst, "worst first"
+    assert any("coarse" in layer["reason"] for layer in report["layers"])
+    assert report["notes"][0] in said.getvalue()
+    assert report["layers"][0]["reason"] in said.getvalue()
+    assert set(made.record.seen) == {f"{i:04x}" for i in range(24)}
+
+
+def test_calibration_streams_in_small_batches(quantized) -> None:
+    task = Pictures(100)
+    quantized(task, samples=100, repair="none", observer="min_max")
+    assert max(task.collated) <= 8
+    examples = task.examples("train")[:20]
+    batches = Batches(task, examples, {})
+    assert [len(batch["x"]) for batch in batches] == [8, 8, 4]
+    assert [len(batch["x"]) for batch in batches] == [8, 8, 4], "can be read again"
+
+
+def test_without_training_examples_it_says_what_is_missing(quantized) -> None:
+    with pytest.raises(BadData, match="no training examples to calibrate on"):
+        quantized(Pictures(0))
+
+
+def test_size_and_divergence_are_limits(quantized) -> None:
+    small = quantized(size="9kB")
+    assert small.size_bytes <= 9000 + 200  # labels and preprocessing come on top
+    bits = {layer["bits"] for layer in small.record.history["quantize"]["layers"]}
+    assert bits <= {32, 8, 4}
+    assert 4 in bits
+    fine = quantized(max_kl=0.02)
+    assert fine.record.history["quantize"]["kl"] <= 0.02
+    with pytest.raises(InvalidOption, match="smallest file is about"):
+        quantized(size="1kB")
+
+
+def test_finer_leaves_the_worst_activation_alone_and_says_so(quantized) -> None:
+    made = quantized(finer=1)
+    notes = made.record.history["quantize"]["notes"]
+    assert any(note.startswith("kept finer: ") for note in notes)
+
+
+def test_the_report_draws_the_layers_worst_first(quantized) -> None:
+    found = layers(quantized(bits=3).record)
+    assert found is not None
+    assert len(found.rows) == 6
+    assert found.rows[0].bar == 1.0
+    assert all(0 <= row.bar <= 1 for row in found.rows)
+    assert [row.error for row in found.rows] == sorted((row.error for row in found.rows), reverse=True)
+    assert "3 bits" in found.summary
+
+
+def test_a_record_without_layers_draws_nothing() -> None:
+    from microbudget.model import Record
+
+    assert layers(None) is None
+    assert layers(Record()) is None
+    assert layers(Record(history={"quantize": {"bits": 8}})) is None
+    assert layers(Record(history={"quantize": {"layers": [{"name": "a"}, "b"]}})) is None
