@@ -139,7 +139,8 @@ def test_the_modelfile(tmp_path: Path) -> None:
     assert made.text == (
         'FROM ./model.gguf\nTEMPLATE """{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n'
         "<|im_start|>user\n"
-        "{{ else }}<|im_start|>user\n{{ end }}{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
+        "{{ else }}<|im_start|>user\n{{ end }}{{ .Prompt }}<|im_end|>\n"
+        "<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
         '"""\nPARAMETER num_ctx 512\nPARAMETER temperature 0.7\nPARAMETER stop "<|im_end|>"\n'
         'PARAMETER stop "<|im_start|>user"\n'
     )

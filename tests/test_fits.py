@@ -1,0 +1,117 @@
+"""What fits: sizes to the byte against files that are really made, memory and speed as the equations say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from microbudget import fits
+from microbudget.errors import InvalidOption, ModelNotFound, UnsupportedModel
+from microbudget.loading import load
+from microbudget.methods.quantize.gguf.mixtures import Facts, choose
+from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
+from microbudget.model import Model, Record
+from microbudget.runtimes import convert_gguf
+from microbudget.runtimes.gguf_file import GgufFile
+from mixture_cases import NAMES, layout
+from toy_language_models import train_byte_level, write_network
+
+FAST = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q6_K", "IQ4_XS", "Q1_0", "Q2_0")
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3", "stablelm", "llama-3.1"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fits") / request.param
+    train_byte_level(folder)
+    write_network(folder, request.param, hidden_size=256, intermediate_size=288, num_hidden_layers=3)
+    return folder
+
+
+def test_sizes_are_exact(folder: Path, tmp_path: Path) -> None:
+    """Predicted from the configuration and the tokenizer alone, and from the file in float16."""
+    path = tmp_path / "model.gguf"
+    convert_gguf.plan(folder).write(path)
+    weights = folder / "model.safetensors"
+    kept = weights.read_bytes()
+    predicted = {level.type: level for level in fits.levels(fits.anatomy(hf(folder)), FAST, imatrix=False)}
+    weights.unlink()
+    without = {level.type: level for level in fits.levels(fits.anatomy(hf(folder)), FAST, imatrix=False)}
+    weights.write_bytes(kept)
+    from_file = {level.type: level for level in fits.levels(fits.anatomy(load(path)), FAST, imatrix=False)}
+    assert predicted == without == from_file
+    assert predicted["F16"].size_bytes == path.stat().st_size
+    with GgufFile(path) as file:
+        for kind, level in predicted.items():
+            choices = choose(ordered(file), Facts.of(file), kind, imatrix=False)
+            rewrite(file, choices, kind, tmp_path / kind, threads=2)
+            assert (tmp_path / kind).stat().st_size == level.size_bytes, kind
+            assert level.fallbacks == sum(choice.fell_back for choice in choices)
+    assert "Q1_0" not in predicted  # rows of 288 values fit no block of 128, and llama.cpp has no other type for them
+    assert predicted["Q4_K_M"].fallbacks > 0
+
+
+def hf(folder: Path) -> Model:
+    return Model(folder, "hf", Record())
+
+
+def test_bits_per_weight_and_order(folder: Path) -> None:
+    rows = fits.levels(fits.anatomy(hf(folder)))
+    assert [row.type for row in rows] == list(fits.LADDER)
+    sizes = {row.type: row.size_bytes for row in rows}
+    assert sizes["F16"] > sizes["Q8_0"] > sizes["Q6_K"] > sizes["Q5_K_M"] > sizes["Q4_K_M"] > sizes["Q3_K_M"]
+    assert 16 <= rows[0].bits_per_weight < 16.1
+
+
+def test_the_cache_is_layers_times_heads_times_widths(folder: Path) -> None:
+    about = fits.anatomy(hf(folder))
+    config = convert_gguf.plan(folder).config
+    (level,) = fits.levels(about, ["Q8_0"], context=1024)
+    assert level.cache_bytes == config.layers * 2 * config.kv_heads * config.head * 1024 * 2
+    assert fits.levels(about, ["Q8_0"], context=1000)[0].cache_bytes == level.cache_bytes  # rounded up to 256 tokens
+    assert fits.levels(about, ["Q8_0"])[0].context == 256  # what the model was trained for
+    assert level.memory_bytes > level.size_bytes + level.cache_bytes - 100_000
+
+
+def test_speed_is_bandwidth_over_bytes(folder: Path) -> None:
+    about = fits.anatomy(hf(folder))
+    (level,) = fits.levels(about, ["F16"], context=256, read_bytes_per_s=1e9)
+    read = fits.bytes_per_token(about.tensors)
+    assert level.decode_tokens_per_s == pytest.approx(1e9 / (read + level.cache_bytes))
+    assert fits.levels(about, ["F16"])[0].decode_tokens_per_s is None
+
+
+def test_a_token_reads_a_row_of_an_embedding_of_its_own() -> None:
+    untied, tied = layout("tinyllama-1b").tensors, layout("lm-python").tensors
+    whole = sum(tensor.size_bytes for tensor in untied)
+    embedding = next(tensor for tensor in untied if tensor.name == "token_embd.weight")
+    assert fits.bytes_per_token(untied) == whole - embedding.size_bytes + 2048 * 2
+    assert fits.bytes_per_token(tied) == sum(tensor.size_bytes for tensor in tied)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_large_models_are_told_without_their_weights(name: str, tmp_path: Path) -> None:
+    made = layout(name)
+    path = tmp_path / "model.gguf"
+    with path.open("wb") as stream:
+        stream.write(made.header)
+        stream.truncate(made.size_bytes)  # sparse: 140 GB take no disk
+    rows = fits.levels(fits.anatomy(load(path)), ["F16", "Q4_K_M", "IQ2_XS"], read_bytes_per_s=40e9)
+    assert rows[0].size_bytes == pytest.approx(made.size_bytes, abs=200)
+    assert all(row.memory_bytes > row.size_bytes - 10_000 for row in rows)
+
+
+def test_what_cannot_be_told(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="is a model in onnx: sizes of levels are told for hf and gguf"):
+        fits.anatomy(Model(tmp_path, "onnx", Record()))
+    with pytest.raises(ModelNotFound):
+        fits.anatomy(hf(tmp_path))
+    path = tmp_path / "x.gguf"
+    with path.open("wb") as stream:
+        stream.write(layout("rows-of-96").header)
+        stream.truncate(layout("rows-of-96").size_bytes)
+    about = fits.anatomy(load(path))
+    with pytest.raises(InvalidOption, match="there is no type 'Q9'"):
+        fits.levels(about, ["Q9"])
+    with pytest.raises(InvalidOption, match="at least 1 token"):
+        fits.levels(about, context=0)
