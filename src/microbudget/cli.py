@@ -79,13 +79,14 @@ def _verb(verbs: Any, name: str, call: Callable[[argparse.Namespace, Progress], 
 
 
 def _add_run_options(parser: Any) -> None:
-    parser.add_argument("--data", required=True, help="folder of examples")
+    parser.add_argument("--data", required=True, help="folder of examples, or of .txt files, or such a file")
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder for the run; it can be resumed")
     parser.add_argument("--max-size", type=_unit(units.parse_bytes), metavar="2MB")
     parser.add_argument("--max-latency", type=_unit(units.parse_seconds), metavar="5ms")
     parser.add_argument("--max-memory", type=_unit(units.parse_bytes), metavar="500MB")
     parser.add_argument("--max-energy", type=_unit(units.parse_joules), metavar="3mJ")
-    parser.add_argument("--max-drop", type=_unit(units.parse_drop), metavar="1pt", help="of quality (shrink: 1pt)")
+    about = "of quality (shrink: 1pt); relative for language models (1%%)"
+    parser.add_argument("--max-drop", type=_unit(units.parse_drop), metavar="1pt", help=about)
     parser.add_argument("--prove", action="store_true", help="accept only a loss that is shown to be within --max-drop")
     parser.add_argument("--keep", action="store_true", help="keep intermediate steps and the cache")
     parser.add_argument("--force", action="store_true", help="begin anew in a RUN that was made from something else")
@@ -143,7 +144,7 @@ def _demo(options: argparse.Namespace, progress: Progress) -> int:
 
 def _add_shrink(verbs: Any) -> None:
     parser = _verb(verbs, "shrink", _shrink, "find the smallest model within the budget")
-    parser.add_argument("model", metavar="MODEL", help="hub id, folder or .onnx file")
+    parser.add_argument("model", metavar="MODEL", help="hub id, folder, .onnx or .gguf file")
     parser.add_argument("--minutes", type=float, help="time for the search; the best so far is delivered")
     parser.add_argument("--goal", choices=GOALS, default="size", help="what to make best within the limits")
     _add_run_options(parser)
@@ -171,7 +172,7 @@ def _shrink(options: argparse.Namespace, progress: Progress) -> int:
 
 def _add_run(verbs: Any) -> None:
     parser = _verb(verbs, "run", _run, "build and measure one recipe")
-    parser.add_argument("model", metavar="MODEL", help="hub id, folder or .onnx file")
+    parser.add_argument("model", metavar="MODEL", help="hub id, folder, .onnx or .gguf file")
     parser.add_argument(
         "recipe", metavar="RECIPE", help='such as "finetune() > export() > quantize()", or a .toml file'
     )
@@ -210,10 +211,10 @@ def _show_shrunk(shrunk: Shrunk, options: argparse.Namespace) -> int:
 
 def _add_measure(verbs: Any) -> None:
     parser = _verb(verbs, "measure", _measure, "quality, size, latency, memory and energy of one model")
-    parser.add_argument("model", metavar="MODEL", help="hub id, folder or .onnx file")
-    parser.add_argument("--data", required=True, help="folder of examples")
+    parser.add_argument("model", metavar="MODEL", help="hub id, folder, .onnx or .gguf file")
+    parser.add_argument("--data", required=True, help="folder of examples, or of .txt files, or such a file")
     parser.add_argument("--ledger", action="store_true", help="where every byte is: the largest rows")
-    parser.add_argument("--runtime", help="onnx, openvino or torch (default: the first that takes the format)")
+    parser.add_argument("--runtime", help="onnx, openvino, torch or gguf (default: the first that takes the format)")
     parser.add_argument("--batch", type=_batches, default=(), metavar="4,16", help="batch sizes to time beside 1")
 
 
@@ -241,9 +242,9 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
 
 def _add_compare(verbs: Any) -> None:
     parser = _verb(verbs, "compare", _compare, "which of two models is smaller, faster, better, and how sure that is")
-    parser.add_argument("model_a", metavar="MODEL_A")
+    parser.add_argument("model_a", metavar="MODEL_A", help="hub id, folder, .onnx or .gguf file")
     parser.add_argument("model_b", metavar="MODEL_B")
-    parser.add_argument("--data", required=True, help="folder of examples")
+    parser.add_argument("--data", required=True, help="folder of examples, or of .txt files, or such a file")
     parser.add_argument(
         "--max-drop", type=_unit(units.parse_drop), metavar="1pt", help="judge the loss of B against it"
     )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .candidates import Candidate
-from .units import format_bytes, format_joules, format_points, format_seconds
+from .units import format_bytes, format_change, format_joules, format_seconds
 
 if TYPE_CHECKING:
     from .budget import Measurement
@@ -116,6 +116,18 @@ def _ledger(ledger: dict[str, Any]) -> Table:
     return table
 
 
+def _losses(metric: str) -> str:
+    return " of the bits that A needs" if metric == "bits per byte" else ""
+
+
+def _tokens(apart: dict[str, Any]) -> str:
+    """How far B's predictions are from A's."""
+    return (
+        f"KL {apart['kl']:.5f} nats a token ({apart['kl_low']:.5f}..{apart['kl_high']:.5f}); the same first choice for"
+        f" {100 * apart['same_top1']:.2f} % of {apart['tokens']} tokens"
+    )
+
+
 def print_comparison(comparison: Comparison) -> None:
     """The ratios of two models with their intervals, in words."""
     row = comparison.as_dict()
@@ -129,11 +141,14 @@ def print_comparison(comparison: Comparison) -> None:
         f"B is {row['size_ratio']:.2f} times smaller; speed: {row['speed_verdict']}, {row['speedup']:.2f} times"
         f" as fast ({low:.2f}..{high:.2f})"
     )
-    low, high = format_points(row["quality_change_low"]), format_points(row["quality_change_high"])
+    metric = comparison.a.metric
+    change, low, high = (format_change(row[f"quality_change{end}"], metric) for end in ("", "_low", "_high"))
     if comparison.extra["timing"]["dropped"]:
         told = ", ".join(f"{count} ({reason})" for reason, count in comparison.extra["timing"]["dropped"].items())
         console.print(f"pairs of blocks dropped: {told}")
-    console.print(f"quality changes by {format_points(row['quality_change'])} ({low}..{high})")
+    console.print(f"quality changes by {change} ({low}..{high}){_losses(metric)}")
+    if "tokens" in comparison.extra:
+        console.print(_tokens(comparison.extra["tokens"]))
     if row["verdict"]:
         console.print(f"verdict: {row['verdict']}")
 
@@ -153,9 +168,10 @@ def print_run(shrunk: Shrunk) -> None:
     console.print(f"best: {shrunk.best.recipe}", soft_wrap=True)
     if shrunk.best.test and shrunk.best.test_verdict:
         verdict = shrunk.best.test_verdict
+        change = format_change(verdict.change, shrunk.best.test.metric)
         console.print(
             f"test, read once: {shrunk.best.test.metric} {_quality(shrunk.best.test)} on {shrunk.best.test.examples}"
-            f" examples, {format_points(verdict.change)} against the reference; {verdict.decision}: {verdict.reason}"
+            f" examples, {change} against the reference; {verdict.decision}: {verdict.reason}"
         )
     if shrunk.best.slower_than_float:
         speedup = shrunk.best.speed["over_float"]["speedup"]
@@ -177,7 +193,7 @@ def _row(candidate: Candidate, reference: Candidate) -> list[str]:
         _latency(measurement),
         f"{speedup:.1f}x" if speedup else MISSING,
         f"{measurement.quality:.4f}",
-        format_points(verdict.change) if verdict else MISSING,
+        format_change(verdict.change, measurement.metric) if verdict else MISSING,
         verdict.decision if verdict else MISSING,
     ]
 

@@ -84,6 +84,11 @@ def format_joules(value: float) -> str:
     return _scaled(value, ((1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")))
 
 
+def format_change(change: float, metric: str) -> str:
+    """A signed change as the metric has it: in points, or relative for bits per byte: -0.0125 -> "-1.25 %"."""
+    return f"{change * 100:+.2f} %" if metric == "bits per byte" else format_points(change)
+
+
 def format_points(fraction: float) -> str:
     """A signed change in points: -0.0125 -> "-1.25 pt"."""
     return f"{fraction * 100:+.2f} pt"
