@@ -101,6 +101,7 @@ def test_the_same_command_again_does_nothing_anew(
     monkeypatch.setattr(search, "SCALES", SCALES)
     out = tmp_path / "again"
     shutil.copytree(finished, out)
+    monkeypatch.setattr(ImageTask, "prepare", lambda *_, **__: pytest.fail("photos were decoded for nothing"))
     assert cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]) == 0
     assert len(list(read(out / "candidates.jsonl"))) == 4, "a row was added"
     assert (out / "best" / "model.onnx").read_bytes() == (finished / "best" / "model.onnx").read_bytes()

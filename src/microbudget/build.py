@@ -68,6 +68,14 @@ def step_fingerprint(model: Model, step: Method, context: Context) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def planned_fingerprint(model: Model, recipe: Recipe, context: Context, store: Path) -> str:
+    """The fingerprint that the recipe's Model has or will have, without building it."""
+    for step in recipe.steps:
+        fingerprint = step_fingerprint(model, step, context)
+        model = Model(store / fingerprint, step.output_format(model.format), Record(fingerprint=fingerprint))
+    return model.fingerprint
+
+
 @contextlib.contextmanager
 def _whole_or_nothing(folder: Path) -> Iterator[Path]:
     """A folder to write into, moved to its name at the end, removed when anything goes wrong."""

@@ -14,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .budget import Budget, Measurement
-from .build import build
+from .build import build, planned_fingerprint
 from .candidates import Candidate
 from .errors import BrokenModel, UnsupportedModel, WorkerFailed
 from .judge import Worker, answers, memory, time_one, time_pair
-from .judge.answering import Quality, Tally, one
+from .judge.answering import Quality, Tally, hire, one
 from .judge.measuring import cost_fields, measurement, quality_fields
+from .judge.tokens import read_both
 from .judge.twins import PairTiming
 from .judge.verdict import Verdict, judge_pair
 from .methods import Context
 from .model import Model
 from .recipe import Recipe
 from .run import Run
-from .tasks import Example, Split, Task
+from .tasks import Example, LanguageTask, Split, Task
 
 Logits = NDArray[np.float32]
 # The most that timing takes: of the reference, of a pair, of a quantized model and the one that it was before.
@@ -72,12 +73,15 @@ class Evaluation:
     def candidate(self, given: Model, recipe: Recipe) -> Candidate:
         """Build the recipe from the given model and measure it. A model that fails gives a row with the reason."""
         started = time.monotonic()
+        planned = planned_fingerprint(given, recipe, self._context, self._run.models)
+        known = self._rows.get(planned)
+        if known is not None and known.measurement is not None and (self._run.folder / known.path).exists():
+            return self._judged(known, self.model(known))
         try:
             steps = (given, *build(given, recipe, self._context, self._run.models))
         except UnsupportedModel as error:
             return Candidate(str(recipe), "", "", failure=str(error), seconds=time.monotonic() - started)
         model = steps[-1]
-        known = self._rows.get(model.fingerprint)
         if known is not None and known.measurement is not None:
             return self._judged(known, model)
         unrounded = steps[-2] if recipe.steps and recipe.steps[-1].name() == "quantize" else None
@@ -91,7 +95,7 @@ class Evaluation:
         reference_sample = one(self.reference, self._task, examples)
         sample = one(model, self._task, examples)
         reference_worker = self._reference_worker()
-        with Worker(max_memory_bytes=self._budget.max_memory_bytes) as worker:
+        with hire(self._task, self._budget.max_memory_bytes) as worker:
             worker.open(model, threads=self._threads)
             weight = memory.of_model(worker, sample)
             pair = time_pair(
@@ -103,13 +107,29 @@ class Evaluation:
                 with Worker() as other:
                     other.open(unrounded, threads=self._threads)
                     speed["over_float"] = _speed(time_pair(other, worker, sample, seconds=FLOAT_S))
+            apart = self._apart(model, "validation", worker)
             logits = self._answers(model, "validation", worker)
         verdict = self.verdict(model, "validation", logits)
-        measured = self._measurement(costs, logits)
+        measured = self._measurement(costs, logits, apart)
         return self._add(str(recipe), model, started, measurement=measured, verdict=verdict, speed=speed)
 
-    def _measurement(self, costs: dict[str, Any], logits: Logits) -> Measurement:
-        return measurement(self._task, _scored(self._task, self._task.examples("validation"), logits), costs, {})
+    def _measurement(self, costs: dict[str, Any], logits: Logits, apart: dict[str, Any] | None = None) -> Measurement:
+        judged = _scored(self._task, self._task.examples("validation"), logits)
+        return measurement(self._task, judged, costs, apart or {})
+
+    def _apart(self, model: Model, split: Split, worker: Worker | None = None) -> dict[str, Any]:
+        """How far a language model's predictions are from the reference's; its answers are kept. Else empty."""
+        if not isinstance(self._task, LanguageTask) or model.fingerprint == self.reference.fingerprint:
+            return {}
+        if worker is None:
+            with hire(self._task) as own:
+                own.open(model, threads=self._threads)
+                return self._apart(model, split, own)
+        examples, progress = self._task.examples(split), self._context.progress
+        sides = read_both(self._reference_worker(), worker, self._task, examples, progress)
+        _keep(answers_path(self._run, model.fingerprint, split), sides.candidate.astype(np.float32))
+        apart = sides.divergence()
+        return {} if apart is None else {"kl": apart.kl, "same_top1": apart.same_top1, "divergence": apart.as_dict()}
 
     def _judged(self, known: Candidate, model: Model) -> Candidate:
         """A row that stands, under the limit that is asked for now."""
@@ -118,12 +138,13 @@ class Evaluation:
     def on_test(self, candidate: Candidate) -> Candidate:
         """The candidate with its measurement and verdict on the test split."""
         model = self.model(candidate)
+        apart = self._apart(model, "test")
         logits = self._answers(model, "test")
         assert candidate.measurement is not None
         judged = _scored(self._task, self._task.examples("test"), logits)
         return replace(
             candidate,
-            test=replace(candidate.measurement, **quality_fields(judged, candidate.measurement.extra)),
+            test=replace(candidate.measurement, **quality_fields(judged, {**candidate.measurement.extra, **apart})),
             test_verdict=self.verdict(model, "test", logits)
             if model.fingerprint != self.reference.fingerprint
             else None,
@@ -170,10 +191,7 @@ class Evaluation:
             threads=self._threads,
             progress=self._context.progress,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, logits)
-        os.replace(partial, path)
+        _keep(path, logits)
         return logits
 
     def _reference_worker(self) -> Worker:
@@ -181,7 +199,7 @@ class Evaluation:
             self._worker.close()
             self._worker = None
         if self._worker is None:
-            self._worker = Worker()
+            self._worker = hire(self._task)
             self._worker.open(self.reference, threads=self._threads)
         return self._worker
 
@@ -196,6 +214,13 @@ class Evaluation:
 def answers_path(run: Run, fingerprint: str, split: Split) -> Path:
     """Where the run keeps a model's logits of a split."""
     return run.folder / "answers" / f"{fingerprint}.{split}.npy"
+
+
+def _keep(path: Path, logits: Logits) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, logits)
+    os.replace(partial, path)
 
 
 def _speed(pair: PairTiming) -> dict[str, Any]:

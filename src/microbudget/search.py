@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .budget import Budget
-from .build import build, clean
+from .build import build, clean, planned_fingerprint
 from .candidates import Candidate, best
 from .errors import BadData, LabelsDisagree
 from .evaluation import Evaluation
 from .judge.answering import one
 from .judge.measuring import choose_threads
 from .judge.verdict import can_show
+from .ladder import ladder
 from .loading import label_names, load
 from .methods import Context, Method
 from .methods.export import Export
 from .methods.finetune import Finetune
 from .methods.quantize import Quantize
 from .methods.resize import Resize
-from .model import Model
+from .model import LANGUAGE_MODELLING, Model
 from .progress import SILENT, Progress
 from .recipe import Recipe
 from .run import Run, open_run
 from .ship import deliver
-from .tasks import SPLITS, Task
+from .tasks import SPLITS, Task, open_data
 from .units import Drop, format_bytes, format_points, format_seconds
 
 DEFAULT_DROP = Drop(0.01)
@@ -82,15 +83,16 @@ def shrink(
     """Find the smallest model within the budget (or the best by its goal), and leave it in OUT/best.
 
     When the model's labels are not the data's it is finetuned first, and that float32 result is the reference.
-    Without `max_drop` a loss of 1 point is allowed. The same call again goes on where a killed one was.
+    Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. The same call again goes on where a
+    killed one was.
     """
     budget = budget or Budget()
-    if budget.max_drop is None:
-        budget = replace(budget, max_drop=DEFAULT_DROP)
     given, task, data_name = _open(model, data, seed, Path(out), progress)
+    if budget.max_drop is None:
+        budget = replace(budget, max_drop=replace(DEFAULT_DROP, relative=task.kind == LANGUAGE_MODELLING))
     given = label_names(given, task.labels)
     first: tuple[Method, ...] = ()
-    if given.labels is None or not set(task.labels) <= set(given.labels):
+    if not _knows_labels(given, task):
         progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
         first = (Finetune(),)
     job = _Job(given, task, first, tuple(plan(given, first)), budget, threads, seed, keep, progress, keeps_float=True)
@@ -117,7 +119,7 @@ def run_recipe(
     parsed.formats(given.format)
     given = label_names(given, task.labels)
     first: tuple[Method, ...] = ()
-    if given.labels is None or not set(task.labels) <= set(given.labels):
+    if not _knows_labels(given, task):
         first = tuple(step for step in parsed.steps if step.name() in TRAINERS)[:1]
         if not first:
             raise LabelsDisagree(
@@ -135,14 +137,22 @@ def _open(
     given = load(model)
     if not isinstance(data, (str, Path)):
         return given, data, type(data).__name__
-    from .tasks.images import ImageTask
-
-    task = ImageTask.open(data, seed=seed, cache=out / "cache", progress=progress)
+    task = open_data(data, given.task, seed=seed, cache=out / "cache", progress=progress)
     return given, task, str(Path(data).resolve())
 
 
+def _knows_labels(given: Model, task: Task) -> bool:
+    return not task.labels or (given.labels is not None and set(task.labels) <= set(given.labels))
+
+
 def plan(given: Model, first: Sequence[Method]) -> Iterator[Recipe]:
-    """Recipes to try, the surest first: int8 at full size, float, then int8 on smaller and smaller inputs."""
+    """Recipes to try, the surest first: int8 at full size, float, then int8 on smaller and smaller inputs.
+
+    For language models: the levels of the ladder.
+    """
+    if given.task == LANGUAGE_MODELLING:
+        yield from ladder(given)
+        return
     export: tuple[Method, ...] = (Export(),) if given.format == "hf" else ()
     yield Recipe((*first, *export, Quantize()))
     if first or export:
@@ -183,7 +193,9 @@ def _search(run: Run, job: _Job) -> Shrunk:
     context = Context(job.task, run.cache, job.seed, threads if isinstance(threads, int) else 0, progress=progress)
     _check_splits(job.task, budget, progress)
     run.ask(budget)
-    _prepare(job.given, job.task, job.recipes, progress)
+    known = {row.fingerprint for row in run.candidates() if row.measurement is not None}
+    planned = [(recipe, planned_fingerprint(job.given, recipe, context, run.models)) for recipe in job.recipes]
+    _prepare(job.given, job.task, [recipe for recipe, fingerprint in planned if fingerprint not in known], progress)
     reference = build(job.given, Recipe(job.first), context, run.models)[-1] if job.first else job.given
     context = replace(context, reference=reference)
     sample = one(reference, job.task, job.task.examples("validation"))
@@ -225,7 +237,7 @@ def _check_splits(task: Task, budget: Budget, progress: Progress) -> None:
 def _prepare(given: Model, task: Task, recipes: Sequence[Recipe], progress: Progress) -> None:
     """Decode every image once for all the input sizes that the recipes ask for."""
     prepare = getattr(task, "prepare", None)
-    if prepare is None or given.record.preprocessing is None:
+    if not recipes or prepare is None or given.record.preprocessing is None:
         return
     from .tasks.preprocess import Preprocessing
 
