@@ -16,10 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the top down; a module imports from its own layer (not in circles) and from those below.
 LAYERS = [
-    {"cli", "demo"},
+    {"cli", "cli_language", "demo"},
     {"search", "report", "tables"},
     {"evaluation", "ship", "run"},
-    {"build", "recipe", "judge", "candidates"},
+    {"build", "recipe", "judge", "candidates", "fits", "ladder"},
     {"methods"},
     {"features", "head", "learning_curve", "tasks", "runtimes", "loading"},
     {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress"},

@@ -1,8 +1,9 @@
 """What fits: size, memory and speed of every level of a language model, before anything is built.
 
 Sizes are exact to the byte: they follow from the shapes, the tokenizer and the rules of the mixtures. Memory is the
-file, the keys and values of a context, and what llama.cpp needs to compute. Speed is a ceiling: a token reads every
-weight once, so it cannot come faster than memory delivers them.
+file, copies of the matrices that llama.cpp packs anew for its fastest kernels, the keys and values of a context, and
+what computing takes. Speed is a ceiling: a token reads every weight once, so it cannot come faster than memory
+delivers them.
 """
 
 from __future__ import annotations
@@ -12,18 +13,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from . import machine
 from .errors import InvalidOption, UnsupportedModel
+from .judge.ceilings import ceilings
 from .methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose
 from .methods.quantize.gguf.rewrite import changed, ordered, renewed
 from .model import Model
 from .runtimes import convert_gguf
-from .runtimes.gguf_file import DEFAULT_ALIGNMENT, Entry, GgufFile, TensorInfo
+from .runtimes.gguf_file import DEFAULT_ALIGNMENT, Entry, GgufFile, TensorInfo, length_of
 from .runtimes.gguf_write import Layout, order
 
 LADDER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "Q2_K", "IQ2_XS")
 CONTEXT = 4096  # tokens, unless the model was trained for fewer
 CACHE_BYTES = 2  # of a value in the cache: float16
 MICROBATCH = 512  # tokens that llama.cpp computes at once
+# Measured on llama.cpp 0.6 (x86 with AVX-512): models of 5 and 110 million weights, contexts of 512 and 4096 tokens.
+REPACKED = frozenset(("Q4_0", "Q4_K", "IQ4_NL"))  # these stay in memory twice: as the file has them, and packed anew
+FIXED_BYTES = 7_700_000  # code that is read in, and what llama.cpp keeps for itself
+TOKEN_BYTES, MERGE_BYTES = 183, 200  # of the tokenizer in memory
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Level:
     bits_per_weight: float
     context: int  # tokens that the next two are for
     cache_bytes: int  # keys and values of a full context
-    memory_bytes: int  # file, cache and what computing takes
+    memory_bytes: int  # file, packed copies, cache, tokenizer and what computing takes
     decode_tokens_per_s: float | None  # at most, behind an empty and a full context alike; None without a bandwidth
     fallbacks: int  # matrices whose rows fit no block of their type
 
@@ -112,18 +119,31 @@ def _of_file(path: Path) -> Anatomy:
         )
 
 
+def what_fits(model: Model, *, context: int | None = None, threads: int = 0) -> tuple[Level, ...]:
+    """The ladder's levels on this machine, with the bandwidth that was measured here.
+
+    Raises what `anatomy` and `levels` raise.
+    """
+    about = anatomy(model)
+    smallest = min(level.size_bytes for level in levels(about, context=context))
+    rate = ceilings(threads or machine.cores()).bandwidth(smallest)
+    return levels(about, context=context, read_bytes_per_s=rate)
+
+
 def levels(
     about: Anatomy,
     types: Sequence[str] = LADDER,
     *,
     context: int | None = None,
+    at_once: int = MICROBATCH,
     imatrix: bool = True,
     read_bytes_per_s: float | None = None,
 ) -> tuple[Level, ...]:
     """A row for each type that the model's shapes allow, in the given order.
 
-    context: tokens, by default what the model was trained for, at most CONTEXT. read_bytes_per_s: the machine's
-    bandwidth (`judge.ceilings`). Raises InvalidOption for an unknown type or a context out of range.
+    context: tokens, by default what the model was trained for, at most CONTEXT. at_once: the longest text that is read
+    in one go. read_bytes_per_s: the machine's bandwidth (`judge.ceilings`). Raises InvalidOption for an unknown type or
+    a context out of range.
     """
     unknown = [kind for kind in types if kind not in MIXTURES]
     if unknown:
@@ -131,21 +151,19 @@ def levels(
     size = min(CONTEXT, about.trained_context) if context is None else context
     if size < 1:
         raise InvalidOption(f"a context has at least 1 token, not {size}")
-    return tuple(_possible(about, types, size, imatrix, read_bytes_per_s))
-
-
-def _possible(
-    about: Anatomy, types: Sequence[str], context: int, imatrix: bool, read_bytes_per_s: float | None
-) -> Iterable[Level]:
+    found = []
     for kind in types:
         try:
             choices = choose(order(about.tensors), about.facts, kind, imatrix=imatrix)
         except UnsupportedModel:  # rows that fit no block of it
             continue
-        yield _level(about, kind, choices, context, read_bytes_per_s)
+        found.append(_level(about, kind, choices, size, min(at_once, size), read_bytes_per_s))
+    return tuple(found)
 
 
-def _level(about: Anatomy, kind: str, choices: Sequence[Choice], context: int, rate: float | None) -> Level:
+def _level(
+    about: Anatomy, kind: str, choices: Sequence[Choice], context: int, at_once: int, rate: float | None
+) -> Level:
     tensors = changed(choices)
     layout = Layout(renewed(about.entries, kind), tensors, about.alignment)
     weights = sum(tensor.size_bytes for tensor in tensors)
@@ -156,7 +174,7 @@ def _level(about: Anatomy, kind: str, choices: Sequence[Choice], context: int, r
         bits_per_weight=8 * weights / sum(tensor.parameters for tensor in tensors),
         context=context,
         cache_bytes=cache,
-        memory_bytes=weights + cache + compute_bytes(about, context),
+        memory_bytes=layout.size_bytes + packed_bytes(tensors) + cache + compute_bytes(about, at_once),
         decode_tokens_per_s=None if rate is None else rate / (bytes_per_token(tensors) + cache),
         fallbacks=sum(choice.fell_back for choice in choices),
     )
@@ -179,8 +197,18 @@ def padded_context(context: int) -> int:
     return -(-context // 256) * 256
 
 
-def compute_bytes(about: Anatomy, context: int) -> int:
-    """What llama.cpp allocates to compute: the values of a layer for as many tokens as it processes at once."""
-    tokens = min(context, MICROBATCH)
-    widths = 2 * about.inner + 4 * about.hidden
-    return 4 * (tokens * widths + about.vocabulary)
+def packed_bytes(tensors: Iterable[TensorInfo]) -> int:
+    """Bytes of the copies that llama.cpp packs anew: matrices of some types whose rows come in eights."""
+    return sum(
+        tensor.size_bytes
+        for tensor in tensors
+        if tensor.type.name in REPACKED and tensor.rows % 8 == 0 and tensor.name != "token_embd.weight"
+    )
+
+
+def compute_bytes(about: Anatomy, tokens: int) -> int:
+    """What is there beside weights and cache: a layer's values for so many tokens, logits, tokenizer, code."""
+    widths = 2 * about.inner + 8 * about.hidden
+    merges = next((length_of(entry) for entry in about.entries if entry.key == "tokenizer.ggml.merges"), 0)
+    words = TOKEN_BYTES * about.vocabulary + MERGE_BYTES * merges
+    return FIXED_BYTES + words + 4 * (min(tokens, MICROBATCH) * widths + about.vocabulary)

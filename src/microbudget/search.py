@@ -30,7 +30,7 @@ from .recipe import Recipe
 from .run import Run, open_run
 from .ship import deliver
 from .tasks import SPLITS, Task, open_data
-from .units import Drop, format_bytes, format_points, format_seconds
+from .units import Drop, format_bytes, format_change, format_seconds
 
 DEFAULT_DROP = Drop(0.01)
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
@@ -95,6 +95,8 @@ def shrink(
     if not _knows_labels(given, task):
         progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
         first = (Finetune(),)
+    if given.task == LANGUAGE_MODELLING:
+        _tell_what_fits(given, threads, progress)
     job = _Job(given, task, first, tuple(plan(given, first)), budget, threads, seed, keep, progress, keeps_float=True)
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:
         return _search(run, job)
@@ -139,6 +141,18 @@ def _open(
         return given, data, type(data).__name__
     task = open_data(data, given.task, seed=seed, cache=out / "cache", progress=progress)
     return given, task, str(Path(data).resolve())
+
+
+def _tell_what_fits(given: Model, threads: int | str, progress: Progress) -> None:
+    """Before anything is built: what each level will take, from the shapes alone."""
+    from .fits import what_fits
+
+    for level in what_fits(given, threads=threads if isinstance(threads, int) else 0):
+        speed = level.decode_tokens_per_s
+        progress.say(
+            f"{level.type:<8} {format_bytes(level.size_bytes):>8} file, {format_bytes(level.memory_bytes)} memory"
+            f" with {level.context} tokens, at most {speed or 0:,.0f} tokens/s"
+        )
 
 
 def _knows_labels(given: Model, task: Task) -> bool:
@@ -285,7 +299,7 @@ def _told(candidate: Candidate) -> str:
     if candidate.slower_than_float:
         told.append(f"quantizing does not pay here: {candidate.speed['over_float']['speedup']:.2f} times float's speed")
     if verdict is not None:
-        told.append(f"change {format_points(verdict.change)}, {verdict.decision}")
+        told.append(f"change {format_change(verdict.change, measurement.metric)}, {verdict.decision}")
     return ", ".join(told)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from .units import format_bytes, format_change, format_joules, format_seconds
 
 if TYPE_CHECKING:
     from .budget import Measurement
+    from .fits import Level
     from .judge.comparing import Comparison
     from .search import Shrunk
 
@@ -202,6 +203,26 @@ def _short(recipe: str) -> str:
     from .recipe import Recipe
 
     return Recipe.parse(recipe).short()
+
+
+def print_levels(levels: Sequence[Level]) -> None:
+    """What each level of a language model takes, before it is made."""
+    context = levels[0].context if levels else 0
+    table = _table(
+        "level", "file", "bits", f"memory, {context} tokens", "of that cache", "tokens/s at most", "fallbacks"
+    )
+    for level in levels:
+        rate = level.decode_tokens_per_s
+        table.add_row(
+            level.type,
+            format_bytes(level.size_bytes),
+            f"{level.bits_per_weight:.2f}",
+            format_bytes(level.memory_bytes),
+            format_bytes(level.cache_bytes),
+            MISSING if rate is None else f"{rate:,.0f}",
+            str(level.fallbacks) if level.fallbacks else "",
+        )
+    _console().print(table)
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:

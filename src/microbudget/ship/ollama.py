@@ -88,6 +88,12 @@ def commands(name: str, folder: Path) -> tuple[str, str]:
     return (f"ollama create {name} -f {_shell(file)}", f"ollama run {name}")
 
 
+def model_name(run: Path) -> str:
+    """A name that Ollama takes, from a run's folder."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("-._")
+    return plain or "model"
+
+
 def publish(name: str, folder: Path) -> Published:
     """Make the model where an Ollama server answers and its client is installed; else only tell the commands.
 
