@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,43 @@ def test_large_models_are_told_without_their_weights(name: str, tmp_path: Path) 
     rows = fits.levels(fits.anatomy(load(path)), ["F16", "Q4_K_M", "IQ2_XS"], read_bytes_per_s=40e9)
     assert rows[0].size_bytes == pytest.approx(made.size_bytes, abs=200)
     assert all(row.memory_bytes > row.size_bytes - 10_000 for row in rows)
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import numpy as np
+from microbudget.judge import memory
+from microbudget.runtimes.llama import library
+from microbudget.runtimes.llama.network import Network
+library()
+before = memory.read().resident_bytes
+network = Network(Path(sys.argv[1]))
+run = network.context(int(sys.argv[2]), threads=1, rows=1)
+run.process([1] * int(sys.argv[3]), 1)
+run.process([2], 1)
+print(memory.read().peak_bytes - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="what is packed anew differs")
+def test_memory_is_predicted_within_15_percent(tmp_path: Path) -> None:
+    train_byte_level(tmp_path / "hf")
+    shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
+    write_network(tmp_path / "hf", "llama", **shape, num_key_value_heads=8, max_position_embeddings=4096)
+    path = tmp_path / "F16"
+    convert_gguf.plan(tmp_path / "hf").write(path)
+    about = fits.anatomy(hf(tmp_path / "hf"))
+    with GgufFile(path) as file:
+        for kind in ("F16", "Q8_0", "Q4_K_M"):
+            if kind != "F16":
+                choices = choose(ordered(file), Facts.of(file), kind, imatrix=False)
+                rewrite(file, choices, kind, tmp_path / kind, threads=2)
+            for context, at_once in ((512, 128), (4096, 512)):
+                (level,) = fits.levels(about, [kind], context=context, at_once=at_once)
+                command = [sys.executable, "-c", MEASURE, str(tmp_path / kind), str(context), str(at_once)]
+                measured = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+                assert level.memory_bytes == pytest.approx(measured, rel=0.15), (kind, context)
 
 
 def test_what_cannot_be_told(tmp_path: Path) -> None:

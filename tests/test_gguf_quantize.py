@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microbudget.errors import BadData, DiskFull, InvalidOption, ModelNotFound, UnsupportedModel
+from microbudget.errors import BadData, DiskFull, InvalidOption, InvalidRecipe, ModelNotFound, UnsupportedModel
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.quantize.gguf.quantizing import GgufOptions, quantize_gguf, stored_hash
@@ -91,10 +91,10 @@ def test_a_stored_matrix_gives_the_same_file_and_decides_the_hash(f16: Path, tex
     record = quantize_gguf(load(f16), options, context(text, tmp_path / "other"), tmp_path / "b")
     assert (tmp_path / "a" / "model.gguf").read_bytes() == (tmp_path / "b" / "model.gguf").read_bytes()
     assert record.seen == ()
-    assert len(stored_hash(options)["imatrix"]) == 64
-    assert stored_hash(GgufOptions()) == {}
+    assert len(stored_hash(str(stored))["imatrix"]) == 64
+    assert stored_hash(True) == {}
     with pytest.raises(BadData, match="there is no importance matrix"):
-        stored_hash(GgufOptions(imatrix="nowhere.gguf"))
+        stored_hash("nowhere.gguf")
 
 
 def test_the_result_opens_in_llama_cpp_and_tells_its_costs(f16: Path, text: TextTask, tmp_path: Path) -> None:
@@ -208,3 +208,29 @@ def test_a_model_is_read_only(f16: Path, text: TextTask, tmp_path: Path) -> None
     model: Model = load(f16)
     quantize_gguf(model, GgufOptions("Q4_0", False), context(text, tmp_path), tmp_path)
     assert (f16 / "model.gguf").read_bytes() == before
+
+
+def test_the_method_takes_gguf_files(f16: Path, text: TextTask, tmp_path: Path) -> None:
+    from microbudget.build import build
+    from microbudget.recipe import Recipe
+
+    recipe = Recipe.parse("quantize(type='Q4_0', imatrix=False)")
+    assert recipe.short() == "quantize(type='Q4_0', imatrix=False)"
+    assert Recipe.parse(str(recipe)) == recipe
+    (made,) = build(load(f16), recipe, context(text, tmp_path), tmp_path / "models")
+    assert made.format == "gguf"
+    assert made.record.history["quantize"]["type"] == "Q4_0"
+    (again,) = build(
+        load(f16), Recipe.parse("quantize(bits=4, imatrix=False)"), context(text, tmp_path), tmp_path / "m"
+    )
+    assert again.record.history["quantize"]["type"] == "Q4_K_M"
+
+
+def test_a_type_is_for_gguf_files() -> None:
+    from microbudget.recipe import Recipe
+
+    with pytest.raises(InvalidRecipe, match="type='Q4_K_M' is for GGUF files, but it gets onnx"):
+        Recipe.parse("quantize(type='Q4_K_M')").formats("onnx")
+    with pytest.raises(InvalidOption, match="type must be one of 'F32', "):
+        Recipe.parse("quantize(type='Q4_K_XL')")
+    assert Recipe.parse("export(format='gguf') > quantize(type='Q4_K_M')").formats("hf") == ("gguf", "gguf")

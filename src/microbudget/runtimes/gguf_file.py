@@ -291,6 +291,13 @@ def _check_offsets(file: GgufFile) -> None:
             )
 
 
+def length_of(entry: Entry | None) -> int:
+    """Elements of an array without reading them; 0 for anything else."""
+    if entry is None or entry.kind != ARRAY:
+        return 0
+    return int(struct.unpack_from("<Q", entry.raw, 8 + len(entry.key.encode()) + 8)[0])
+
+
 def _decode(entry: Entry) -> Any:
     """The value in an entry whose bytes have been checked."""
     start = 8 + len(entry.key.encode()) + 4

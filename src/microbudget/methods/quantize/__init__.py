@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ...errors import InvalidOption
+from ...errors import InvalidOption, InvalidRecipe
 from ...model import Model, Record
+from ...runtimes.ggml_types import FILE_TYPES
 from ...units import parse_bytes
 from .. import Context, Method, option
 
 REPAIRS = ("equalize", "scales", "gptq", "bias")
+LEVEL_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not told
 OBSERVERS = ("auto", "min_max", "percentile", "least_squares", "entropy")
 
 
@@ -20,7 +22,7 @@ class Quantize(Method):
     """Small integers in place of floats: a quarter of the size or less, and faster where there is int8 arithmetic."""
 
     revision: ClassVar[int] = 2
-    formats: ClassVar[dict[str, str]] = {"onnx": "onnx"}
+    formats: ClassVar[dict[str, str]] = {"onnx": "onnx", "gguf": "gguf"}
 
     bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2), always_told=True)
     activations: str = option("int8", "int8, or float: only the weights are rounded", choices=("int8", "float"))
@@ -36,6 +38,11 @@ class Quantize(Method):
     max_kl: float | None = option(
         None, "divergence of the answers at most, in nats: as few bytes as that allows", low=0.0
     )
+    type: str | None = option(None, "gguf: a level of llama.cpp, else by bits", choices=tuple(FILE_TYPES))
+    imatrix: bool | str = option(
+        True, "gguf: importance of the columns from the training text (True), none (False), or a stored matrix's path"
+    )
+    tensors: str = option("", "gguf: other types by pattern, such as 'attn_v=Q8_0, blk.0.=Q6_K'")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +53,22 @@ class Quantize(Method):
         if self.bits != 8 and (self.size is not None or self.max_kl is not None):
             raise InvalidOption("quantize: size and max_kl choose every layer's bits: leave bits at 8")
         self.repairs()
+
+    def output_format(self, input_format: str) -> str:
+        """The format that comes out. Raises InvalidRecipe when the input's format or its options do not fit."""
+        if input_format == "onnx" and self.type is not None:
+            raise InvalidRecipe(f"quantize: type={self.type!r} is for GGUF files, but it gets onnx: give bits")
+        return super().output_format(input_format)
+
+    def extra_inputs(self, context: Context) -> dict[str, str]:
+        """The content of a stored importance matrix."""
+        from .gguf.quantizing import stored_hash
+
+        return stored_hash(self.imatrix)
+
+    def short(self) -> str:
+        """The step with only the options that differ from their defaults; a type says more than bits."""
+        return super().short().replace(f"bits={self.bits!r}, ", "") if self.type else super().short()
 
     def repairs(self) -> tuple[str, ...]:
         """The repairs by name. Error-compensated rounding takes minutes, and at 8 bits it gains next to nothing."""
@@ -62,7 +85,12 @@ class Quantize(Method):
         return asked
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
-        """Calibrate, round, repair and write `model.onnx`; what happened to every layer goes into the record."""
+        """Write `model.onnx` (calibrated, rounded, repaired) or `model.gguf`; what it cost goes into the record."""
+        if model.format == "gguf":
+            from .gguf.quantizing import GgufOptions, quantize_gguf
+
+            level = self.type or LEVEL_OF_BITS[self.bits]
+            return quantize_gguf(model, GgufOptions(level, self.imatrix, self.samples, self.tensors), context, out)
         from .onnx_model import quantize_onnx
 
         options = {

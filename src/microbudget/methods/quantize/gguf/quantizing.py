@@ -71,11 +71,11 @@ def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Pat
     return replace(model.record, seen=seen, history={**model.record.history, "quantize": report})
 
 
-def stored_hash(options: GgufOptions) -> dict[str, str]:
+def stored_hash(imatrix: bool | str) -> dict[str, str]:
     """Hash of the stored importance matrix, if one is given: it decides the result of the step."""
-    if not isinstance(options.imatrix, str):
+    if not isinstance(imatrix, str):
         return {}
-    path = Path(options.imatrix)
+    path = Path(imatrix)
     if not path.is_file():
         raise BadData(f"quantize: there is no importance matrix {path}")
     with path.open("rb") as stream:
