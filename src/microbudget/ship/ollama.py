@@ -140,9 +140,7 @@ def _conversation(form: Form) -> list[str]:
 
 def _stops(form: Form | None, end: str) -> list[str]:
     """Texts that end an answer: the model's own end, and the beginning of the next turn."""
-    if form is None:
-        return [end] if end else []
-    found = [end, form.after_answer.strip(), form.before_prompt.strip()]
+    found = [end] if form is None else [end, form.after_answer.strip(), form.before_prompt.strip()]
     return list(dict.fromkeys(text for text in found if text and "\n" not in text))
 
 
