@@ -52,13 +52,12 @@ class Checkpoint:
         return stored
 
     def read(self, name: str) -> NDArray[Any]:
-        """A tensor in its own precision, bfloat16 as float32. Raises UnsupportedModel for other types."""
+        """A tensor as it is stored, bfloat16 as uint16 (see `widen`). Raises UnsupportedModel for other types."""
         stored = self.require_float(name)
         with stored.path.open("rb") as stream:
             stream.seek(stored.start)
             values = np.fromfile(stream, _DTYPES[stored.dtype], (stored.end - stored.start) // _SIZES[stored.dtype])
-        array = values.reshape(stored.shape)
-        return widen(array) if stored.dtype == "BF16" else array
+        return values.reshape(stored.shape)
 
 
 def widen(array: NDArray[Any]) -> NDArray[np.float32]:

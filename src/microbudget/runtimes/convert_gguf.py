@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidOption, UnsupportedModel
 from ..progress import SILENT, Progress
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, widen
 from .families import LanguageConfig, Row, read_config
 from .ggml_types import FILE_TYPES, TYPES, GgmlType
 from .gguf_file import Entry, TensorInfo
@@ -24,6 +24,7 @@ QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 ROPE_FACTORS = "rope_freqs.weight"
 LARGEST_FLOAT16 = 65504.0
+CHUNK_VALUES = 2**22  # converted at once: beside the tensor itself, little memory is taken
 # Old checkpoints hold buffers that follow from the configuration.
 _IGNORED = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
 
@@ -105,7 +106,9 @@ class Conversion:
         )
         if row.permuted:
             array = pair_rows(array, getattr(self.config, row.permuted))
-        yield as_type(array, tensor)
+        step = max(1, CHUNK_VALUES // tensor.columns)
+        for first in range(0, len(array), step):
+            yield as_type(array[first : first + step], tensor)
 
 
 def plan(folder: Path, dtype: str = "float16") -> Conversion:
@@ -193,16 +196,23 @@ def pair_rows(array: NDArray[Any], heads: int) -> NDArray[Any]:
 
 
 def as_type(array: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
-    """The values in the tensor's type; bfloat16 as uint16. Raises UnsupportedModel beyond float16's range."""
-    if tensor.type.name == "BF16":
+    """The values in the tensor's type; bfloat16 is uint16 here and there.
+
+    Raises UnsupportedModel for values beyond float16's range.
+    """
+    kind = tensor.type.name
+    if array.dtype == np.uint16:
+        if kind == "BF16":
+            return np.ascontiguousarray(array)
+        array = widen(array)
+    if kind == "BF16":
         return narrow(array.astype(np.float32, copy=False))
-    wanted = np.float32 if tensor.type.name == "F32" else np.float16
-    if wanted is np.float16 and array.dtype != np.float16 and float(np.abs(array).max()) > LARGEST_FLOAT16:
+    if kind == "F16" and array.dtype != np.float16 and float(np.abs(array).max()) > LARGEST_FLOAT16:
         raise UnsupportedModel(
             f"{tensor.name} has values beyond float16's range of {LARGEST_FLOAT16:.0f}: export with"
             " dtype='bfloat16' or 'float32'"
         )
-    return np.ascontiguousarray(array, wanted)
+    return np.ascontiguousarray(array, np.float32 if kind == "F32" else np.float16)
 
 
 def narrow(array: NDArray[np.float32]) -> NDArray[np.uint16]:
