@@ -65,8 +65,8 @@ class GgufReader:
         self._opened().rewind(position)
 
     def cache_bytes(self) -> int | None:
-        """Bytes of keys and values for the reserved size."""
-        return self._opened().allocated * self._cache_row_bytes
+        """Bytes of keys and values for the reserved size; None before there is one."""
+        return None if self._context is None else self._context.allocated * self._cache_row_bytes
 
     def close(self) -> None:
         """Release the weights and the sequence."""
@@ -76,8 +76,7 @@ class GgufReader:
 
     def _opened(self) -> Context:
         if self._context is None:
-            self.reserve(self.longest, 1)
-        assert self._context is not None
+            raise ValueError("reserve room before a sequence is processed")
         return self._context
 
 

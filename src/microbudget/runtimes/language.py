@@ -79,8 +79,8 @@ class Window:
 def window(history: Sequence[int], judged: Sequence[int], size: int, begin: int | None, adds_begin: bool) -> Window:
     """The tokens to judge with as much before them as fits into `size` tokens.
 
-    A text without any history begins with the token that begins texts, where the model has one. A text that does not
-    fit loses its history and then its beginning, which is judged by nobody: `judge` splits it before.
+    A text without any history begins with the token that begins texts, where the model has one. judged: fewer than
+    `size`, so that there is room for one token before it.
     """
     start = [] if begin is None or (history and not adds_begin) else [begin]
     room = size - len(start) - len(judged)
@@ -171,11 +171,11 @@ class LanguageSession:
         history = reader.encode(text[:begin].decode("utf-8"))
         judged = reader.encode(text[begin:].decode("utf-8"))
         self._reserve(size, min(ROWS, size))
-        step = max(1, size // 2)  # a text with more tokens than fit is judged in pieces, each with a history
-        for start in range(0, len(judged), step if len(judged) >= size else max(1, len(judged))):
-            stop = start + step if len(judged) >= size else len(judged)
-            part = window(history + judged[:start], judged[start:stop], size, reader.begin, reader.adds_begin)
-            yield from self._read(part)
+        # A text with more tokens than fit is judged in pieces of half the context, each with a history.
+        step = max(1, len(judged) if len(judged) < size else size // 2)
+        for start in range(0, len(judged), step):
+            before, piece = history + judged[:start], judged[start : start + step]
+            yield from self._read(window(before, piece, size, reader.begin, reader.adds_begin))
 
     def _read(self, part: Window) -> Iterator[tuple[list[int], Logits]]:
         tokens, first = part.tokens, len(part.tokens) - part.judged
