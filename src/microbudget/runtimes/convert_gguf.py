@@ -164,7 +164,7 @@ def _scaling(config: LanguageConfig) -> list[Entry]:
         return []
     found = [entry(name + "type", scaling["rope_type"], "str"), entry(name + "factor", scaling["factor"], "f32")]
     if scaling["rope_type"] == "yarn":
-        original = scaling.get("original_max_position_embeddings") or config.context
+        original = int(scaling.get("original_max_position_embeddings") or config.context)
         found.append(entry(name + "original_context_length", original, "u32"))
         for key, setting in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
             if scaling.get(setting):

@@ -16,7 +16,14 @@ from ..errors import ModelNotFound, UnsupportedModel
 
 LAYER = "model.layers.{layer}."
 BLOCK = "blk.{layer}."
-ROPE_SCALINGS = ("default", "linear", "llama3", "yarn")
+# What scales positions, and the numbers that each way needs.
+ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor",),
+}
+_FOREIGN_YARN = ("attention_factor", "mscale", "mscale_all_dim")  # other than llama.cpp's own 1 + 0.1 ln(factor)
 LARGEST = 2**31 - 1
 
 
@@ -223,6 +230,8 @@ def parse_config(raw: dict[str, Any], name: str) -> LanguageConfig:
     if heads % kv_heads:
         raise UnsupportedModel(f"{name}: {heads} heads cannot share {kv_heads} heads of keys")
     rope, theta, share = _rope(settings, family, name)
+    if int(head * share) < 2:
+        raise UnsupportedModel(f"{name}: heads of {head} values, of which {share:.0%} rotate, cannot be")
     return LanguageConfig(
         model_type=raw["model_type"],
         family=family,
@@ -252,8 +261,9 @@ def _family(raw: dict[str, Any], name: str) -> Family:
             " Convert it with llama.cpp's convert_hf_to_gguf.py and give the .gguf file"
         )
     heads = raw.get("architectures") or []
-    if heads and not str(heads[0]).endswith("ForCausalLM"):
-        raise UnsupportedModel(f"{name} is a {heads[0]}, which writes no text; a ...ForCausalLM does")
+    if heads and not (isinstance(heads, list) and str(heads[0]).endswith("ForCausalLM")):
+        found = heads[0] if isinstance(heads, list) else heads
+        raise UnsupportedModel(f"{name} is a {found}, which writes no text; a ...ForCausalLM does")
     return FAMILIES[model_type]
 
 
@@ -263,7 +273,8 @@ def _refuse_unknown(settings: dict[str, Any], name: str) -> None:
     if activation not in ("silu", "swish"):
         raise UnsupportedModel(f"{name}: llama.cpp computes hidden_act 'silu', not {activation!r}, in this family")
     if settings.get("quantization_config"):
-        method = settings["quantization_config"].get("quant_method", "unknown")
+        given = settings["quantization_config"]
+        method = given.get("quant_method", "unknown") if isinstance(given, dict) else "unknown"
         raise UnsupportedModel(f"{name}: the weights are quantized already ({method}); give the original float model")
     if settings.get("model_type") == "qwen3" and settings.get("attention_bias"):
         raise UnsupportedModel(f"{name}: llama.cpp has no attention_bias for qwen3")
@@ -271,18 +282,30 @@ def _refuse_unknown(settings: dict[str, Any], name: str) -> None:
 
 def _rope(settings: dict[str, Any], family: Family, name: str) -> tuple[dict[str, Any], float, float]:
     """Scaling with "rope_type", base, and the rotated share of a head; transformers 5 keeps them in one place."""
-    found = {**(settings.get("rope_scaling") or {}), **(settings.get("rope_parameters") or {})}
+    parts = [settings.get(key) or {} for key in ("rope_scaling", "rope_parameters")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UnsupportedModel(f"{name}: rope_scaling and rope_parameters hold settings by name, not {parts!r}")
+    found = {**parts[0], **parts[1]}
     kind = found.get("rope_type", found.get("type", "default"))
-    if kind not in ROPE_SCALINGS:
+    if not isinstance(kind, str) or kind not in ROPE_SCALINGS:
         raise UnsupportedModel(
             f"{name}: positions are scaled by {kind!r}, which is not known here; known are {', '.join(ROPE_SCALINGS)}"
         )
+    if any(found.get(key) is not None for key in _FOREIGN_YARN):
+        raise UnsupportedModel(f"{name}: {' and '.join(_FOREIGN_YARN)} of rope_scaling are not known here")
+    optional = ("original_max_position_embeddings", "beta_fast", "beta_slow")
+    for key in (*ROPE_SCALINGS[kind], *(key for key in optional if found.get(key))):
+        _positive(found.get(key), f"{key} of rope_scaling", name)
     theta = found.get("rope_theta", settings.get("rope_theta", 10000.0))
     share = found.get("partial_rotary_factor", settings.get("partial_rotary_factor", family.rotary))
-    for value, what in ((theta, "rope_theta"), (share, "partial_rotary_factor")):
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise UnsupportedModel(f"{name}: {what} is {value!r}, not a number above zero")
-    return {**found, "rope_type": kind}, float(theta), float(share)
+    theta, share = _positive(theta, "rope_theta", name), _positive(share, "partial_rotary_factor", name)
+    return {**found, "rope_type": kind}, theta, share
+
+
+def _positive(value: Any, what: str, name: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise UnsupportedModel(f"{name}: {what} is {value!r}, not a number above zero")
+    return float(value)
 
 
 def _whole(settings: dict[str, Any], key: str, name: str) -> int:
