@@ -169,9 +169,14 @@ def test_compare_tells_both_ways(finished: Path, photos: Path, capsys: pytest.Ca
 def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["measure", str(finished / "best"), "--data", str(photos), "--ledger", "--batch", "2,3"]) == 0
     told = capsys.readouterr().out
-    for word in ("accuracy", "latency", "batch of 2", "batch of 3", "where the bytes are"):
+    for word in ("accuracy", "latency", "batch of 2", "batch of 3", "multiply-adds", "where the bytes are"):
         assert word in told
     assert re.search(r"energy .*\((rapl|estimate, .* to .*)\)", told)
+    both = [str(finished / "best"), str(finished / "best"), "--data", str(photos), "--max-drop", "1pt"]
+    assert cli.main(["compare", *both]) == 0
+    told = capsys.readouterr()
+    assert "cannot show a loss within 1pt" in told.err
+    assert re.search(r"verdict: not shown: .* more like them would", told.out.replace("\n", " "))
     assert cli.main(["methods"]) == 0
     assert "finetune" in capsys.readouterr().out
     assert cli.main(["report", str(finished)]) == 0

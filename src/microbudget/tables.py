@@ -58,6 +58,10 @@ def print_measurement(measurement: Measurement) -> None:
     ]
     if measurement.energy_j is not None:
         rows.append(("energy", _energy(measurement)))
+    if "floor" in measurement.extra:
+        floor = measurement.extra["floor"]
+        told = f"{format_seconds(floor['least_s'])} at least here, {floor['share']:.0%} of the latency"
+        rows.append(("floor", f"{floor['multiply_adds_total'] / 1e6:,.1f} M multiply-adds: {told}"))
     if measurement.parameters:
         bits = f", {measurement.bits_per_weight:.2f} bits each" if measurement.bits_per_weight else ""
         rows.append(("parameters", f"{measurement.parameters:,}{bits}"))
@@ -151,7 +155,7 @@ def print_comparison(comparison: Comparison) -> None:
     if "tokens" in comparison.extra:
         console.print(_tokens(comparison.extra["tokens"]))
     if row["verdict"]:
-        console.print(f"verdict: {row['verdict']}")
+        console.print(f"verdict: {row['verdict']}: {comparison.extra['verdict']['reason']}")
 
 
 def print_run(shrunk: Shrunk) -> None:

@@ -20,7 +20,7 @@ from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, column
 from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
 from .tokens import read_both
 from .twins import PairTiming, SpeedVerdict, time_pair
-from .verdict import Verdict, judge_pair
+from .verdict import Verdict, can_show, judge_pair
 from .worker import Worker
 
 
@@ -74,6 +74,11 @@ def compare(
     examples = task.examples(split)
     if not examples:
         raise BadData("there is no example to compare with")
+    if max_drop is not None:
+        count = len(examples) + len(task.examples("unlabelled"))
+        possible, needed = can_show(max_drop, count)
+        if not possible:
+            progress.say(f"note: {count} examples cannot show a loss within {max_drop} at 95 %: that takes {needed}")
     samples = [one(model, task, examples) for model in models]
     chosen = [choose_threads(m, x, threads, runtime, seed) for m, x in zip(models, samples, strict=True)]
     with hire(task, max_memory_bytes) as first, hire(task, max_memory_bytes) as second:
