@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: test demo clean
+.PHONY: test demo fuzz clean
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -15,6 +15,9 @@ test: $(VENV)/.dev
 
 demo: $(VENV)/.demo
 	$(BIN)/microbudget demo --out runs/demo
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz_gguf.py --seconds 60
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) '.[dev]'

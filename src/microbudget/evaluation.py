@@ -104,7 +104,7 @@ class Evaluation:
             costs = cost_fields(model, worker, sample, pair.candidate, weight, self._threads)
             speed = _speed(pair)
             if unrounded is not None:
-                with Worker() as other:
+                with hire(self._task) as other:
                     other.open(unrounded, threads=self._threads)
                     speed["over_float"] = _speed(time_pair(other, worker, sample, seconds=FLOAT_S))
             apart = self._apart(model, "validation", worker)

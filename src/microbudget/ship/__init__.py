@@ -11,9 +11,10 @@ from typing import Any
 
 from ..budget import Budget
 from ..candidates import Candidate
-from ..model import ONNX_NAME, Model
+from ..model import GGUF_NAME, ONNX_NAME, Model
 from ..run import Run
-from ..units import format_bytes, format_points, format_seconds
+from ..units import format_bytes, format_change, format_seconds
+from . import ollama
 
 PLAN_KEY = "microbudget.plan"
 
@@ -30,13 +31,15 @@ def deliver(
     shutil.rmtree(old, ignore_errors=True)
     partial.mkdir(parents=True)
     for file in model.files:
-        shutil.copyfile(file, partial / (ONNX_NAME if file == model.weights else file.name))
+        shutil.copyfile(file, partial / _name(file, model))
     model.record.save(partial)
     if model.record.preprocessing is not None:
         text = json.dumps(model.record.preprocessing, indent=1)
         (partial / "preprocessor_config.json").write_text(text, encoding="utf-8")
     if model.labels is not None:
         (partial / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
+    if model.format == "gguf":
+        ollama.write(partial)
     plan = _plan(model) if photos else None
     if plan is not None:
         _write_plan(partial / ONNX_NAME, model, plan)
@@ -49,6 +52,12 @@ def deliver(
     os.replace(partial, run.best)
     shutil.rmtree(old, ignore_errors=True)
     return run.best
+
+
+def _name(file: Path, model: Model) -> str:
+    """What a file is called in RUN/best: one name for the weights of a format, whatever they were called."""
+    known = {"onnx": ONNX_NAME, "gguf": GGUF_NAME}
+    return known.get(model.format, file.name) if file == model.weights else file.name
 
 
 def _plan(model: Model) -> dict[str, Any] | None:
@@ -98,7 +107,7 @@ def _card(
 
     source = resources.files(__name__).joinpath("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters.update(bytes=format_bytes, seconds=format_seconds, points=format_points)
+    environment.filters.update(bytes=format_bytes, seconds=format_seconds, change=format_change)
     facts: dict[str, Any] = {
         "settings": run.settings,
         "record": model.record,

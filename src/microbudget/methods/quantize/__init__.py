@@ -24,7 +24,7 @@ class Quantize(Method):
     revision: ClassVar[int] = 2
     formats: ClassVar[dict[str, str]] = {"onnx": "onnx", "gguf": "gguf"}
 
-    bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2), always_told=True)
+    bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2))
     activations: str = option("int8", "int8, or float: only the weights are rounded", choices=("int8", "float"))
     observer: str = option(
         "auto", "how the ranges of activations are found; auto: the best for each", choices=OBSERVERS

@@ -19,6 +19,7 @@ from .quantizing import Outcome, quantize_graph
 
 EXAMPLES_AT_ONCE = 8
 SHOWN = 3  # layers whose reasons are printed
+NOTABLE_KL = 0.01  # nats: below it no answer in a hundred changes, and the layers' troubles are for the report alone
 
 
 class Batches:
@@ -56,8 +57,12 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
 
 
 def said(outcome: Outcome) -> Iterator[str]:
-    """The decisions, and the worst layers with their reasons."""
+    """The decisions, what they cost, and where that is much the worst layers with their reasons."""
     yield from outcome.notes
+    if outcome.kl is not None:
+        yield f"the answers diverge by {outcome.kl:.2g} nats on calibration data"
+    if outcome.kl is not None and outcome.kl < NOTABLE_KL:
+        return
     troubled = [layer for layer in worst_first(outcome.layers) if layer.reason]
     yield from (f"{layer.name}: {layer.reason}" for layer in troubled[:SHOWN])
     if len(troubled) > SHOWN:
