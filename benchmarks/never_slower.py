@@ -31,7 +31,7 @@ from microbudget.judge.twins import RESOLUTION, PairTiming
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.model import Model, Record
 from microbudget.units import format_seconds
-from quantize import Results, digest
+from quantize import Results, digest, own_sources
 
 STORE = ROOT / "runs" / "never_slower"
 QUICK = ("plain convolutions", "tiny linear", "small transformer")
@@ -129,8 +129,7 @@ def file_of(kind: str, scheme: str) -> Path:
 
 
 def stamp() -> str:
-    sources = sorted((ROOT / "src" / "microbudget" / "methods" / "quantize").glob("*.py"))
-    return digest(*sources, Path(__file__).with_name("random_networks.py"))
+    return digest(*own_sources(), Path(__file__).with_name("random_networks.py"))
 
 
 def build(bench: Bench, kind: str) -> None:

@@ -39,6 +39,7 @@ from markdown import ROOT, write_between
 from microbudget.errors import MicrobudgetError
 from microbudget.judge import Worker, memory, time_pair
 from microbudget.model import Model, Record
+from quantizers import ours_options
 
 HERE, STORE = Path(__file__).parent, ROOT / "runs" / "quantize"
 SAMPLES = {"resnet20": 256, "resnet56": 256, "mobilenet_v2": 128, "vit": 256}  # calibration images of a draw
@@ -121,12 +122,21 @@ def digest(*paths: Path) -> str:
     return whole.hexdigest()[:12]
 
 
+def own_sources() -> list[Path]:
+    """What our quantizer computes with; the method in front of it only chooses options."""
+    found = sorted((ROOT / "src" / "microbudget" / "methods" / "quantize").glob("*.py"))
+    return [path for path in found if path.name not in ("__init__.py", "onnx_model.py")]
+
+
+def digest_of(options: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(options).encode()).hexdigest()[:6]
+
+
 def stamp(setting: str, network: str) -> str:
     """What a row depends on."""
     made_from = digest(STORE / "networks" / network / "model.onnx")
     if setting.startswith("ours"):
-        sources = sorted((ROOT / "src" / "microbudget" / "methods" / "quantize").glob("*.py"))
-        return f"{made_from}.{digest(*sources)}"
+        return f"{made_from}.{digest(*own_sources())}.{digest_of(ours_options(setting))}"
     library = setting.split()[0]
     version = metadata.version("onnxruntime") if library in ("onnxruntime", "quantize_dynamic") else "1"
     return f"{made_from}.{version}"

@@ -88,22 +88,28 @@ Said = str | None
 Quantizer = Callable[[Job], Callable[[], Said]]  # imports first, then what is timed
 
 
-def ours(**options: Any) -> Quantizer:
-    """What the method `quantize` does with these options."""
+def ours_options(setting: str) -> dict[str, Any]:
+    """The options of `quantize_graph` that the method `quantize` chooses for a setting of ours."""
+    from microbudget.methods.quantize import Quantize
+
+    method = Quantize(**OURS[setting])
+    return {
+        "bits": method.bits,
+        "activation_bits": 8 if method.activations == "int8" else None,
+        "observer": method.observer,
+        "repair": method.repairs(),
+        "finer": method.finer,
+    }
+
+
+def ours(setting: str) -> Quantizer:
+    """What the method `quantize` does with the options of a setting."""
 
     def prepare(job: Job) -> Callable[[], Said]:
-        from microbudget.methods.quantize import Quantize
         from microbudget.methods.quantize.quantizing import quantize_graph
 
-        method = Quantize(**options)
-        chosen = {
-            "bits": method.bits,
-            "activation_bits": 8 if method.activations == "int8" else None,
-            "observer": method.observer,
-            "repair": method.repairs(),
-            "finer": method.finer,
-        }
-        return lambda: "; ".join(quantize_graph(job.model, job.calibration(BATCH), job.out, **chosen).notes)
+        options = ours_options(setting)
+        return lambda: "; ".join(quantize_graph(job.model, job.calibration(BATCH), job.out, **options).notes)
 
     return prepare
 
@@ -261,14 +267,17 @@ def round_to_nearest(bits: int) -> Quantizer:
     return prepare
 
 
+OURS: dict[str, dict[str, Any]] = {  # options of the method
+    "ours 8": {},
+    "ours 8 gptq": {"repair": "scales,gptq,bias"},
+    "ours 8 finer": {"finer": 2},
+    "ours 8 minmax": {"observer": "min_max", "repair": "none"},
+    "ours 4": {"bits": 4},
+    "ours 3": {"bits": 3},
+    "ours 2": {"bits": 2},
+}
 QUANTIZERS: dict[str, Quantizer] = {
-    "ours 8": ours(),
-    "ours 8 gptq": ours(repair="scales,gptq,bias"),
-    "ours 8 finer": ours(finer=2),
-    "ours 8 minmax": ours(observer="min_max", repair="none"),
-    "ours 4": ours(bits=4),
-    "ours 3": ours(bits=3),
-    "ours 2": ours(bits=2),
+    **{setting: ours(setting) for setting in OURS},
     "onnxruntime minmax": onnxruntime_static("MinMax"),
     "onnxruntime entropy": onnxruntime_static("Entropy"),
     "onnxruntime percentile": onnxruntime_static("Percentile"),
