@@ -16,7 +16,7 @@ from .errors import BadData, LabelsDisagree
 from .evaluation import Evaluation
 from .judge.answering import one
 from .judge.measuring import choose_threads
-from .judge.verdict import can_show
+from .judge.verdict import can_show, check_limit
 from .ladder import ladder
 from .loading import label_names, load
 from .methods import Context, Method
@@ -32,7 +32,6 @@ from .ship import deliver
 from .tasks import SPLITS, Task, open_data
 from .units import Drop, format_bytes, format_change, format_seconds
 
-DEFAULT_DROP = Drop(0.01)
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
 TRAINERS = ("finetune",)  # the methods that teach a model the data's labels
 STEPS = 7  # sizes are multiples of a seventh of the side: 32 pixels of 224, as often as networks halve their input
@@ -89,7 +88,7 @@ def shrink(
     budget = budget or Budget()
     given, task, data_name = _open(model, data, seed, Path(out), progress)
     if budget.max_drop is None:
-        budget = replace(budget, max_drop=replace(DEFAULT_DROP, relative=task.kind == LANGUAGE_MODELLING))
+        budget = replace(budget, max_drop=default_drop(task.kind))
     given = label_names(given, task.labels)
     first: tuple[Method, ...] = ()
     if not _knows_labels(given, task):
@@ -141,6 +140,11 @@ def _open(
         return given, data, type(data).__name__
     task = open_data(data, given.task, seed=seed, cache=out / "cache", progress=progress)
     return given, task, str(Path(data).resolve())
+
+
+def default_drop(kind: str) -> Drop:
+    """The loss that is allowed where none is given: 1 point, and 1 % of bits per byte."""
+    return Drop(0.01, relative=kind == LANGUAGE_MODELLING)
 
 
 def _tell_what_fits(given: Model, threads: int | str, progress: Progress) -> None:
@@ -236,6 +240,7 @@ def _check_splits(task: Task, budget: Budget, progress: Progress) -> None:
             raise BadData(f"the data have no {split} examples: add some")
     if budget.max_drop is None:
         return
+    check_limit(budget.max_drop, task.kind)
     examples = len(task.examples("test")) + len(task.examples("unlabelled"))
     possible, needed = can_show(budget.max_drop, examples)
     if not possible:

@@ -20,7 +20,7 @@ from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, column
 from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
 from .tokens import read_both
 from .twins import PairTiming, SpeedVerdict, time_pair
-from .verdict import Verdict, can_show, judge_pair
+from .verdict import Verdict, can_show, check_limit, judge_pair
 from .worker import Worker
 
 
@@ -69,6 +69,7 @@ def compare(
     """
     models = (load(a), load(b))
     task = open_task(data, models, progress)
+    check_limit(max_drop, task.kind)
     for model in models:
         columns(model, task)
     examples = task.examples(split)

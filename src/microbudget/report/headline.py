@@ -24,6 +24,12 @@ session, labels, plan = load("model.onnx")
 pixels = prepare(upright_rgb("photo.jpg"), plan)
 logits = session.run(None, {session.get_inputs()[0].name: pixels})[0][0]
 print(labels[logits.argmax()])"""
+GGUF_LINES = """\
+# or `ollama create NAME -f Modelfile`, or model.gguf in anything made of llama.cpp
+from microbudget import load
+from microbudget.runtimes import open_session
+session = open_session(load("."))
+print(session.generate("Once upon a time", tokens=64, temperature=0.7).text)"""
 HF_LINES = """\
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from PIL import Image
@@ -82,7 +88,8 @@ def headline(outcome: Outcome) -> Headline:
 def _lines(best: Candidate, has_predict: bool) -> str:
     if has_predict:
         return PREDICT_LINES
-    return ONNX_LINES if best.measurement is None or best.measurement.format == "onnx" else HF_LINES
+    written_for = "onnx" if best.measurement is None else best.measurement.format
+    return {"onnx": ONNX_LINES, "gguf": GGUF_LINES}.get(written_for, HF_LINES)
 
 
 def _sentence(outcome: Outcome) -> str:

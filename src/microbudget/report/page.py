@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..model import LANGUAGE_MODELLING
 from . import phrases
 from .charts import charts
 from .conditions import conditions
@@ -46,6 +47,7 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
     photos = gallery(outcome)
     return {
         "outcome": outcome,
+        "language": shown.measurement is not None and shown.measurement.task == LANGUAGE_MODELLING,
         "headline": headline(outcome),
         "rows": table(outcome),
         "charts": charts(outcome, trained),

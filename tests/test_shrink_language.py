@@ -1,0 +1,99 @@
+"""shrink of a language model, from the command line: levels, KL, a GGUF file with a Modelfile, a report."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from microbudget import cli, evaluation, ladder, search
+from microbudget.candidates import read
+from microbudget.errors import InvalidOption
+from microbudget.loading import load
+from microbudget.runtimes import open_session
+from toy_language_models import train_byte_level, write_network
+
+LEVELS = ("Q8_0", "Q2_K")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "source.txt"
+    path.write_text(inspect.getsource(argparse)[:40_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run. Do not write into it."""
+    folder = tmp_path_factory.mktemp("language")
+    train_byte_level(folder / "llama")
+    write_network(folder / "llama", "llama", hidden_size=256, intermediate_size=512)
+    out = folder / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ladder, "LEVELS", LEVELS)
+        for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
+            patch.setattr(evaluation, name, 0.2)
+        command = ["shrink", str(folder / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
+        assert cli.main([*command, "--threads", "1"]) == 0
+    return out
+
+
+def test_every_level_is_measured_against_the_reference(finished: Path) -> None:
+    reference, *levels = read(finished / "candidates.jsonl")
+    assert reference.measurement is not None
+    assert (reference.measurement.format, reference.measurement.metric) == ("hf", "bits per byte")
+    measured = {row.recipe.partition("type='")[2].partition("'")[0]: row.measurement for row in levels}
+    for level in LEVELS:
+        row = measured[level]
+        assert row is not None
+        assert row.format == "gguf"
+        assert {"kl", "same_top1", "perplexity"} <= set(row.extra)
+    q8, q2 = (measured[level] for level in LEVELS)
+    assert q8 is not None
+    assert q2 is not None
+    assert q2.size_bytes < q8.size_bytes < reference.measurement.size_bytes
+    assert 0 < q8.extra["kl"] < q2.extra["kl"]
+
+
+def test_what_ships_is_a_gguf_that_writes(finished: Path) -> None:
+    best = finished / "best"
+    assert {"model.gguf", "Modelfile", "README.md", "microbudget.json"} <= {path.name for path in best.iterdir()}
+    assert "FROM ./model.gguf" in (best / "Modelfile").read_text(encoding="utf-8")
+    card = (best / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-generation" in card
+    assert " %" in card
+    assert " pt against" not in card
+    session = open_session(load(best), threads=1)
+    try:
+        assert len(session.generate("def parse(", tokens=8).tokens) > 0  # type: ignore[attr-defined]
+    finally:
+        session.close()
+
+
+def test_its_report_shows_no_photos(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert 'id="photos"' not in page
+    assert "session.generate(" in page
+    assert json.loads((finished / "result.json").read_text(encoding="utf-8"))["met"]
+
+
+@pytest.mark.parametrize("verb", ["compare", "shrink", "run"])
+def test_points_are_no_measure_of_bits(
+    verb: str, finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before anything is measured."""
+    best, out = str(finished / "best"), ["--out", str(tmp_path / "run")]
+    more = {"compare": [best], "shrink": out, "run": ["quantize(type='Q2_K')", *out]}[verb]
+    assert cli.main([verb, best, *more, "--data", str(text), "--max-drop", "1pt"]) == InvalidOption.exit_status
+    told = capsys.readouterr().err
+    assert "bits per byte cannot be in points" in told
+    assert "timing" not in told
+
+
+def test_the_default_limit_is_relative() -> None:
+    assert search.default_drop("language-modelling").relative
+    assert not search.default_drop("image-classification").relative
