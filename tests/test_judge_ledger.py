@@ -201,8 +201,11 @@ def test_damaged_files_are_told(tmp_path):
         (tmp_path / "model.safetensors").write_bytes(data)
         with pytest.raises(UnsupportedModel, match="no safetensors file"):
             ledger(Model(tmp_path, "hf", Record()))
-    with pytest.raises(UnsupportedModel, match="no ledger for format 'gguf'"):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 16)
+    with pytest.raises(UnsupportedModel):
         ledger(Model(tmp_path, "gguf", Record()))
+    with pytest.raises(UnsupportedModel, match="no ledger for format 'ct2'"):
+        ledger(Model(tmp_path, "ct2", Record()))
 
 
 @needs_assets

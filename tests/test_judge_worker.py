@@ -66,8 +66,16 @@ def test_a_request_whose_reply_was_not_fetched_does_not_confuse_the_next():
         assert worker.alive
 
 
+@pytest.fixture
+def heard_interrupt():
+    """Ctrl-C is ignored by what a shell starts in the background: here it is heard."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
-def test_an_interrupted_request_ends_the_worker_and_later_ones_say_so():
+def test_an_interrupted_request_ends_the_worker_and_later_ones_say_so(heard_interrupt):
     with opened("hanging") as worker:
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,9 @@ from microbudget.errors import BadData, InvalidOption, InvalidUnit
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.quantize import Quantize
-from microbudget.methods.quantize.onnx_model import Batches
+from microbudget.methods.quantize.layer_report import LayerReport
+from microbudget.methods.quantize.onnx_model import Batches, said
+from microbudget.methods.quantize.quantizing import Outcome
 from microbudget.model import Model
 from microbudget.progress import Progress
 from microbudget.recipe import Recipe
@@ -67,7 +69,7 @@ def test_every_option_reads_back() -> None:
     for one in (Quantize(), step, *limited):
         assert Recipe.parse(str(one)).steps == (one,)
         assert Recipe.parse(one.short()).steps == (one,)
-    assert Quantize().short() == "quantize(bits=8)"
+    assert Quantize().short() == "quantize"
 
 
 @pytest.mark.parametrize(
@@ -111,8 +113,20 @@ def test_the_record_holds_the_table_of_layers_and_the_reasons(quantized) -> None
     assert report["layers"][0]["weight_error"] == worst, "worst first"
     assert any("coarse" in layer["reason"] for layer in report["layers"])
     assert report["notes"][0] in said.getvalue()
-    assert report["layers"][0]["reason"] in said.getvalue()
+    assert f"{report['kl']:.2g} nats" in said.getvalue()
     assert set(made.record.seen) == {f"{i:04x}" for i in range(24)}
+
+
+def test_reasons_are_printed_where_the_answers_diverge() -> None:
+    """A list of layers would only alarm where nothing is lost; the report has it in any case."""
+    layers = tuple(
+        LayerReport(f"layer {n}", "Conv", (8, 8, 3, 3), 576, 8, 8, "static", weight_error=n, reason=f"trouble {n}")
+        for n in range(6)
+    )
+    little, much = (list(said(Outcome(layers, ("a note",), kl, 1))) for kl in (0.001, 0.2))
+    assert little == ["a note", "the answers diverge by 0.001 nats on calibration data"]
+    assert much[2:5] == [f"layer {n}: trouble {n}" for n in (5, 4, 3)], "worst first"
+    assert much[5] == "3 more layers lose something: see the report"
 
 
 def test_calibration_streams_in_small_batches(quantized) -> None:
