@@ -37,7 +37,7 @@ CIFAR10_PIXELS = {
 }
 TRAIN_PER_CLASS, VALIDATION_PER_CLASS = 16, 4  # of 60 flowers of a class: 40 are left to judge on
 WHOLE_EPOCHS, WHOLE_RATE = 4, 1e-4  # of MobileNetV2 behind its new head
-VIT_EPOCHS, VIT_RATE, VIT_BATCH = 24, 1.5e-3, 128
+VIT_EPOCHS, VIT_RATE, VIT_BATCH = 10, 1.5e-3, 128
 
 Pixels = NDArray[np.float32]
 

@@ -147,7 +147,9 @@ def prepare(bench: Bench) -> None:
     for network in bench.options.networks:
         folder = STORE / "networks" / network
         if not (folder / "logits.npy").is_file():
-            subprocess.run([sys.executable, str(HERE / "networks.py"), network, str(folder)], check=True)
+            quiet = {"GOMP_SPINCOUNT": "10000"} | dict(os.environ)  # torch's idle threads leave others the processor
+            script = [sys.executable, str(HERE / "networks.py"), network, str(folder)]
+            subprocess.run(script, check=True, env=quiet)
 
 
 def result_file(setting: str, network: str, draw: int) -> Path:
