@@ -1,30 +1,38 @@
 """Does `compare` agree with a stopwatch? MobileNetV2 in float32 and int8, both in ONNX Runtime.
 
-    python benchmarks/agreement.py            # about 5 minutes; writes the table of docs/measuring.md
+    python benchmarks/agreement.py                             # about 10 minutes; writes the table of docs/measuring.md
+    python benchmarks/agreement.py --store FOLDER --minutes 5  # goes on where the last call stopped, for so long
 
-The stopwatch is a process with nothing but onnxruntime and `time.perf_counter`: both files are open in it, and bursts
-of calls of the one and the other take turns for ten seconds. Its figure is the ratio of the medians over all calls but
-the first of each burst. (Two scripts that run one after the other do not do: on this machine the ratio of two such
-medians varied by a quarter from one pair of processes to the next.)
+The stopwatch is a process with nothing but onnxruntime and `time.perf_counter`: both files are open in it, it takes a
+burst of 15 calls of the one and of the other, in random order, and counts the last ten. Three such processes take turns
+with each other and with the blocks of `compare`: one burst pair after every pair of blocks, so both see the same
+minutes. (A stopwatch before and one after do not do: what else the machine does moves the ratio itself, on this one
+between 1.28 and 1.46 within half an hour.) The stopwatch's figure is the ratio of the medians over all counted calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
-import shutil
+import math
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from images import MODEL, PHOTOS
 from markdown import ROOT, provenance, table, write_between
 from microbudget.build import build
-from microbudget.judge import Worker, time_pair
+from microbudget.judge import time_pair
 from microbudget.judge.answering import one
+from microbudget.judge.comparing import reopening
 from microbudget.judge.twins import PairTiming
 from microbudget.loading import load
 from microbudget.methods import Context
@@ -36,86 +44,179 @@ from microbudget.units import format_seconds
 
 FLOAT = Recipe.parse("finetune() > export()")
 INT8 = Recipe.parse("finetune() > export() > quantize()")
-SECONDS = 10.0
-STOPWATCH = """
-import sys, time
+SECONDS = 40.0  # three quarters of them are the stopwatch's
+STOPWATCHES = 3
+PROGRAM = """
+import random, sys, time
 import numpy, onnxruntime
 options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = int(sys.argv[3])
+options.intra_op_num_threads = int(sys.argv[2])
 options.add_session_config_entry("session.force_spinning_stop", "1")
-files, feed = sys.argv[4:], numpy.load(sys.argv[1])
+files, feed = sys.argv[3:], numpy.load(sys.argv[1])
 sessions = [onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files]
-durations = [[] for _ in files]
-end = time.perf_counter() + float(sys.argv[2])
-while time.perf_counter() < end:
-    for session, kept in zip(sessions, durations):
-        burst = []
-        for _ in range(15):
+for line in sys.stdin:
+    bursts = [[], []]
+    for which in random.sample((0, 1), 2):
+        session = sessions[which]
+        for number in range(15):
             started = time.perf_counter()
             session.run(None, {session.get_inputs()[0].name: feed})
-            burst.append(time.perf_counter() - started)
-        kept += burst[5:]
-print([sorted(kept)[len(kept) // 2] for kept in durations])
+            if number >= 5:
+                bursts[which].append(time.perf_counter() - started)
+    print(bursts, flush=True)
 """
 
 
-def stopwatch(models: tuple[Model, Model], inputs: Path, threads: int) -> tuple[float, float]:
-    """Seconds of a call of each, the medians of one process."""
-    arguments = [str(inputs), str(SECONDS), str(threads), *(str(model.weights) for model in models)]
-    done = subprocess.run([sys.executable, "-c", STOPWATCH, *arguments], check=True, capture_output=True, text=True)
-    first, second = json.loads(done.stdout)
-    return first, second
+class Stopwatch:
+    """A process that times bursts of calls of two models on request."""
+
+    def __init__(self, models: tuple[Model, Model], inputs: Path, threads: int) -> None:
+        arguments = [str(inputs), str(threads), *(str(model.weights) for model in models)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.seconds: tuple[list[float], list[float]] = ([], [])
+        self.turn()
+        for kept in self.seconds:
+            kept.clear()  # the first calls allocate
+
+    def turn(self) -> None:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        for kept, burst in zip(self.seconds, json.loads(self._process.stdout.readline()), strict=True):
+            kept += burst
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
 
 
-def judged(models: tuple[Model, Model], sample: Inputs, threads: int, seed: int) -> PairTiming:
-    """The two in turns, as `compare` times them."""
-    with Worker() as first, Worker() as second:
-        for worker, model in zip((first, second), models, strict=True):
-            worker.open(model, threads=threads)
-        return time_pair(first, second, sample, seconds=SECONDS, seed=seed)
+class Beside:
+    """A worker; after every second block of the two twins a stopwatch takes its turn."""
+
+    def __init__(self, worker, turns: Iterator[Stopwatch], blocks: Iterator[int]) -> None:
+        self._worker, self._turns, self._blocks = worker, turns, blocks
+
+    def __getattr__(self, name: str):
+        return getattr(self._worker, name)
+
+    def time_block(self, calls: int, dropped: int):
+        block = self._worker.time_block(calls, dropped)
+        if next(self._blocks) % 2:
+            next(self._turns).turn()
+        return block
 
 
-def rows(models: tuple[Model, Model], sample: Inputs, store: Path, rounds: int) -> list[list[str]]:
-    """One row for every round and number of threads."""
-    inputs, found = store / "inputs.npy", []
-    np.save(inputs, sample["pixel_values"])
-    for threads in (1, 2):
-        for number in range(rounds):
-            before = stopwatch(models, inputs, threads)
-            timing = judged(models, sample, threads, number)
-            after = stopwatch(models, inputs, threads)
-            slow, fast = (sum(pair) / 2 for pair in zip(before, after, strict=True))
-            agrees = timing.low <= slow / fast <= timing.high
-            row = [
-                str(threads),
-                f"{timing.ratio:.3f} ({timing.low:.3f}..{timing.high:.3f})",
-                f"{slow / fast:.3f} ({before[0] / before[1]:.2f}, {after[0] / after[1]:.2f})",
-                "yes" if agrees else f"off by {abs(slow / fast / timing.ratio - 1):.1%}",
-                f"{format_seconds(timing.reference.median_s)}, {format_seconds(timing.candidate.median_s)}",
-                f"{format_seconds(slow)}, {format_seconds(fast)}",
-            ]
-            print(row, file=sys.stderr, flush=True)
-            found.append(row)
+@dataclass
+class Row:
+    """One run of `compare` with the stopwatches beside it."""
+
+    threads: int
+    ratio: float
+    low: float
+    high: float
+    openings: int
+    stopwatch: float
+    each: list[float]  # of the stopwatch's processes
+    compare_s: tuple[float, float]
+    stopwatch_s: tuple[float, float]
+
+    @property
+    def agrees(self) -> bool:
+        return self.low <= self.stopwatch <= self.high
+
+    def cells(self) -> list[str]:
+        return [
+            str(self.threads),
+            f"{self.ratio:.3f} ({self.low:.3f}..{self.high:.3f})",
+            f"{self.stopwatch:.3f} ({min(self.each):.3f}..{max(self.each):.3f})",
+            "yes" if self.agrees else f"off by {abs(self.stopwatch / self.ratio - 1):.1%}",
+            ", ".join(map(format_seconds, self.compare_s)),
+            ", ".join(map(format_seconds, self.stopwatch_s)),
+        ]
+
+
+def judged(
+    models: tuple[Model, Model], sample: Inputs, threads: int, seed: int, watches: list[Stopwatch]
+) -> PairTiming:
+    """The two in turns, as `compare` times them, with the stopwatches between the blocks."""
+    turns, blocks = itertools.cycle(watches), itertools.count()
+    fresh = reopening(models, None, (threads, threads), None, None)
+
+    @contextlib.contextmanager
+    def again() -> Iterator[tuple[Beside, Beside]]:
+        with fresh() as workers:
+            yield tuple(Beside(worker, turns, blocks) for worker in workers)
+
+    with again() as (first, second):
+        return time_pair(first, second, sample, seconds=SECONDS, seed=seed, again=again)
+
+
+def compared(models: tuple[Model, Model], sample: Inputs, inputs: Path, threads: int, seed: int) -> Row:
+    """One row."""
+    watches = [Stopwatch(models, inputs, threads) for _ in range(STOPWATCHES)]
+    try:
+        timing = judged(models, sample, threads, seed, watches)
+    finally:
+        for watch in watches:
+            watch.close()
+    each = [float(np.median(watch.seconds[0]) / np.median(watch.seconds[1])) for watch in watches]
+    slow, fast = (float(np.median([s for watch in watches for s in watch.seconds[side]])) for side in (0, 1))
+    medians = timing.reference.median_s, timing.candidate.median_s
+    return Row(
+        threads, timing.ratio, timing.low, timing.high, timing.openings, slow / fast, each, medians, (slow, fast)
+    )
+
+
+def made(store: Path) -> tuple[tuple[Model, Model], Inputs]:
+    """The float32 and the int8 model, and one photo."""
+    task = ImageTask.open(PHOTOS, cache=store / "cache")
+    context = Context(task, store / "cache")
+    first, second = (build(load(MODEL), recipe, context, store / "models")[-1] for recipe in (FLOAT, INT8))
+    return (first, second), one(first, task, task.examples("test"))
+
+
+def rows(store: Path, rounds: int, minutes: float) -> list[Row]:
+    """The rows that are not there yet, as far as the minutes go."""
+    kept = store / "agreement.json"
+    found = [Row(**row) for row in json.loads(kept.read_text())] if kept.exists() else []
+    models, sample = made(store)
+    np.save(store / "inputs.npy", sample["pixel_values"])
+    stop = time.monotonic() + 60 * minutes
+    while len(found) < 2 * rounds and time.monotonic() < stop:
+        threads = 1 if len(found) < rounds else 2
+        found.append(compared(models, sample, store / "inputs.npy", threads, len(found)))
+        print(found[-1].cells(), file=sys.stderr, flush=True)
+        kept.write_text(json.dumps([vars(row) for row in found]))
     return found
+
+
+def text(found: list[Row]) -> str:
+    """The table and what it says."""
+    head = ["threads", "`compare` (95 %)", "stopwatch", "agree", "latency, `compare`", "stopwatch"]
+    half = np.median([math.log(row.high / row.low) / 2 for row in found])
+    apart = np.median([max(row.each) / min(row.each) - 1 for row in found])
+    note = (
+        f"Float over int8. `compare` agrees with the stopwatch in {sum(row.agrees for row in found)} of {len(found)}"
+        f" rows; the half-width of its interval is {half:.1%} at the median. The stopwatch is three processes (in"
+        f" brackets the lowest and highest of their ratios, {apart:.1%} apart at the median) that take turns with"
+        " the blocks of `compare`."
+    )
+    return f"{table(head, [row.cells() for row in found])}\n\n{note} {provenance('agreement.py')}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=6, help="rows for each number of threads")
+    parser.add_argument("--store", type=Path, help="keeps the models and the rows that are done")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the next call goes on")
     options = parser.parse_args()
-    store = Path(mkdtemp(prefix="microbudget-"))
-    try:
-        task = ImageTask.open(PHOTOS, cache=store / "cache")
-        context = Context(task, store / "cache")
-        models = [build(load(MODEL), recipe, context, store / "models")[-1] for recipe in (FLOAT, INT8)]
-        sample = one(models[0], task, task.examples("test"))
-        head = ["threads", "`compare` (95 %)", "stopwatch (before, after)", "agree", "latency, `compare`", "stopwatch"]
-        text = table(head, rows((models[0], models[1]), sample, store, options.rounds))
-    finally:
-        shutil.rmtree(store, ignore_errors=True)
-    print(text)
-    note = "Float over int8, ten seconds each: the stopwatch before and after `compare`, and the two together."
-    write_between(ROOT / "docs" / "measuring.md", "agreement", f"{text}\n\n{note} {provenance('agreement.py')}")
+    with TemporaryDirectory(prefix="microbudget-") as folder:
+        found = rows(options.store or Path(folder), options.rounds, options.minutes)
+    page = text(found)
+    print(page)
+    if len(found) == 2 * options.rounds:
+        write_between(ROOT / "docs" / "measuring.md", "agreement", page)
 
 
 if __name__ == "__main__":

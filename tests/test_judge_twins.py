@@ -144,7 +144,7 @@ def test_one_model_alone():
 
 def test_a_pair_timing_is_json():
     block = Block(np.array([1000, 1001]), 10, 1)
-    row = judge_pairs(Turns([(block, block)] * 10, Counter(), settled=True)).as_dict()
+    row = judge_pairs(Turns([(block, block)] * 10, Counter(), settled=True, openings=[0] * 10)).as_dict()
     assert json.loads(json.dumps(row))["ratio"] == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from . import memory
 from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, hire, one
 from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
 from .tokens import read_both
-from .twins import PairTiming, SpeedVerdict, time_pair
+from .twins import Again, PairTiming, SpeedVerdict, time_pair
 from .verdict import Verdict, can_show, check_limit, judge_pair
 from .worker import Worker
 
@@ -62,7 +63,8 @@ def compare(
 ) -> Comparison:
     """Two models in pairs: timed in turns, and judged on the same examples, without those that either has seen.
 
-    threads: None means all cores; "auto" gives each model the better of 1 and all. seconds: the most that timing takes.
+    threads: None means all cores; "auto" gives each model the better of 1 and all. seconds: the most that timed
+    blocks take; opening the models anew between them may take as long again.
     max_drop: the loss of B that is allowed; without it `verdict` is None. split: which examples of a Task.
 
     Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading raises.
@@ -89,7 +91,8 @@ def compare(
             worker.open(model, threads=count, runtime=runtime)
             weights.append(memory.of_model(worker, sample))
         progress.say(f"timing {models[0].path.name} and {models[1].path.name} in turns")
-        pair = time_pair(first, second, samples[0], samples[1], seconds=seconds, seed=seed)
+        again = reopening(models, task, chosen, runtime, max_memory_bytes)
+        pair = time_pair(first, second, samples[0], samples[1], seconds=seconds, seed=seed, again=again)
         costs = [
             cost_fields(*parts)
             for parts in zip(models, workers, samples, (pair.reference, pair.candidate), weights, chosen, strict=True)
@@ -100,6 +103,21 @@ def compare(
     before, after = (quality.scores for quality in judged.qualities)
     verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=seed)
     return _comparison(measured[0], measured[1], pair, judged, verdict)
+
+
+def reopening(
+    models: Sequence[Model], task: Task, threads: Sequence[int], runtime: str | None, max_memory_bytes: int | None
+) -> Again:
+    """How `time_pair` opens the same two models in fresh processes."""
+
+    @contextlib.contextmanager
+    def again() -> Iterator[tuple[Worker, Worker]]:
+        with hire(task, max_memory_bytes) as first, hire(task, max_memory_bytes) as second:
+            for worker, model, count in zip((first, second), models, threads, strict=True):
+                worker.open(model, threads=count, runtime=runtime)
+            yield first, second
+
+    return again
 
 
 @dataclass(frozen=True)

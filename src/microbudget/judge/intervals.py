@@ -7,59 +7,96 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 MOST = 1000  # differences whose Walsh averages are formed: half a million
 FEWEST = 6  # pairs: with fewer no order statistic reaches 95 % (2 / 2^5 > 0.05)
+GROUPS = 8  # of neighbours whose means are compared; Schmeiser 1982 for the number
 
 
 def _z(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def shift(differences: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
+def shift(
+    differences: Floats, confidence: float = 0.95, openings: Integers | None = None
+) -> tuple[float, float, float]:
     """Hodges-Lehmann estimate of the centre of symmetric differences in time order, and its interval.
 
-    differences: (n,). The interval holds the Walsh averages between the critical ranks of Wilcoxon's signed rank
-    test: it needs no normal noise, only that the sign of each difference's noise is a coin's, which the random order
-    inside each pair of blocks makes true. Hollander & Wolfe 1999, section 3.3, normal approximation; its variance is
-    inflated where neighbours are alike. Below 6 differences the interval is infinite.
+    differences: (n,). openings: (n,), which opening of the two processes each is from, by default all from one. The
+    interval holds the Walsh averages between the critical ranks of Wilcoxon's signed rank test: it needs no normal
+    noise, only that the sign of each difference's noise is a coin's, which the random order inside each pair of blocks
+    makes true. Hollander & Wolfe 1999, section 3.3, normal approximation; its variance is inflated where neighbours,
+    or the differences of one opening, are alike. Below 6 differences the interval is infinite.
     """
-    differences = _thinned(differences)
+    differences, openings = _thinned(differences, np.zeros(len(differences), int) if openings is None else openings)
     n = len(differences)
     if n < FEWEST:
         return float(np.median(differences)) if n else math.nan, -math.inf, math.inf
     averages = np.sort(((differences[:, None] + differences[None, :]) / 2)[np.triu_indices(n)])
     M = len(averages)  # n (n + 1) / 2
-    spread = _z(confidence) * math.sqrt(inflation(differences) * n * (n + 1) * (2 * n + 1) / 24)
+    several = openings[0] != openings[-1]
+    inflated = between(differences, openings, confidence) if several else inflation(differences)
+    spread = _z(confidence) * math.sqrt(inflated * n * (n + 1) * (2 * n + 1) / 24)
     rank = max(0, math.floor(M / 2 - spread))  # the rank-th smallest and largest bound the interval
     return float(np.median(averages)), float(averages[rank]), float(averages[M - 1 - rank])
 
 
-def _thinned(series: Floats) -> Floats:
+def _thinned(series: Floats, openings: Integers) -> tuple[Floats, Integers]:
     """At most MOST values: means of neighbours where there are more, the last incomplete group left out."""
     size = -(-len(series) // MOST)
     if size <= 1:
-        return series
-    thinned: Floats = series[: len(series) // size * size].reshape(-1, size).mean(axis=1)
-    return thinned
+        return series, openings
+    parts = [part[: len(part) // size * size].reshape(-1, size) for part in _split(series, openings)]
+    labels = [np.full(len(part), number) for number, part in enumerate(parts)]
+    return np.concatenate([part.mean(axis=1) for part in parts]), np.concatenate(labels)
 
 
-def inflation(differences: Floats, groups: int = 8) -> float:
+def _split(series: Floats, openings: Integers) -> list[Floats]:
+    return np.split(series, np.flatnonzero(np.diff(openings)) + 1)
+
+
+def _clipped(differences: Floats) -> Floats:
+    """Their distances from the median, at most three robust deviations."""
+    centred = differences - np.median(differences)
+    deviation = 1.4826 * float(np.median(np.abs(centred)))
+    clipped: Floats = np.clip(centred, -3 * deviation, 3 * deviation)
+    return clipped
+
+
+def inflation(differences: Floats, groups: int = GROUPS) -> float:
     """By how much the variance of the mean exceeds that of independent values, at least 1: batch means.
 
     What lasts longer than a pair of blocks makes neighbours alike, and the interval too narrow if they counted in
-    full. Values are clipped at three robust deviations first. Schmeiser 1982 for the number of groups.
+    full. Values are clipped at three robust deviations first.
     """
     length = len(differences) // groups
-    centred = differences - np.median(differences)
-    deviation = 1.4826 * float(np.median(np.abs(centred)))
-    centred = np.clip(centred, -3 * deviation, 3 * deviation)
+    centred = _clipped(differences)
     whole = float(centred.var(ddof=1)) if len(centred) > 1 else 0.0
     if length < 2 or whole == 0:
         return 1.0
     means = centred[: groups * length].reshape(groups, length).mean(axis=1)
     return max(1.0, length * float(means.var(ddof=1)) / whole)
+
+
+def between(differences: Floats, openings: Integers, confidence: float = 0.95) -> float:
+    """The same where the groups are openings of the processes, whose means differ by more than the noise inside them.
+
+    What an opening brings for good (where its pages lie) no number of its blocks averages out: the openings are the
+    independent values then, and with so few of them Student's quantile takes the place of the normal one. Mean squares
+    of the one-way layout with random effects: Searle, Casella & McCulloch 1992, section 3.6.
+    """
+    parts = _split(_clipped(differences), openings)
+    sizes, means = np.array([len(part) for part in parts]), np.array([part.mean() for part in parts])
+    freedom = len(parts) - 1
+    inside = sum(float(((part - part.mean()) ** 2).sum()) for part in parts) / max(1, len(differences) - len(parts))
+    if inside == 0:
+        return 1.0
+    across = float((sizes * (means - np.average(means, weights=sizes)) ** 2).sum()) / freedom
+    widened: float = stdtrit(freedom, 0.5 + confidence / 2) / _z(confidence)
+    return max(1.0, across / inside * widened**2)
 
 
 def independent(series: Floats) -> float:

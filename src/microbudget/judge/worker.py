@@ -54,6 +54,7 @@ class Worker:
         self._asked, self._number = "start", 0
         self.runtime = ""
         self.load_s = 0.0
+        self.open_s = 0.0
         self.baseline: Memory | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "microbudget.judge.child"],
@@ -74,12 +75,17 @@ class Worker:
         return self._process.pid
 
     def open(self, model: Model, *, threads: int = 0, runtime: str | None = None) -> None:
-        """Open a model; sets `runtime` (name and version), `load_s` and `baseline`. threads: 0 means all cores."""
+        """Open a model; sets `runtime` (name and version), `load_s`, `open_s` (with the runtime's import), `baseline`.
+
+        threads: 0 means all cores.
+        """
+        started = time.monotonic()
         module = self._opener.partition(":")[0]
         if self._opener == OPENER:
             module = f"microbudget.runtimes.{runtime or default_runtime(model.format)}"
         self.baseline = self.ask("bring", module=module)
         self.runtime, self.load_s = self.ask("open", opener=self._opener, model=model, runtime=runtime, threads=threads)
+        self.open_s = time.monotonic() - started
 
     def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """The model's output for a batch."""
