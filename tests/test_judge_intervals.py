@@ -8,7 +8,8 @@ from scipy import stats as scipy_stats
 
 from microbudget.judge import intervals
 
-numbers = st.lists(st.floats(-10, 10), min_size=6, max_size=40).map(np.array)
+sixtyfourths = st.integers(-640, 640).map(lambda number: number / 64)  # sums are exact: ties stay ties
+numbers = st.lists(sixtyfourths, min_size=6, max_size=40).map(np.array)
 
 
 def naive_walsh(values):
@@ -24,7 +25,7 @@ def test_the_estimate_is_the_median_of_the_walsh_averages(values):
 
 
 @settings(deadline=None, max_examples=60)
-@given(numbers, st.floats(-5, 5))
+@given(numbers, sixtyfourths)
 def test_a_shift_of_the_values_shifts_the_interval(values, by):
     before, after = intervals.shift(values), intervals.shift(values + by)
     np.testing.assert_allclose(np.array(before) + by, after, atol=1e-9)
@@ -112,3 +113,55 @@ def test_very_long_series_are_thinned_and_lose_nothing():
     assert middle == pytest.approx(series.mean(), abs=0.01)
     normal = 2 * 1.96 / np.sqrt(5500)
     assert 0.9 * normal < high - low < 1.8 * normal  # inflation may widen it
+
+
+def openings_with_effects(coin, count, each, effect, noise=lambda coin, n: coin.normal(size=n)):
+    """Differences of `count` openings, each with an effect of its own, and which opening each is from."""
+    openings = np.repeat(np.arange(count), each)
+    return noise(coin, count * each) + effect * coin.normal(size=count)[openings], openings
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("count", [5, 8])
+def test_what_differs_between_openings_is_in_the_interval(count, effect):
+    coin = np.random.default_rng(12)
+    covered, alone = [], []
+    for _ in range(300):
+        differences, openings = openings_with_effects(coin, count, 64 // count, effect)
+        _, low, high = intervals.shift(differences, openings=openings)
+        covered.append(low <= 0 <= high)
+        _, low, high = intervals.shift(coin.permutation(differences))  # their order tells of no openings
+        alone.append(low <= 0 <= high)
+    assert np.mean(covered) >= 0.93
+    if effect == 1:
+        assert np.mean(alone) < 0.7
+
+
+def test_the_mean_square_across_openings_is_that_of_an_analysis_of_variance():
+    coin = np.random.default_rng(13)
+    sizes = [7, 9, 12, 8, 10]
+    parts = [coin.normal(place, 0.1, size) for place, size in enumerate(sizes)]
+    together = np.concatenate(parts)
+    assert np.abs(together - np.median(together)).max() < 3 * 1.4826 * np.median(np.abs(together - np.median(together)))
+    inside = sum(((part - part.mean()) ** 2).sum() for part in parts) / (sum(sizes) - 5)
+    across = scipy_stats.f_oneway(*parts).statistic * inside
+    widened = (scipy_stats.t.ppf(0.975, 4) / scipy_stats.norm.ppf(0.975)) ** 2
+    found = intervals.between(together, np.repeat(np.arange(5), sizes))
+    assert found == pytest.approx(across / together.var(ddof=1) * widened)
+
+
+def test_openings_that_are_alike_widen_nothing_below_one_and_one_opening_is_as_before():
+    coin = np.random.default_rng(14)
+    values = coin.normal(size=40)
+    assert intervals.between(np.tile(values[:5], 8), np.repeat(np.arange(8), 5)) == 1
+    assert intervals.shift(values, openings=np.zeros(40, int)) == intervals.shift(values)
+    assert intervals.between(np.ones(12), np.repeat(np.arange(6), 2)) == 1
+
+
+def test_very_long_series_are_thinned_inside_their_openings():
+    differences, openings = openings_with_effects(np.random.default_rng(15), 8, 700, 0.5)
+    middle, low, high = intervals.shift(differences, openings=openings)
+    whole = np.array([differences[openings == number].mean() for number in range(8)])
+    half = scipy_stats.t.ppf(0.975, 7) * whole.std(ddof=1) / np.sqrt(8)
+    assert middle == pytest.approx(whole.mean(), abs=0.1)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.2)

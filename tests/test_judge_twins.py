@@ -1,3 +1,4 @@
+import contextlib
 import json
 import sys
 from collections import Counter
@@ -76,6 +77,83 @@ def test_weather_that_hits_both_alike_cancels():
     pair = time_pair(Outdoors(1.1e-3, 0.02, 1), Outdoors(1e-3, 0.02, 2), INPUTS, seconds=10)
     assert pair.low < 1.1 < pair.high
     assert pair.verdict == "faster"
+
+
+class Openings:
+    """Opens two simulated workers again and again; `effect` is what an opening adds to the log of a call's time."""
+
+    def __init__(self, ratio=1.0, effect=0.0, open_s=0.01, call_s=1e-3, seed=0, noise=0.02):
+        self.ratio, self.effect, self.open_s, self.call_s, self.noise = ratio, effect, open_s, call_s, noise
+        self.coin, self.made, self.open_now = np.random.default_rng(seed), [], 0
+
+    def worker(self, call_s):
+        factor = np.exp(self.effect * self.coin.normal())
+        made = Simulated(call_s * factor, self.noise, seed=int(self.coin.integers(2**32)))
+        made.open_s = self.open_s
+        self.made.append(made)
+        return made
+
+    @contextlib.contextmanager
+    def __call__(self):
+        self.open_now += 1
+        try:
+            yield self.worker(self.ratio * self.call_s), self.worker(self.call_s)
+        finally:
+            self.open_now -= 1
+
+    def time(self, seconds=1.0, **options):
+        with self() as (a, b):
+            return time_pair(a, b, INPUTS, seconds=seconds, again=self, **options)
+
+
+def test_what_an_opening_of_the_processes_brings_is_in_the_interval():
+    """Processes differ by 5 % for life, their blocks by 2 %: one opening is sure of what the next denies."""
+    found = [Openings(effect=0.05, seed=seed).time(5) for seed in range(40)]
+    assert np.mean([pair.low <= 1 <= pair.high for pair in found]) >= 0.85
+    assert {pair.openings for pair in found} == {8}
+    alone = []
+    for seed in range(40):
+        with Openings(effect=0.05, seed=seed)() as (a, b):
+            alone.append(time_pair(a, b, INPUTS, seconds=5))
+    assert np.mean([pair.low <= 1 <= pair.high for pair in alone]) < 0.5
+    assert {pair.openings for pair in alone} == {1}
+
+
+def test_each_opening_is_closed_before_the_next_and_takes_its_share():
+    openings = Openings(effect=0.05)
+    pair = openings.time(5, seed=3)
+    assert openings.open_now == 0
+    assert len(openings.made) == 2 * 8  # the first two are the ones that were open
+    assert pair.openings == 8
+    assert all(worker.blocks >= 2 + 3 for worker in openings.made)
+    assert pair.pairs == sum(worker.blocks - 2 for worker in openings.made[::2])
+
+
+def test_openings_that_agree_end_early():
+    openings = Openings(ratio=2.0, noise=1e-4)
+    pair = openings.time(10)
+    assert pair.settled
+    assert pair.openings == 5
+    assert pair.low < 2 < pair.high < 2.03
+
+
+def test_models_that_open_or_run_too_slowly_are_opened_once():
+    assert Openings(open_s=60.0, noise=1e-4).time(5).openings == 1
+    assert Openings(call_s=0.5, noise=1e-4).time(5).openings == 1
+    assert 5 <= Openings(open_s=0.4, effect=0.05).time(5).openings < 8
+
+
+def test_the_dropped_blocks_of_all_openings_are_told():
+    openings = Openings(effect=0.05)
+    original = openings.worker
+
+    def ill(call_s):
+        worker = original(call_s)
+        worker.ill = 5
+        return worker
+
+    openings.worker = ill
+    assert openings.time(5).dropped["the machine slept"] >= 8
 
 
 def test_blocks_in_trouble_are_dropped_in_pairs_and_told():

@@ -28,8 +28,8 @@ def shift(
     differences: (n,). openings: (n,), which opening of the two processes each is from, by default all from one. The
     interval holds the Walsh averages between the critical ranks of Wilcoxon's signed rank test: it needs no normal
     noise, only that the sign of each difference's noise is a coin's, which the random order inside each pair of blocks
-    makes true. Hollander & Wolfe 1999, section 3.3, normal approximation; its variance is inflated where neighbours,
-    or the differences of one opening, are alike. Below 6 differences the interval is infinite.
+    makes true. Hollander & Wolfe 1999, section 3.3, normal approximation; its variance is inflated where neighbours are
+    alike, its width where the differences of one opening are. Below 6 differences the interval is infinite.
     """
     differences, openings = _thinned(differences, np.zeros(len(differences), int) if openings is None else openings)
     n = len(differences)
@@ -38,10 +38,13 @@ def shift(
     averages = np.sort(((differences[:, None] + differences[None, :]) / 2)[np.triu_indices(n)])
     M = len(averages)  # n (n + 1) / 2
     several = openings[0] != openings[-1]
-    inflated = between(differences, openings, confidence) if several else inflation(differences)
-    spread = _z(confidence) * math.sqrt(inflated * n * (n + 1) * (2 * n + 1) / 24)
+    spread = _z(confidence) * math.sqrt(n * (n + 1) * (2 * n + 1) / 24 * (1 if several else inflation(differences)))
     rank = max(0, math.floor(M / 2 - spread))  # the rank-th smallest and largest bound the interval
-    return float(np.median(averages)), float(averages[rank]), float(averages[M - 1 - rank])
+    middle, low, high = float(np.median(averages)), float(averages[rank]), float(averages[M - 1 - rank])
+    if several:  # by the width and not by the rank, which would soon be the first
+        wider = math.sqrt(between(differences, openings, confidence))
+        low, high = middle - wider * (middle - low), middle + wider * (high - middle)
+    return middle, low, high
 
 
 def _thinned(series: Floats, openings: Integers) -> tuple[Floats, Integers]:
@@ -82,21 +85,22 @@ def inflation(differences: Floats, groups: int = GROUPS) -> float:
 
 
 def between(differences: Floats, openings: Integers, confidence: float = 0.95) -> float:
-    """The same where the groups are openings of the processes, whose means differ by more than the noise inside them.
+    """The same where the groups are openings of the processes, and what they are worth is known only from themselves.
 
-    What an opening brings for good (where its pages lie) no number of its blocks averages out: the openings are the
-    independent values then, and with so few of them Student's quantile takes the place of the normal one. Mean squares
-    of the one-way layout with random effects: Searle, Casella & McCulloch 1992, section 3.6.
+    What an opening brings for good (where its pages lie) no number of its blocks averages out: the means of the
+    openings are the independent values then, and with so few of them Student's quantile takes the place of the normal
+    one. Mean square across the groups of a one-way layout with random effects (Searle, Casella & McCulloch 1992,
+    section 3.6) over the variance of all.
     """
-    parts = _split(_clipped(differences), openings)
+    centred = _clipped(differences)
+    parts = _split(centred, openings)
     sizes, means = np.array([len(part) for part in parts]), np.array([part.mean() for part in parts])
-    freedom = len(parts) - 1
-    inside = sum(float(((part - part.mean()) ** 2).sum()) for part in parts) / max(1, len(differences) - len(parts))
-    if inside == 0:
+    freedom, whole = len(parts) - 1, float(centred.var(ddof=1))
+    if whole == 0:
         return 1.0
-    across = float((sizes * (means - np.average(means, weights=sizes)) ** 2).sum()) / freedom
+    across = float((sizes * (means - centred.mean()) ** 2).sum()) / freedom
     widened: float = stdtrit(freedom, 0.5 + confidence / 2) / _z(confidence)
-    return max(1.0, across / inside * widened**2)
+    return max(1.0, across / whole * widened**2)
 
 
 def independent(series: Floats) -> float:
