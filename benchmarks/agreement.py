@@ -4,10 +4,10 @@
     python benchmarks/agreement.py --store FOLDER --minutes 5  # goes on where the last call stopped, for so long
 
 The stopwatch is a process with nothing but onnxruntime and `time.perf_counter`: both files are open in it, it takes a
-burst of 15 calls of the one and of the other, in random order, and counts the last ten. Three such processes take turns
-with each other and with the blocks of `compare`: one burst pair after every pair of blocks, so both see the same
-minutes. (A stopwatch before and one after do not do: what else the machine does moves the ratio itself, on this one
-between 1.28 and 1.46 within half an hour.) The stopwatch's figure is the ratio of the medians over all counted calls.
+burst of 6 calls of the one and of the other, in random order, and counts the last four. Three such processes take turns
+with the blocks of `compare`, so that all see the same minutes. (A stopwatch before and one after do not do: what else
+the machine does moves the ratio itself, on this one between 1.28 and 1.46 within half an hour.) The stopwatch's figure
+is the geometric mean over all turns of the ratio of the two bursts' medians.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from microbudget.units import format_seconds
 
 FLOAT = Recipe.parse("finetune() > export()")
 INT8 = Recipe.parse("finetune() > export() > quantize()")
-SECONDS = 40.0  # three quarters of them are the stopwatch's
+SECONDS = 40.0  # three quarters of them are the stopwatches'
 STOPWATCHES = 3
 PROGRAM = """
 import random, sys, time
@@ -58,10 +58,10 @@ for line in sys.stdin:
     bursts = [[], []]
     for which in random.sample((0, 1), 2):
         session = sessions[which]
-        for number in range(15):
+        for number in range(6):
             started = time.perf_counter()
             session.run(None, {session.get_inputs()[0].name: feed})
-            if number >= 5:
+            if number >= 2:
                 bursts[which].append(time.perf_counter() - started)
     print(bursts, flush=True)
 """
@@ -75,35 +75,39 @@ class Stopwatch:
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.seconds: tuple[list[float], list[float]] = ([], [])
+        self.bursts: list[list[float]] = []  # of each turn: the medians of both
         self.turn()
-        for kept in self.seconds:
-            kept.clear()  # the first calls allocate
+        self.bursts.clear()  # the first calls allocate
 
     def turn(self) -> None:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        for kept, burst in zip(self.seconds, json.loads(self._process.stdout.readline()), strict=True):
-            kept += burst
+        self.bursts.append([float(np.median(burst)) for burst in json.loads(self._process.stdout.readline())])
 
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
 
 
-class Beside:
-    """A worker; after every second block of the two twins a stopwatch takes its turn."""
+def geometric_ratio(watches: list[Stopwatch]) -> float:
+    first, second = np.concatenate([watch.bursts for watch in watches]).T
+    return float(np.exp(np.log(first / second).mean()))
 
-    def __init__(self, worker, turns: Iterator[Stopwatch], blocks: Iterator[int]) -> None:
-        self._worker, self._turns, self._blocks = worker, turns, blocks
+
+class Beside:
+    """A worker; after every second block of the two twins the stopwatches take their turns."""
+
+    def __init__(self, worker, watches: list[Stopwatch], blocks: Iterator[int]) -> None:
+        self._worker, self._watches, self._blocks = worker, watches, blocks
 
     def __getattr__(self, name: str):
         return getattr(self._worker, name)
 
-    def time_block(self, calls: int, dropped: int):
-        block = self._worker.time_block(calls, dropped)
+    def time_block(self, calls: int, dropped: int, place: int | None = None):
+        block = self._worker.time_block(calls, dropped, place)
         if next(self._blocks) % 2:
-            next(self._turns).turn()
+            for watch in self._watches:
+                watch.turn()
         return block
 
 
@@ -140,13 +144,13 @@ def judged(
     models: tuple[Model, Model], sample: Inputs, threads: int, seed: int, watches: list[Stopwatch]
 ) -> PairTiming:
     """The two in turns, as `compare` times them, with the stopwatches between the blocks."""
-    turns, blocks = itertools.cycle(watches), itertools.count()
+    blocks = itertools.count()
     fresh = reopening(models, None, (threads, threads), None, None)
 
     @contextlib.contextmanager
     def again() -> Iterator[tuple[Beside, Beside]]:
         with fresh() as workers:
-            yield tuple(Beside(worker, turns, blocks) for worker in workers)
+            yield tuple(Beside(worker, watches, blocks) for worker in workers)
 
     with again() as (first, second):
         return time_pair(first, second, sample, seconds=SECONDS, seed=seed, again=again)
@@ -160,11 +164,17 @@ def compared(models: tuple[Model, Model], sample: Inputs, inputs: Path, threads:
     finally:
         for watch in watches:
             watch.close()
-    each = [float(np.median(watch.seconds[0]) / np.median(watch.seconds[1])) for watch in watches]
-    slow, fast = (float(np.median([s for watch in watches for s in watch.seconds[side]])) for side in (0, 1))
-    medians = timing.reference.median_s, timing.candidate.median_s
+    slow, fast = np.median(np.concatenate([watch.bursts for watch in watches]), axis=0).tolist()
     return Row(
-        threads, timing.ratio, timing.low, timing.high, timing.openings, slow / fast, each, medians, (slow, fast)
+        threads,
+        timing.ratio,
+        timing.low,
+        timing.high,
+        timing.openings,
+        geometric_ratio(watches),
+        [geometric_ratio([watch]) for watch in watches],
+        (timing.reference.median_s, timing.candidate.median_s),
+        (slow, fast),
     )
 
 

@@ -24,13 +24,15 @@ class Simulated:
     def __init__(self, call_s, noise=0.05, seed=0, ill=0, trouble="the machine slept", cores=lambda block: 4):
         self.call_s, self.noise, self.coin = call_s, noise, np.random.default_rng(seed)
         self.ill, self.trouble, self.cores, self.blocks, self.log = ill, trouble, cores, 0, []
+        self.places = []
 
     def prepare(self, inputs):
         self.inputs = inputs
 
-    def time_block(self, calls, dropped):
+    def time_block(self, calls, dropped, place=None):
         self.blocks += 1
         self.log.append((calls, dropped))
+        self.places.append(place)
         factor = np.exp(self.noise * self.coin.normal())
         durations = (self.call_s * factor * np.exp(0.01 * self.coin.normal(size=calls)) * 1e9).astype(int)
         trouble = self.trouble if self.ill and self.blocks % self.ill == 0 else None
@@ -70,8 +72,8 @@ def test_weather_that_hits_both_alike_cancels():
     weather = np.random.default_rng(0).choice([1.0, 3.0], 2000)
 
     class Outdoors(Simulated):
-        def time_block(self, calls, dropped):
-            block = super().time_block(calls, dropped)
+        def time_block(self, calls, dropped, place=None):
+            block = super().time_block(calls, dropped, place)
             return Block((block.durations_ns * weather[self.blocks]).astype(int), block.processor_ns, 4)
 
     pair = time_pair(Outdoors(1.1e-3, 0.02, 1), Outdoors(1e-3, 0.02, 2), INPUTS, seconds=10)
@@ -181,9 +183,9 @@ def test_the_order_inside_a_pair_is_random_and_the_seed_fixes_it():
         log = []
 
         class Logged(Simulated):
-            def time_block(self, calls, dropped):
+            def time_block(self, calls, dropped, place=None):
                 log.append(self.call_s)
-                return super().time_block(calls, dropped)
+                return super().time_block(calls, dropped, place)
 
         time_pair(Logged(1e-3, seed=1), Logged(1.001e-3, seed=2), INPUTS, seconds=10, seed=seed)
         return log[4:]
@@ -271,6 +273,35 @@ def test_the_twin_that_waits_uses_no_processor_time(tmp_path):
 def busy_ticks(pid):
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_the_blocks_of_a_pair_begin_at_the_same_place_and_pairs_at_others():
+    a, b = Simulated(1e-3, seed=1), Simulated(1e-3, seed=2)
+    time_pair(a, b, INPUTS, seconds=10)
+    assert a.places[2:] == b.places[2:]  # the first two were for the plan
+    assert len(set(a.places[2:])) == len(a.places[2:])
+
+
+@pytest.mark.skipif(not hasattr(placement.os, "sched_setaffinity"), reason="Linux only")
+def test_one_seed_moves_the_main_threads_of_different_processes_to_the_same_core(monkeypatch, tmp_path):
+    moved = []
+    monkeypatch.setattr(placement, "alike", lambda: True)
+    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda thread: {0, 1, 2, 3})
+    monkeypatch.setattr(placement.os, "sched_setaffinity", lambda thread, cores: moved.append((thread, set(cores))))
+
+    def first_core(seed, threads):
+        moved.clear()
+        monkeypatch.setattr(placement, "Path", lambda path: tmp_path / str(threads))
+        for thread in range(threads):
+            (tmp_path / str(threads) / str(100 + thread)).mkdir(parents=True, exist_ok=True)
+        placement.shuffle(seed)
+        assert len(moved) == 2 * threads
+        assert all(cores == {0, 1, 2, 3} for _, cores in moved[1::2])  # free again
+        return next(cores for thread, cores in moved if thread == 100)
+
+    places = [first_core(seed, 1) for seed in range(20)]
+    assert places == [first_core(seed, 5) for seed in range(20)]
+    assert len({min(cores) for cores in places}) == 4
 
 
 @pytest.mark.skipif(not hasattr(placement.os, "sched_setaffinity"), reason="Linux only")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .budget import Budget, Measurement
 from .build import build, planned_fingerprint
 from .candidates import Candidate
-from .errors import BrokenModel, UnsupportedModel, WorkerFailed
+from .errors import DiskFull, Failed, UnsupportedModel, WorkerFailed
 from .judge import Worker, answers, memory, time_one, time_pair
 from .judge.answering import Quality, Tally, hire, one
 from .judge.measuring import cost_fields, measurement, quality_fields
@@ -79,16 +79,31 @@ class Evaluation:
             return self._judged(known, self.model(known))
         try:
             steps = (given, *build(given, recipe, self._context, self._run.models))
-        except UnsupportedModel as error:
+        except DiskFull:
+            raise
+        except (Failed, UnsupportedModel) as error:  # a network that diverged, one that a method does not take
             return Candidate(str(recipe), "", "", failure=str(error), seconds=time.monotonic() - started)
         model = steps[-1]
         if known is not None and known.measurement is not None:
             return self._judged(known, model)
         unrounded = steps[-2] if recipe.steps and recipe.steps[-1].name() == "quantize" else None
         try:
-            return self._measured(model, recipe, started, unrounded)
-        except (WorkerFailed, BrokenModel, UnsupportedModel) as error:
+            return self._measured_twice(model, recipe, started, unrounded)
+        except DiskFull:
+            raise
+        except (Failed, UnsupportedModel) as error:
             return self._add(str(recipe), model, started, failure=str(error))
+
+    def _measured_twice(self, model: Model, recipe: Recipe, started: float, unrounded: Model | None) -> Candidate:
+        """Measured, and once more where not the candidate failed but the reference's process beside it."""
+        self._reference_worker()
+        try:
+            return self._measured(model, recipe, started, unrounded)
+        except WorkerFailed:
+            if self._worker is not None and self._worker.alive:
+                raise
+            self._context.progress.say("the reference's process ended: it is opened again")
+            return self._measured(model, recipe, started, unrounded)
 
     def _measured(self, model: Model, recipe: Recipe, started: float, unrounded: Model | None) -> Candidate:
         examples = self._task.examples("validation")

@@ -68,12 +68,12 @@ class Desk:
         """Keep the inputs that `time_block` uses."""
         self._inputs = inputs
 
-    def time_block(self, calls: int, dropped: int) -> Any:
-        """Time calls with the prepared inputs, from a random placement of the threads."""
+    def time_block(self, calls: int, dropped: int, place: int | None = None) -> Any:
+        """Time calls with the prepared inputs, from a random placement of the threads that `place` fixes."""
         from ..stopwatch import time_calls
 
         session, inputs = self._session, self._inputs
-        placement.shuffle()
+        placement.shuffle(place)
         return time_calls(lambda: session.answer(inputs), calls, dropped)
 
     def call(self, method: str, arguments: dict[str, Any]) -> Any:

@@ -1,7 +1,9 @@
 """Where threads run: a thread wakes on the core that it slept on, so one twin can sit beside a busy neighbour for long.
 
 Placing the threads at random before every block turns such luck, which no number of blocks would average out, into
-noise, which the interval accounts for. Only where all cores are alike, and only on Linux.
+noise, which the interval accounts for. The two blocks of a pair get the same place, since each core has a weather of
+its own: what else runs on it, and on a virtual machine what others run on its other hyperthread. Only where all cores
+are alike, and only on Linux.
 """
 
 from __future__ import annotations
@@ -27,17 +29,21 @@ def alike(system: Path = SYSTEM) -> bool:
     return len(speeds) <= 1 and len(nodes) <= 1
 
 
-def shuffle() -> None:
-    """Move every thread of this process to a random core, and leave it free to go on from there."""
+def shuffle(seed: int | None = None) -> None:
+    """Move every thread of this process to a random core, and leave it free to go on from there.
+
+    The same seed moves the main thread of any process to the same core, and equally many others to theirs.
+    """
     if not hasattr(os, "sched_setaffinity") or not alike():
         return
-    cores = list(os.sched_getaffinity(0))
-    threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    cores = sorted(os.sched_getaffinity(0))
+    main, *others = sorted(int(task.name) for task in Path("/proc/self/task").iterdir())
     if not 1 < len(cores) < MANY_CORES:
         return
-    random.shuffle(threads)
-    random.shuffle(cores)
-    for position, thread in enumerate(threads):
+    coin = random.Random(seed)
+    coin.shuffle(cores)
+    coin.shuffle(others)
+    for position, thread in enumerate((main, *others)):
         with contextlib.suppress(OSError):  # the thread may have ended
             allowed = os.sched_getaffinity(thread)
             os.sched_setaffinity(thread, {cores[position % len(cores)]})

@@ -236,9 +236,10 @@ class _Match:
         first = len(self.turns.pairs)
         while so_far.goes_on():
             blocks: dict[int, Block] = {}
+            place = int(self._coin.integers(2**32))
             for side in self._coin.permutation(2).tolist():
                 worker, chosen = self._twins[side]
-                blocks[side] = worker.time_block(chosen.calls, chosen.dropped)
+                blocks[side] = worker.time_block(chosen.calls, chosen.dropped, place)
             if so_far.believe(pair_trouble(blocks[0], blocks[1])):
                 self.turns.pairs.append((blocks[0], blocks[1]))
                 self.turns.openings.append(self._opening)

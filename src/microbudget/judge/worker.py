@@ -96,9 +96,9 @@ class Worker:
         """Send the inputs that `time_block` will use."""
         self.ask("prepare", inputs=inputs)
 
-    def time_block(self, calls: int, dropped: int) -> Block:
-        """Time `calls` calls after `dropped` uncounted ones."""
-        block: Block = self.ask("time_block", calls=calls, dropped=dropped)
+    def time_block(self, calls: int, dropped: int, place: int | None = None) -> Block:
+        """Time `calls` calls after `dropped` uncounted ones. place: a seed for where the threads begin."""
+        block: Block = self.ask("time_block", calls=calls, dropped=dropped, place=place)
         return block
 
     def memory(self) -> Memory:

@@ -1,0 +1,117 @@
+"""What goes wrong during a run: processes that are killed, hang or eat memory give a row with the reason, no more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microbudget import Budget, evaluation, search
+from microbudget.candidates import Candidate
+from microbudget.errors import BrokenModel, DiskFull, Failed
+from microbudget.recipe import Recipe
+from microbudget.units import Drop
+
+RECIPE = "finetune(epochs=2) > quantize(samples=8)"
+FLOAT = "finetune(epochs=2)"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short timing and two recipes."""
+    for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
+        monkeypatch.setattr(evaluation, name, 0.2)
+    monkeypatch.setattr(Candidate, "slower_than_float", False)
+    monkeypatch.setattr(search, "plan", lambda given, first: [Recipe.parse(RECIPE), Recipe.parse(FLOAT)])
+
+
+def test_a_reference_that_dies_while_it_is_timed_is_not_the_candidates_fault(
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, killed = evaluation.time_pair, []
+
+    def bereft(reference: Any, *arguments: Any, **options: Any) -> Any:
+        if not killed:
+            killed.append(reference.pid)
+            os.kill(reference.pid, signal.SIGKILL)
+        return original(reference, *arguments, **options)
+
+    monkeypatch.setattr(evaluation, "time_pair", bereft)
+    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+    assert killed
+    assert result.best is not None
+    assert result.best.failure is None
+
+
+def _killed(worker: Any) -> None:
+    os.kill(worker.pid, signal.SIGKILL)
+
+
+def _hung(worker: Any) -> None:
+    os.kill(worker.pid, signal.SIGSTOP)
+    worker._timeout_s = 0.3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+@pytest.mark.parametrize(("trouble", "reason"), [(_killed, "killed by SIGKILL"), (_hung, "hung: no answer within")])
+@pytest.mark.parametrize("stage", ["time_pair", "cost_fields"])
+def test_a_candidate_whose_worker_ends_is_a_row_with_the_reason_and_the_run_goes_on(
+    onnx_model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[Any], None],
+    reason: str,
+    stage: str,
+) -> None:
+    """The first candidate's worker is killed, or stands still, before it is timed or after: the other one ships."""
+    original, hit = getattr(evaluation, stage), []
+
+    def struck(first: Any, second: Any, *arguments: Any, **options: Any) -> Any:
+        is_candidate = stage == "time_pair" or "quantize" in str(first.record.recipe)
+        if is_candidate and not hit:
+            hit.append(second.pid)
+            trouble(second)
+        return original(first, second, *arguments, **options)
+
+    monkeypatch.setattr(evaluation, stage, struck)
+    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    assert hit
+    assert reason in (result.candidates[0].failure or "")
+    assert result.best is not None
+    assert result.best.fingerprint == result.candidates[1].fingerprint
+
+
+def test_a_candidate_above_the_memory_limit_is_a_row_and_the_run_goes_on(
+    onnx_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9), max_memory_bytes=1), out=tmp_path / "run")
+    assert len(result.candidates) == 2
+    assert all("used more than 1 B of memory, stopped" in (row.failure or "") for row in result.candidates)
+    assert result.best is None
+    assert not result.met
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"), [(BrokenModel("it diverged"), False), (Failed("no"), False), (DiskFull("full"), True)]
+)
+def test_a_build_that_fails_is_a_row_unless_the_disk_is_full(
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Failed, ends: bool
+) -> None:
+    from microbudget.methods import quantize
+
+    def broken(*_: object) -> object:
+        raise error
+
+    monkeypatch.setattr(quantize.Quantize, "apply", broken)
+    if ends:
+        with pytest.raises(DiskFull):
+            search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+        return
+    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+    assert [row.failure for row in result.candidates] == [str(error)]
