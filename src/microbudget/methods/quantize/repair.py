@@ -123,7 +123,7 @@ def _round(
     W = layer.matrix(graph.constants[layer.weight])
     if not np.isfinite(W).all():
         raise BrokenModel(f"the weights of {layer.name!r} hold NaN or infinity: did the training diverge?")
-    H = np.broadcast_to(np.eye(W.shape[2]), (len(W), W.shape[2], W.shape[2])) if moments is None else moments.own
+    H = None if moments is None else moments.own
     twin = next((other for other in graph.layers if other.weight == layer.weight and other.name in plan.weights), None)
     if twin is not None:
         plan.weights[layer.name] = plan.weights[twin.name]
@@ -153,15 +153,15 @@ def _integers(
     graph: Graph,
     layer: Layer,
     W: Array,
-    H: Array,
+    H: Array | None,
     bits: int,
     moments: Moments | None,
     repair: Sequence[str],
     group: int | None,
 ) -> tuple[Array, Array, Array]:
     """The weights aimed at, (groups, outputs, K), their integers, and the scales (groups, outputs)."""
-    if moments is not None and "gptq" in repair and not graph.shares_weights(layer):
-        target = compensating_weights(W, H, moments.cross)
+    if H is not None and moments is not None and "gptq" in repair and not graph.shares_weights(layer):
+        target = compensating_weights(W, H, moments.cross, moments.float_variance)
         return target, *best_rounding(target, H, bits, group=group, rounds=2 if bits <= 4 else 0)
     if group is not None:
         S = group_scales(W, bits, group)
@@ -201,7 +201,7 @@ def _corrected(b: Array, W: Array, W_q: Array, moments: Moments) -> Array:
     return np.stack([corrected_bias(b[g], W[g], W_q[g], x, y) for g, (x, y) in enumerate(means)])
 
 
-def _reported(W: Array, target: Array, W_q: Array, H: Array, bits: int, moments: Moments | None) -> Rounding:
+def _reported(W: Array, target: Array, W_q: Array, H: Array | None, bits: int, moments: Moments | None) -> Rounding:
     S = min_max_scale(W, bits)
     power = float(output_error(np.zeros_like(W), W, H).sum()) or 1.0
     before = float(output_error(W, rounded(W, S, bits) * S[..., None], H).sum())
@@ -214,6 +214,6 @@ def _symptoms(W: Array, moments: Moments | None) -> Symptoms:
     weight_outlier = float(np.max(np.abs(W).max(axis=-1) / np.where(rms > 0, rms, 1.0)))
     if moments is None:
         return Symptoms(1.0, weight_outlier, None)
-    power = np.sqrt(np.einsum("gkk->gk", moments.own) + moments.mean**2).ravel()
+    power = np.sqrt(moments.variance + moments.mean**2).ravel()
     middle = float(np.median(power[power > 0])) if power.any() else 1.0
     return Symptoms(float(power.max() / middle), weight_outlier, moments.rows / W.shape[2])
