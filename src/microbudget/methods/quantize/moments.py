@@ -124,7 +124,7 @@ def damped(H: Array, damping: float) -> Array:
 def output_error(W: Array, W_q: Array, H: Array | None) -> Array:
     """E[((W_q - W) x)^2] of every output, without its mean: the diagonal of E H E^T.
 
-    W, W_q: (..., outputs, K), H: (..., K, K), or its diagonal (..., K), or None for the identity. Returns (..., outputs).
+    W, W_q: (..., outputs, K), H: (..., K, K), its diagonal (..., K), or None for the identity. Returns (..., outputs).
     """
     E = W_q - W
     if H is None:

@@ -13,7 +13,7 @@ from ...errors import BrokenModel
 from ...progress import SILENT, Progress
 from .activations import Calibration, watch
 from .bias import corrected_bias
-from .graph import Graph, Layer
+from .graph import Graph, Layer, captured
 from .integer import scale_with_room
 from .layer_report import Symptoms
 from .mapping import integer_range
@@ -99,17 +99,36 @@ def _moments(
         models.append((current, [inputs[layer.name] for layer in stage]))
     matrices = [layer.matrix(graph.constants[layer.weight]).shape for layer in stage]
     found = [Moments(groups, K, diagonal=diagonal) for groups, _, K in matrices]
+    repairing = repairers(graph, stage)
 
     def see(place: int, values: list[NDArray[Any]]) -> None:
         groups, _, K = matrices[place]
         wanted = ROWS_FOR_MEANS if diagonal else _rows(K)
         limit = max(1, min(-(-wanted * len(values[0]) // examples), ROWS_AT_ONCE_BYTES // (4 * groups * K)))
         where = (seed, place, found[place].rows)
-        rows = [input_rows(graph, stage[place], v, limit, np.random.default_rng(where)) for v in values]
+        seen = values if stage[place].name in repairing else values[:1]
+        rows = [input_rows(graph, stage[place], v, limit, np.random.default_rng(where)) for v in seen]
         found[place].update(rows[0], rows[-1])
 
     watch(models, calibration, see, threads=threads)
     return {layer.name: one for layer, one in zip(stage, found, strict=True)}
+
+
+def repairers(graph: Graph, stage: Sequence[Layer]) -> set[str]:
+    """The layers of a stage that may repair what came before it: those that no other layer of the stage leads to.
+
+    The inputs of all were seen with none of them repaired: if one behind another repaired the same error once more, the
+    stage would overshoot, the next one still further, and a network of fifty layers would end in ruin.
+    """
+    own, leading = {layer.name for layer in stage}, {layer.name: set[str]() for layer in stage}
+    behind: dict[str, set[str]] = {}  # tensor -> layers of the stage that it depends on
+    for node in graph.nodes:
+        met = set().union(*(behind.get(name, set()) for name in (*node.input, *captured(node))))
+        if node.name in own:
+            leading[node.name] = met
+            met = met | {node.name}
+        behind.update({name: met for name in node.output if met})
+    return {name for name, met in leading.items() if not met}
 
 
 def _rows(K: int) -> int:
