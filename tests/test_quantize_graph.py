@@ -209,6 +209,7 @@ def test_watch_sees_every_example_of_every_tensor_once(monkeypatch):
     whole: dict[int, list[np.ndarray]] = {}
     for budget in (activations.SEEN_AT_ONCE_BYTES, 20_000, 1):
         monkeypatch.setattr(activations, "SEEN_AT_ONCE_BYTES", budget)
+        monkeypatch.setattr(activations, "ONE_EXAMPLE_BYTES", budget)
         seen: dict[int, list[np.ndarray]] = {}
         watch(
             [(graph.model, names)], [{"x": x[:7]}, {"x": x[7:]}], lambda i, v, s=seen: s.setdefault(i, []).append(v[0])

@@ -164,6 +164,39 @@ def test_compensating_weights_are_the_weights_where_inputs_agree():
     np.testing.assert_allclose(compensating_weights(W, H, H), W, atol=1e-9)
 
 
+def test_an_input_that_rounding_has_silenced_gets_no_huge_weights():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 1, 1)).astype(np.float32)
+    y = np.where(np.arange(1000)[:, None, None] == 7, np.float32(0.001) * x, np.float32(6))  # a ReLU6 at its end
+    moments = Moments(1, 1)
+    moments.update(x, y)
+    found = compensating_weights(np.ones((1, 1, 1)), moments.own, moments.cross, moments.float_variance)
+    assert abs(found.item()) < 6  # the ridge solution without the float input's power: tens to thousands
+
+
+@SETTINGS
+@given(SEEDS, st.floats(1e-4, 1))
+def test_compensating_weights_grow_at_most_tenfold_however_quiet_the_input(seed, loudness):
+    x = np.random.default_rng(seed).normal(size=(300, 1, 3)).astype(np.float32)
+    moments = Moments(1, 3)
+    moments.update(x, np.float32(loudness) * x)
+    W = np.ones((1, 2, 3))
+    found = compensating_weights(W, moments.own, moments.cross, moments.float_variance)
+    assert np.abs(found).max() < 10
+
+
+@pytest.mark.parametrize("value", [6.0, 0.1, 1e-3, 12345.678])
+def test_an_input_that_never_changes_has_a_variance_of_exactly_zero(value):
+    rows = np.random.default_rng(0).normal(size=(500, 1, 3)).astype(np.float32)
+    rows[:, :, 1] = value
+    moments = Moments(1, 3)
+    for part in np.array_split(rows, 7):
+        moments.update(part, part.copy())
+    assert moments.own[0, 1, 1] == moments.cross[0, 1, 1] == moments.float_variance[0, 1] == 0
+    assert moments.own[0, 0, 0] > 0.5
+    np.testing.assert_allclose(moments.mean[0, 1], value, rtol=1e-6)
+
+
 @SETTINGS
 @given(SEEDS, st.integers(2, 8))
 def test_least_squares_scale_is_the_best_of_its_candidates_and_beats_min_max(seed, bits):

@@ -161,7 +161,8 @@ def test_a_float_layer_between_integers_keeps_its_float_weights(quantized, tmp_p
     graph = prepared(model)
     kept = graph.layers[2].name
     path, outcome = quantized(model, keep_float=(kept,))
-    assert [layer.bits for layer in outcome.layers] == [8, 8, 32, 8, 8, 8]
+    full = 7 if Machine.here().saturates else 8
+    assert [layer.bits for layer in outcome.layers] == [full, full, 32, full, full, full]
     ran = kernels(path, tmp_path)
     assert ran.count("QLinearConv") == 4
     assert sum(name in ("Conv", "FusedConv") for name in ran) == 1, "onnxruntime must not quantize it by itself"

@@ -19,6 +19,8 @@ Batch = dict[str, Array]
 Calibration = Iterable[Batch]
 
 SEEN_AT_ONCE_BYTES = 24 * 2**20  # of exposed tensors, per model and call
+ONE_EXAMPLE_BYTES = 64 * 2**20  # of exposed tensors, where one example has more than the above: fewer passes
+INPUT_AT_ONCE_BYTES = 2 * 2**20  # inside, a network's tensors are some ten times as large as its input
 
 
 class Tap:
@@ -165,34 +167,36 @@ def watch(
     through at once follows from the tensors' sizes, and where one example is too large, from fewer names at once.
     """
     fixed = fixed_batch(input_shapes(models[0][0]))
-    sizes = _bytes_of_one(models, calibration, fixed, threads)
-    for places in _chunks(sizes):
-        taps = [Tap(model, [names[i] for i in places], threads, fused) for model, names in models]
-        at_once = max(1, SEEN_AT_ONCE_BYTES // max(sum(sizes[i] for i in places), 1))
-        for piece in pieces(calibration, at_once, fixed):
-            answers = [tap(piece) for tap in taps]
-            for i in places:
-                see(i, [answer[names[i]] for answer, (_, names) in zip(answers, models, strict=True)])
-
-
-def _bytes_of_one(
-    models: Sequence[tuple[onnx.ModelProto, Sequence[str]]], calibration: Calibration, fixed: int | None, threads: int
-) -> list[int]:
-    """The bytes of each named tensor for one example (or for the model's fixed batch)."""
-    model, names = models[0]
     first = next(pieces(calibration, 1, fixed), None)
     if first is None:
         raise BadData(f"the model takes batches of {fixed}; the calibration batches are smaller: give larger ones")
-    answer = Tap(model, names, threads)(first)
-    return [int(np.asarray(answer[name]).nbytes) for name in names]
+    whole = Tap(*models[0], threads, fused)
+    sizes = [int(np.asarray(value).nbytes) for value in map(whole(first).__getitem__, models[0][1])]
+    chunks = list(_chunks(sizes))
+    for places in chunks:
+        parts = [(model, [names[i] for i in places]) for model, names in models]
+        taps = [
+            whole if tap == 0 and len(chunks) == 1 else Tap(*part, threads, fused) for tap, part in enumerate(parts)
+        ]
+        for piece in pieces(calibration, _at_once(first, sum(sizes[i] for i in places)), fixed):
+            answers = [tap(piece) for tap in taps]
+            for i in places:
+                see(i, [answer[names[i]] for answer, (_, names) in zip(answers, models, strict=True)])
+            del answers  # before the next ones are made
+
+
+def _at_once(example: Batch, seen_bytes: int) -> int:
+    """How many examples go through together."""
+    given = sum(int(value.nbytes) for value in example.values())
+    return max(1, min(SEEN_AT_ONCE_BYTES // max(seen_bytes, 1), INPUT_AT_ONCE_BYTES // max(given, 1)))
 
 
 def _chunks(sizes: list[int]) -> Iterator[list[int]]:
-    """Runs of places whose tensors of one example fit into SEEN_AT_ONCE_BYTES together (or are alone)."""
+    """Runs of places whose tensors of one example fit into ONE_EXAMPLE_BYTES together (or are alone)."""
     chunk: list[int] = []
     total = 0
     for place, size in enumerate(sizes):
-        if chunk and total + size > SEEN_AT_ONCE_BYTES:
+        if chunk and total + size > ONE_EXAMPLE_BYTES:
             yield chunk
             chunk, total = [], 0
         chunk.append(place)

@@ -19,7 +19,10 @@ LARGEST_IN_FLOAT64 = 1536  # above this many columns the sums are kept in float3
 class Moments:
     """Sums over rows (rows, groups, K), one set per group of the layer's input channels.
 
-    diagonal: only the squares are kept, a vector in place of a matrix; `own` and `cross` are then diagonal.
+    Values are summed as distances from the first batch's mean: a channel that never changes (a dead one, or one that a
+    ReLU6 holds at 6) then has a variance of exactly zero, where E[x^2] - E[x]^2 would leave rounding noise of any sign.
+
+    diagonal: only the squares are kept; `own` and `cross` are then vectors, (groups, K), in place of matrices.
     """
 
     def __init__(self, groups: int, K: int, *, diagonal: bool = False) -> None:
@@ -28,52 +31,88 @@ class Moments:
         shape = (groups, K) if diagonal else (groups, K, K)
         self._own = np.zeros(shape, kind)  # sum x' x'^T
         self._cross = np.zeros(shape, kind)  # sum x x'^T
+        self._float_squares = np.zeros((groups, K))  # sum x^2
         self._sum = np.zeros((groups, K))
         self._float_sum = np.zeros((groups, K))
+        self._origins: tuple[NDArray[Any], NDArray[Any]] | None = None  # of x and x'
 
     def update(self, float_rows: NDArray[Any], quantized_rows: NDArray[Any]) -> None:
         """Add one batch of rows, (rows, groups, K) each, the same places of the two models."""
-        x, y = (np.ascontiguousarray(rows.transpose(1, 0, 2), np.float32) for rows in (float_rows, quantized_rows))
+        if self._origins is None:
+            means = [rows.mean(axis=0, dtype=np.float64) for rows in (float_rows, quantized_rows)]
+            self._origins = means[0].astype(np.float32), means[1].astype(np.float32)
+        x = self._from_origin(float_rows, 0)
+        y = x if float_rows is quantized_rows else self._from_origin(quantized_rows, 1)
         self.rows += x.shape[1]
+        squares = np.einsum("grk,grk->gk", x, x)
+        self._float_squares += squares
         if self.diagonal:
-            self._own += np.einsum("grk,grk->gk", y, y)
-            self._cross += np.einsum("grk,grk->gk", x, y)
+            self._own += squares if y is x else np.einsum("grk,grk->gk", y, y)
+            self._cross += squares if y is x else np.einsum("grk,grk->gk", x, y)
         else:
-            self._own += y.transpose(0, 2, 1) @ y
-            self._cross += x.transpose(0, 2, 1) @ y
+            own = y.transpose(0, 2, 1) @ y
+            self._own += own
+            self._cross += own if y is x else x.transpose(0, 2, 1) @ y
         self._sum += y.sum(axis=1, dtype=np.float64)
         self._float_sum += x.sum(axis=1, dtype=np.float64)
+
+    def _from_origin(self, rows: NDArray[Any], which: int) -> NDArray[np.float32]:
+        """(groups, rows, K), float32."""
+        assert self._origins is not None
+        return np.ascontiguousarray((rows - self._origins[which]).transpose(1, 0, 2), np.float32)
 
     @property
     def mean(self) -> Array:
         """E[x'], the quantized model's mean input: (groups, K)."""
-        return np.asarray(self._sum / max(self.rows, 1))
+        return self._origin(1) + self._sum / max(self.rows, 1)
 
     @property
     def float_mean(self) -> Array:
         """E[x], the float model's mean input: (groups, K)."""
-        return np.asarray(self._float_sum / max(self.rows, 1))
+        return self._origin(0) + self._float_sum / max(self.rows, 1)
+
+    def _origin(self, which: int) -> Array:
+        return np.zeros(self._sum.shape) if self._origins is None else self._origins[which].astype(np.float64)
+
+    @property
+    def float_variance(self) -> Array:
+        """The variance of the float model's input: (groups, K)."""
+        count = max(self.rows, 1)
+        return np.asarray(np.maximum(self._float_squares / count - (self._float_sum / count) ** 2, 0.0))
+
+    @property
+    def variance(self) -> Array:
+        """The diagonal of H: (groups, K)."""
+        own, count = self._own, max(self.rows, 1)
+        squares = own if self.diagonal else np.einsum("gkk->gk", own)
+        return np.asarray(np.maximum(squares.astype(np.float64) / count - (self._sum / count) ** 2, 0.0))
 
     @property
     def own(self) -> Array:
-        """H, the covariance of the quantized model's input: (groups, K, K)."""
-        return self._centred(self._own, self.mean)
+        """H, the covariance of the quantized model's input: (groups, K, K), or its diagonal (groups, K)."""
+        return self._centred(self._own, self._sum)
 
     @property
     def cross(self) -> Array:
         """C, the covariance of the float model's input with the quantized model's: (groups, K, K)."""
-        return self._centred(self._cross, self.float_mean)
+        return self._centred(self._cross, self._float_sum)
 
-    def _centred(self, sums: NDArray[Any], left_mean: Array) -> Array:
-        moments = sums.astype(np.float64) / max(self.rows, 1)
+    def _centred(self, sums: NDArray[Any], left_sum: Array) -> Array:
+        count = max(self.rows, 1)
+        moments, left, mean = sums.astype(np.float64) / count, left_sum / count, self._sum / count
         if self.diagonal:
-            return np.asarray((moments - left_mean * self.mean)[..., None] * np.eye(moments.shape[-1]))
-        return np.asarray(moments - left_mean[:, :, None] * self.mean[:, None, :])
+            return np.asarray(moments - left * mean)
+        return np.asarray(moments - left[:, :, None] * mean[:, None, :])
 
 
-def damping_level(H: Array, damping: float) -> Array:
-    """d = `damping` times the mean of H's diagonal, 1 where that is zero. H: (..., K, K). Returns (..., 1, 1)."""
+def damping_level(H: Array, damping: float, power: Array | None = None) -> Array:
+    """d = `damping` times the mean of H's diagonal, 1 where that is zero. H: (..., K, K). Returns (..., 1, 1).
+
+    power: (..., K), another input's variances, which d is measured against where they are larger in the mean.
+    """
     mean = np.einsum("...kk->...", H)[..., None, None] / H.shape[-1]
+    if power is not None:
+        mean = np.maximum(mean, power.mean(axis=-1)[..., None, None])
     return np.where(mean > 0, damping * mean, 1.0)
 
 
@@ -82,10 +121,13 @@ def damped(H: Array, damping: float) -> Array:
     return np.asarray(H + damping_level(H, damping) * np.eye(H.shape[-1]))
 
 
-def output_error(W: Array, W_q: Array, H: Array) -> Array:
+def output_error(W: Array, W_q: Array, H: Array | None) -> Array:
     """E[((W_q - W) x)^2] of every output, without its mean: the diagonal of E H E^T.
 
-    W, W_q: (..., outputs, K), H: (..., K, K). Returns (..., outputs).
+    W, W_q: (..., outputs, K), H: (..., K, K), its diagonal (..., K), or None for the identity. Returns (..., outputs).
     """
     E = W_q - W
-    return np.asarray(np.maximum(((E @ H) * E).sum(axis=-1), 0.0))
+    if H is None:
+        return np.asarray(np.einsum("...k,...k->...", E, E))
+    product = E @ H if H.ndim == W.ndim and H.shape[-2] == H.shape[-1] else E * H[..., None, :]
+    return np.asarray(np.maximum(np.einsum("...k,...k->...", product, E), 0.0))

@@ -13,7 +13,7 @@ from ...errors import BrokenModel
 from ...progress import SILENT, Progress
 from .activations import Calibration, watch
 from .bias import corrected_bias
-from .graph import Graph, Layer
+from .graph import Graph, Layer, captured
 from .integer import scale_with_room
 from .layer_report import Symptoms
 from .mapping import integer_range
@@ -99,17 +99,36 @@ def _moments(
         models.append((current, [inputs[layer.name] for layer in stage]))
     matrices = [layer.matrix(graph.constants[layer.weight]).shape for layer in stage]
     found = [Moments(groups, K, diagonal=diagonal) for groups, _, K in matrices]
+    repairing = repairers(graph, stage)
 
     def see(place: int, values: list[NDArray[Any]]) -> None:
         groups, _, K = matrices[place]
         wanted = ROWS_FOR_MEANS if diagonal else _rows(K)
         limit = max(1, min(-(-wanted * len(values[0]) // examples), ROWS_AT_ONCE_BYTES // (4 * groups * K)))
         where = (seed, place, found[place].rows)
-        rows = [input_rows(graph, stage[place], v, limit, np.random.default_rng(where)) for v in values]
+        seen = values if stage[place].name in repairing else values[:1]
+        rows = [input_rows(graph, stage[place], v, limit, np.random.default_rng(where)) for v in seen]
         found[place].update(rows[0], rows[-1])
 
     watch(models, calibration, see, threads=threads)
     return {layer.name: one for layer, one in zip(stage, found, strict=True)}
+
+
+def repairers(graph: Graph, stage: Sequence[Layer]) -> set[str]:
+    """The layers of a stage that may repair what came before it: those that no other layer of the stage leads to.
+
+    The inputs of all were seen with none of them repaired: if one behind another repaired the same error once more, the
+    stage would overshoot, the next one still further, and a network of fifty layers would end in ruin.
+    """
+    own, leading = {layer.name for layer in stage}, {layer.name: set[str]() for layer in stage}
+    behind: dict[str, set[str]] = {}  # tensor -> layers of the stage that it depends on
+    for node in graph.nodes:
+        met = set().union(*(behind.get(name, set()) for name in (*node.input, *captured(node))))
+        if node.name in own:
+            leading[node.name] = met
+            met = met | {node.name}
+        behind.update({name: met for name in node.output if met})
+    return {name for name, met in leading.items() if not met}
 
 
 def _rows(K: int) -> int:
@@ -123,7 +142,7 @@ def _round(
     W = layer.matrix(graph.constants[layer.weight])
     if not np.isfinite(W).all():
         raise BrokenModel(f"the weights of {layer.name!r} hold NaN or infinity: did the training diverge?")
-    H = np.broadcast_to(np.eye(W.shape[2]), (len(W), W.shape[2], W.shape[2])) if moments is None else moments.own
+    H = None if moments is None else moments.own
     twin = next((other for other in graph.layers if other.weight == layer.weight and other.name in plan.weights), None)
     if twin is not None:
         plan.weights[layer.name] = plan.weights[twin.name]
@@ -153,15 +172,15 @@ def _integers(
     graph: Graph,
     layer: Layer,
     W: Array,
-    H: Array,
+    H: Array | None,
     bits: int,
     moments: Moments | None,
     repair: Sequence[str],
     group: int | None,
 ) -> tuple[Array, Array, Array]:
     """The weights aimed at, (groups, outputs, K), their integers, and the scales (groups, outputs)."""
-    if moments is not None and "gptq" in repair and not graph.shares_weights(layer):
-        target = compensating_weights(W, H, moments.cross)
+    if H is not None and moments is not None and "gptq" in repair and not graph.shares_weights(layer):
+        target = compensating_weights(W, H, moments.cross, moments.float_variance)
         return target, *best_rounding(target, H, bits, group=group, rounds=2 if bits <= 4 else 0)
     if group is not None:
         S = group_scales(W, bits, group)
@@ -201,7 +220,7 @@ def _corrected(b: Array, W: Array, W_q: Array, moments: Moments) -> Array:
     return np.stack([corrected_bias(b[g], W[g], W_q[g], x, y) for g, (x, y) in enumerate(means)])
 
 
-def _reported(W: Array, target: Array, W_q: Array, H: Array, bits: int, moments: Moments | None) -> Rounding:
+def _reported(W: Array, target: Array, W_q: Array, H: Array | None, bits: int, moments: Moments | None) -> Rounding:
     S = min_max_scale(W, bits)
     power = float(output_error(np.zeros_like(W), W, H).sum()) or 1.0
     before = float(output_error(W, rounded(W, S, bits) * S[..., None], H).sum())
@@ -214,6 +233,6 @@ def _symptoms(W: Array, moments: Moments | None) -> Symptoms:
     weight_outlier = float(np.max(np.abs(W).max(axis=-1) / np.where(rms > 0, rms, 1.0)))
     if moments is None:
         return Symptoms(1.0, weight_outlier, None)
-    power = np.sqrt(np.einsum("gkk->gk", moments.own) + moments.mean**2).ravel()
+    power = np.sqrt(moments.variance + moments.mean**2).ravel()
     middle = float(np.median(power[power > 0])) if power.any() else 1.0
     return Symptoms(float(power.max() / middle), weight_outlier, moments.rows / W.shape[2])

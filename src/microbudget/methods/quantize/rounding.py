@@ -21,13 +21,14 @@ DAMPING = 0.01
 BLOCK = 128  # columns whose errors are applied to the rest in one matrix product
 
 
-def compensating_weights(W: Array, H: Array, C: Array, damping: float = DAMPING) -> Array:
+def compensating_weights(W: Array, H: Array, C: Array, power: Array | None = None, damping: float = DAMPING) -> Array:
     """The weights W' of least E||W x - W' x'||^2 + d ||W' - W||^2: W' = W (C + d I) (H + d I)^-1.
 
-    W: (..., outputs, K); H = E[x' x'^T] and C = E[x x'^T]: (..., K, K), centred; d as in `damping_level`.
+    W: (..., outputs, K); H = E[x' x'^T] and C = E[x x'^T]: (..., K, K), centred; d as in `damping_level`. power: the
+    variances of x, (..., K): where rounding has silenced an input, no weight is blown up to make its last noise loud.
     """
-    target = W @ (C + damping_level(H, damping) * np.eye(H.shape[-1]))
-    return np.asarray(np.linalg.solve(damped(H, damping), target.swapaxes(-1, -2)).swapaxes(-1, -2))
+    level = damping_level(H, damping, power) * np.eye(H.shape[-1])
+    return np.asarray(np.linalg.solve(H + level, (W @ (C + level)).swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
 def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = DAMPING) -> Array:

@@ -1,0 +1,79 @@
+"""Rounding in stages: which layers repair what came before, and that a deep network is not ruined by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from microbudget.methods.quantize import repair
+from microbudget.methods.quantize.activations import Tap
+from microbudget.methods.quantize.graph import prepared
+from microbudget.methods.quantize.plan import Plan
+from microbudget.methods.quantize.repair import repairers, round_layers
+from microbudget.methods.quantize.write import write
+from toy_networks import IMAGE, Net, batches, depthwise, images, residual
+
+
+def mobile(blocks: int = 6, width: int = 8):
+    """A deep chain of inverted residuals with ReLU6: three layers a block."""
+    net = Net(3)
+
+    def relu6(x: str) -> str:
+        return net.op("Clip", x, net.const(np.float32(0)), net.const(np.float32(6)))
+
+    x = relu6(net.conv("x", 3, width))
+    for _ in range(blocks):
+        wide = relu6(net.conv(x, width, 3 * width, 1))
+        narrow = net.conv(relu6(net.conv(wide, 3 * width, 3 * width, groups=3 * width)), 3 * width, width, 1)
+        x = net.op("Add", narrow, x)
+    flat = net.op("Flatten", net.op("GlobalAveragePool", x))
+    return net.model(net.gemm(flat, width, 7), IMAGE)
+
+
+def lost(model, bits: int, stages: int, repairs: tuple[str, ...]) -> float:
+    """The lost power of the answers over their power, on images that nothing was calibrated on."""
+    graph = prepared(model)
+    plan = Plan({layer.name: "weights" for layer in graph.layers})
+    wanted = {layer.name: bits for layer in graph.layers}
+    round_layers(graph, plan, wanted, {}, batches(images(32)), 32, repairs, stages=stages, threads=1)
+    unseen, name = {"x": images(32, seed=9)}, graph.outputs[0]
+    true, found = (Tap(proto, [name], 1)(unseen)[name] for proto in (graph.model, write(graph, plan)))
+    return float(((found - true) ** 2).sum() / true.var(axis=0).sum() / len(true))
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize("stages", [2, 3])
+def test_error_compensated_rounding_does_not_ruin_a_deep_network_of_depthwise_layers(bits, stages):
+    plain = lost(mobile(), bits, 1, ("scales", "bias"))
+    assert lost(mobile(), bits, stages, ("scales", "gptq", "bias")) < plain
+
+
+def test_that_network_is_ruined_when_every_layer_of_a_stage_repairs(monkeypatch):
+    """What the test above would see if layers behind one another made good the same error, as they once did."""
+    sound = lost(mobile(), 8, 2, ("scales", "gptq", "bias"))
+    monkeypatch.setattr(repair, "repairers", lambda graph, stage: {layer.name for layer in stage})
+    assert lost(mobile(), 8, 2, ("scales", "gptq", "bias")) > 3 * sound
+
+
+def test_only_layers_that_no_other_of_the_stage_leads_to_repair():
+    graph = prepared(residual())
+    first, second, third, fourth, fifth, head = graph.layers
+    assert repairers(graph, [first, second]) == {first.name}
+    assert repairers(graph, [second, third]) == {second.name}
+    assert repairers(graph, [third, fourth]) == {third.name}  # the shortcut leads around the third, its sum does not
+    assert repairers(graph, [head]) == {head.name}
+    assert repairers(graph, list(graph.layers)) == {first.name}
+    assert repairers(graph, [fifth]) == {fifth.name}
+
+
+def test_layers_side_by_side_repair_both():
+    net = Net()
+    a = net.conv("x", 3, 4)
+    graph = prepared(net.model(net.op("Add", net.conv(a, 4, 4), net.conv(a, 4, 4)), IMAGE))
+    _, left, right = graph.layers
+    assert repairers(graph, [left, right]) == {left.name, right.name}
+
+
+def test_of_a_whole_network_the_first_layer_alone_repairs():
+    graph = prepared(depthwise())
+    assert len(repairers(graph, graph.layers)) == 1
