@@ -1,4 +1,4 @@
-"""The tables and the figure of language_models.py, from its rows: docs/language_results.md, and what the README shows."""
+"""The tables and the figure of language_models.py, from its rows: docs/language_results.md and the README."""
 
 from __future__ import annotations
 
