@@ -295,8 +295,9 @@ def _try_all(evaluation: Evaluation, run: Run, job: _Job, deadline: float | None
             candidate = evaluation.candidate(job.given, recipe)
             found.append(candidate)
             slowest = max(slowest, time.monotonic() - started)
-            left = format_seconds(slowest * (len(recipes) - index - 1))
-            progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}; at most {left} left")
+            rest = len(recipes) - index - 1
+            left = f"; at most {format_seconds(slowest * rest)} left" if rest else ""
+            progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}{left}")
             unrounded = Recipe(recipe.steps[:-1])
             if job.keeps_float and candidate.slower_than_float and unrounded not in recipes:
                 recipes.append(unrounded)

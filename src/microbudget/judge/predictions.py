@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,9 @@ class Predictions:
     def get(self, example: Example) -> Prediction | None:
         """What was kept of a passage."""
         try:
-            with np.load(self._path(example), allow_pickle=False) as stored:
+            with self._path(example).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 return Prediction(*(stored[name] for name in Prediction.__dataclass_fields__))
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
     def keep(self, example: Example, prediction: Prediction) -> bool:

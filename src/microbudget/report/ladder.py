@@ -27,7 +27,7 @@ def plots_of(outcome: Outcome) -> tuple[tuple[str, str], ...]:
         higher_is_better=False,
     )
 
-    def drawn(name: str, read: Read, limits: plots.Limits, axis: str, log: bool = False) -> str:
+    def drawn(name: str, read: Read, limits: plots.Limits, axis: str, log: str = "x") -> str:
         points = [_point(outcome, row, read, factor) for row in rows]
         known = [point for point in points if point is not None]
         return plots.trade_off(name, known, limits, size, axis, log=log) if known else ""
@@ -38,7 +38,7 @@ def plots_of(outcome: Outcome) -> tuple[tuple[str, str], ...]:
             "What each level costs: how many more bits it needs for the same text, judged passage by passage.",
         ),
         (
-            drawn("kl", _divergence, plots.Limits(higher_is_better=False), "KL (nats a token)", log=True),
+            drawn("kl", _divergence, plots.Limits(higher_is_better=False), "KL (nats a token)", log="xy"),
             "How far its predictions are from the reference's. It sees small differences that the text's bits hide.",
         ),
         (drawn("speed", _speed, plots.Limits(), "tokens written per second"), "Writing one token behind 128 others."),

@@ -81,17 +81,19 @@ class Limits:
 
 
 def trade_off(
-    name: str, points: Sequence[Point], limits: Limits, cost_axis: str, quality_axis: str, *, log: bool = False
+    name: str, points: Sequence[Point], limits: Limits, cost_axis: str, quality_axis: str, *, log: str = ""
 ) -> str:
     """Cost against quality with 95 % bars, the budget's lines and region, and the Pareto front joined.
 
-    log: qualities are above 0, and their axis is logarithmic.
+    log: "x", "y" or "xy", the axes that are logarithmic whatever they span; values there are above 0.
     """
     with _figure(name) as (figure, axes, finish):
         axes.set_xlabel(cost_axis)
         axes.set_ylabel(quality_axis)
         _set_limits(axes, points, limits)
-        if log:
+        if "x" in log:
+            _set_log(axes.xaxis, [point.cost for point in points])
+        if "y" in log:
             _set_log(axes.yaxis, [quality for point in points for quality in (point.quality_low, point.quality_high)])
         _draw_budget(axes, limits)
         _draw_front(axes, points, limits.higher_is_better)
@@ -188,9 +190,13 @@ def _set_limits(axes: Any, points: Sequence[Point], limits: Limits) -> None:
 
 def _set_log(axis: Any, values: Sequence[float]) -> None:
     """A logarithmic axis with room around the values; its usual powers of ten are typeset, and these are text."""
+    from matplotlib.ticker import LogLocator
+
     positive = [value for value in values if value > 0]
+    narrow = max(positive) < LOG_FROM * min(positive)
     {"x": axis.axes.set_xscale, "y": axis.axes.set_yscale}[axis.axis_name]("log")
-    axis.set_view_interval(min(positive) / 1.5, max(positive) * 1.5, ignore=True)
+    axis.set_view_interval(min(positive) / 1.4, max(positive) * 1.4, ignore=True)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(lambda *_: "")
 
