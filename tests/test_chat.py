@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import jinja2
 import pytest
 
 from microbudget.errors import UnsupportedModel
@@ -52,6 +55,14 @@ def test_a_template_that_refuses_says_why() -> None:
         render(LLAMA2, [TALK[1], TALK[1]])
 
 
+LONG = "a" * 100_000
+
+
+def growing(first: str, step: str, times: int = 99) -> str:
+    """A template that does something again and again to a variable that outlives the loop."""
+    return f"{{% set n = namespace(x={first}, l=[]) %}}{{% for i in range({times}) %}}{step}{{% endfor %}}"
+
+
 HOSTILE = {
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ raise_exception.__globals__['datetime'].sys.modules['os'].system('true') }}",
@@ -71,6 +82,23 @@ HOSTILE = {
     "much text": "{% for i in range(90000) %}{{ messages[0].content }}xxxxxxxxxxxxxxx{% endfor %}",
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "change": "{{ messages.append(1) }}",
+    "doubling": growing("'ab'", "{% set n.x = n.x ~ n.x %}"),
+    "doubling by plus": growing("'ab'", "{% set n.x = n.x + n.x %}"),
+    "doubling by block": growing("'ab'", "{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}"),
+    "doubling by join": growing("'ab'", "{% set n.x = [n.x, n.x] | join %}"),
+    "doubling by method": growing("'ab'", "{% set n.x = ''.join([n.x, n.x]) %}"),
+    "doubling by replace": growing("'aa'", "{% set n.x = n.x | replace('a', n.x) %}"),
+    "doubling by the method replace": growing("'aa'", "{% set n.x = n.x.replace('a', n.x) %}"),
+    "doubling by escape": growing("'\"'", "{% set n.x = n.x | tojson %}"),
+    "doubling a list": growing("[1, 2]", "{% set n.x = n.x + n.x %}"),
+    "many copies": growing(f"'{LONG}'", "{% set n.l = n.l + [n.x[1:]] %}", 90_000),
+    "many lowered": growing(f"'{LONG}'", "{% set n.l = n.l + [n.x.lower()] %}", 90_000),
+    "loops over a text": f"{{% set x = '{LONG}' %}}{{% for a in x %}}{{% for b in x %}}{{% endfor %}}{{% endfor %}}",
+    "a macro that calls itself twice": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ m(60) }}",
+    "a recursive loop": "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}{% endif %}"
+    "{% endfor %}",
+    "our own filter": "{{ [1] | microbudget_steps | list | join | attr('upper') }}",
     "syntax": "{% for %}",
     "undefined": "{{ nothing.at.all }}",
     "long": "x" * (LARGEST_TEMPLATE + 1),
@@ -79,8 +107,25 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_fails_at_once_and_does_nothing(name: str) -> None:
-    with pytest.raises(UnsupportedModel, match="chat template"):
-        render(HOSTILE[name], TALK)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsupportedModel, match="chat template"):
+            render(HOSTILE[name], TALK)
+        assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_templates_do_with_texts_they_still_do() -> None:
+    template = (
+        "{% set words = messages[1].content.split() %}{{ words[::-1] | join(' ') }}|{{ words[1:3] }}"
+        "|{{ words[0][:3] ~ 1 ~ '!' }}|{{ messages | map(attribute='role') | join(', ') }}"
+        "|{{ 'a-b-a'.replace('a', 'c', 1) }}|{{ 'aa' | replace('a', 'b') }}|{{ '-'.join(['x', 'y']) }}"
+        "|{% set t %}{{ 1 + 2 }}{% endset %}{{ t }}|{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(7) }}"
+    )
+    written = render(template, TALK)
+    expected = jinja2.Environment().from_string(template).render(messages=TALK)
+    assert written == expected
 
 
 def test_the_conversation_is_not_changed() -> None:

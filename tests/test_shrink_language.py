@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from microbudget import cli, evaluation, ladder, search
 from microbudget.candidates import read
-from microbudget.errors import InvalidOption
+from microbudget.errors import BadData, InvalidOption
 from microbudget.loading import load
 from microbudget.runtimes import open_session
 from toy_language_models import train_byte_level, write_network
@@ -40,6 +41,76 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         command = ["shrink", str(folder / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
         assert cli.main([*command, "--threads", "1"]) == 0
     return out
+
+
+def test_answers_stand_side_by_side(finished: Path) -> None:
+    """Held-out text goes on, since the model was not made to chat; what differs from the reference is marked."""
+    asked = json.loads((finished / "prompts.json").read_text(encoding="utf-8"))
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in (finished / "answers").glob("*.written.json")]
+    assert len(rows) == 1 + len(LEVELS)
+    for row in rows:
+        assert row["prompts"] == asked["prompts"]
+        assert len(row["answers"]) == len(asked["prompts"])
+        assert all(answer["failure"] is None and answer["tokens"] > 0 for answer in row["answers"])
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    section = page.partition('id="answers"')[2].partition("</section>")[0]
+    assert section.count('class="reply reference"') == len(asked["prompts"])
+    for level in LEVELS:
+        assert section.count(f"<b>{level}</b>") == len(asked["prompts"])
+    assert "<mark>" in section
+    assert "<b>reference</b>" in section
+
+
+def test_the_plots_name_the_levels(finished: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: no plots")
+    section = (
+        (finished / "report.html").read_text(encoding="utf-8").partition('id="plots"')[2].partition("</section>")[0]
+    )
+    for words in ("more bits per byte than the reference", "KL (nats a token)", "tokens written per second"):
+        assert words in section
+    for level in LEVELS:
+        assert section.count(f">{level}") == 3
+
+
+def test_the_reference_is_read_once(finished: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Again with other prompts: rows stand, only the answers are written anew, and no passage is read."""
+    out = finished.parent / "again"
+    shutil.copytree(finished, out)
+    monkeypatch.setattr(ladder, "LEVELS", LEVELS)
+    monkeypatch.setattr(evaluation, "keep_predictions", None)
+    monkeypatch.setattr(evaluation, "read_beside", None)
+    prompts = out.parent / "prompts.txt"
+    prompts.write_text("def add(a, b):\nimport os\n", encoding="utf-8")
+    command = ["shrink", str(finished.parent / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
+    monkeypatch.setattr(evaluation.Evaluation, "on_test", lambda self, candidate: candidate)
+    assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)]) == 0
+    for path in (out / "answers").glob("*.written.json"):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        assert [prompt["text"] for prompt in row["prompts"]] == ["def add(a, b):", "import os"]
+
+
+def test_a_prompt_that_does_not_fit_is_bad_input(
+    finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("fine\n" + "word " * 5000 + "\n", encoding="utf-8")
+    command = [
+        "run",
+        str(finished / "best"),
+        "quantize(type='Q2_K')",
+        "--data",
+        str(text),
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)]) == BadData.exit_status
+    assert "the reference cannot answer prompt 2" in capsys.readouterr().err
+
+
+def test_prompts_are_for_language_models(tmp_path: Path, hf_model: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("Why?\n", encoding="utf-8")
+    with pytest.raises(InvalidOption, match="prompts are for language models"):
+        search._prompts(tmp_path / "prompts.txt", load(hf_model))
 
 
 def test_every_level_is_measured_against_the_reference(finished: Path) -> None:

@@ -88,6 +88,9 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--max-energy", type=_unit(units.parse_joules), metavar="3mJ")
     about = "of quality (shrink: 1pt); relative for language models (1%%)"
     parser.add_argument("--max-drop", type=_unit(units.parse_drop), metavar="1pt", help=about)
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="language models: what each is asked to write, one a line of .txt"
+    )
     parser.add_argument("--prove", action="store_true", help="accept only a loss that is shown to be within --max-drop")
     parser.add_argument("--keep", action="store_true", help="keep intermediate steps and the cache")
     parser.add_argument("--force", action="store_true", help="begin anew in a RUN that was made from something else")
@@ -165,6 +168,7 @@ def _shrink(options: argparse.Namespace, progress: Progress) -> int:
             threads=options.threads,
             keep=options.keep,
             force=options.force,
+            prompts=options.prompts,
             progress=progress,
         ),
         options,
@@ -194,6 +198,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
             threads=options.threads,
             keep=options.keep,
             force=options.force,
+            prompts=options.prompts,
             progress=progress,
         ),
         options,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,18 +17,22 @@ from numpy.typing import NDArray
 from .budget import Budget, Measurement
 from .build import build, planned_fingerprint
 from .candidates import Candidate
-from .errors import DiskFull, Failed, UnsupportedModel, WorkerFailed
+from .errors import BadData, DiskFull, Failed, UnsupportedModel, WorkerFailed
 from .judge import Worker, answers, memory, time_one, time_pair
-from .judge.answering import Quality, Tally, hire, one
+from .judge.answering import Check, Quality, Tally, hire, one
 from .judge.measuring import cost_fields, measurement, quality_fields
-from .judge.tokens import read_both
+from .judge.predictions import Predictions
+from .judge.tokens import keep_predictions, read_beside
 from .judge.twins import PairTiming
 from .judge.verdict import Verdict, judge_pair
+from .judge.writing import Written, answers_questions, write
 from .methods import Context
 from .model import Model
 from .recipe import Recipe
 from .run import Run
 from .tasks import Example, LanguageTask, Split, Task
+from .tasks.prompts import Prompt, choose
+from .tasks.text import TextTask
 
 Logits = NDArray[np.float32]
 # The most that timing takes: of the reference, of a pair, of a quantized model and the one that it was before.
@@ -37,9 +42,18 @@ REFERENCE_S, PAIR_S, FLOAT_S = 2.0, 6.0, 2.0
 class Evaluation:
     """Candidates of one run against one reference. Rows and answers that stand in the run are not computed again."""
 
-    def __init__(self, run: Run, context: Context, budget: Budget, reference: Model, threads: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        context: Context,
+        budget: Budget,
+        reference: Model,
+        threads: int,
+        prompts: Sequence[str] | None = None,
+    ) -> None:
+        """prompts: what language models are asked to write; None: what the run asked before, else a default set."""
         self._run, self._context, self._budget, self._threads = run, context, budget, threads
-        self._task = context.task
+        self._task, self._given = context.task, None if prompts is None else tuple(prompts)
         self.reference = reference
         self._worker: Worker | None = None
         self._rows = {row.fingerprint: row for row in run.candidates()}
@@ -51,6 +65,11 @@ class Evaluation:
         if self._worker is not None:
             self._worker.close()
 
+    @cached_property
+    def _predictions(self) -> Predictions:
+        """The reference's, of a text: it reads every passage once for all candidates."""
+        return Predictions(self._run.cache / f"predictions-{self.reference.fingerprint}")
+
     @property
     def photos(self) -> bool:
         """Whether inputs are photos that went through the models' own preprocessing; not so in a task of one's own."""
@@ -60,12 +79,14 @@ class Evaluation:
         """The first row: the reference, measured alone on validation."""
         known = self._rows.get(self.reference.fingerprint)
         if known is not None and known.measurement is not None:
+            self._write(self.reference)
             return known
         started = time.monotonic()
         sample = one(self.reference, self._task, self._task.examples("validation"))
         worker = self._reference_worker()
         weight = memory.of_model(worker, sample)
         timing = time_one(worker, sample, seconds=REFERENCE_S)
+        self._write(self.reference, worker)
         logits = self._answers(self.reference, "validation", worker)
         costs = cost_fields(self.reference, worker, sample, timing, weight, self._threads)
         return self._add(recipe, self.reference, started, measurement=self._measurement(costs, logits))
@@ -124,6 +145,7 @@ class Evaluation:
                     speed["over_float"] = _speed(time_pair(other, worker, sample, seconds=FLOAT_S))
             apart = self._apart(model, "validation", worker)
             logits = self._answers(model, "validation", worker)
+            self._write(model, worker)
         verdict = self.verdict(model, "validation", logits)
         measured = self._measurement(costs, logits, apart)
         return self._add(str(recipe), model, started, measurement=measured, verdict=verdict, speed=speed)
@@ -140,14 +162,49 @@ class Evaluation:
             with hire(self._task) as own:
                 own.open(model, threads=self._threads)
                 return self._apart(model, split, own)
+        self._answers(self.reference, split)  # which keeps its predictions
         examples, progress = self._task.examples(split), self._context.progress
-        sides = read_both(self._reference_worker(), worker, self._task, examples, progress)
-        _keep(answers_path(self._run, model.fingerprint, split), sides.candidate.astype(np.float32))
-        apart = sides.divergence()
+        beside = read_beside(self._reference_worker, worker, self._task, examples, self._predictions, progress)
+        _keep(answers_path(self._run, model.fingerprint, split), _checked(model, beside.costs))
+        apart = beside.divergence
         return {} if apart is None else {"kl": apart.kl, "same_top1": apart.same_top1, "divergence": apart.as_dict()}
+
+    @cached_property
+    def _prompts(self) -> tuple[Prompt, ...]:
+        """What the language models of the run are asked to write."""
+        if not isinstance(self._task, TextTask):
+            return ()
+        stands = self._run.prompts
+        if stands is not None and self._given in (None, tuple(stands["given"] or ())):
+            return tuple(Prompt(**row) for row in stands["prompts"])
+        chosen = choose(self._given, answers_questions(self._reference_worker()), self._task)
+        self._run.ask_for({"given": self._given, "prompts": [prompt.as_dict() for prompt in chosen]})
+        return chosen
+
+    def _write(self, model: Model, worker: Worker | None = None) -> None:
+        """Let a language model answer the prompts, unless its answers stand in the run.
+
+        Raises BadData for a given prompt that the reference cannot answer.
+        """
+        asked = [prompt.as_dict() for prompt in self._prompts]
+        stands = self._run.written(model.fingerprint)
+        if not asked or (stands is not None and stands["prompts"] == asked):
+            return
+        if worker is None and model.fingerprint == self.reference.fingerprint:
+            worker = self._reference_worker()
+        if worker is None:
+            with hire(self._task, self._budget.max_memory_bytes) as own:
+                own.open(model, threads=self._threads)
+                return self._write(model, own)
+        found = write(worker, self._prompts, self._context.seed)
+        if self._given is not None and model.fingerprint == self.reference.fingerprint:
+            _refuse_failed(found)
+        rows = [answer.as_dict() for answer in found]
+        self._run.keep_written(model.fingerprint, {"prompts": asked, "answers": rows})
 
     def _judged(self, known: Candidate, model: Model) -> Candidate:
         """A row that stands, under the limit that is asked for now."""
+        self._write(model)
         return replace(known, verdict=self.verdict(model, "validation", self._answers(model, "validation")))
 
     def on_test(self, candidate: Candidate) -> Candidate:
@@ -196,8 +253,13 @@ class Evaluation:
         if path.is_file():
             stored: Logits = np.load(path)
             return stored
-        if worker is None and model.fingerprint == self.reference.fingerprint:
-            worker = self._reference_worker()
+        if model.fingerprint == self.reference.fingerprint:
+            worker = worker or self._reference_worker()
+            if isinstance(self._task, LanguageTask):
+                examples, progress = self._task.examples(split), self._context.progress
+                costs = keep_predictions(worker, self._task, examples, self._predictions, progress)
+                _keep(path, _checked(model, costs))
+                return self._answers(model, split)
         logits = answers(
             model,
             self._task,
@@ -236,6 +298,20 @@ def _keep(path: Path, logits: Logits) -> None:
     partial = path.with_suffix(".partial.npy")
     np.save(partial, logits)
     os.replace(partial, path)
+
+
+def _checked(model: Model, costs: NDArray[np.float64]) -> Logits:
+    """What a model's passages cost, (examples, 2), as it is kept. Raises BrokenModel."""
+    check = Check(model, None, 0)
+    checked = check(costs, len(costs))
+    check.finish()
+    return checked
+
+
+def _refuse_failed(found: Sequence[Written]) -> None:
+    for number, answer in enumerate(found, 1):
+        if answer.failure:
+            raise BadData(f"the reference cannot answer prompt {number}: {answer.failure}")
 
 
 def _speed(pair: PairTiming) -> dict[str, Any]:

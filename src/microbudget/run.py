@@ -80,6 +80,32 @@ class Run:
         """Note what the command found."""
         _write_whole(self.result, json.dumps(result, indent=1, ensure_ascii=False))
 
+    @property
+    def prompts(self) -> dict[str, Any] | None:
+        """What its language models were asked to write; None before they were."""
+        path = self.folder / "prompts.json"
+        asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return asked
+
+    def ask_for(self, prompts: dict[str, Any]) -> None:
+        """Note what its language models shall write."""
+        _write_whole(self.folder / "prompts.json", json.dumps(prompts, indent=1, ensure_ascii=False))
+
+    def written(self, fingerprint: str) -> dict[str, Any] | None:
+        """What a model wrote, with the prompts; None where it was not asked."""
+        path = self._written(fingerprint)
+        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return found
+
+    def keep_written(self, fingerprint: str, found: dict[str, Any]) -> None:
+        """Note what a model wrote."""
+        path = self._written(fingerprint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, json.dumps(found, indent=1, ensure_ascii=False))
+
+    def _written(self, fingerprint: str) -> Path:
+        return self.folder / "answers" / f"{fingerprint}.written.json"
+
     def candidates(self) -> list[Candidate]:
         """The newest row of each recipe, in the order in which the recipes first appeared."""
         newest: dict[str, Candidate] = {}
@@ -143,7 +169,7 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
             )
         for name in ("models", "cache", "best", "answers"):
             shutil.rmtree(run.folder / name, ignore_errors=True)
-        for name in ("candidates.jsonl", "report.html", "result.json", "budget.json"):
+        for name in ("candidates.jsonl", "report.html", "result.json", "budget.json", "prompts.json"):
             (run.folder / name).unlink(missing_ok=True)
     # A JSON text and a whole number are TOML values too.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .budget import Budget
 from .build import build, clean, planned_fingerprint
 from .candidates import Candidate, best
-from .errors import BadData, LabelsDisagree
+from .errors import BadData, InvalidOption, LabelsDisagree
 from .evaluation import Evaluation
 from .judge.answering import one
 from .judge.measuring import choose_threads
@@ -30,6 +30,7 @@ from .recipe import Recipe
 from .run import Run, open_run
 from .ship import deliver
 from .tasks import SPLITS, Task, open_data
+from .tasks.prompts import read_prompts
 from .units import Drop, format_bytes, format_change, format_seconds
 
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
@@ -77,16 +78,18 @@ def shrink(
     threads: int | str = 0,
     keep: bool = False,
     force: bool = False,
+    prompts: str | Path | Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> Shrunk:
     """Find the smallest model within the budget (or the best by its goal), and leave it in OUT/best.
 
     When the model's labels are not the data's it is finetuned first, and that float32 result is the reference.
-    Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. The same call again goes on where a
-    killed one was.
+    Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. prompts: what the levels of a language
+    model are asked to write for the report, or a file of them. The same call again goes on where a killed one was.
     """
     budget = budget or Budget()
     given, task, data_name = _open(model, data, seed, Path(out), progress)
+    asked = _prompts(prompts, given)
     if budget.max_drop is None:
         budget = replace(budget, max_drop=default_drop(task.kind))
     given = label_names(given, task.labels)
@@ -96,7 +99,8 @@ def shrink(
         first = (Finetune(),)
     if given.task == LANGUAGE_MODELLING:
         _tell_what_fits(given, threads, progress)
-    job = _Job(given, task, first, tuple(plan(given, first)), budget, threads, seed, keep, progress, keeps_float=True)
+    recipes = tuple(plan(given, first))
+    job = _Job(given, task, first, recipes, budget, threads, seed, keep, progress, asked, keeps_float=True)
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:
         return _search(run, job)
 
@@ -112,11 +116,13 @@ def run_recipe(
     threads: int | str = 0,
     keep: bool = False,
     force: bool = False,
+    prompts: str | Path | Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> Shrunk:
     """Build and measure one recipe; its result is OUT/best. Raises LabelsDisagree when nothing teaches the labels."""
     parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
     given, task, data_name = _open(model, data, seed, Path(out), progress)
+    asked = _prompts(prompts, given)
     parsed.formats(given.format)
     given = label_names(given, task.labels)
     first: tuple[Method, ...] = ()
@@ -127,7 +133,8 @@ def run_recipe(
                 f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe begin"
                 f" with finetune(), as in 'finetune() > {parsed}'"
             )
-    job = _Job(given, task, first, (parsed,), budget or Budget(), threads, seed, keep, progress, keeps_float=False)
+    budget = budget or Budget()
+    job = _Job(given, task, first, (parsed,), budget, threads, seed, keep, progress, asked, keeps_float=False)
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:
         return _search(run, job)
 
@@ -140,6 +147,14 @@ def _open(
         return given, data, type(data).__name__
     task = open_data(data, given.task, seed=seed, cache=out / "cache", progress=progress)
     return given, task, str(Path(data).resolve())
+
+
+def _prompts(given: str | Path | Sequence[str] | None, model: Model) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if model.task != LANGUAGE_MODELLING:
+        raise InvalidOption(f"prompts are for language models, and {model.path} is none: leave them out")
+    return read_prompts(Path(given)) if isinstance(given, (str, Path)) else tuple(given)
 
 
 def default_drop(kind: str) -> Drop:
@@ -202,6 +217,7 @@ class _Job:
     seed: int
     keep: bool
     progress: Progress
+    prompts: tuple[str, ...] | None  # what language models are asked to write
     keeps_float: bool  # whether a recipe is tried without `quantize` where that made the model slower
 
 
@@ -218,7 +234,7 @@ def _search(run: Run, job: _Job) -> Shrunk:
     context = replace(context, reference=reference)
     sample = one(reference, job.task, job.task.examples("validation"))
     chosen = choose_threads(reference, sample, _threads(threads), None, job.seed)
-    with Evaluation(run, context, budget, reference, chosen) as evaluation:
+    with Evaluation(run, context, budget, reference, chosen, job.prompts) as evaluation:
         row = evaluation.reference_candidate(str(Recipe(job.first)))
         progress.say(f"reference {_told(row)}")
         found, interrupted = _try_all(evaluation, run, job, deadline)
@@ -279,8 +295,9 @@ def _try_all(evaluation: Evaluation, run: Run, job: _Job, deadline: float | None
             candidate = evaluation.candidate(job.given, recipe)
             found.append(candidate)
             slowest = max(slowest, time.monotonic() - started)
-            left = format_seconds(slowest * (len(recipes) - index - 1))
-            progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}; at most {left} left")
+            rest = len(recipes) - index - 1
+            left = f"; at most {format_seconds(slowest * rest)} left" if rest else ""
+            progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}{left}")
             unrounded = Recipe(recipe.steps[:-1])
             if job.keeps_float and candidate.slower_than_float and unrounded not in recipes:
                 recipes.append(unrounded)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import metrics
 from ..progress import SILENT, Progress
-from ..tasks import Example, Task
+from ..tasks import Example, LanguageTask, Task
+from .predictions import Ids, Logits, Prediction, Predictions, compared, judge, judge_exactly
 from .worker import Worker
-
-ROWS = 64  # tokens compared at once: float64 copies of the logits of more would fill the memory
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,17 @@ class Sides:
 
     def divergence(self) -> Divergence | None:
         """The means with their intervals; None when the two have other tokens."""
-        if not np.isfinite(self.kl).all():
-            return None
-        counts = self.reference[:, 1]
-        total = float(counts.sum())
-        low, high = _interval(self.kl, counts)
-        share_low, share_high = _interval(self.same, counts)
-        return Divergence(
-            float(self.kl.sum()) / total, low, high, float(self.same.sum()) / total, share_low, share_high, int(total)
-        )
+        return divergence(self.reference[:, 1], self.kl, self.same)
+
+
+def divergence(counts: NDArray[np.float64], kl: NDArray[np.float64], same: NDArray[np.float64]) -> Divergence | None:
+    """The means over all tokens, from the sums of each passage, (examples,); None where a sum is NaN."""
+    if not len(counts) or not np.isfinite(kl).all():
+        return None
+    total = float(counts.sum())
+    low, high = _interval(kl, counts)
+    share_low, share_high = _interval(same, counts)
+    return Divergence(float(kl.sum()) / total, low, high, float(same.sum()) / total, share_low, share_high, int(total))
 
 
 def read_both(
@@ -68,6 +68,91 @@ def read_both(
     return Sides(table[:, 0:2], table[:, 2:4], table[:, 4], table[:, 5])
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a candidate said beside a reference that was read before: costs (examples, 2), nats and tokens."""
+
+    costs: NDArray[np.float64]
+    divergence: Divergence | None  # over the passages that were compared; None where they have other tokens
+
+
+def keep_predictions(
+    reference: Worker, task: LanguageTask, examples: Sequence[Example], kept: Predictions, progress: Progress = SILENT
+) -> NDArray[np.float64]:
+    """Let the reference read all passages, keep its predictions for those that are compared; costs (examples, 2)."""
+    chosen = _compared(reference, task, examples)
+    costs = []
+    for example, answered in _read(reference, task, examples, chosen, progress):
+        if isinstance(answered, tuple):
+            ids, logits = answered
+            kept.keep(example, Prediction.of(ids, logits))
+            answered = np.array([[judge(ids, logits).cost, len(ids)]])
+        costs.append(answered[0])
+    return np.array(costs, np.float64)
+
+
+def read_beside(
+    reference: Callable[[], Worker],
+    candidate: Worker,
+    task: LanguageTask,
+    examples: Sequence[Example],
+    kept: Predictions,
+    progress: Progress = SILENT,
+) -> Beside:
+    """Let a candidate read all passages, and compare it with what was kept of the reference.
+
+    What was not kept the reference reads now: it is asked for only then.
+    """
+    chosen = _compared(candidate, task, examples)
+    costs, rows = [], []
+    for example, answered in _read(candidate, task, examples, chosen, progress):
+        if isinstance(answered, tuple):
+            ids, logits = answered
+            prediction = kept.get(example) or _predict(reference(), task, example, kept)
+            found = prediction.judge(ids, logits)
+            rows.append((len(ids), found.lost, found.same))
+            answered = np.array([[found.cost, len(ids)]])
+        costs.append(answered[0])
+    counts, kl, same = np.array(rows, np.float64).reshape(-1, 3).T
+    return Beside(np.array(costs, np.float64), divergence(counts, kl, same))
+
+
+def _compared(worker: Worker, task: LanguageTask, examples: Sequence[Example]) -> frozenset[str]:
+    """Which passages are compared: the same for every model with the reference's vocabulary."""
+    vocabulary = int(worker.ask("call", method="about", arguments={})["vocabulary"])
+    return compared(examples, vocabulary, task.stride)
+
+
+def _predict(reference: Worker, task: LanguageTask, example: Example, kept: Predictions) -> Prediction:
+    inputs = task.collate([example], {})
+    prediction = Prediction.of(*reference.ask("call", method="logits", arguments={"inputs": inputs}))
+    kept.keep(example, prediction)
+    return prediction
+
+
+def _read(
+    worker: Worker, task: LanguageTask, examples: Sequence[Example], chosen: frozenset[str], progress: Progress
+) -> Iterator[tuple[Example, Any]]:
+    """Each passage with its logits, (ids, logits), where it is chosen, else with its costs, (1, 2).
+
+    The worker reads the next one while the caller looks at these.
+    """
+
+    def ask(example: Example) -> None:
+        inputs = task.collate([example], {})
+        if example.name in chosen:
+            worker.send("call", method="logits", arguments={"inputs": inputs})
+        else:
+            worker.send("answer", inputs=inputs)
+
+    ask(examples[0])
+    for example, following in progress.track(list(zip(examples, [*examples[1:], None], strict=True)), "passages read"):
+        answered = worker.receive()
+        if following is not None:
+            ask(following)
+        yield example, answered
+
+
 def _logits(
     reference: Worker, candidate: Worker, task: Task, examples: Sequence[Example], progress: Progress
 ) -> Iterator[tuple[Any, Any]]:
@@ -78,22 +163,10 @@ def _logits(
         yield reference.receive(), candidate.receive()
 
 
-def _passage(
-    reference: tuple[NDArray[np.int64], NDArray[np.float32]], candidate: tuple[NDArray[np.int64], NDArray[np.float32]]
-) -> tuple[float, ...]:
+def _passage(reference: tuple[Ids, Logits], candidate: tuple[Ids, Logits]) -> tuple[float, ...]:
     """Nats and tokens of each, and the sums of the divergence and of the equal first ranks."""
-    (ids, logits), (other_ids, other) = reference, candidate
-    costs = (_nats(ids, logits), float(len(ids)), _nats(other_ids, other), float(len(other_ids)))
-    if logits.shape != other.shape or not np.array_equal(ids, other_ids):
-        return (*costs, float("nan"), float("nan"))
-    parts = [slice(start, start + ROWS) for start in range(0, len(ids), ROWS)]
-    kl = sum(float(metrics.kl_divergence(logits[part], other[part]).sum()) for part in parts)
-    return (*costs, kl, float(metrics.same_top1(logits, other).sum()))
-
-
-def _nats(ids: NDArray[np.int64], logits: NDArray[np.float32]) -> float:
-    parts = [slice(start, start + ROWS) for start in range(0, len(ids), ROWS)]
-    return sum(float(metrics.cross_entropy(logits[part], ids[part]).sum()) for part in parts)
+    cost, found = judge(*reference).cost, judge_exactly(reference, candidate)
+    return (cost, float(len(reference[0])), found.cost, float(len(candidate[0])), found.lost, found.same)
 
 
 def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64], draws: int = 2000) -> tuple[float, float]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from ..budget import Measurement
 from ..learning_curve import LearningCurve
+from ..model import LANGUAGE_MODELLING
 from ..units import format_bytes, format_seconds
-from . import phrases, plots
+from . import ladder, phrases, plots
 from .outcome import Outcome
 from .training import Training
 
@@ -29,6 +30,7 @@ class Charts:
     loss: str = ""
     accuracy: str = ""
     growth: str = ""
+    levels: tuple[tuple[str, str], ...] = ()  # of a language model, with their captions, in place of size and latency
 
 
 def charts(outcome: Outcome, trained: Training | None) -> Charts:
@@ -38,6 +40,9 @@ def charts(outcome: Outcome, trained: Training | None) -> Charts:
     except ImportError:
         return Charts(available=False)
     curve = trained.learning_curve if trained else None
+    reference = outcome.reference.measurement
+    if reference is not None and reference.task == LANGUAGE_MODELLING:
+        return Charts(available=True, levels=ladder.plots_of(outcome))
     return Charts(
         available=True,
         size=_trade_off(outcome, "size", BYTE_UNITS),

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from ..budget import Measurement
-from ..model import Record
+from ..model import LANGUAGE_MODELLING, Record
 from ..units import format_seconds
 from .gallery import Gallery
 from .outcome import Outcome
@@ -18,10 +18,11 @@ def conditions(outcome: Outcome, gallery: Gallery, record: Record | None) -> Fac
     """Names and values, only those that are known."""
     shown = outcome.best or outcome.reference
     measurement, settings = shown.measurement or outcome.reference.measurement, outcome.settings
+    is_language = measurement is not None and measurement.task == LANGUAGE_MODELLING
     facts = [
         ("Model", _named(settings, "model")),
         ("Data", _named(settings, "data")),
-        ("Photos", _splits(outcome, gallery)),
+        ("Passages" if is_language else "Photos", _splits(outcome, gallery)),
         ("Seed", str(settings.get("seed", ""))),
     ]
     if measurement is not None:

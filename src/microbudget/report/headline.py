@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..budget import Budget, Measurement
 from ..candidates import Candidate
 from ..judge.verdict import Verdict
+from ..model import LANGUAGE_MODELLING
 from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
 from .outcome import Outcome
@@ -110,8 +111,13 @@ def _alone(best: Candidate, measurement: Measurement) -> str:
     judged = best.test or measurement
     text = f"The reference itself ships: {phrases.size(measurement)}"
     if measurement.latency_s is not None:
-        text += f", {phrases.latency(measurement)} a photo"
+        text += f", {phrases.latency(measurement)} a {_example(measurement)}"
     return f"{text}, {judged.metric} {phrases.quality(judged)}"
+
+
+def _example(measurement: Measurement) -> str:
+    """What a latency is of."""
+    return "token" if measurement.task == LANGUAGE_MODELLING else "photo"
 
 
 def _size(reference: Measurement, best: Measurement) -> str:

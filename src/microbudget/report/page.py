@@ -23,6 +23,7 @@ from .rows import table
 from .steps import steps, words
 from .training import STEP, advice, training
 from .weights import weights
+from .writing import exchanges
 
 
 def write(folder: Path) -> Path:
@@ -52,6 +53,7 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "rows": table(outcome),
         "charts": charts(outcome, trained),
         "photos": photos,
+        "exchanges": exchanges(outcome),
         "training": trained,
         "advice": advice(trained) if trained else "",
         "confusion": confusion(shown.measurement) if shown.measurement else None,

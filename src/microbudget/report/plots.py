@@ -80,12 +80,21 @@ class Limits:
     higher_is_better: bool = True
 
 
-def trade_off(name: str, points: Sequence[Point], limits: Limits, cost_axis: str, quality_axis: str) -> str:
-    """Cost against quality with 95 % bars, the budget's lines and region, and the Pareto front joined."""
+def trade_off(
+    name: str, points: Sequence[Point], limits: Limits, cost_axis: str, quality_axis: str, *, log: str = ""
+) -> str:
+    """Cost against quality with 95 % bars, the budget's lines and region, and the Pareto front joined.
+
+    log: "x", "y" or "xy", the axes that are logarithmic whatever they span; values there are above 0.
+    """
     with _figure(name) as (figure, axes, finish):
         axes.set_xlabel(cost_axis)
         axes.set_ylabel(quality_axis)
         _set_limits(axes, points, limits)
+        if "x" in log:
+            _set_log(axes.xaxis, [point.cost for point in points])
+        if "y" in log:
+            _set_log(axes.yaxis, [quality for point in points for quality in (point.quality_low, point.quality_high)])
         _draw_budget(axes, limits)
         _draw_front(axes, points, limits.higher_is_better)
         shifts = _shifts(axes, points)
@@ -168,10 +177,7 @@ def _set_limits(axes: Any, points: Sequence[Point], limits: Limits) -> None:
     if limits.cost is not None and limits.cost < 2 * largest:
         largest = max(largest, limits.cost)
     if largest / least >= LOG_FROM:
-        axes.set_xscale("log")
-        axes.set_xlim(least / 1.5, largest * 1.5)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the usual powers of ten are typeset, not text
-        axes.xaxis.set_minor_formatter(lambda *_: "")
+        _set_log(axes.xaxis, [least, largest])
     else:
         axes.set_xlim(0, largest * 1.12)
     qualities = [quality for point in points for quality in (point.quality_low, point.quality_high)]
@@ -180,6 +186,19 @@ def _set_limits(axes: Any, points: Sequence[Point], limits: Limits) -> None:
     margin = max(0.08 * (max(qualities) - min(qualities)), 1e-3 * abs(max(qualities)), 1e-9)
     axes.set_ylim(min(qualities) - margin, max(qualities) + margin)
     axes.grid(visible=True)
+
+
+def _set_log(axis: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis with room around the values; its usual powers of ten are typeset, and these are text."""
+    from matplotlib.ticker import LogLocator
+
+    positive = [value for value in values if value > 0]
+    narrow = max(positive) < LOG_FROM * min(positive)
+    {"x": axis.axes.set_xscale, "y": axis.axes.set_yscale}[axis.axis_name]("log")
+    axis.set_view_interval(min(positive) / 1.4, max(positive) * 1.4, ignore=True)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda *_: "")
 
 
 def _draw_budget(axes: Any, limits: Limits) -> None:

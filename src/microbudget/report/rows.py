@@ -48,6 +48,19 @@ def name(place: int) -> str:
     return str(place) if place else "ref"
 
 
+def label(candidate: Candidate) -> str | None:
+    """The level of a language model in GGUF, "Q4_K_M"; None for other models."""
+    from ..ladder import level
+    from ..recipe import Recipe
+
+    if not candidate.recipe or candidate.measurement is None or candidate.measurement.format != "gguf":
+        return None
+    try:
+        return level(Recipe.parse(candidate.recipe))
+    except MicrobudgetError:  # made by a version with other methods
+        return None
+
+
 def _steps(recipe: str) -> tuple[str, ...]:
     """The recipe's steps in short, where this version can read it."""
     from ..recipe import Recipe

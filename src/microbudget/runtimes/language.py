@@ -151,6 +151,7 @@ class LanguageSession:
             "kv_cache_bytes": self.reader.cache_bytes(),
             "vocabulary": self.reader.vocabulary,
             "trained_context_tokens": self.reader.longest,
+            "chats": bool(self.reader.chat_template),
         }
 
     def close(self) -> None:

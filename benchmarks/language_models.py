@@ -1,0 +1,296 @@
+"""Language models at every level: loss, bytes, speed, memory, and what quantizing takes beside llama.cpp's own.
+
+    python benchmarks/language_models.py                        all of it: about an hour on 2 quiet cores
+    python benchmarks/language_models.py --part quality         one part: see PARTS
+    python benchmarks/language_models.py --minutes 5            stops in time; the next call goes on
+    python benchmarks/language_models.py --stock FOLDER         a prebuilt libllama with `llama_model_quantize`
+
+The stock quantizer is npm's: `npm pack @node-llama-cpp/linux-x64`, unpack it anywhere, and give its bins/linux-x64.
+Models are lm-python (quality) and a random Llama of the 110M shape that `models` makes: 12 layers of 768, 32,000 words,
+tied. Every file is made and weighed in a process of its own. Rows stay in runs/language/; tables and figure go into
+docs/language_results.md, docs/pictures/language.svg and the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from markdown import ROOT
+from microbudget.judge import Worker, time_one, time_pair
+from microbudget.judge.answering import hire
+from microbudget.judge.predictions import Predictions
+from microbudget.judge.tokens import keep_predictions, read_beside
+from microbudget.loading import load
+from microbudget.methods.quantize.gguf.mixtures import MIXTURES
+from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
+from microbudget.runtimes.ggml_types import FILE_TYPES
+from microbudget.tasks.text import TextTask
+
+HERE, STORE = Path(__file__).parent, ROOT / "runs" / "language"
+ASSETS = ROOT.parent / "shared" / "assets"
+REAL, SHAPE = "lm-python", "llama-110m"
+TRAIN = ASSETS / "text" / "python" / "train.txt"
+TEXTS = {"python": "text/python/validation.txt", "wikitext": "text/wikitext-2/valid.txt"}
+PASSAGES = 128  # of a text: 40,000 tokens
+THREADS = 2
+TIMED = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "Q2_K", "IQ3_XXS", "IQ2_XS")
+STOCK = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS", "IQ3_XXS", "IQ2_XS")
+REPEATS = 3
+PAIR_S, PREFILL_S = 12.0, 6.0
+WEIGHED = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0", "Q2_K", "IQ3_XXS")
+CONTEXTS = (512, 2048)
+PARTS = ("models", "quality", "size", "memory", "cost", "speed", "tables")
+
+
+class Results:
+    """Rows by key in a JSON file, saved at every change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+    def put(self, key: str, row: Any) -> None:
+        self.rows[key] = row
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.rows, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def fill(self, key: str, make: Callable[[], Any], deadline: float) -> bool:
+        """Make a row unless it stands or the time is up; whether the time is up."""
+        if key in self.rows:
+            return False
+        if time.monotonic() > deadline:
+            print(f"the time is up before {key}")
+            return True
+        row = make()
+        self.put(key, row)
+        print(key, json.dumps(row)[:200], flush=True)
+        return False
+
+
+def folder_of(model: str) -> Path:
+    return ASSETS / "models" / REAL if model == REAL else STORE / SHAPE
+
+
+def matrix_of(model: str) -> Path:
+    return STORE / f"{model}.imatrix.gguf"
+
+
+def f16(model: str) -> Path:
+    return STORE / f"{model}.F16.gguf"
+
+
+def file_of(model: str, level: str, weighted: bool) -> Path:
+    return f16(model) if level == "F16" else STORE / "files" / f"{model}.{level}{'.imatrix' if weighted else ''}.gguf"
+
+
+def step(name: str, *arguments: object) -> dict[str, Any]:
+    """Run a step of language_steps.py in a fresh process; its row, or its failure."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "src", HERE, ROOT / "tests")))}
+    command = [sys.executable, str(HERE / "language_steps.py"), name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"failure": (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:300]}
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def make_models(results: Results, deadline: float) -> None:
+    """The random model, both in float16, and their importance matrices."""
+    if not (STORE / SHAPE / "model.safetensors").is_file():
+        step("random", STORE / SHAPE, *(ASSETS / path for path in (TEXTS["python"], TEXTS["wikitext"])))
+    for model in (REAL, SHAPE):
+        if results.fill(f"convert {model}", lambda m=model: step("convert", folder_of(m), f16(m)), deadline):
+            return
+        if results.fill(f"imatrix {model}", lambda m=model: step("imatrix", f16(m), TRAIN, matrix_of(m)), deadline):
+            return
+
+
+def variants() -> Iterator[tuple[str, bool]]:
+    """Every type and mixture, without and with an importance matrix where that changes the file."""
+    for level in FILE_TYPES:
+        if level in MIXTURES and level not in ("F32", "F16"):
+            yield level, False
+            if level not in UNWEIGHTED:
+                yield level, True
+
+
+def quantized(results: Results, model: str, level: str, weighted: bool) -> Path | None:
+    """The file of a level, made in a process that tells its seconds and memory; None where that fails."""
+    path = file_of(model, level, weighted)
+    key = f"quantize {model} {level} {'imatrix' if weighted else 'plain'}"
+    if not path.is_file() or key not in results.rows:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        matrix = matrix_of(model) if weighted else "none"
+        results.put(key, step("quantize", f16(model), level, matrix, path, THREADS))
+    return path if "failure" not in results.rows[key] else None
+
+
+def measure_quality(results: Results, deadline: float) -> None:
+    """KL and bits per byte of every variant of lm-python on text of its kind, of the usual levels on other text."""
+    for name, relative in TEXTS.items():
+        task = TextTask.open(ASSETS / relative, splits=False, most={"test": PASSAGES})
+        examples = task.examples("test")
+        store = Predictions(STORE / f"predictions-{name}")
+        with hire(task) as reference, hire(task) as candidate:
+            reference.open(load(folder_of(REAL)), threads=THREADS)
+
+            def told(costs: Any, apart: Any = None, task: Any = task, examples: Any = examples) -> dict[str, Any]:
+                row = {"bits_per_byte": task.score(costs, examples).value, "tokens": int(costs[:, 1].sum())}
+                return row | ({} if apart is None else apart.as_dict())
+
+            def first(task: Any = task, examples: Any = examples, store: Any = store, worker: Any = reference) -> Any:
+                return told(keep_predictions(worker, task, examples, store))
+
+            def row(path: Path, task: Any = task, examples: Any = examples, store: Any = store) -> Any:
+                candidate.open(load(path), threads=THREADS)
+                beside = read_beside(lambda: reference, candidate, task, examples, store)
+                return told(beside.costs, beside.divergence)
+
+            if results.fill(f"quality {name} float32", first, deadline):
+                return
+            wanted = [("F16", False), *variants()]
+            if name != "python":
+                wanted = [(level, level not in UNWEIGHTED) for level in TIMED]
+            for level, weighted in wanted:
+                path = quantized(results, REAL, level, weighted) if level != "F16" else f16(REAL)
+                key = f"quality {name} {level} {'imatrix' if weighted else 'plain'}"
+                if path is not None and results.fill(key, lambda path=path: row(path), deadline):
+                    return
+
+
+def check_sizes(results: Results, deadline: float) -> None:
+    """Predicted bytes of every level beside those of the file."""
+    for model in (REAL, SHAPE):
+        if results.fill(f"sizes {model}", lambda m=model: step("sizes", folder_of(m)), deadline):
+            return
+    for level in STOCK:
+        quantized(results, SHAPE, level, level not in UNWEIGHTED)
+
+
+def weigh(results: Results, deadline: float) -> None:
+    """Memory of fresh processes beside the prediction."""
+    for model in (REAL, SHAPE):
+        for level in WEIGHED:
+            path = file_of(model, level, level not in UNWEIGHTED)
+            for context in CONTEXTS if model == SHAPE else CONTEXTS[:1]:
+                key = f"memory {model} {level} {context}"
+                if not path.is_file():
+                    quantized(results, model, level, level not in UNWEIGHTED)
+                if results.fill(key, lambda p=path, c=context: step("memory", p, c), deadline):
+                    return
+
+
+def compare_cost(results: Results, deadline: float, stock: Path | None) -> None:
+    """Seconds of ours and of llama.cpp's own quantizer on the same file, in turns; each in fresh processes."""
+    if stock is None:
+        print("cost: without --stock there is nothing to compare with")
+        return
+    for level in STOCK:
+        weighted = level.startswith("IQ") and level != "IQ4_XS"
+        matrix = matrix_of(SHAPE) if weighted else "none"
+
+        def turns(level: str = level, matrix: Any = matrix) -> dict[str, Any]:
+            rows: dict[str, list[dict[str, Any]]] = {"ours": [], "stock": []}
+            for _ in range(REPEATS):
+                made = STORE / "ours.gguf", STORE / "stock.gguf"
+                rows["ours"].append(step("quantize", f16(SHAPE), level, matrix, made[0], THREADS))
+                rows["stock"].append(step("stock", stock, f16(SHAPE), level, matrix, made[1], THREADS))
+            same = hashlib.sha256(made[0].read_bytes()).digest() == hashlib.sha256(made[1].read_bytes()).digest()
+            for path in made:
+                path.unlink(missing_ok=True)
+            return {**rows, "same_file": same}
+
+        if results.fill(f"cost {level}", turns, deadline):
+            return
+
+
+def measure_speed(results: Results, deadline: float) -> None:
+    """Decode and prefill of every level in turns with torch float32, and of ONNX Runtime."""
+    import numpy as np
+
+    from decoder_onnx import export
+
+    if not (STORE / SHAPE / "decoder.onnx").is_file():
+        export(STORE / SHAPE)
+    task = TextTask.open(ASSETS / TEXTS["python"], splits=False, most={"test": 4})
+    decode = task.sample(task.examples("test"))
+    prefill = {"prefill": decode["decode"], "depth": np.array([256])}
+    with Worker(timeout_s=600) as reference:
+        reference.open(load(STORE / SHAPE), threads=THREADS)
+
+        def pair(level: str) -> dict[str, Any]:
+            opener = {"opener": "decoder_onnx:open_decoder"} if level == "onnxruntime" else {}
+            model = load(STORE / SHAPE) if opener else load(file_of(SHAPE, level, level not in UNWEIGHTED))
+            with Worker(timeout_s=600, **opener) as worker:
+                worker.open(model, threads=THREADS)
+                row: dict[str, Any] = {"runtime": worker.runtime, "reference": reference.runtime}
+                for kind, inputs, seconds in (("decode", decode, PAIR_S), ("prefill", prefill, PREFILL_S)):
+                    timed = time_pair(reference, worker, inputs, seconds=seconds)
+                    row[kind] = {
+                        **{"ratio": timed.ratio, "low": timed.low, "high": timed.high, "verdict": timed.verdict},
+                        **{"reference_s": timed.reference.median_s, "candidate_s": timed.candidate.median_s},
+                    }
+                return row
+
+        for level in ("Q4_0", "onnxruntime", *(level for level in TIMED if level != "Q4_0")):
+            if level != "onnxruntime" and level != "F16":
+                quantized(results, SHAPE, level, level not in UNWEIGHTED)
+            if results.fill(f"speed {level}", lambda level=level: pair(level), deadline):
+                return
+
+
+def measure_small_speed(results: Results, deadline: float) -> None:
+    """Tokens per second of every level of lm-python, for the figure of speed against bytes."""
+    task = TextTask.open(ASSETS / TEXTS["python"], splits=False, most={"test": 4})
+    for level in TIMED:
+        path = file_of(REAL, level, level not in UNWEIGHTED)
+
+        def alone(path: Path = path) -> dict[str, Any]:
+            with Worker(timeout_s=600) as worker:
+                worker.open(load(path), threads=THREADS)
+                return time_one(worker, task.sample(task.examples("test"))).as_dict()
+
+        if path.is_file() and results.fill(f"alone {level}", alone, deadline):
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=PARTS)
+    parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--stock", type=Path, help="folder of a prebuilt libllama with llama_model_quantize")
+    options = parser.parse_args()
+    STORE.mkdir(parents=True, exist_ok=True)
+    results, deadline = Results(STORE / "results.json"), time.monotonic() + 60 * options.minutes
+    for part in options.part or PARTS:
+        if part == "models":
+            make_models(results, deadline)
+        elif part == "quality":
+            measure_quality(results, deadline)
+        elif part == "size":
+            check_sizes(results, deadline)
+        elif part == "memory":
+            weigh(results, deadline)
+        elif part == "cost":
+            compare_cost(results, deadline, options.stock)
+        elif part == "speed":
+            measure_speed(results, deadline)
+            measure_small_speed(results, deadline)
+        else:
+            from language_tables import write
+
+            write(results.rows)
+
+
+if __name__ == "__main__":
+    main()

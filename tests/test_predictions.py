@@ -1,0 +1,143 @@
+"""What is kept of a reference's predictions: small on disk, and as good as the logits themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microbudget import metrics
+from microbudget.errors import BrokenModel
+from microbudget.judge import predictions
+from microbudget.judge.answering import hire
+from microbudget.judge.predictions import Prediction, Predictions, compared, judge, judge_exactly
+from microbudget.judge.tokens import keep_predictions, read_beside, read_both
+from microbudget.loading import load
+from microbudget.tasks import Example
+from microbudget.tasks.text import TextTask
+from toy_pair import needs_llama, prose, write_pair
+
+
+def random_logits(seed: int, tokens: int, words: int, scale: float, apart: float) -> tuple[np.ndarray, ...]:
+    coin = np.random.default_rng(seed)
+    before = (coin.normal(size=(tokens, words)) * scale).astype(np.float32)
+    after = before + (coin.normal(size=before.shape) * apart).astype(np.float32)
+    return coin.integers(0, words, tokens), before, after
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    tokens=st.integers(1, 40),
+    words=st.integers(2, 300),
+    scale=st.floats(0.01, 30),
+    apart=st.floats(0, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_kept_prediction_judges_as_the_logits_do(
+    seed: int, tokens: int, words: int, scale: float, apart: float
+) -> None:
+    """Probabilities within a factor of exp(step) change the divergence D by step^2 / 2 and step * (D + sqrt(2 D))."""
+    ids, before, after = random_logits(seed, tokens, words, scale, apart)
+    kept = Prediction.of(ids, before)
+    found, exact = kept.judge(ids, after), judge_exactly((ids, before), (ids, after))
+    assert found.cost == exact.cost == pytest.approx(float(metrics.cross_entropy(after, ids).sum()), rel=1e-9, abs=1e-9)
+    assert found.same == exact.same == metrics.same_top1(before, after).sum()
+    assert exact.lost == pytest.approx(float(metrics.kl_divergence(before, after).sum()), rel=1e-6, abs=1e-9 * tokens)
+    rows, step = metrics.kl_divergence(before, after), kept.step.astype(np.float64)
+    assert abs(found.lost - exact.lost) <= (step**2 / 2 + 1.01 * step * (rows + np.sqrt(2 * rows)) + 1e-9).sum()
+    assert kept.step.max() <= predictions.DEEPEST / predictions.STEPS * 1.001
+
+
+def test_a_model_loses_nothing_against_itself() -> None:
+    ids, before, _ = random_logits(0, 50, 500, 4, 0)
+    assert judge_exactly((ids, before), (ids, before)).lost == 0
+    assert Prediction.of(ids, before).judge(ids, before).lost < 1e-7 * 50
+
+
+def test_words_that_cannot_be_said_add_nothing() -> None:
+    """A model may give a word no probability at all: both say so, or only the candidate, and that is dear."""
+    ids, before, after = random_logits(1, 20, 50, 2, 0.1)
+    before[:, 7] = after[:, 7] = -np.inf
+    found = Prediction.of(ids * 0, before).judge(ids * 0, after)
+    expected = float(metrics.kl_divergence(np.delete(before, 7, 1), np.delete(after, 7, 1)).sum())
+    assert found.lost == pytest.approx(expected, rel=1e-2)
+    after[:, 3] = -np.inf
+    assert Prediction.of(ids * 0, before).judge(ids * 0, after).lost > 1e3
+
+
+def test_other_tokens_are_no_divergence() -> None:
+    ids, before, after = random_logits(2, 10, 30, 2, 0.1)
+    other = Prediction.of(ids, before).judge(np.roll(ids, 1), after)
+    assert np.isnan(other.lost)
+    assert np.isnan(other.same)
+    assert other.cost == judge(np.roll(ids, 1), after).cost
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(BrokenModel, match="NaN"):
+        Prediction.of(np.array([0]), np.array([[np.nan, 1]], np.float32))
+
+
+def test_what_is_kept_comes_back_and_what_has_no_room_does_not(tmp_path: Path) -> None:
+    ids, before, _ = random_logits(3, 10, 30, 2, 0)
+    kept = Prediction.of(ids, before)
+    one, two = (Example("00ff", None, f"a.txt:{start}") for start in (0, 1000))  # the same words at two places
+    size = sum(array.nbytes for array in vars(kept).values())
+    store = Predictions(tmp_path / "store", room_bytes=size + 600)
+    assert store.keep(one, kept)
+    assert not store.keep(two, kept)
+    assert store.get(two) is None
+    again = Predictions(tmp_path / "store", room_bytes=0).get(one)
+    assert again is not None
+    for name, array in vars(kept).items():
+        np.testing.assert_array_equal(getattr(again, name), array)
+
+
+def test_a_damaged_file_is_read_again(tmp_path: Path) -> None:
+    ids, before, _ = random_logits(4, 10, 30, 2, 0)
+    store, example = Predictions(tmp_path), Example("00", None, "a.txt:0")
+    store.keep(example, Prediction.of(ids, before))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-40])
+    assert store.get(example) is None
+
+
+def test_as_many_passages_are_compared_as_fit() -> None:
+    examples = [Example(str(number), None, f"a:{number}") for number in range(1000)]
+    assert compared(examples[:40], 4096, 1024) == {example.name for example in examples[:40]}
+    assert len(compared(examples, 4096, 1024)) == predictions.MOST_PASSAGES
+    few = compared(examples, 500_000, 1024)
+    assert len(few) == predictions.FEWEST_PASSAGES
+    assert {"a:0", "a:500"} <= few  # spread over all of them
+
+
+@needs_llama
+def test_the_reference_reads_once_and_the_numbers_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = write_pair(tmp_path / "pair")
+    (tmp_path / "a.txt").write_text(prose(3000), encoding="utf-8")
+    task = TextTask.open(tmp_path / "a.txt", splits=False, most={"test": 6})
+    examples = task.examples("test")
+    monkeypatch.setattr(predictions, "MOST_PASSAGES", 4)
+    store = Predictions(tmp_path / "store")
+    with hire(task) as reference, hire(task) as candidate:
+        reference.open(load(pair.gguf), threads=1)
+        candidate.open(load(pair.hf), threads=1)
+        expected = read_both(reference, candidate, task, [examples[place] for place in (0, 1, 3, 4)])
+        costs = keep_predictions(reference, task, examples, store)
+        monkeypatch.setattr(reference, "ask", None)  # whoever asks it now fails
+        beside = read_beside(lambda: reference, candidate, task, examples, store)
+        monkeypatch.undo()
+        nothing = read_beside(lambda: reference, candidate, task, examples, Predictions(tmp_path / "none", 0))
+    np.testing.assert_allclose(costs[[0, 1, 3, 4]], expected.reference, rtol=1e-6)
+    np.testing.assert_allclose(beside.costs[[0, 1, 3, 4]], expected.candidate, rtol=1e-6)
+    apart, told, again = expected.divergence(), beside.divergence, nothing.divergence
+    assert apart is not None
+    assert told is not None
+    assert again is not None
+    assert told.tokens == apart.tokens
+    assert told.kl == pytest.approx(apart.kl, abs=1e-6)
+    assert again.kl == pytest.approx(apart.kl, abs=1e-6)
+    assert not list((tmp_path / "none").iterdir())
