@@ -24,7 +24,7 @@ from ...runtimes.torch import save_network
 from ...tasks import Example, Task
 from ...tasks.geometry import Geometry
 from ...tasks.preprocess import Preprocessing
-from ...train import Batch, Lesson, Rows, Settings, Trained, train
+from ...train import Batch, Lesson, Rows, Settings, Trained, fresh_norms, train
 from .. import Context
 from . import student as students
 from .loss import feature_loss, mixed_loss
@@ -256,6 +256,7 @@ def _train(
         learner,
         _lesson(step, pupils, teaching, share, context.seed),
         settings,
+        mode=fresh_norms,
         seed=context.seed,
         threads=context.threads,
         checkpoint=context.checkpoint(name),
