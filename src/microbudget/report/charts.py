@@ -12,7 +12,7 @@ from ..model import LANGUAGE_MODELLING
 from ..units import format_bytes, format_seconds
 from . import ladder, phrases, plots
 from .outcome import Outcome
-from .training import Training
+from .training import STEP, Training
 
 BYTE_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 SECOND_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -31,9 +31,10 @@ class Charts:
     accuracy: str = ""
     growth: str = ""
     levels: tuple[tuple[str, str], ...] = ()  # of a language model, with their captions, in place of size and latency
+    further: tuple[tuple[str, str], ...] = ()  # of other steps that trained: a plot and its caption
 
 
-def charts(outcome: Outcome, trained: Training | None) -> Charts:
+def charts(outcome: Outcome, trained: Training | None, others: Sequence[Training] = ()) -> Charts:
     """All plots of a run."""
     try:
         import matplotlib  # noqa: F401
@@ -42,7 +43,7 @@ def charts(outcome: Outcome, trained: Training | None) -> Charts:
     curve = trained.learning_curve if trained else None
     reference = outcome.reference.measurement
     if reference is not None and reference.task == LANGUAGE_MODELLING:
-        return Charts(available=True, levels=ladder.plots_of(outcome))
+        return Charts(available=True, levels=ladder.plots_of(outcome), further=_all_further(others))
     return Charts(
         available=True,
         size=_trade_off(outcome, "size", BYTE_UNITS),
@@ -50,7 +51,12 @@ def charts(outcome: Outcome, trained: Training | None) -> Charts:
         loss=_epochs(trained, "loss", "loss (cross-entropy, nats)", 1.0) if trained else "",
         accuracy=_epochs(trained, "accuracy", "accuracy (%)", 100.0) if trained else "",
         growth=_growth(curve, trained.classes) if curve and trained else "",
+        further=_all_further(others),
     )
+
+
+def _all_further(others: Sequence[Training]) -> tuple[tuple[str, str], ...]:
+    return tuple(plot for other in others for plot in _further(other) if plot[0])
 
 
 def _costs(cost: str, measurement: Measurement) -> tuple[float | None, float | None, float | None]:
@@ -128,13 +134,22 @@ def _limits(outcome: Outcome, cost: str, factor: float) -> plots.Limits:
     )
 
 
+def _further(trained: Training) -> tuple[tuple[str, str], ...]:
+    axes = (("loss", "loss", 1.0), ("accuracy", "accuracy (%)", 100.0))
+    return tuple(
+        (_epochs(trained, what, axis, scale), f"{trained.step}: the {what} over the epochs.")
+        for what, axis, scale in axes
+    )
+
+
 def _epochs(trained: Training, what: str, axis: str, scale: float) -> str:
     """Loss or accuracy of training and validation over the epochs, what there is of them."""
     lines: list[tuple[str, plots.Role, Sequence[float]]] = [
         (label, role, [value * scale for value in trained.series(f"{split}_{what}")]) for label, role, split in _SPLITS
     ]
     drawn = [line for line in lines if line[2]]
-    return plots.curves(what, drawn, axis, trained.kept) if drawn else ""
+    name = what if trained.step == STEP else f"{trained.step}-{what}"
+    return plots.curves(name, drawn, axis, trained.kept) if drawn else ""
 
 
 _SPLITS: tuple[tuple[str, plots.Role, str], ...] = (
