@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtra, UnsupportedModel
+from ..model import Record
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -24,6 +26,8 @@ try:
     import transformers.modeling_utils
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
+
+from . import widths
 
 
 class TorchSession:
@@ -53,14 +57,18 @@ def open_session(model: Model, *, threads: int = 0) -> TorchSession:
     return TorchSession(model.path, threads)
 
 
-def load_network(folder: Path) -> Any:
+def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     """The image classifier in a Hugging Face folder: a module in float32 and eval mode.
 
     Only safetensors are read, remote code is not run, and weights that are missing or of another shape are an error:
-    transformers would draw them at random and go on.
+    transformers would draw them at random and go on. state: of the record, where it is not in the folder yet; it tells
+    the widths of a pruned network.
     """
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    record = Record.read(folder) if state is None else Record(state=dict(state))
+    if record is not None and widths.special(record.state):
+        return _load_special(folder, record.state)
     try:
         network, info = transformers.AutoModelForImageClassification.from_pretrained(
             str(folder),
@@ -76,6 +84,18 @@ def load_network(folder: Path) -> Any:
     missing = sorted(map(str, info["missing_keys"])) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if missing:
         raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")
+    return network.eval()
+
+
+def _load_special(folder: Path, state: Mapping[str, Any]) -> Any:
+    """A network that its config cannot say: pruned channels, dropped blocks."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        network = widths.build(transformers.AutoModelForImageClassification, config, state)
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedModel(f"{folder} cannot be opened at the widths in its microbudget.json: {reason}") from error
+    widths.read_weights(network, folder)
     return network.eval()
 
 
