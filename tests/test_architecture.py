@@ -21,7 +21,7 @@ LAYERS = [
     {"evaluation", "ship", "run"},
     {"build", "recipe", "judge", "candidates", "fits", "ladder"},
     {"methods"},
-    {"features", "head", "learning_curve", "tasks", "runtimes", "loading"},
+    {"features", "head", "learning_curve", "tasks", "runtimes", "loading", "train"},
     {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress"},
     {"errors", "units"},
 ]

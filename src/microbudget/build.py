@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .units import format_seconds
 
 PARTIAL = ".partial-"
+CHECKPOINTS = "checkpoints"  # in the cache: what unfinished steps go on from, by their fingerprint
 _RECORDED_VERSIONS = ("microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers")
 
 
@@ -46,11 +47,13 @@ def build_step(model: Model, step: Method, context: Context, store: Path) -> Mod
     if record is not None:
         return Model(folder, output_format, record)
     started = time.monotonic()
+    context = replace(context, checkpoints=context.cache / CHECKPOINTS / fingerprint)
     with _whole_or_nothing(folder) as partial:
         record = step.apply(model, context, partial)
         text = f"{model.record.recipe} > {step}" if model.record.recipe else str(step)
         record = replace(record, recipe=text, fingerprint=fingerprint, versions=versions())
         record.save(partial)
+    shutil.rmtree(context.cache / CHECKPOINTS / fingerprint, ignore_errors=True)
     context.progress.say(f"{step.name():<9} {format_seconds(time.monotonic() - started):>8}  {folder.name}")
     return Model(folder, output_format, record)
 
