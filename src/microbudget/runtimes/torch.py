@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtra, UnsupportedModel
-from ..model import Record
+from ..model import Record, backbone_of
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -67,8 +67,11 @@ def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     record = Record.read(folder) if state is None else Record(state=dict(state))
+    backbone = backbone_of(folder)
+    if backbone is not None:
+        return _load_adapted(folder, backbone, record)
     if record is not None and widths.special(record.state):
-        return _load_special(folder, record.state)
+        return widths.load(transformers.AutoModelForImageClassification, folder, record.state)
     try:
         network, info = transformers.AutoModelForImageClassification.from_pretrained(
             str(folder),
@@ -87,16 +90,19 @@ def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     return network.eval()
 
 
-def _load_special(folder: Path, state: Mapping[str, Any]) -> Any:
-    """A network that its config cannot say: pruned channels, dropped blocks."""
-    try:
-        config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-        network = widths.build(transformers.AutoModelForImageClassification, config, state)
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedModel(f"{folder} cannot be opened at the widths in its microbudget.json: {reason}") from error
-    widths.read_weights(network, folder)
-    return network.eval()
+def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:
+    """A backbone with the head and the adapter in `folder`."""
+    from .. import classifiers
+    from .adapters import merged
+
+    if backbone == folder:  # transformers would add the adapter by itself, without the head
+        state = {} if record is None else record.state
+        network = widths.load(transformers.AutoModelForImageClassification, folder, state)
+    else:
+        network = load_network(backbone)
+    if record is not None and record.labels is not None:
+        classifiers.set_classes(network, record.labels, None)
+    return merged(network, folder)
 
 
 class _Logits(torch.nn.Module):

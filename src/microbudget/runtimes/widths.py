@@ -1,7 +1,7 @@
 """Widths: networks that no config can say, as `prune` leaves them, built from what stands in the record's state.
 
-`dropped` names modules that are passed over. `widths` has two parts: `tensors`, for each tensor its shape, with null for
-what is as the config says; `attributes`, for each module the numbers that its code reads.
+`dropped` names modules that are passed over. `widths` has two parts: `tensors`, for each tensor its shape, with null
+for what is as the config says; `attributes`, for each module the numbers that its code reads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from ..errors import UnsupportedModel
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "nx", "nf")
+ADAPTER = "adapter_"  # what the names of files begin with that hold no weights of the network itself
 State = Mapping[str, Any]
 
 
@@ -32,8 +33,25 @@ def special(state: State) -> bool:
     return bool(state.get("widths") or state.get("dropped"))
 
 
+def load(auto: Any, folder: Path, state: State) -> Any:
+    """The network in a folder at the state's widths, in float32 and eval mode. auto: transformers' class for the task.
+
+    Raises UnsupportedModel.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        network = build(auto, config, state)
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnsupportedModel(f"{folder} cannot be opened at the widths in its microbudget.json: {reason}") from error
+    read_weights(network, folder)
+    return network.eval()
+
+
 def build(auto: Any, config: Any, state: State) -> Any:
-    """The network of a config, with random weights, at the state's widths. auto: transformers' class to build with."""
+    """The network of a config, with random weights, at the state's widths. auto: as of `load`."""
     with torch.random.fork_rng(devices=[]):
         network = auto.from_config(config, dtype=torch.float32)
     drop(network, state.get("dropped", ()))
@@ -63,7 +81,8 @@ def narrow(network: Any, widths: Mapping[str, Any]) -> None:
 
 def read_weights(network: Any, folder: Path) -> None:
     """Fill the network from the folder's safetensors. Raises UnsupportedModel where they do not fit."""
-    tensors = {name: one for file in sorted(folder.glob("*.safetensors")) for name, one in load_file(file).items()}
+    files = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(ADAPTER))
+    tensors = {name: one for file in files for name, one in load_file(file).items()}
     try:
         missing, unknown = network.load_state_dict(tensors, strict=False)
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import InvalidOption
-from ...model import LANGUAGE_MODELLING, Model, Record
+from ...model import ADAPTER_CONFIG, LANGUAGE_MODELLING, Model, Record
 from .. import Context, Method, option
 
 DEFAULT_SPARSITY = 0.5
@@ -50,15 +50,15 @@ class Prune(Method):
                 f"prune: sparsity must be above 0 and below 1, the share that goes, not {self.sparsity!r}"
             )
         if self.structure != "channels" and (self.latency or self.size):
-            raise InvalidOption(f"prune: structure={self.structure!r} takes sparsity; latency and size are for channels")
+            raise InvalidOption(
+                f"prune: structure={self.structure!r} takes sparsity; latency and size are for channels"
+            )
         if (self.importance == "wanda") != (self.structure == "weights") and self.importance != "magnitude":
             raise InvalidOption(f"prune: importance={self.importance!r} is not for structure={self.structure!r}")
         self._shares()
 
     def _shares(self) -> dict[str, float]:
-        return {
-            name: _share(name, text) for name in ("latency", "size") if (text := getattr(self, name)) is not None
-        }
+        return {name: _share(name, text) for name in ("latency", "size") if (text := getattr(self, name)) is not None}
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the smaller model; what was measured goes into the record. Raises what tracing and allocation raise."""
@@ -180,7 +180,7 @@ def _write(network: Any, model: Model, out: Path) -> None:
     """The network, and from the given folder all that is no weight and no config."""
     network.save_pretrained(str(out), safe_serialization=True)
     for file in model.files:
-        if ".safetensors" not in file.name and not (out / file.name).exists():
+        if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
             shutil.copyfile(file, out / file.name)
 
 

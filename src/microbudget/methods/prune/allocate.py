@@ -41,7 +41,7 @@ def allocate(families: Sequence[Family], losses: Sequence[Curve], cost: Cost, ta
     now = cost(widths(families, counts))
     while now > target:
         moves = [_move(families, losses, cost, counts, index, now) for index in range(len(families))]
-        price, index, after = min((move for move in moves if move), default=(0.0, -1, 0.0))
+        _, index, after = min((move for move in moves if move), default=(0.0, -1, 0.0))
         if index < 0:
             share = now / cost(widths(families, [0] * len(families)))
             raise InvalidOption(
@@ -61,7 +61,7 @@ def _size(family: Family, count: int) -> int:
 def _move(
     families: Sequence[Family], losses: Sequence[Curve], cost: Cost, counts: list[int], index: int, now: float
 ) -> tuple[float, int, float] | None:
-    """Loss per saved cost of one more step, the family's index, and the cost after it; None where too few would stay."""
+    """Loss per saved cost of one more step, the family's index, the cost after it; None where too few would stay."""
     family, count = families[index], counts[index]
     more = count + _size(family, count)
     if family.width - more < family.step:

@@ -18,7 +18,7 @@ LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
 
 
 def droppable(subject: Subject) -> tuple[str, ...]:
-    """Blocks in a row of blocks that put out what they take in, by shape, and do something: in the network's order."""
+    """Blocks in a row that put out the shape that they take in, in the network's order; single layers are none."""
     network, seen = subject.network, {}
     rows = {name for name, module in network.named_modules() if isinstance(module, LISTS) and len(module) > 1}
     hooks = []
@@ -38,14 +38,9 @@ def droppable(subject: Subject) -> tuple[str, ...]:
 def _noting(seen: dict[str, bool], name: str) -> Any:
     def note(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
         same = bool(inputs) and isinstance(output, torch.Tensor) and isinstance(inputs[0], torch.Tensor)
-        seen[name] = same and inputs[0].shape == output.shape and _residual(module, inputs[0], output)
+        seen[name] = same and inputs[0].shape == output.shape and len(list(module.modules())) > 2
 
     return note
-
-
-def _residual(module: Any, given: torch.Tensor, output: torch.Tensor) -> bool:
-    """Whether the block adds to what it is given; a convolution that happens to keep the shape does not."""
-    return len(list(module.children())) > 1 or any(isinstance(one, LISTS) for one in module.children())
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ class Plan:
         return np.concatenate(parts)
 
     def cut(self, counts: Sequence[int]) -> Any:
-        """A smaller copy of the network. Raises Failed where it does not answer as the original with silent channels."""
+        """A smaller copy of the network. Raises Failed where it answers otherwise than with silent channels."""
         gone = self.removed(counts)
         with silenced(self.subject, self.graph, gone):
             expected = self.subject.logits()
@@ -99,7 +99,10 @@ def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
     done = recalibrate(plan.subject, network, reference)
     stays = widths(plan.families, counts)
     everything = widths(plan.families, [0] * len(plan.families))
-    share: Callable[[costs.Sum], float] = lambda cost: cost(stays) / cost(everything)
+
+    def share(cost: costs.Sum) -> float:
+        return cost(stays) / cost(everything)
+
     layers = [
         {
             "layer": family.name,

@@ -81,5 +81,3 @@ def _sum(graph: Dependencies, sites: Sequence[Site], terms: Terms, stays: bool =
     rows = [(*each, *(len(axes),) * (longest - len(each))) for _, each in terms]
     left = table[:, -1] if stays else np.where(np.arange(len(table)) == len(axes), 1.0, 0.0)
     return Sum(table[:, :-1] / width, left, np.array([factor for factor, _ in terms]), np.array(rows))
-
-

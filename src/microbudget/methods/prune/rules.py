@@ -12,18 +12,19 @@ from torch.fx import Node
 from .axes import Atoms, Axes, Axis, broadcast, reshaped
 
 Many = Axes | list[Axes]
-ELEMENTWISE = frozenset(
-    "abs add alias bernoulli celu clamp clamp_max clamp_min clone contiguous detach div dropout elu exp feature_dropout"
-    " gelu hardsigmoid hardswish hardtanh leaky_relu lift_fresh_copy log maximum minimum mish mul neg pow prelu_scalar"
-    " reciprocal relu relu6 rsqrt rsub selu sigmoid silu softplus sqrt square sub tanh to to_copy type_as where".split()
-)
-POOLING = frozenset(
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d avg_pool1d avg_pool2d max_pool1d max_pool2d"
-    " upsample_bilinear2d upsample_nearest2d".split()
-)
-RESHAPING = frozenset("_unsafe_view flatten reshape squeeze unflatten unsqueeze view view_as".split())
-REDUCING = frozenset("amax amin logsumexp mean sum var".split())
-NEW = frozenset("arange empty full new_full new_ones new_zeros ones scalar_tensor zeros".split())
+ELEMENTWISE = frozenset((
+    "abs", "add", "alias", "bernoulli", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "detach",
+    "div", "dropout", "elu", "exp", "feature_dropout", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu",
+    "lift_fresh_copy", "log", "maximum", "minimum", "mish", "mul", "neg", "pow", "reciprocal", "relu", "relu6", "rsqrt",
+    "rsub", "selu", "sigmoid", "silu", "softplus", "sqrt", "square", "sub", "tanh", "to", "to_copy", "type_as", "where",
+))  # fmt: skip
+POOLING = frozenset((
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d", "max_pool1d",
+    "max_pool2d", "upsample_bilinear2d", "upsample_nearest2d",
+))  # fmt: skip
+RESHAPING = frozenset(("_unsafe_view", "flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "view_as"))
+REDUCING = frozenset(("amax", "amin", "logsumexp", "mean", "sum", "var"))
+NEW = frozenset(("arange", "empty", "full", "new_full", "new_ones", "new_zeros", "ones", "scalar_tensor", "zeros"))
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _argument(node: Node, place: int, name: str, default: Any = None) -> Any:
 
 
 def _convolution(trace: Trace, node: Node) -> Axes:
-    """(batch, in, ...) with weight (out, in / groups, ...). Whole groups go, or single channels where there are none."""
+    """(batch, in, ...) with weight (out, in / groups, ...). Where there are groups, they go whole."""
     x, weight = node.args[0], node.args[1]
     atoms, groups = trace.atoms, int(_argument(node, 6, "groups", 1))
     channels, (out, inner, *kernel) = trace.of(x)[1], trace.of(weight)

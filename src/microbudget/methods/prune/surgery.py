@@ -101,9 +101,7 @@ def recalibrate(subject: Subject, network: Any, reference: torch.Tensor) -> bool
 
 
 def _statistics(norms: Mapping[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
-    return {
-        name: {buffer: value.clone() for buffer, value in module.named_buffers()} for name, module in norms.items()
-    }
+    return {name: {buffer: value.clone() for buffer, value in module.named_buffers()} for name, module in norms.items()}
 
 
 def kept_share(before: Any, after: Any) -> float:
