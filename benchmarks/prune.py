@@ -5,9 +5,9 @@
     python benchmarks/prune.py --table                 writes docs/prune.md
 
 Everybody starts from the same network (`resize(pixels=160) > finetune()`, then two epochs through all layers), removes
-channels, and trains as many epochs with the same loop, rates, photos and seed; then the same export. Ours:
-`prune(size=...)` as the method does it. Torch-Pruning: `MetaPruner` with its group magnitude importance, one ranking of
-all channels, widths in eights, the share searched so that it keeps as many parameters; `--part uniform` is the same with
+channels, and trains as many epochs with the same loop, rates, photos and seed; the same export for all. Ours:
+`prune(size=...)` as it is. Torch-Pruning: `MetaPruner` with its group magnitude importance, one ranking of
+all channels, widths in eights, the share searched to keep as many parameters; `--part uniform` is the same with
 one rate for all layers. NNCF's structured filter pruning is gone since version 3; what it has sets single weights to
 zero (`--part nncf`), which keeps every byte and every multiplication of the ONNX file.
 """

@@ -79,24 +79,19 @@ def _conversations(conversations: Sequence[Any], tokenizer: Any, length: int) ->
 def _spoken(messages: Sequence[Any], tokenizer: Any) -> Iterator[tuple[int, bool]]:
     """Tokens in the model's own template, or in a plain one, and whether the assistant said them.
 
-    The text grows message by message; what each adds is encoded for itself.
+    The text grows answer by answer; what each part adds is encoded for itself.
     """
-    from ...runtimes.chat import PLAIN, render
+    from ...runtimes.chat import last_answer
 
-    template = tokenizer.chat_template or PLAIN.removesuffix("assistant:")
     begin, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     before = ""
     for index, message in enumerate(messages):
-        answers = message["role"] == "assistant"
-        if answers:
-            prompt = render(template, messages[:index], begin, end, answer=True)
-            if prompt.startswith(before):
-                yield from _encoded(tokenizer, prompt[len(before) :], False)
-                before = prompt
-        text = render(template, messages[: index + 1], begin, end, answer=False)
-        new = text[len(before) :] if text.startswith(before) else text
-        yield from _encoded(tokenizer, new, answers)
-        before = text
+        if message["role"] != "assistant":
+            continue
+        prompt, reply = last_answer(tokenizer.chat_template, messages[: index + 1], begin, end)
+        yield from _encoded(tokenizer, prompt[len(before) :] if prompt.startswith(before) else prompt, False)
+        yield from _encoded(tokenizer, reply, True)
+        before = prompt + reply
 
 
 def _encoded(tokenizer: Any, text: str, learnt: bool) -> Iterator[tuple[int, bool]]:

@@ -178,7 +178,9 @@ def _stopwatch(made: Any, model: Model, context: Context) -> Any:
 
 def _write(network: Any, model: Model, out: Path) -> None:
     """The network, and from the given folder all that is no weight and no config."""
-    network.save_pretrained(str(out), safe_serialization=True)
+    import torch
+
+    network.to(memory_format=torch.contiguous_format).save_pretrained(str(out), safe_serialization=True)
     for file in model.files:
         if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
             shutil.copyfile(file, out / file.name)

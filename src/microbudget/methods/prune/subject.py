@@ -81,20 +81,19 @@ def open_subject(model: Model, context: Context, samples: int) -> Subject:
 
 
 def _classifier(model: Model, context: Context, examples: Sequence[Example]) -> Subject:
+    from ...lessons import inputs
     from ...runtimes.torch import load_network
 
     if model.record.preprocessing is None:
         raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
     batches = [
-        {name: torch.from_numpy(array) for name, array in inputs.items()}
-        for inputs in (
-            context.task.collate(examples[start : start + BATCH], model.record.preprocessing)
-            for start in range(0, len(examples), BATCH)
-        )
+        inputs(context.task, examples[start : start + BATCH], model.record.preprocessing)
+        for start in range(0, len(examples), BATCH)
     ]
     known = model.labels is not None and tuple(model.labels) == tuple(context.task.labels)
     targets = torch.tensor([example.label for example in examples]) if known else None
-    return Subject(load_network(model.path), batches, targets, tuple(example.key for example in examples))
+    network = load_network(model.path).to(memory_format=torch.channels_last)  # as `inputs` has the pixels
+    return Subject(network, batches, targets, tuple(example.key for example in examples))
 
 
 def _reader(model: Model, context: Context, examples: Sequence[Example]) -> Subject:
