@@ -18,8 +18,8 @@ from microbudget.errors import Failed, UnsupportedModel
 from microbudget.methods.prune.axes import Atoms, blocks, reshaped
 from microbudget.methods.prune.graph import Dependencies, trace
 from microbudget.methods.prune.sensitivity import silenced
-from microbudget.methods.prune.subject import Subject
-from microbudget.methods.prune.surgery import check, cut
+from microbudget.methods.prune.subject import Subject, divergence
+from microbudget.methods.prune.surgery import check, cut, match_moments
 from random_graphs import programs, random_net
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 4, 4)).astype(np.float32))
@@ -112,6 +112,31 @@ def test_the_classes_stay() -> None:
     graph = trace(random_net([("conv", 0, 8, 1, 3)], True, 0), {"pixel_values": PIXELS[:2]})
     assert (graph.axes["classifier.weight"][0] == -1).all()
     assert len(np.unique(graph.axes["classifier.weight"][1])) == 8  # 16 places of 8 channels
+
+
+def test_batch_norm_takes_up_what_the_removed_channels_said() -> None:
+    """Each channel that stays has the mean and deviation that it had, behind every norm."""
+    program = [("conv", 0, 12, 1, 3), ("norm", 1), ("silu", 2), ("conv", 3, 8, 1, 3), ("norm", 4), ("relu", 5)]
+    network = random_net(program, False, 3)
+    pixels = torch.from_numpy(np.random.default_rng(1).normal(size=(32, 3, 4, 4)).astype(np.float32))
+    subject = Subject(network, [{"pixel_values": pixels[:20]}, {"pixel_values": pixels[20:]}])
+    graph = trace(network, subject.example)
+    first = next(site for site in graph.sites if site.name == "layers.0")
+    removed = first.bundles[:7]
+    smaller = copy.deepcopy(network)
+    cut(smaller, graph, removed)
+    reference = subject.logits()
+    before = divergence(reference, subject.logits(smaller))
+    assert match_moments(subject, smaller, graph, removed)
+    assert divergence(reference, subject.logits(smaller)) < before
+    outputs: dict[nn.Module, torch.Tensor] = {}
+    for one in (network, smaller):
+        one.layers[4].register_forward_hook(lambda module, _, output: outputs.__setitem__(module, output))
+        logits_of = one(pixel_values=pixels).logits
+        assert torch.isfinite(logits_of).all()
+    whole, cut_down = (outputs[one.layers[4]].transpose(0, 1).flatten(1) for one in (network, smaller))
+    torch.testing.assert_close(cut_down.mean(1), whole.mean(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(cut_down.std(1), whole.std(1), rtol=1e-3, atol=1e-4)
 
 
 class Sorting(nn.Module):

@@ -19,7 +19,7 @@ from .graph import Dependencies, Site, trace
 from .importance import Scores, importance
 from .sensitivity import Curve, Family, curves, silenced
 from .subject import Subject, divergence
-from .surgery import check, cut, kept_share, recalibrate
+from .surgery import check, cut, kept_share, match_moments
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ def _family(sites: Sequence[Site], scores: Scores, uniform: bool) -> Family:
 
 
 def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
-    """Recalibrate the cut network and tell what was done, for the record's history."""
+    """Repair the cut network's moments and tell what was done, for the record's history."""
     reference = plan.subject.logits()
     loss = divergence(reference, plan.subject.logits(network))
-    done = recalibrate(plan.subject, network, reference)
+    done = match_moments(plan.subject, network, plan.graph, plan.removed(counts))
     stays = widths(plan.families, counts)
     everything = widths(plan.families, [0] * len(plan.families))
 
@@ -117,8 +117,8 @@ def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
         "parameters_left": kept_share(plan.subject.network, network),
         "time_left_estimate": share(costs.time_s(plan.graph, plan.sites)),
         "divergence": divergence(reference, plan.subject.logits(network)),
-        "divergence_before_recalibration": loss,
-        "recalibrated": done,
+        "divergence_before_repair": loss,
+        "moments_matched": done,
         "not_followed": list(plan.graph.stopped_by),
         "layers": layers,
     }
