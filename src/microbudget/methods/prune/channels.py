@@ -17,9 +17,10 @@ from .allocate import allocate, step_of, widths
 from .axes import Ids
 from .graph import Dependencies, Site, trace
 from .importance import Scores, importance
+from .moments import match
 from .sensitivity import Curve, Family, curves, silenced
 from .subject import Subject, divergence
-from .surgery import check, cut, kept_share, match_moments
+from .surgery import check, cut, kept_share
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
     """Repair the cut network's moments and tell what was done, for the record's history."""
     reference = plan.subject.logits()
     loss = divergence(reference, plan.subject.logits(network))
-    done = match_moments(plan.subject, network, plan.graph, plan.removed(counts))
+    done = match(plan.subject, network, plan.graph, plan.removed(counts))
     stays = widths(plan.families, counts)
     everything = widths(plan.families, [0] * len(plan.families))
 

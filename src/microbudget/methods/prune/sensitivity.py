@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...progress import Progress
 from .axes import Ids
 from .graph import Dependencies, Site
+from .moments import Moments, input_moments, repaired_logits
 from .subject import Subject, divergence
 
 RATES = (0.25, 0.5, 0.75)
@@ -83,18 +84,28 @@ def silenced(subject: Subject, graph: Dependencies, removed: Ids) -> Iterator[No
 def curves(
     subject: Subject, graph: Dependencies, families: Sequence[Family], reference: torch.Tensor, progress: Progress
 ) -> tuple[Curve, ...]:
-    """The curve of each family, measured with the others whole. reference: the network's answers, (rows, classes)."""
+    """The curve of each family, measured with the others whole and batch norm repaired.
+
+    reference: the network's answers, (rows, classes).
+    """
+    wanted = [input_moments(subject.network, batch) for batch in subject.batches]
     return tuple(
-        _curve(subject, graph, family, reference)
+        _curve(subject, graph, family, reference, wanted)
         for family in progress.track(families, "sensitivity of layer", len(families))
     )
 
 
-def _curve(subject: Subject, graph: Dependencies, family: Family, reference: torch.Tensor) -> Curve:
+def _curve(
+    subject: Subject,
+    graph: Dependencies,
+    family: Family,
+    reference: torch.Tensor,
+    wanted: Sequence[Mapping[str, Moments]],
+) -> Curve:
     counts = sorted({max(1, round(rate * family.width)) for rate in RATES if family.width > 1})
     nats = [0.0]
     for count in counts:
         with silenced(subject, graph, family.first(count)):
-            nats.append(divergence(reference, subject.logits()))
+            nats.append(divergence(reference, repaired_logits(subject, wanted)))
     grown = np.maximum.accumulate(np.nan_to_num(nats, nan=np.inf, posinf=1e6))
     return Curve(np.array([0, *counts], float), grown)

@@ -10,12 +10,9 @@ import torch
 from ...errors import Failed
 from .axes import Ids
 from .graph import Dependencies
-from .subject import Batch, Subject, answer, divergence
+from .subject import Subject
 
 TOLERANCE = 1e-3  # of the spread of the logits
-MOST = 128  # examples that moments are taken over, in one pass
-SILENT_VARIANCE = 1e-8  # a channel below it says nothing
-WIDEST = 10.0  # times that a variance may change
 
 
 def cut(network: Any, graph: Dependencies, removed: Ids) -> None:
@@ -70,86 +67,6 @@ def check(subject: Subject, network: Any, expected: torch.Tensor) -> None:
             f"{type(network).__name__} without the removed channels answers differently (by {difference:.3g}) than with"
             " them silent: it cannot be pruned this way. Use structure='layers' or structure='weights'"
         )
-
-
-def match_moments(subject: Subject, network: Any, graph: Dependencies, removed: Ids) -> bool:
-    """Let each channel of the cut network have the mean and deviation that it had, if that brings its answers nearer.
-
-    The layers behind removed channels see another mean than they were trained with. Batch norm takes it up: its
-    statistics are changed, layer by layer in the order of the network, so that what it puts out has the given network's
-    moments over the examples. Returns whether it was done.
-    """
-    before = {name: (module, _statistics(module)) for name, module in norms(network)}
-    if not before:
-        return False
-    reference = subject.logits()
-    loss = divergence(reference, subject.logits(network))
-    batch = {name: torch.cat([one[name] for one in subject.batches])[:MOST] for name in subject.batches[0]}
-    wanted = _input_moments(subject.network, batch)
-    kept = graph.kept(removed)
-    hooks = []
-    for name, (module, _) in before.items():
-        places = kept.get(f"{name}.weight", (None,))[0]
-        chosen = slice(None) if places is None else torch.from_numpy(places)
-        hooks.append(module.register_forward_pre_hook(_matching(*(each[chosen] for each in wanted[name]))))
-    try:
-        with torch.no_grad():
-            answer(network, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if divergence(reference, subject.logits(network)) < loss:
-        return True
-    for module, (mean, variance) in before.values():
-        module.running_mean.copy_(mean)
-        module.running_var.copy_(variance)
-    return False
-
-
-def norms(network: Any) -> list[tuple[str, Any]]:
-    """The batch norms with statistics, by name."""
-    kind = torch.nn.modules.batchnorm._BatchNorm
-    found = [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
-    return [(name, module) for name, module in found if module.running_mean is not None]
-
-
-def _statistics(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return module.running_mean.clone(), module.running_var.clone()
-
-
-def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of each channel: x (batch, channels, ...) -> two of (channels,)."""
-    flat = x.transpose(0, 1).flatten(1)
-    return flat.mean(1), flat.var(1)
-
-
-def _input_moments(network: Any, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def noting(name: str) -> Any:
-        return lambda _, inputs: found.__setitem__(name, _moments(inputs[0]))
-
-    hooks = [module.register_forward_pre_hook(noting(name)) for name, module in norms(network)]
-    try:
-        with torch.no_grad():
-            answer(network, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def _matching(mean: torch.Tensor, variance: torch.Tensor) -> Any:
-    """Before the norm runs: change its statistics so that its output has the moments that it had for this input's."""
-
-    def match(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        now, spread = _moments(inputs[0])
-        ratio = (spread / variance.clamp(min=SILENT_VARIANCE)).clamp(1 / WIDEST, WIDEST)
-        ratio = torch.where(variance > SILENT_VARIANCE, ratio, torch.ones(()))
-        module.running_mean.copy_(now - (mean - module.running_mean) * ratio.sqrt())
-        module.running_var.copy_(((module.running_var + module.eps) * ratio - module.eps).clamp(min=0))
-
-    return match
 
 
 def kept_share(before: Any, after: Any) -> float:
