@@ -73,13 +73,15 @@ def train_once(way: str, rate: float) -> dict[str, Any]:
     if "rank" in spec:
         names = adapting.chosen(network, None, None)
         learner = adapting.adapted(network, names, spec["rank"], 2.0 * spec["rank"], None, 0)
-    if checkpointing:
-        learner.enable_input_require_grads()
-        network.gradient_checkpointing_enable({"use_reentrant": False})
     lesson = reading.lesson(rows, held_out)
     batch = lesson.batch(np.array([0]), 0)
-    at_once = 1 if checkpointing else BATCH
-    estimate = memory.peak_bytes(learner.train(), lambda one: lesson.loss(one, batch), at_once)
+    kept, largest = memory.saved_bytes(learner.train(), lambda one: lesson.loss(one, batch))
+    if checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+        outside, _ = memory.saved_bytes(learner, lambda one: lesson.loss(one, batch))
+        config = network.config
+        kept = memory.checkpointed(kept, outside, config.num_hidden_layers, 4 * LENGTH * config.hidden_size)
+    estimate = memory.training_bytes(learner, 1 if checkpointing else BATCH, kept, largest)
     trained, everything = adapting.numbers(learner)
     before, began = status("VmRSS"), time.monotonic()
     settings = Settings(EPOCHS, rate, BATCH, patience=None, parts=BATCH if checkpointing else 1)

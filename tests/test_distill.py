@@ -47,9 +47,21 @@ def context(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
 
 
 @pytest.fixture(scope="module")
-def taught(hf_model: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The tiny network with a head for the photos: teacher and model to be cut."""
-    return build(load(hf_model), Recipe.parse("finetune"), context, tmp_path_factory.mktemp("taught"))[-1]
+def taught(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A tiny residual network with a head for the photos: teacher and model to be cut."""
+    from transformers import ResNetForImageClassification
+
+    folder = tmp_path_factory.mktemp("taught")
+    torch.manual_seed(0)
+    ResNetForImageClassification(resnet_config(hidden_sizes=[16, 32], depths=[2, 1])).save_pretrained(str(folder))
+    (folder / "preprocessor_config.json").write_text(json.dumps(CONFIG))
+    return build(load(folder), Recipe.parse("finetune"), context, folder / "store")[-1]
+
+
+def resnet_config(**changes: object) -> object:
+    from transformers import ResNetConfig
+
+    return ResNetConfig(**{"embedding_size": 16, "layer_type": "basic", "downsample_in_first_stage": True, **changes})
 
 
 def naive(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -156,8 +168,9 @@ def test_the_model_itself_is_the_student_without_cuts(taught: Model, context: Co
     np.testing.assert_allclose(ours, open_session(taught).answer(inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_a_narrower_student_begins_with_the_leading_channels(taught: Model) -> None:
-    whole, cut = (student.cut(taught, 1.0, width, LABELS, 0) for width in (1.0, 0.5))
+def test_a_narrower_student_begins_with_the_leading_channels(hf_model: Path) -> None:
+    model = load(hf_model)
+    whole, cut = (student.cut(model, 1.0, width, model.labels or (), 0) for width in (1.0, 0.5))
     assert cut.config.depth_multiplier == whole.config.depth_multiplier / 2
     theirs = whole.state_dict()
     for name, tensor in cut.state_dict().items():
@@ -193,10 +206,9 @@ def test_a_shallower_student_has_the_first_and_the_last_block() -> None:
 
 
 def test_a_resnet_can_be_cut_both_ways() -> None:
-    from transformers import ResNetConfig, ResNetForImageClassification
+    from transformers import ResNetForImageClassification
 
-    config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[3, 3], layer_type="basic")
-    whole = ResNetForImageClassification(config).eval()
+    whole = ResNetForImageClassification(resnet_config(hidden_sizes=[16, 32], depths=[3, 3])).eval()
     smaller = student.smaller_config(whole.config, 0.67, 0.5)
     assert (smaller.depths, smaller.hidden_sizes, smaller.embedding_size) == ([2, 2], [8, 16], 8)
     cut = student._drawn(smaller, ("a", "b"), 0)
@@ -205,21 +217,14 @@ def test_a_resnet_can_be_cut_both_ways() -> None:
     assert torch.isfinite(cut(torch.zeros(1, 3, 32, 32)).logits).all()
 
 
-def write_config(folder: Path, **changes: object) -> Path:
-    from transformers import ResNetConfig
-
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **changes)
-    config.save_pretrained(str(folder))
-    return folder
-
-
 @pytest.mark.parametrize("name", ["", "config.json"])
 def test_a_student_of_another_kind_is_drawn_from_a_config(
     name: str, taught: Model, context: Context, tmp_path: Path
 ) -> None:
-    folder = write_config(tmp_path / "resnet")
+    folder = tmp_path / "transformer"
+    vision_transformer(layers=1).config.save_pretrained(str(folder))
     made = build_step(taught, replace(QUICK, student=str(folder / name), features=0.5), context, tmp_path / "store")
-    assert made.record.history["distill"]["student"] == "ResNetForImageClassification"
+    assert made.record.history["distill"]["student"] == "ViTForImageClassification"
     assert made.record.preprocessing == taught.record.preprocessing
     assert load(made.path).labels == LABELS
     assert {"network.", "projection."}.isdisjoint(n[:8] for n in safetensors_names(made.path))
@@ -322,9 +327,12 @@ def test_without_validation_there_is_nothing_to_stop_on(
         build_step(taught, QUICK, own, tmp_path)
 
 
-def test_what_a_configuration_cannot_say_is_told(taught: Model, context: Context, tmp_path: Path) -> None:
+def test_what_a_configuration_cannot_say_is_told(
+    taught: Model, hf_model: Path, context: Context, tmp_path: Path
+) -> None:
+    network = student.load_network(hf_model)
     with pytest.raises(UnsupportedModel, match="mobilenet_v2 cannot say fewer blocks: use width"):
-        build_step(taught, replace(QUICK, depth=0.5), context, tmp_path)
+        student.smaller_config(network.config, 0.5, 1.0)
     with pytest.raises(InvalidOption, match="a named student is taken as it is"):
         build_step(taught, replace(QUICK, width=0.5, student=str(taught.path)), context, tmp_path)
     with pytest.raises(ModelNotFound, match=r"no/such/config\.json is not there"):

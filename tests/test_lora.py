@@ -17,7 +17,7 @@ from microbudget.judge.ledger import ledger
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.lora import Lora
-from microbudget.methods.lora.memory import peak_bytes, saved_bytes
+from microbudget.methods.lora.memory import saved_bytes, training_bytes
 from microbudget.methods.prune import Prune
 from microbudget.model import Model
 from microbudget.recipe import Recipe
@@ -153,10 +153,11 @@ def test_saved_bytes_are_those_of_the_graph() -> None:
     """A linear layer keeps its input and nothing else; a weight is not counted."""
     layer = torch.nn.Linear(100, 10)
     x = torch.randn(7, 100, requires_grad=True)
-    assert saved_bytes(layer, lambda network: network(x).sum()) == 7 * 100 * 4
+    assert saved_bytes(layer, lambda network: network(x).sum()) == (2800, 2800)
     for parameter in layer.parameters():
         parameter.requires_grad_(False)
-    assert peak_bytes(layer, lambda network: network(x).sum(), rows=3) == 4 * 1010
+    assert saved_bytes(layer, lambda network: network(x).sum()) == (0, 0)
+    assert training_bytes(layer, rows=3, row_bytes=100, largest=10) == 4 * 1010 + 3 * 120
 
 
 def test_images_get_a_head_and_adapters(hf_model: Path, images: Context, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from microbudget import train as training
 from microbudget.errors import DiskFull, Diverged
 from microbudget.progress import Progress
-from microbudget.train import Lesson, Settings, Trained, frozen_norms, schedule, train, zeros_stay
+from microbudget.train import Lesson, Settings, Trained, fresh_norms, frozen_norms, schedule, train, zeros_stay
 
 SETTINGS = Settings(epochs=4, batch_size=8, learning_rate=0.02, patience=None)
 
@@ -190,6 +190,16 @@ def test_frozen_norms_keep_their_statistics() -> None:
     assert float(free[1].running_mean.abs().sum()) > 0
 
 
+def test_fresh_norms_hold_the_means_of_the_epochs_batches() -> None:
+    """Without any change of the weights: exactly the mean of the batches' means, whatever was there before."""
+    net = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+    net[0].running_mean += 100
+    X = data()[0]
+    train(net, lesson(judge=None), replace(SETTINGS, batch_size=49), mode=fresh_norms)
+    batches = np.array_split(np.random.default_rng([0, 3]).permutation(50), 2)
+    torch.testing.assert_close(net[0].running_mean, torch.stack([X[rows].mean(0) for rows in batches]).mean(0))
+
+
 def test_pruned_zeros_stay() -> None:
     net = network()
     with torch.no_grad():
@@ -241,7 +251,8 @@ def killed_at(step: int, folder: Path) -> int:
         f"    if count[0] == {step}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return plain.loss(net, batch)\n"
         "net = t.network()\n"
-        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, checkpoint=folder / 'a.pt')\n"
+        "mode = training.fresh_norms\n"
+        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, mode=mode, checkpoint=folder / 'a.pt')\n"
         "(folder / 'weights').write_bytes(t.weights(net)); (folder / 'history').write_text(repr(done))\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -251,7 +262,7 @@ def killed_at(step: int, folder: Path) -> int:
 def test_killed_twice_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """In the first epoch and in a later one; what is before the kill is not done again."""
     net = network()
-    expected = train(net, lesson(), SETTINGS, checkpoint=tmp_path / "own.pt")
+    expected = train(net, lesson(), SETTINGS, mode=fresh_norms, checkpoint=tmp_path / "own.pt")
     for step in (5, 10):
         assert killed_at(step, tmp_path) == -signal.SIGKILL
         assert (tmp_path / "a.pt").is_file()

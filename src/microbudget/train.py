@@ -101,9 +101,10 @@ def train(
 
     The network as it was given counts as epoch 0: training never makes the validation loss worse.
 
-    groups: what is trained, by default all that requires a gradient. mode: puts the network into training mode (see
-    `frozen_norms`). after_step: for what must hold of the weights, such as zeros that stay. checkpoint: a file that
-    survives a kill; the same call goes on from it, or returns at once if it was finished.
+    groups: what is trained, by default all that requires a gradient. mode: puts the network into training mode at the
+    start of each epoch (see `frozen_norms`, `fresh_norms`). after_step: for what must hold of the weights, such as
+    zeros that stay. checkpoint: a file that survives a kill; the same call goes on from it, or returns at once if it
+    was finished.
     Raises Diverged, DiskFull; neither loses the checkpoint that stands.
     """
     if threads:
@@ -126,6 +127,19 @@ def frozen_norms(network: Any) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+def fresh_norms(network: Any) -> None:
+    """Training mode, and the statistics of batch norm are the means over the epoch's own batches.
+
+    For a network that was cut, whose old statistics are wrong: with a momentum they would need more steps than an epoch
+    of few photos has, and lag behind the weights.
+    """
+    network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+            module.momentum = None
 
 
 def zeros_stay(parameters: Iterable[Parameter]) -> Callable[[], None]:
@@ -201,7 +215,7 @@ class _Loop:
             self.before = self._judge(0)
         for step in self.progress.track(range(first, self._total), f"{self.what}, step"):
             epoch, place = divmod(step, self._order.batches)
-            if place == 0 or step == first:
+            if place == 0:
                 self.mode(self.learner)
             self._learn(self._order.rows(epoch)[place], epoch, step)
             self.step = step + 1
@@ -327,6 +341,7 @@ class _Loop:
         state = _read(self.checkpoint, self.progress)
         if state is None:
             return
+        self.mode(self.learner)  # before the weights: it may touch the statistics, which are as they were at the kill
         _put(self.network, state["weights"])
         self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
         self.best, self.best_loss, self.kept = state["best"], state["best_loss"], state["kept"]

@@ -101,7 +101,8 @@ def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:
     else:
         network = load_network(backbone)
     if record is not None and record.labels is not None:
-        classifiers.set_classes(network, record.labels, None)
+        with torch.random.fork_rng(devices=[]):  # what is drawn here the adapter's folder replaces
+            classifiers.set_classes(network, record.labels, None)
     return merged(network, folder)
 
 

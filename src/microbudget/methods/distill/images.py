@@ -25,7 +25,7 @@ from ...runtimes.torch import save_network
 from ...tasks import Example, Task
 from ...tasks.geometry import Geometry
 from ...tasks.preprocess import Preprocessing
-from ...train import Batch, Lesson, Rows, Settings, Trained, train, zeros_stay
+from ...train import Batch, Lesson, Rows, Settings, Trained, fresh_norms, train, zeros_stay
 from .. import Context
 from . import student as students
 from .loss import feature_loss, mixed_loss
@@ -262,6 +262,7 @@ def _train(
         learner,
         _lesson(step, pupils, teaching, share, context.seed),
         settings,
+        mode=fresh_norms,
         after_step=zeros_stay(pruned_weights(network, state)),
         seed=context.seed,
         threads=context.threads,

@@ -45,6 +45,8 @@ class Lora(Method):
         return self._language(model, context, out) if language else self._images(model, context, out)
 
     def _images(self, model: Model, context: Context, out: Path) -> Record:
+        import torch
+
         from ... import classifiers, lessons
         from ...runtimes.torch import load_network
         from ...train import frozen_norms
@@ -54,7 +56,9 @@ class Lora(Method):
             raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
         labels = tuple(context.task.labels)
         network = load_network(model.path)
-        classifiers.set_classes(network, labels, None if model.labels != labels else range(len(labels)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            classifiers.set_classes(network, labels, None if model.labels != labels else range(len(labels)))
         head = classifiers.head_of(network)[0]
         lesson = lessons.labelled(context.task, preprocessing)
         history = self._train(classifiers.for_training(network), head, lesson, model, context, out, frozen_norms)
@@ -89,7 +93,7 @@ class Lora(Method):
         names = chosen(network, self.targets, head)
         learner = adapted(network, names, self.rank, self.alpha or 2.0 * self.rank, head, context.seed)
         trained, everything = numbers(learner)
-        estimate = self._estimate(learner, lesson)
+        estimate = self._estimate(learner, lesson, mode)
         context.progress.say(
             f"lora      {trained:,} of {everything:,} numbers are trained ({trained / everything:.2%}), in"
             f" {len(names)} layers ({', '.join(last_parts(names)[:8])}); about {format_bytes(estimate)} of memory at"
@@ -112,20 +116,28 @@ class Lora(Method):
         facts = {"trained": trained, "parameters": everything, "layers": len(names), "memory_estimate_bytes": estimate}
         return {**done.as_dict(), **facts}
 
-    def _estimate(self, learner: Any, lesson: Any) -> int:
+    def _estimate(self, learner: Any, lesson: Any, mode: Any) -> int:
         """Peak memory of the training in bytes; turns gradient checkpointing on where it is asked for."""
         import numpy as np
+        import torch
 
-        from .memory import peak_bytes
+        from .memory import checkpointed, saved_bytes, training_bytes
 
-        if self.checkpointing:
-            if not getattr(learner.base_model.model, "supports_gradient_checkpointing", False):
-                raise UnsupportedModel(f"{type(learner.base_model.model).__name__} knows no gradient checkpointing")
-            learner.enable_input_require_grads()
-            learner.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
         batch = lesson.batch(np.array([0]), 0)
-        rows = 1 if self.checkpointing else min(self.batch_size, lesson.examples)
-        return peak_bytes(learner.train(), lambda network: lesson.loss(network, batch), rows)
+        mode(learner)
+        with torch.random.fork_rng(devices=[]):
+            kept, largest = saved_bytes(learner, lambda network: lesson.loss(network, batch))
+            if not self.checkpointing:
+                return training_bytes(learner, min(self.batch_size, lesson.examples), kept, largest)
+            network = learner.base_model.model
+            if not getattr(network, "supports_gradient_checkpointing", False):
+                raise UnsupportedModel(f"{type(network).__name__} knows no gradient checkpointing: leave it out")
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+            outside, _ = saved_bytes(learner, lambda network: lesson.loss(network, batch))
+        config, tokens = network.config, max(tensor.numel() for tensor in batch.values())
+        entering = 4 * tokens * int(getattr(config, "hidden_size", 0))
+        blocks = int(getattr(config, "num_hidden_layers", 1))
+        return training_bytes(learner, 1, checkpointed(kept, outside, blocks, entering), largest)
 
     def _write(self, learner: Any, model: Model, out: Path) -> None:
         if not self.merge:

@@ -18,29 +18,56 @@ LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
 
 
 def droppable(subject: Subject) -> tuple[str, ...]:
-    """Blocks in a row that put out the shape that they take in, in the network's order; single layers are none."""
-    network, seen = subject.network, {}
+    """Blocks in a row of blocks that add something to what they are given, in the network's order; the innermost ones.
+
+    Such a block puts out the shape that it takes in, and with all its weights at zero the very same numbers.
+    """
+    network, calls = subject.network, _calls(subject)
+    found = []
+    with torch.inference_mode():
+        for name, (arguments, options, output) in calls.items():
+            given = arguments[0] if arguments else None
+            same = isinstance(output, torch.Tensor) and isinstance(given, torch.Tensor) and given.shape == output.shape
+            if same and _passes_on(network.get_submodule(name), arguments, options):
+                found.append(name)
+    return tuple(name for name in found if not any(other.startswith(f"{name}.") for other in found))
+
+
+def _calls(subject: Subject) -> dict[str, Any]:
+    """What each member of a row of modules takes and puts out, for an example."""
+    network = subject.network
     rows = {name for name, module in network.named_modules() if isinstance(module, LISTS) and len(module) > 1}
-    hooks = []
-    for name, module in network.named_modules():
-        if name.rpartition(".")[0] in rows and any(True for _ in module.parameters()):
-            hooks.append(module.register_forward_hook(_noting(seen, name)))
+    seen: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(_noting(seen, name), with_kwargs=True)
+        for name, module in network.named_modules()
+        if name.rpartition(".")[0] in rows and any(True for _ in module.parameters())
+    ]
     try:
         with torch.inference_mode():
             answer(network, subject.example)
     finally:
         for hook in hooks:
             hook.remove()
-    same = [name for name in seen if seen[name]]
-    return tuple(name for name in same if not any(name.startswith(f"{other}.") for other in same))
+    return {name: seen[name] for name, _ in network.named_modules() if name in seen}
 
 
-def _noting(seen: dict[str, bool], name: str) -> Any:
-    def note(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        same = bool(inputs) and isinstance(output, torch.Tensor) and isinstance(inputs[0], torch.Tensor)
-        seen[name] = same and inputs[0].shape == output.shape and len(list(module.modules())) > 2
+def _noting(seen: dict[str, Any], name: str) -> Any:
+    def note(_: Any, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        seen[name] = (arguments, options, output)
 
     return note
+
+
+def _passes_on(module: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    kept = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
+    try:
+        for parameter, _ in kept:
+            parameter.detach().zero_()
+        return bool(torch.allclose(module(*arguments, **options), arguments[0], atol=1e-5))
+    finally:
+        for parameter, values in kept:
+            parameter.detach().copy_(values)
 
 
 @contextlib.contextmanager
@@ -101,6 +128,8 @@ def said(network: Any, dropped: Sequence[str]) -> Any:
         smaller.load_state_dict({names[name]: one for name, one in network.state_dict().items() if name in names})
     except RuntimeError:
         return None
+    if hasattr(network, "generation_config"):
+        smaller.generation_config = network.generation_config
     return smaller
 
 
