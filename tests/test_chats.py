@@ -74,7 +74,7 @@ def test_the_answers_are_judged_and_get_better(chats: Path, folder: Path, tmp_pa
     task = ChatTask.open(chats)
     context = Context(task, tmp_path / "cache", threads=1)
     given = load(folder)
-    taught = build_step(given, Lora(rank=4, epochs=6, length=64), context, tmp_path / "s")
+    taught = build_step(given, Lora(rank=4, epochs=15, length=64), context, tmp_path / "s")
     examples = task.examples("test")
     found = []
     for model in (given, taught):

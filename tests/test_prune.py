@@ -160,15 +160,10 @@ def test_a_latency_out_of_reach_is_told(
         build_step(taught, Prune(latency="0.5x", samples=8), context, tmp_path)
 
 
-def test_the_stopwatch_sees_half_a_network(taught: Model, context: Context, tmp_path: Path) -> None:
-    paths = [
-        build(taught, Recipe.parse(text), context, tmp_path)[-1].weights
-        for text in ("export", "resize(pixels=8) > export")
-    ]
+def test_the_stopwatch_compares_two_files(taught: Model, context: Context, tmp_path: Path) -> None:
+    file = build(taught, Recipe.parse("export"), context, tmp_path)[-1].weights.read_bytes()
     pixels = np.zeros((1, 3, PIXELS, PIXELS), np.float32)
-    assert targets_module.time_ratio(paths[0].read_bytes(), paths[0].read_bytes(), pixels, 1) == pytest.approx(
-        1, abs=0.7
-    )
+    assert targets_module.time_ratio(file, file, pixels, 1) == pytest.approx(1, abs=0.7)
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "batchnorm"])
@@ -264,7 +259,7 @@ def test_dropped_blocks_stand_in_the_config(kind: str, context: Context, tmp_pat
     from microbudget.runtimes.widths import drop
 
     given = load(write_classifier(tmp_path / kind, kind))
-    pruned = build_step(given, Prune(structure="layers", sparsity=0.4, samples=8), context, tmp_path / "s")
+    pruned = build_step(given, Prune(structure="layers", sparsity=0.3, samples=8), context, tmp_path / "s")
     assert "dropped" not in pruned.record.state
     pixels = torch.randn(2, 3, PIXELS, PIXELS)
     whole = load_network(given.path)

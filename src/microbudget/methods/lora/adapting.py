@@ -18,9 +18,16 @@ def layers(network: Any, head: str | None) -> tuple[str, ...]:
     Linear layers, GPT-2's matrices, and convolutions in one group. Where there are linear layers in the body (a
     transformer), convolutions are left alone.
     """
-    found = [(name, module) for name, module in network.named_modules() if name != head and _fits(module)]
+    found = _candidates(network, head)
     linear = [name for name, module in found if not isinstance(module, torch.nn.Conv2d)]
     return tuple(linear or [name for name, _ in found])
+
+
+def _candidates(network: Any, head: str | None) -> list[tuple[str, Any]]:
+    """Without what makes words of the last layer: it often is the embedding as well, which a merge would change."""
+    output = network.get_output_embeddings()
+    named = [(name, module) for name, module in network.named_modules() if name != head and module is not output]
+    return [(name, module) for name, module in named if _fits(module)]
 
 
 def _fits(module: Any) -> bool:
@@ -36,7 +43,7 @@ def chosen(network: Any, targets: str | None, head: str | None) -> tuple[str, ..
     """
     if targets is None:
         return layers(network, head)
-    every = [name for name, module in network.named_modules() if name != head and _fits(module)]
+    every = [name for name, _ in _candidates(network, head)]
     found: list[str] = []
     for target in (part.strip() for part in targets.split(",")):
         matched = [name for name in every if name == target or name.endswith(f".{target}")]
