@@ -22,7 +22,7 @@ LAYERS = [
     {"build", "recipe", "judge", "candidates", "fits", "ladder"},
     {"methods"},
     {"features", "head", "learning_curve", "tasks", "runtimes", "loading"},
-    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress"},
+    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "audio"},
     {"errors", "units"},
 ]
 LEVEL = {name: index for index, names in enumerate(LAYERS) for name in names}
