@@ -21,7 +21,9 @@ from .recipe import Recipe
 from .units import format_seconds
 
 PARTIAL = ".partial-"
-_RECORDED_VERSIONS = ("microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers")
+_RECORDED_VERSIONS = (
+    "microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers", "ctranslate2", "soxr", "jiwer",
+)  # fmt: skip
 
 
 def build(model: Model, recipe: Recipe, context: Context, store: Path) -> tuple[Model, ...]:

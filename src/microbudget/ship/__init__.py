@@ -33,7 +33,7 @@ def deliver(
     for file in model.files:
         shutil.copyfile(file, partial / _name(file, model))
     model.record.save(partial)
-    if model.record.preprocessing is not None:
+    if model.record.preprocessing is not None and not (partial / "preprocessor_config.json").is_file():
         text = json.dumps(model.record.preprocessing, indent=1)
         (partial / "preprocessor_config.json").write_text(text, encoding="utf-8")
     if model.labels is not None:
