@@ -22,6 +22,7 @@ from .tasks import SPLITS, Split, SpokenTask, Task
 ROOM_S = 0.5  # of silence behind the longest utterance
 WORTH = 0.8  # of the window: a longer one saves too little
 SHORTEST_S = 2
+EPOCHS = 5  # of the fine-tuning for a shorter window
 SEEN: tuple[Split, ...] = tuple(split for split in SPLITS if split != "test")
 
 
@@ -40,6 +41,8 @@ def speech_ladder(given: Model, task: Task) -> Iterator[Recipe]:
     if trimmed:
         yield Recipe((*fitted, *trimmed, export))
     yield Recipe((*fitted, Export(format="ct2", type="float32")))
+    if fitted and (taught := _step("window", seconds=seconds, epochs=EPOCHS)):
+        yield Recipe((*taught, *trimmed, export))
     for layers in fewer_layers(given):
         if distilled := _step("distill", decoder_layers=layers):
             yield Recipe((*fitted, *distilled, *trimmed, export))
