@@ -71,12 +71,12 @@ def step_fingerprint(model: Model, step: Method, context: Context) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def planned_fingerprint(model: Model, recipe: Recipe, context: Context, store: Path) -> str:
-    """The fingerprint that the recipe's Model has or will have, without building it."""
+def planned(model: Model, recipe: Recipe, context: Context, store: Path) -> Model:
+    """The Model that the recipe has made or will make, with its fingerprint; nothing is built."""
     for step in recipe.steps:
         fingerprint = step_fingerprint(model, step, context)
         model = Model(store / fingerprint, step.output_format(model.format), Record(fingerprint=fingerprint))
-    return model.fingerprint
+    return model
 
 
 @contextlib.contextmanager

@@ -74,12 +74,13 @@ class Trained:
     """What the training reported; the network itself holds the weights that were kept."""
 
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, train_loss, validation_loss, validation_...
-    kept: int | None = None  # number of the epoch that was kept, from 1
+    before: Scores | None = None  # on validation, of the network as it was given
+    kept: int | None = None  # number of the epoch that was kept, from 1; 0: none was better than the network as given
     stopped: str = ""  # why it ended
 
     def as_dict(self) -> dict[str, Any]:
         """For a record's history: what the report draws."""
-        return {"epochs": self.epochs, "kept": self.kept, "stopped": self.stopped}
+        return {"epochs": self.epochs, "before": self.before, "kept": self.kept, "stopped": self.stopped}
 
 
 def train(
@@ -97,6 +98,8 @@ def train(
     progress: Progress = SILENT,
 ) -> Trained:
     """Train the network in place and leave it in eval mode on the CPU, with the weights of its best epoch.
+
+    The network as it was given counts as epoch 0: training never makes the validation loss worse.
 
     groups: what is trained, by default all that requires a gradient. mode: puts the network into training mode (see
     `frozen_norms`). after_step: for what must hold of the weights, such as zeros that stay. checkpoint: a file that
@@ -163,6 +166,7 @@ class _Loop:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
     best_loss: float = math.inf
+    before: Scores | None = None
     kept: int | None = None
     stopped: str = ""
 
@@ -188,11 +192,13 @@ class _Loop:
             if self.best is not None:
                 _put(self.network, self.best)
             self._save()
-        return Trained(self.history, self.kept, self.stopped)
+        return Trained(self.history, self.before, self.kept, self.stopped)
 
     def _train(self) -> str:
         """All steps that are left; why they ended."""
         first = self.step
+        if first == 0:
+            self.before = self._judge(0)
         for step in self.progress.track(range(first, self._total), f"{self.what}, step"):
             epoch, place = divmod(step, self._order.batches)
             if place == 0 or step == first:
@@ -253,21 +259,26 @@ class _Loop:
         """Judge the epoch, note it, keep it when it is the best so far; whether it is time to stop."""
         row: dict[str, Any] = {"epoch": epoch + 1, "train_loss": self.losses[0] / self.losses[1]}
         self.losses = [0.0, 0.0]
-        if self.lesson.judge is None:
-            self.kept, self.best = epoch + 1, _taken(self.network)
-        else:
-            self.learner.eval()
-            with torch.no_grad(), self.accelerator.autocast():
-                scores = self.lesson.judge(self.learner)
-            row |= {f"validation_{name}": float(value) for name, value in scores.items()}
-            if not math.isfinite(scores["loss"]):
-                raise _NotFiniteError(f"the validation loss was {scores['loss']} after epoch {epoch + 1}")
-            if scores["loss"] < self.best_loss:
-                self.best_loss, self.kept, self.best = scores["loss"], epoch + 1, _taken(self.network)
+        scores = self._judge(epoch + 1)
+        row |= {f"validation_{name}": value for name, value in (scores or {}).items()}
         self.history.append(row)
         self._tell(row)
         patience = self.settings.patience
-        return self.lesson.judge is not None and patience is not None and epoch + 1 - (self.kept or 0) >= patience
+        return scores is not None and patience is not None and epoch + 1 - (self.kept or 0) >= patience
+
+    def _judge(self, epoch: int) -> Scores | None:
+        """Scores on validation; keeps the weights when they are the best so far, or when there is no validation."""
+        if self.lesson.judge is None:
+            self.kept, self.best = epoch, _taken(self.network)
+            return None
+        self.learner.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            scores = {name: float(value) for name, value in self.lesson.judge(self.learner).items()}
+        if not math.isfinite(scores["loss"]):
+            raise _NotFiniteError(f"the validation loss was {scores['loss']} after epoch {epoch}")
+        if scores["loss"] < self.best_loss:
+            self.best_loss, self.kept, self.best = scores["loss"], epoch, _taken(self.network)
+        return scores
 
     def _tell(self, row: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -286,7 +297,7 @@ class _Loop:
             f"try a lower learning rate ({self.settings.learning_rate / 10:g} instead of"
             f" {self.settings.learning_rate:g}), a longer warm-up, and look for odd values in the data"
         )
-        if self.best is None:
+        if not self.history:
             raise Diverged(f"{self.what} stopped: {reason}, before one epoch was whole. To go on, {advice}")
         self.progress.warn(f"{self.what} stopped: {reason}. The weights of epoch {self.kept} are kept; {advice}")
         return reason
@@ -305,6 +316,7 @@ class _Loop:
             "history": self.history,
             "best": self.best,
             "best_loss": self.best_loss,
+            "before": self.before,
             "kept": self.kept,
             "stopped": self.stopped,
         }
@@ -318,7 +330,7 @@ class _Loop:
         _put(self.network, state["weights"])
         self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
         self.best, self.best_loss, self.kept = state["best"], state["best_loss"], state["kept"]
-        self.stopped = state["stopped"]
+        self.before, self.stopped = state["before"], state["stopped"]
         if not self.stopped:
             self._optimizer.load_state_dict(state["optimizer"])
             _set_generators(state["generator"])

@@ -21,7 +21,7 @@ from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
 from .rows import table
 from .steps import steps, words
-from .training import STEP, advice, training
+from .training import STEP, advice, further, training
 from .weights import weights
 
 
@@ -50,7 +50,7 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "language": shown.measurement is not None and shown.measurement.task == LANGUAGE_MODELLING,
         "headline": headline(outcome),
         "rows": table(outcome),
-        "charts": charts(outcome, trained),
+        "charts": charts(outcome, trained, further(record)),
         "photos": photos,
         "training": trained,
         "advice": advice(trained) if trained else "",
