@@ -32,8 +32,9 @@ LAYERS = [
         "lessons",
         "classifiers",
         "backbone",
+        "dictation",
     },
-    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress"},
+    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "audio"},
     {"errors", "units"},
 ]
 LEVEL = {name: index for index, names in enumerate(LAYERS) for name in names}

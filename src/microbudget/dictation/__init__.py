@@ -1,1 +1,1 @@
-"""Dictation: what a teacher writes for each recording, and with which probabilities; asked once, then read from disk."""
+"""Dictation: what a teacher writes for each recording and how sure it is; asked once, then read from the disk."""

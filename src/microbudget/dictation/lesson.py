@@ -2,7 +2,7 @@
 
 Loss = weight of the words * cross entropy + weight of the doubts * KL(teacher || student), summed over the tokens of a
 text and divided by their number (Gandhi et al. 2023, arXiv:2311.00430, equations 2 to 5; weights 1.0 and 0.8). Of the
-teacher the k likeliest tokens are known; all others are one more outcome, so the KL is that of the coarser distribution.
+teacher the k likeliest tokens are known; all others are one outcome: the KL is that of the coarser distribution.
 """
 
 from __future__ import annotations
@@ -118,5 +118,7 @@ def divergence(log_p: Tensor, ids: Tensor, log_q: Tensor) -> Tensor:
     inside = torch.where(p > 0, p * (log_p - known_q), torch.zeros_like(p)).sum(-1)
     rest_p = (1 - p.sum(-1)).clamp(min=0)
     rest_q = (1 - torch.where(p > 0, known_q.exp(), torch.zeros_like(p)).sum(-1)).clamp(min=LEAST)
-    outside = torch.where(rest_p > LEAST, rest_p * (rest_p.clamp(min=LEAST).log() - rest_q.log()), torch.zeros_like(rest_p))
+    outside = torch.where(
+        rest_p > LEAST, rest_p * (rest_p.clamp(min=LEAST).log() - rest_q.log()), torch.zeros_like(rest_p)
+    )
     return inside + outside

@@ -1,4 +1,4 @@
-"""A teacher hears each recording once; what it wrote, and what its encoder heard, is read from the disk from then on."""
+"""A teacher hears each recording once; what its encoder heard and what it wrote is read from the disk from then on."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ..errors import BadData
 from ..loading import load
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, LanguageTask, Split, Task
+from ..tasks import Example, LanguageTask, Split, SpokenTask, Task
 from ..units import Drop
 from . import memory
 from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, hire, one
@@ -127,12 +127,15 @@ def judge_both(
     for chunk, a, b in _paired(workers, models, task, examples, progress):
         tallies[0].add(chunk, a)
         tallies[1].add(chunk, b)
-        if a.shape == b.shape and a.ndim == 2:
+        if a.dtype.kind == "U":
+            same, count = same + int((a == b).sum()), count + len(chunk)
+        elif a.shape == b.shape and a.ndim == 2:
             kl += float(metrics.kl_divergence(a, b).sum())
             same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
             count += len(chunk)
     qualities = (tallies[0].quality(), tallies[1].quality())
-    return Both(qualities, kl / count if count else None, same / count if count else None)
+    spoken = isinstance(task, SpokenTask)  # which has no probabilities to tell the divergence of
+    return Both(qualities, kl / count if count and not spoken else None, same / count if count else None)
 
 
 def _judge_readers(workers: tuple[Worker, Worker], task: Task, examples: Sequence[Example], progress: Progress) -> Both:

@@ -13,8 +13,8 @@ from ..errors import InvalidOption
 from ..loading import load
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Inputs, Split, Task, open_data
-from . import energy, floor, memory, reading
+from ..tasks import Example, Inputs, Split, SpokenTask, Task, open_data
+from . import energy, floor, listening, memory, reading
 from .answering import Quality, columns, hire, one, preprocessing, quality
 from .ledger import ledger as ledger_of
 from .memory import Weight
@@ -78,7 +78,8 @@ def measure(
         costs = cost_fields(opened, worker, sample, timing, weight, chosen)
         batched = [_batch(worker, opened, task, examples, size, seconds) for size in batches]
         judged = quality(opened, task, examples, worker=worker, progress=progress)
-    extra: dict[str, Any] = {"preprocessing_s": preprocessing_s}
+        heard = listening.long_form(worker, task, examples)
+    extra: dict[str, Any] = {"preprocessing_s": preprocessing_s, **heard}
     if ledger:
         extra["ledger"] = ledger_of(opened).as_dict()
     if batched:
@@ -113,7 +114,7 @@ def cost_fields(
     used = energy.of_model(worker, timing.median_s, timing.processor_s, energy.find_meter())
     bound = floor.nearness(model, inputs, timing.median_s, threads)
     extra: dict[str, Any] = {"memory": weight.as_dict(), "energy": used.as_dict(), "timing": timing.as_dict()}
-    extra |= reading.speeds(worker, inputs, timing)
+    extra |= {**reading.speeds(worker, inputs, timing), **listening.speed(inputs, timing)}
     return {
         "model": model.record.source or str(model.path),
         "format": model.format,
@@ -159,7 +160,7 @@ def time_preprocessing(model: Model, task: Task, examples: Sequence[Example]) ->
 def _preparation(model: Model, task: Task) -> Callable[[Example], object]:
     """From an example to the input. Photos are read and decoded anew: the task's `collate` would find them cached."""
     path_of = getattr(task, "path_of", None)
-    if path_of is None:
+    if path_of is None or isinstance(task, SpokenTask):
         return lambda example: task.collate([example], preprocessing(model))
     from ..tasks.photos import read_photo
     from ..tasks.preprocess import Preprocessing

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from ..errors import InvalidOption, UnsupportedModel
-from ..model import LANGUAGE_MODELLING
+from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 
 if TYPE_CHECKING:
     from ..model import Model
 
-FOR_FORMAT: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "openvino"), "hf": ("torch",), "gguf": ("gguf",)}
-LANGUAGE_MODULES = {"torch": "causal"}  # where a runtime has another module for language models
+FOR_FORMAT: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "openvino"),
+    "hf": ("torch",),
+    "gguf": ("gguf",),
+    "ct2": ("ct2",),
+}
+# Where a runtime has another module for a kind of task than for images.
+MODULES = {("torch", LANGUAGE_MODELLING): "causal", ("torch", TRANSCRIPTION): "whisper_torch"}
 
 
 class Session(Protocol):
@@ -27,7 +33,7 @@ class Session(Protocol):
     runtime: str  # name and version, "onnxruntime 1.31.1"
 
     def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """The model's output for a batch: logits (batch, classes) for a classifier; see `language` for others."""
+        """The model's output for a batch: logits (batch, classes) for a classifier; see `language`, `whisper`."""
         ...
 
     def close(self) -> None:
@@ -51,7 +57,7 @@ def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) 
     if chosen not in FOR_FORMAT[model.format]:
         known = ", ".join(FOR_FORMAT[model.format])
         raise InvalidOption(f"runtime {chosen!r} does not open {model.format!r}; runtimes that do: {known}")
-    name = LANGUAGE_MODULES.get(chosen, chosen) if model.task == LANGUAGE_MODELLING else chosen
+    name = MODULES.get((chosen, model.task or ""), chosen)
     module = importlib.import_module(f".{name}", __name__)
     session: Session = module.open_session(model, threads=threads)
     return session

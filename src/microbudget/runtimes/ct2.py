@@ -1,0 +1,89 @@
+"""Whisper in CTranslate2: the format that ships, on a CPU without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import machine
+from ..audio.log_mel import Features
+from ..errors import MissingExtra, UnsupportedModel
+from .whisper import Prompt, WhisperSession, front_end
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+# Its threads are libgomp's, which spin while they wait; a thousand times less costs nothing that could be measured.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+try:
+    import ctranslate2
+except ImportError as error:
+    raise MissingExtra("a CTranslate2 model needs ctranslate2: pip install 'microbudget[speech]'") from error
+
+LONGEST = 448  # tokens of a text, prompt included
+
+
+class Ct2Ear:
+    """An open CTranslate2 folder of Whisper."""
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        self.runtime = f"ctranslate2 {ctranslate2.__version__}"
+        try:
+            self._network = ctranslate2.models.Whisper(
+                str(folder),
+                device="cpu",
+                compute_type="default",
+                inter_threads=1,
+                intra_threads=threads or machine.cores(),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UnsupportedModel(f"ctranslate2 cannot open {folder} as Whisper: {error}") from error
+        self.multilingual = bool(self._network.is_multilingual)
+
+    def write(self, features: Features, prompt: Prompt) -> list[int]:
+        """The tokens behind the prompt for features (mels, frames)."""
+        encoded = ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None]))
+        language = None
+        if prompt.languages and prompt.language is None:
+            encoded = self._network.encode(encoded, to_cpu=False)
+            language = self._spoken(encoded, prompt)
+        start = prompt.tokens(language)
+        (written,) = self._network.generate(
+            encoded,
+            [start],
+            beam_size=1,
+            sampling_topk=1,
+            max_length=LONGEST,
+            suppress_blank=True,
+            suppress_tokens=[-1],
+        )
+        return [int(token) for token in written.sequences_ids[0]]
+
+    def _spoken(self, encoded: Any, prompt: Prompt) -> int:
+        """The likeliest language's token: the first that is written where nothing but languages may be."""
+        every = range(self._network.num_tokens) if hasattr(self._network, "num_tokens") else ()
+        if self.multilingual or not every:
+            ((best, _), *_) = self._network.detect_language(encoded)[0]
+            return prompt.languages[best.strip("<|>")]
+        others = sorted(set(every) - set(prompt.languages.values()))
+        (written,) = self._network.generate(
+            encoded, [[prompt.start]], beam_size=1, max_length=2, suppress_blank=False, suppress_tokens=others
+        )
+        return int(written.sequences_ids[0][0])
+
+    def close(self) -> None:
+        """Release the model."""
+        del self._network
+
+
+def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
+    """Open a `ct2` Model. threads: 0 means all cores. language: its code, else detected."""
+    return WhisperSession(Ct2Ear(model.path, threads), model.path, front_end(model.path), language)
+
+
+def info() -> dict[str, Any]:
+    """What this machine's CTranslate2 can compute in."""
+    return {"compute_types": sorted(ctranslate2.get_supported_compute_types("cpu"))}
