@@ -113,3 +113,24 @@ def _generation(ids: dict[str, int]) -> dict[str, Any]:
         "eos_token_id": ids["<|endoftext|>"],
         "decoder_start_token_id": ids["<|startoftranscript|>"],
     }
+
+
+def write_recordings(folder: Path, count: int = 30, seed: int = 0, *, transcribed: bool = True) -> Path:
+    """Tones of 0.5 to 2.5 seconds with their names as transcripts, in the layout of audiofolder."""
+    import numpy as np
+    import soundfile
+
+    rng = np.random.default_rng(seed)
+    words = ("seven", "eleven", "fox")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ["file_name,transcription"]
+    for index in range(count):
+        length = int(16_000 * (2.5 if index == 0 else rng.uniform(0.5, 2.4)))
+        word = int(rng.integers(len(words)))
+        time = np.arange(length) / 16_000
+        tone = 0.3 * np.sin(2 * np.pi * (300 + 400 * word) * time) + 0.01 * rng.normal(size=length)
+        soundfile.write(folder / f"{index:03}.wav", tone.astype(np.float32), 16_000)
+        rows.append(f"{index:03}.wav,{words[word]}")
+    if transcribed:
+        (folder / "metadata.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder

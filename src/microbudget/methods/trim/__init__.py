@@ -44,7 +44,7 @@ class Trim(Method):
         found = tokenizer.FolderTokenizer(model.path)
         config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
         rows = _rows(config, model.path)
-        texts = self._texts(context)
+        texts = self._texts(model, context)
         kept = found.kept(self._tokens(texts, found), rows, _required(model.path))
         new = {int(old): index for index, old in enumerate(kept)}
         saved = _write(model, found, new, kept, rows, out)
@@ -70,11 +70,10 @@ class Trim(Method):
         joined = "\0".join(_read(Path(self.text))).encode()
         return {"text": hashlib.sha256(joined).hexdigest()[:16]}
 
-    def _texts(self, context: Context) -> list[str]:
-        """The texts of the training split, and those that the user named."""
-        task: Any = context.task
-        own = [task.text(example) for example in task.examples("train")] if hasattr(task, "text") else []
-        found = [text for text in (*own, *(_read(Path(self.text)) if self.text else ())) if text and text.strip()]
+    def _texts(self, model: Model, context: Context) -> list[str]:
+        """The texts of the training examples, and those that the user named. Raises BadData without any."""
+        found = [*_own(model, context), *(_read(Path(self.text)) if self.text else ())]
+        found = [text for text in found if text.strip()]
         if not found:
             raise BadData(
                 "trim needs texts to know which tokens to keep: training examples with a transcript, or text='FILE.txt'"
@@ -89,6 +88,22 @@ class Trim(Method):
         if self.coverage == 1.0:
             tokens |= {token for text in texts for token in found.tokens(text)}
         return tokens | set(itertools.islice((t for t in found.pieces.frequent() if t not in tokens), self.keep))
+
+
+def _own(model: Model, context: Context) -> Iterable[str]:
+    """The texts of the task's training examples; where nobody has transcribed a recording, what the model writes."""
+    task: Any = context.task
+    if not hasattr(task, "text"):
+        return
+    examples = [*task.examples("train"), *task.examples("unlabelled")]
+    told = [task.text(example) for example in examples]
+    yield from (text for text in told if text is not None)
+    heard = [example for example, text in zip(examples, told, strict=True) if text is None]
+    if heard:
+        from ...dictation.teacher import dictate
+
+        written = dictate(model, task, heard, context.cache, threads=context.threads, progress=context.progress)
+        yield from (written.text(example) for example in heard)
 
 
 def _read(path: Path) -> list[str]:
