@@ -148,20 +148,21 @@ def ours(seed: int, views: int, cache: Path) -> dict[str, Any]:
 
 def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
     """Seconds of the features of one view and the head alone, the network opened and the photos decoded before."""
+    from microbudget.backbone import take_apart
     from microbudget.features import FeatureStore
     from microbudget.head import fit_head
     from microbudget.loading import load
-    from microbudget.methods.finetune import Finetune, _labels, _take_apart
+    from microbudget.methods.finetune import Finetune, _labels
     from microbudget.tasks.images import ImageTask
 
     model = load(MODEL)
     preprocessing = model.record.preprocessing or {}
     task = ImageTask.open(PHOTOS, seed=seed, cache=cache)
     task.prepare([preprocessing])
-    graph = _take_apart(model)
+    graph = take_apart(model)
     train, validation = task.examples("train"), task.examples("validation")
     started = time.perf_counter()
-    store = FeatureStore(graph.backbone, preprocessing, cache / "features")
+    store = FeatureStore(graph.graph, preprocessing, cache / "features")
     rows = [(store.rows(task, part, 0), _labels(part)) for part in (train, validation)]
     featured = time.perf_counter()
     fit_head(rows[0], rows[1], len(task.labels), Finetune(head="mlp").settings(), seed)

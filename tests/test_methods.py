@@ -18,6 +18,7 @@ from microbudget.build import build, build_step
 from microbudget.errors import BadData, Failed, InvalidOption, UnsupportedModel
 from microbudget.loading import load
 from microbudget.methods import Context, Method
+from microbudget.methods.distill import Distill
 from microbudget.methods.export import Export
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.quantize import Quantize
@@ -32,7 +33,9 @@ from microbudget.tasks.preprocess import Preprocessing
 EXAMPLES: list[tuple[str, Method]] = [
     ("", Finetune(epochs=3)),
     ("", Finetune(head="mlp", epochs=3, views=2)),
+    ("", Finetune(epochs=3, unfreeze="last", deep_epochs=2)),
     ("export", Finetune(epochs=3)),
+    ("finetune(epochs=3)", Distill(epochs=2, views=2, width=0.5)),
     ("finetune(epochs=3)", Export()),
     ("", Resize(pixels=24)),
     ("export", Resize(pixels=24)),

@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .units import format_seconds
 
 PARTIAL = ".partial-"
+CHECKPOINTS = "checkpoints"  # in the cache: what unfinished steps go on from, by their fingerprint
 _RECORDED_VERSIONS = (
     "microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers", "ctranslate2", "soxr", "jiwer",
 )  # fmt: skip
@@ -48,11 +49,13 @@ def build_step(model: Model, step: Method, context: Context, store: Path) -> Mod
     if record is not None:
         return Model(folder, output_format, record)
     started = time.monotonic()
+    context = replace(context, checkpoints=context.cache / CHECKPOINTS / fingerprint)
     with _whole_or_nothing(folder) as partial:
         record = step.apply(model, context, partial)
         text = f"{model.record.recipe} > {step}" if model.record.recipe else str(step)
         record = replace(record, recipe=text, fingerprint=fingerprint, versions=versions())
         record.save(partial)
+    shutil.rmtree(context.cache / CHECKPOINTS / fingerprint, ignore_errors=True)
     context.progress.say(f"{step.name():<9} {format_seconds(time.monotonic() - started):>8}  {folder.name}")
     return Model(folder, output_format, record)
 
@@ -70,12 +73,12 @@ def step_fingerprint(model: Model, step: Method, context: Context) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def planned_fingerprint(model: Model, recipe: Recipe, context: Context, store: Path) -> str:
-    """The fingerprint that the recipe's Model has or will have, without building it."""
+def planned(model: Model, recipe: Recipe, context: Context, store: Path) -> Model:
+    """The Model that the recipe has made or will make, with its fingerprint; nothing is built."""
     for step in recipe.steps:
         fingerprint = step_fingerprint(model, step, context)
         model = Model(store / fingerprint, step.output_format(model.format), Record(fingerprint=fingerprint))
-    return model.fingerprint
+    return model
 
 
 @contextlib.contextmanager

@@ -81,5 +81,9 @@ class WorkerFailed(Failed):
     """A worker process crashed, hung or was stopped; the message has the reason."""
 
 
+class Diverged(Failed):
+    """The loss of a training became NaN or infinite before an epoch was whole: there are no good weights to keep."""
+
+
 class BrokenModel(Failed):
     """A model whose answers are NaN, constant or of another shape: it is reported, not measured."""

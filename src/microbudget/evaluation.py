@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .budget import Budget, Measurement
-from .build import build, planned_fingerprint
+from .build import build, planned
 from .candidates import Candidate
 from .errors import BrokenModel, UnsupportedModel, WorkerFailed
 from .judge import Worker, answers, memory, time_one, time_pair
@@ -73,8 +73,7 @@ class Evaluation:
     def candidate(self, given: Model, recipe: Recipe) -> Candidate:
         """Build the recipe from the given model and measure it. A model that fails gives a row with the reason."""
         started = time.monotonic()
-        planned = planned_fingerprint(given, recipe, self._context, self._run.models)
-        known = self._rows.get(planned)
+        known = self._rows.get(planned(given, recipe, self._context, self._run.models).fingerprint)
         if known is not None and known.measurement is not None and (self._run.folder / known.path).exists():
             return self._judged(known, self.model(known))
         try:
@@ -169,10 +168,15 @@ class Evaluation:
         )
 
     def _disagreements(self, model: Model) -> tuple[int, int] | None:
-        """On how many of the unlabelled examples the model and the reference disagree; None without such examples."""
-        if not self._task.examples("unlabelled") or isinstance(self._task, SpokenTask):
+        """On how many of the unlabelled examples the model and the reference disagree; None without such examples.
+
+        What a distilled model has learnt from is no evidence.
+        """
+        seen = set(model.record.seen)
+        rows = [row for row, each in enumerate(self._task.examples("unlabelled")) if each.key not in seen]
+        if not rows or isinstance(self._task, SpokenTask):
             return None
-        ours, theirs = (self._answers(m, "unlabelled").argmax(1) for m in (model, self.reference))
+        ours, theirs = (self._answers(m, "unlabelled")[rows].argmax(1) for m in (model, self.reference))
         return int((ours != theirs).sum()), len(ours)
 
     def _answers(self, model: Model, split: Split, worker: Worker | None = None) -> Logits:

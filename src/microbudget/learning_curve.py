@@ -51,7 +51,7 @@ def learning_curve(
     The interval comes from resampling the validation examples, the same for all sizes, since they are shared.
     """
     draws = [
-        _stratified(labels, fraction, np.random.default_rng([seed, draw]))
+        stratified(labels, fraction, np.random.default_rng([seed, draw]))
         for fraction in FRACTIONS
         for draw in range(DRAWS)
     ]
@@ -70,7 +70,7 @@ def learning_curve(
     return LearningCurve([int(size) for size in points], accuracy, more_per_class, float(estimate[0]), low, high)
 
 
-def _stratified(labels: NDArray[np.integer[Any]], fraction: float, rng: np.random.Generator) -> NDArray[np.intp]:
+def stratified(labels: NDArray[np.integer[Any]], fraction: float, rng: np.random.Generator) -> NDArray[np.intp]:
     """Row numbers of that fraction of each class, at least one."""
     chosen = []
     for label in np.unique(labels):

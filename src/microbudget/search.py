@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .budget import Budget
-from .build import build, clean, planned_fingerprint
+from .build import build, clean, planned
 from .candidates import Candidate, best
 from .errors import BadData, LabelsDisagree
 from .evaluation import Evaluation
@@ -218,8 +218,11 @@ def _search(run: Run, job: _Job) -> Shrunk:
     _check_splits(job.task, budget, progress)
     run.ask(budget)
     known = {row.fingerprint for row in run.candidates() if row.measurement is not None}
-    planned = [(recipe, planned_fingerprint(job.given, recipe, context, run.models)) for recipe in job.recipes]
-    _prepare(job.given, job.task, [recipe for recipe, fingerprint in planned if fingerprint not in known], progress)
+    teaching = replace(context, reference=planned(job.given, Recipe(job.first), context, run.models))
+    new = [
+        recipe for recipe in job.recipes if planned(job.given, recipe, teaching, run.models).fingerprint not in known
+    ]
+    _prepare(job.given, job.task, new, progress)
     reference = build(job.given, Recipe(job.first), context, run.models)[-1] if job.first else job.given
     context = replace(context, reference=reference)
     sample = one(reference, job.task, job.task.examples("validation"))

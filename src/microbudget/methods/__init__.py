@@ -19,7 +19,11 @@ from ..tasks import Task
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may use beside the model: data, seed, threads, a cache folder, and where to report."""
+    """What a method may use beside the model: data, seed, threads, folders, and where to report.
+
+    cache: what may be computed again. checkpoints: of this step alone; what is in it survives when the step is killed
+    or fails, and is removed when the step is whole. None outside a build: nothing is kept.
+    """
 
     task: Task
     cache: Path
@@ -27,6 +31,11 @@ class Context:
     threads: int = 0  # 0: all cores
     reference: Model | None = None  # what teaches
     progress: Progress = SILENT
+    checkpoints: Path | None = None
+
+    def checkpoint(self, name: str) -> Path | None:
+        """The file that a training of this step goes on from (see `train`)."""
+        return None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
 
 
 def option(

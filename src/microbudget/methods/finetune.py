@@ -1,4 +1,8 @@
-"""finetune: transfer learning. A new head on a frozen backbone whose features are computed once per view."""
+"""finetune: transfer learning. A new head on a frozen backbone whose features are computed once per view.
+
+`unfreeze` then trains on from there through the network, its last block or all of it (head first, then the rest:
+Kumar et al. 2022, arXiv:2202.10054).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ..errors import BadData, UnsupportedModel
+from ..backbone import Backbone, take_apart
+from ..errors import BadData, InvalidOption, InvalidRecipe, UnsupportedModel
 from ..features import FeatureStore
 from ..head import Head, HeadSettings, fit_head
 from ..learning_curve import learning_curve
@@ -25,6 +30,7 @@ Labels = NDArray[np.intp]
 Features = tuple[NDArray[np.float32], Labels]
 HIDDEN = 256
 DROPOUT = 0.5
+BACKBONE_SHARE = 0.1  # of the head's learning rate
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,27 @@ class Finetune(Method):
         None, "of AdamW at the start of the cosine; by default higher for a head on few features", low=1e-7, high=1.0
     )
     weight_decay: float = option(0.01, "of AdamW", low=0.0, high=10.0)
+    unfreeze: str | None = option(
+        None,
+        "what is trained beside the head, once the head is there: the last block, or all",
+        choices=(None, "last", "all"),
+    )
+    deep_epochs: int = option(10, "unfreeze: passes over the photos at most", low=1, high=10_000)
+    deep_patience: int = option(3, "unfreeze: epochs without a better validation loss before it stops", low=1)
+    deep_rate: float = option(
+        1e-3, "unfreeze: AdamW's learning rate of the head; the backbone's is a tenth", low=1e-8, high=1.0
+    )
 
     def output_format(self, input_format: str) -> str:
         """As the input's, but no Hugging Face class holds an `mlp` head: that gives `onnx`."""
         output = super().output_format(input_format)
+        if self.unfreeze and input_format != "hf":
+            raise InvalidRecipe(
+                f"finetune(unfreeze={self.unfreeze!r}) trains through the network, which takes an hf folder, but gets"
+                f" {input_format}: put it before export, or leave unfreeze out"
+            )
+        if self.unfreeze and self.head == "mlp":
+            raise InvalidOption("finetune: unfreeze takes head='linear', the one that a Hugging Face folder can hold")
         return "onnx" if self.head == "mlp" else output
 
     def settings(self) -> HeadSettings:
@@ -61,11 +84,14 @@ class Finetune(Method):
             raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
         train, validation = context.task.examples("train"), context.task.examples("validation")
         _check_classes(train, validation, context.task.labels)
-        graph = _open(model, context, self.views)
-        store = FeatureStore(graph.backbone, preprocessing, context.cache / "features", context.threads)
+        apart = _open(model, context, self.views)
+        store = FeatureStore(apart.graph, preprocessing, context.cache / "features", context.threads)
         with threadpool_limits(1):  # small matrices: on a busy machine several threads took ten times as long
             fitted, history = self._train(store, train, validation, context)
-        graph.write(fitted, out, context.task.labels, preprocessing, linear_hf=self.output_format(model.format) == "hf")
+        if self.unfreeze:
+            history = self._deepen(apart, fitted, history, model, context, out)
+        else:
+            _write(apart, fitted, out, context.task.labels, preprocessing, hf=self.output_format(model.format) == "hf")
         seen = {*model.record.seen, *(example.key for example in (*train, *validation))}
         return replace(
             model.record,
@@ -96,11 +122,47 @@ class Finetune(Method):
         head = fit(np.arange(len(y)), self.settings())
         linear = replace(self.settings(), hidden=0, dropout=0.0)  # for the curve: an mlp takes ten times as long
         curve = learning_curve(lambda rows: right(fit(rows, linear)), y, context.seed)
-        answers = head.logits(held_out[0]).argmax(1)
-        confusion = confusion_matrix(answers, held_out_y, classes)
-        report = {**classification_report(answers, held_out_y, classes), "confusion": confusion.tolist()}
+        report = _report(head.logits(held_out[0]), held_out_y, context.task.labels)
         context.progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
         return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
+
+    def _deepen(
+        self, apart: Backbone, head: Head, history: dict[str, Any], model: Model, context: Context, out: Path
+    ) -> dict[str, Any]:
+        """Train on from the finished head through the network; write it. What is told of it all."""
+        from .. import classifiers, lessons
+        from ..runtimes.torch import put_head, save_network
+        from ..train import Settings, frozen_norms, train
+
+        task, preprocessing, network = context.task, model.record.preprocessing or {}, apart.network
+        put_head(network, apart.weight, head.layers[0], task.labels)
+        groups = classifiers.groups(network, self.unfreeze == "last", BACKBONE_SHARE)
+        settings = Settings(
+            self.deep_epochs, self.deep_rate, weight_decay=self.weight_decay, patience=self.deep_patience
+        )
+        trained = train(
+            classifiers.for_training(network),
+            lessons.labelled(task, preprocessing, views=self.views),
+            settings,
+            groups=groups,
+            mode=frozen_norms,
+            seed=context.seed,
+            threads=context.threads,
+            checkpoint=context.checkpoint("finetune"),
+            what="finetune",
+            progress=context.progress,
+        )
+        save_network(network, preprocessing, out)
+        validation = task.examples("validation")
+        report = _report(lessons.answers(network, task, preprocessing, validation), _labels(validation), task.labels)
+        context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
+        return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
+
+
+def _report(logits: NDArray[Any], targets: Labels, labels: tuple[str, ...]) -> dict[str, Any]:
+    answers = logits.argmax(1)
+    confusion = confusion_matrix(answers, targets, len(labels))
+    return {**classification_report(answers, targets, len(labels)), "confusion": confusion.tolist()}
 
 
 def _labels(examples: Sequence[Example]) -> Labels:
@@ -119,61 +181,32 @@ def _check_classes(train: Sequence[Example], validation: Sequence[Example], labe
         raise BadData("no validation examples: add some, so that training knows when to stop")
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """A classifier taken apart: its ONNX form, the backbone's bytes, and for `hf` the torch network."""
+def _write(
+    apart: Backbone, head: Head, out: Path, labels: tuple[str, ...], preprocessing: dict[str, Any], *, hf: bool
+) -> None:
+    """The model with its new head: a Hugging Face folder, or `model.onnx`."""
+    if hf:
+        from ..runtimes.torch import put_head, save_network
 
-    proto: Any
-    features: str
-    backbone: bytes
-    weight: NDArray[np.float32]
-    network: Any = None
+        put_head(apart.network, apart.weight, head.layers[0], labels)
+        save_network(apart.network, preprocessing, out)
+        return
+    import onnx
 
-    def write(
-        self, head: Head, out: Path, labels: tuple[str, ...], preprocessing: dict[str, Any], *, linear_hf: bool
-    ) -> None:
-        """The model with its new head: a Hugging Face folder, or `model.onnx`."""
-        if linear_hf:
-            from ..runtimes.torch import save_with_head
+    from ..runtimes.onnx import write_metadata
+    from ..runtimes.surgery import with_head
 
-            save_with_head(self.network, self.weight, head.layers[0], labels, preprocessing, out)
-            return
-        import onnx
-
-        from ..runtimes.onnx import write_metadata
-        from ..runtimes.surgery import with_head
-
-        proto = with_head(self.proto, self.features, list(head.layers))
-        write_metadata(proto, labels, preprocessing)
-        onnx.save(proto, str(out / ONNX_NAME))
+    proto = with_head(apart.proto, apart.features, list(head.layers))
+    write_metadata(proto, labels, preprocessing)
+    onnx.save(proto, str(out / ONNX_NAME))
 
 
-def _open(model: Model, context: Context, views: int) -> _Graph:
+def _open(model: Model, context: Context, views: int) -> Backbone:
     """Take the model apart; meanwhile the images are decoded (Pillow leaves `import torch` the interpreter)."""
     prepare = getattr(context.task, "prepare", None)
     with ThreadPoolExecutor(1) as pool:
         decoded = pool.submit(prepare, [model.record.preprocessing], views, context.progress) if prepare else None
-        graph = _take_apart(model)
+        apart = take_apart(model)
         if decoded:
             decoded.result()
-    return graph
-
-
-def _take_apart(model: Model) -> _Graph:
-    import onnx
-
-    network = None
-    if model.format == "hf":
-        from ..runtimes.torch import load_network, onnx_bytes
-        from ..tasks.preprocess import Preprocessing
-
-        network = load_network(model.path)
-        height, width = Preprocessing.parse(model.record.preprocessing or {}).input_size
-        proto = onnx.load_from_string(onnx_bytes(network, height, width))
-    else:
-        proto = onnx.load(str(model.weights))
-    from ..runtimes.surgery import backbone, find_classifier
-
-    classifier = find_classifier(proto)
-    body = backbone(proto, classifier.features).SerializeToString()
-    return _Graph(proto, classifier.features, body, classifier.weight, network)
+    return apart

@@ -11,7 +11,7 @@ from ..learning_curve import LearningCurve
 from ..units import format_bytes, format_seconds
 from . import phrases, plots
 from .outcome import Outcome
-from .training import Training
+from .training import STEP, Training
 
 BYTE_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 SECOND_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -29,9 +29,10 @@ class Charts:
     loss: str = ""
     accuracy: str = ""
     growth: str = ""
+    further: tuple[tuple[str, str], ...] = ()  # of other steps that trained: a plot and its caption
 
 
-def charts(outcome: Outcome, trained: Training | None) -> Charts:
+def charts(outcome: Outcome, trained: Training | None, others: Sequence[Training] = ()) -> Charts:
     """All plots of a run."""
     try:
         import matplotlib  # noqa: F401
@@ -45,6 +46,7 @@ def charts(outcome: Outcome, trained: Training | None) -> Charts:
         loss=_epochs(trained, "loss", "loss (cross-entropy, nats)", 1.0) if trained else "",
         accuracy=_epochs(trained, "accuracy", "accuracy (%)", 100.0) if trained else "",
         growth=_growth(curve, trained.classes) if curve and trained else "",
+        further=tuple(plot for other in others for plot in _further(other) if plot[0]),
     )
 
 
@@ -123,13 +125,22 @@ def _limits(outcome: Outcome, cost: str, factor: float) -> plots.Limits:
     )
 
 
+def _further(trained: Training) -> tuple[tuple[str, str], ...]:
+    axes = (("loss", "loss", 1.0), ("accuracy", "accuracy (%)", 100.0))
+    return tuple(
+        (_epochs(trained, what, axis, scale), f"{trained.step}: the {what} over the epochs.")
+        for what, axis, scale in axes
+    )
+
+
 def _epochs(trained: Training, what: str, axis: str, scale: float) -> str:
     """Loss or accuracy of training and validation over the epochs, what there is of them."""
     lines: list[tuple[str, plots.Role, Sequence[float]]] = [
         (label, role, [value * scale for value in trained.series(f"{split}_{what}")]) for label, role, split in _SPLITS
     ]
     drawn = [line for line in lines if line[2]]
-    return plots.curves(what, drawn, axis, trained.kept) if drawn else ""
+    name = what if trained.step == STEP else f"{trained.step}-{what}"
+    return plots.curves(name, drawn, axis, trained.kept) if drawn else ""
 
 
 _SPLITS: tuple[tuple[str, plots.Role, str], ...] = (

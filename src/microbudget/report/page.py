@@ -23,7 +23,7 @@ from .outcome import Outcome, read_outcome
 from .players import players
 from .rows import table
 from .steps import steps, words
-from .training import STEP, advice, training
+from .training import STEP, advice, further, training
 from .weights import weights
 
 
@@ -57,7 +57,7 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "players": heard,
         "headline": headline(outcome),
         "rows": table(outcome),
-        "charts": charts(outcome, trained),
+        "charts": charts(outcome, trained, further(record)),
         "photos": photos,
         "training": trained,
         "advice": advice(trained) if trained else "",

@@ -9,6 +9,7 @@ from typing import Any
 from ..model import Record
 from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
+from .training import DRAWN
 
 SHARES = ("share", "saturation", "same_top1", "sparsity")  # fractions that read better in per cent
 WORDS = {"same_top1": "same answers", "difference": "largest difference of logits"}
@@ -52,7 +53,8 @@ def _step(name: str, report: Any) -> Step:
     if not isinstance(report, Mapping):
         return Step(name, (("result", text("", report)),), ())
     facts, listings = [], []
-    for key, value in report.items():
+    drawn = DRAWN if report.get("epochs") else ()
+    for key, value in ((key, value) for key, value in report.items() if key not in drawn):
         if _is_table(value):
             listings.append(_listing(key, value))
         elif isinstance(value, Mapping):

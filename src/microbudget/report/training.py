@@ -10,20 +10,25 @@ from ..learning_curve import LearningCurve
 from ..model import Record
 
 STEP = "finetune"
+DRAWN = ("epochs", "head_epochs", "before")  # of a step that trained: shown as curves, not as tables
 
 
 @dataclass(frozen=True)
 class Training:
-    """What finetuning reported; any part may be missing."""
+    """What a step that trained reported; any part may be missing."""
 
+    step: str
     epochs: tuple[Mapping[str, float], ...]
     report: tuple[tuple[str, str], ...]  # of the finished head on validation
     learning_curve: LearningCurve | None
     classes: int
+    noted: int | None = None  # the epoch that was kept, where the step says so
 
     @property
     def kept(self) -> int | None:
-        """The epoch that was kept, from 1: the one with the lowest validation loss."""
+        """The epoch that was kept, from 1: the one with the lowest validation loss. 0: the network as it was."""
+        if self.noted is not None:
+            return self.noted
         losses = self.series("validation_loss")
         return losses.index(min(losses)) + 1 if losses else None
 
@@ -35,15 +40,31 @@ class Training:
 
 
 def training(record: Record | None) -> Training | None:
-    """From a model's record; None when it was not trained here."""
+    """Of `finetune`, from a model's record; None when it was not trained here."""
     history = record.history.get(STEP) if record is not None else None
     if record is None or not isinstance(history, Mapping):
         return None
+    return _training(STEP, history, record)
+
+
+def further(record: Record | None) -> tuple[Training, ...]:
+    """Of the other steps that trained: distill, lora, prune."""
+    steps = record.history.items() if record is not None else ()
+    return tuple(
+        _training(step, history, record)
+        for step, history in steps
+        if record is not None and step != STEP and isinstance(history, Mapping) and history.get("epochs")
+    )
+
+
+def _training(step: str, history: Mapping[str, Any], record: Record) -> Training:
     return Training(
+        step=step,
         epochs=tuple(history.get("epochs") or ()),
         report=tuple(_report(history.get("validation") or {})),
         learning_curve=_learning_curve(history.get("learning_curve")),
         classes=len(record.labels or ()),
+        noted=history.get("kept"),
     )
 
 

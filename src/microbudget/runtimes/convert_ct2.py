@@ -7,6 +7,7 @@ Here both come from the files, so that a trimmed vocabulary and a shorter window
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .whisper_torch import load_network
 
 TYPES = ("int8", "int8_float32", "float32")
 TIMESTAMP_S = 0.02
+POSITIONS = 1500  # of 30 seconds
 
 
 def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
@@ -34,6 +36,7 @@ def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
             " config.json: both must tell the same window"
         )
     tokens = vocabulary(folder, int(network.config.vocab_size))
+    whole = lengthen(network)
     spec = WhisperLoader().get_model_spec(network)
     for name, value in _settings(network).items():
         setattr(spec.config, name, value)
@@ -43,7 +46,29 @@ def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
     spec.save(str(out))
     _write_beside(folder, out, network)
     (out / "preprocessor_config.json").write_text(written(front), encoding="utf-8")
-    return {"format": "ct2", "type": type, "tokens": len(tokens), "window_s": front.seconds}
+    return {"format": "ct2", "type": type, "tokens": len(tokens), "window_s": front.seconds, "positions": whole}
+
+
+def lengthen(network: Any) -> int:
+    """Continue the encoder's table of positions to 30 seconds, in place; the positions there are now.
+
+    faster-whisper fills every piece up to 30 seconds, whatever the window; CTranslate2 takes shorter features with a
+    longer table. A table of other than sinusoids (Vaswani et al. 2017, section 3.5) cannot be continued and stays.
+    """
+    import torch
+
+    table = network.model.encoder.embed_positions.weight
+    positions, width = table.shape
+    if positions >= POSITIONS:
+        return int(positions)
+    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
+    angles = torch.arange(POSITIONS)[:, None] * rates
+    sinusoids = torch.cat([angles.sin(), angles.cos()], dim=1)
+    if not torch.allclose(sinusoids[:positions], table, atol=1e-3):
+        return int(positions)
+    longer = torch.cat([table.detach(), sinusoids[positions:]])
+    network.model.encoder.embed_positions.weight = torch.nn.Parameter(longer, requires_grad=False)
+    return POSITIONS
 
 
 def vocabulary(folder: Path, size: int) -> list[str]:

@@ -114,15 +114,10 @@ def onnx_bytes(network: Any, height: int, width: int, opset: int = 17) -> bytes:
     return buffer.getvalue()
 
 
-def save_with_head(
-    network: Any,
-    old_weight: NDArray[Any],
-    layer: tuple[NDArray[Any], NDArray[Any]],
-    labels: tuple[str, ...],
-    preprocessing: dict[str, Any],
-    out: Path,
+def put_head(
+    network: Any, old_weight: NDArray[Any], layer: tuple[NDArray[Any], NDArray[Any]], labels: tuple[str, ...]
 ) -> None:
-    """Save the network in float32 with its last linear layer replaced, as an ordinary Hugging Face folder.
+    """Replace the network's last linear layer, and name its outputs.
 
     old_weight: (old classes, inputs), which tells the layer among the modules. layer: weight (classes, inputs), bias.
     """
@@ -132,9 +127,20 @@ def save_with_head(
     linear.weight = torch.nn.Parameter(torch.from_numpy(weight.copy()))
     linear.bias = torch.nn.Parameter(torch.from_numpy(bias.copy()))
     network.set_submodule(name, linear)
+    name_classes(network, labels)
+
+
+def name_classes(network: Any, labels: tuple[str, ...]) -> None:
+    """Note the labels of the network's outputs in its configuration."""
+    network.num_labels = len(labels)
     network.config.id2label = dict(enumerate(labels))
     network.config.label2id = {label: index for index, label in enumerate(labels)}
     network.config.problem_type = "single_label_classification"
+
+
+def save_network(network: Any, preprocessing: dict[str, Any], out: Path) -> None:
+    """Save the network in float32 as an ordinary Hugging Face folder."""
+    network.to(memory_format=torch.contiguous_format)
     network.save_pretrained(str(out), safe_serialization=True)
     write_preprocessing(preprocessing, out)
 

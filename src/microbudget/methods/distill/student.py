@@ -1,0 +1,196 @@
+"""Students of image classification: named, cut from a model, or the model itself."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.nn import ModuleList
+
+from ...classifiers import set_classes
+from ...errors import LabelsDisagree, ModelNotFound, UnsupportedModel
+from ...loading import load, match_labels
+from ...model import Model
+from ...runtimes.torch import load_network
+
+CHANNELS = 8  # widths are multiples of it, as kernels like them
+
+
+def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, dict[str, Any] | None]:
+    """The network of a folder, hub id or config.json, and its preprocessing where it has one."""
+    folder = _config_alone(name)
+    if folder is not None:
+        return _drawn(_read_config(folder), labels, seed), None
+    model = load(name)
+    if model.format != "hf":
+        raise UnsupportedModel(f"a student must be a Hugging Face folder, and {name} is {model.format}")
+    network = load_network(model.path)
+    return with_labels(network, model, labels, seed), model.record.preprocessing
+
+
+def fingerprint(name: str) -> str:
+    """Of a named student: what its files hold."""
+    folder = _config_alone(name)
+    if folder is None:
+        return load(name).fingerprint
+    return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:16]
+
+
+def _config_alone(name: str) -> Path | None:
+    """The folder of a config.json that has no weights beside it; None for anything else."""
+    path = Path(name)
+    folder = path.parent if path.name == "config.json" else path
+    if not (folder / "config.json").is_file():
+        if path.suffix == ".json":
+            raise ModelNotFound(f"the student {name} is not there: give a folder with a config.json")
+        return None
+    return None if any(folder.glob("*.safetensors")) else folder
+
+
+def _read_config(folder: Path) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnsupportedModel(f"transformers cannot read the student's {folder / 'config.json'}: {reason}") from error
+
+
+def _drawn(config: Any, labels: tuple[str, ...], seed: int) -> Any:
+    """A network of random weights."""
+    config = copy.deepcopy(config)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        try:
+            network = transformers.AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+        except (ValueError, KeyError) as error:
+            raise UnsupportedModel(f"{config.model_type} is no image classifier of transformers: {error}") from error
+    return network.eval()
+
+
+def with_labels(network: Any, model: Model, labels: tuple[str, ...], seed: int) -> Any:
+    """The network for the data's labels: the rows of its head for those that it knows, else a new head."""
+    try:
+        rows: Sequence[int] | None = match_labels(model, labels)
+    except LabelsDisagree:
+        rows = None
+    if rows is not None and network.config.num_labels < len(labels):
+        rows = None
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        set_classes(network, labels, rows)
+    return network
+
+
+def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed: int) -> Any:
+    """A smaller network of the model's kind that begins with a part of its weights."""
+    whole = with_labels(load_network(model.path), model, labels, seed)
+    if depth == width == 1.0:
+        return whole
+    smaller = _drawn(smaller_config(whole.config, depth, width), labels, seed)
+    inherit(smaller, whole)
+    return smaller
+
+
+def smaller_config(config: Any, depth: float, width: float) -> Any:
+    """The configuration with fewer blocks and channels. Raises UnsupportedModel where it has no words for that."""
+    values = config.to_dict()
+    changed = {**_fewer_blocks(values, depth), **_fewer_channels(values, width)}
+    smaller = copy.deepcopy(config)
+    for name, value in changed.items():
+        setattr(smaller, name, value)
+    return smaller
+
+
+def _fewer_blocks(values: Mapping[str, Any], depth: float) -> dict[str, Any]:
+    if depth == 1.0:
+        return {}
+    if isinstance(values.get("depths"), list):
+        return {"depths": [max(1, round(count * depth)) for count in values["depths"]]}
+    if isinstance(values.get("num_hidden_layers"), int):
+        return {"num_hidden_layers": max(1, round(values["num_hidden_layers"] * depth))}
+    raise UnsupportedModel(
+        f"the configuration of {values.get('model_type')} cannot say fewer blocks: use width, or"
+        ' prune(structure="layers") before distill()'
+    )
+
+
+def _fewer_channels(values: Mapping[str, Any], width: float) -> dict[str, Any]:
+    if width == 1.0:
+        return {}
+    for name in ("depth_multiplier", "width_coefficient"):
+        if name in values:
+            return {name: values[name] * width}
+    if isinstance(values.get("hidden_sizes"), list):
+        changed: dict[str, Any] = {"hidden_sizes": [_channels(count * width) for count in values["hidden_sizes"]]}
+        if isinstance(values.get("embedding_size"), int):
+            changed["embedding_size"] = _channels(values["embedding_size"] * width)
+        return changed
+    heads, hidden = values.get("num_attention_heads"), values.get("hidden_size")
+    if isinstance(heads, int) and isinstance(hidden, int):
+        kept = max(1, round(heads * width))
+        inner = values.get("intermediate_size", 4 * hidden)
+        return {
+            "num_attention_heads": kept,
+            "hidden_size": kept * (hidden // heads),
+            "intermediate_size": _channels(inner * kept / heads),
+        }
+    raise UnsupportedModel(
+        f"the configuration of {values.get('model_type')} cannot say fewer channels: use depth, name a student, or"
+        " prune() before distill()"
+    )
+
+
+def _channels(count: float) -> int:
+    return max(CHANNELS, round(count / CHANNELS) * CHANNELS)
+
+
+def inherit(smaller: Any, whole: Any) -> None:
+    """Give the smaller network the leading part of every tensor of the whole one, of blocks spread over its depth.
+
+    Leading channels fit together over the whole network, since each tensor's neighbours are cut alike.
+    Raises UnsupportedModel when the whole one is narrower somewhere.
+    """
+    sources, places = whole.state_dict(), _places(smaller, whole)
+    with torch.no_grad():
+        for name, tensor in smaller.state_dict().items():
+            source = sources.get(_source_name(name, places))
+            if source is None:
+                continue  # a layer that only the smaller network has stays as it was drawn
+            if source.ndim != tensor.ndim or any(a > b for a, b in zip(tensor.shape, source.shape, strict=True)):
+                raise UnsupportedModel(
+                    f"{name} would grow from {tuple(source.shape)} to {tuple(tensor.shape)}: this model is narrower"
+                    " than its configuration says (was it pruned?): leave depth and width out to train it as it is"
+                )
+            tensor.copy_(source[tuple(slice(0, size) for size in tensor.shape)])
+
+
+def _places(smaller: Any, whole: Any) -> dict[str, list[int]]:
+    """For each list of blocks that is shorter now, which block of the whole each is: first and last, others between."""
+    lists = {name: len(module) for name, module in whole.named_modules() if isinstance(module, ModuleList)}
+    found = {}
+    for name, module in smaller.named_modules():
+        if isinstance(module, ModuleList) and len(module) != lists.get(name):
+            last, count = lists[name] - 1, len(module)
+            found[name] = [round(index * last / max(count - 1, 1)) for index in range(count)]
+    return found
+
+
+def _source_name(name: str, places: Mapping[str, list[int]]) -> str:
+    parts = name.split(".")
+    for index in range(1, len(parts)):
+        blocks = places.get(".".join(name.split(".")[:index]))
+        if blocks is not None:
+            parts[index] = str(blocks[int(parts[index])])
+    return ".".join(parts)
+
+
+def describe(network: Any) -> dict[str, Any]:
+    """Kind and size, for the history."""
+    parameters = sum(tensor.numel() for tensor in network.parameters())
+    return {"student": type(network).__name__, "parameters": parameters}

@@ -1,0 +1,373 @@
+"""The training loop: against a plain loop, against itself after a kill, and with losses that go wrong."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from microbudget import train as training
+from microbudget.errors import DiskFull, Diverged
+from microbudget.progress import Progress
+from microbudget.train import Lesson, Settings, Trained, frozen_norms, schedule, train, zeros_stay
+
+SETTINGS = Settings(epochs=4, batch_size=8, learning_rate=0.02, patience=None)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+
+
+def data(count: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
+    X = torch.from_numpy(np.random.default_rng(1).normal(size=(count, 6)).astype("f"))
+    return X, X[:, :3].argmax(1)
+
+
+def lesson(**changes) -> Lesson:
+    X, y = data()
+    held_out, answers = data(80)[0][50:], data(80)[1][50:]
+
+    def judge(net: nn.Module) -> dict[str, float]:
+        logits = net(held_out)
+        loss = nn.functional.cross_entropy(logits, answers)
+        return {"loss": float(loss), "accuracy": float((logits.argmax(1) == answers).float().mean())}
+
+    plain = Lesson(
+        examples=50,
+        batch=lambda rows, epoch: {"X": X[rows], "y": y[rows]},
+        loss=lambda net, batch: nn.functional.cross_entropy(net(batch["X"]), batch["y"]),
+        judge=judge,
+    )
+    return replace(plain, **changes)
+
+
+def weights(net: nn.Module) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for tensor in net.state_dict().values())
+
+
+def test_it_is_a_plain_loop() -> None:
+    """The same steps written out: torch's AdamW, the formula of the cosine, clipping, no decay on vectors."""
+    ours, theirs = network().double(), network().double()
+    X, y = data()
+    X = X.double()
+    given = lesson(batch=lambda rows, epoch: {"X": X[rows], "y": y[rows]}, judge=None)
+    done = train(ours, given, SETTINGS, seed=3)
+
+    matrices = [p for p in theirs.parameters() if p.ndim > 1]
+    vectors = [p for p in theirs.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0}], weight_decay=0.01)
+    torch.manual_seed(3)
+    theirs.train()
+    step, losses = 0, []
+    for epoch in range(4):
+        order = np.random.default_rng([3, epoch]).permutation(50)
+        for rows in np.array_split(order, 7):
+            warm, total = round(28 * 0.05), 28
+            factor = (step + 1) / (warm + 1) if step < warm else (1 + math.cos(math.pi * (step - warm) / 27)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = 0.02 * factor
+            loss = nn.functional.cross_entropy(theirs(X[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item() * len(rows))
+            step += 1
+        assert total == 28
+    for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert done.epochs[-1]["train_loss"] == pytest.approx(sum(losses[-7:]) / 50)
+    assert not ours.training
+
+
+def test_the_schedule_warms_up_and_ends_at_zero() -> None:
+    rates = [schedule(step, 100, 0.1) for step in range(101)]
+    assert rates[:10] == [pytest.approx((step + 1) / 11) for step in range(10)]
+    assert rates[10] == 1.0
+    assert all(before > after for before, after in itertools.pairwise(rates[10:]))
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert schedule(0, 4, 0) == 1.0
+
+
+def test_every_example_is_seen_once_in_an_epoch_and_no_batch_has_one_alone() -> None:
+    seen: dict[int, list[int]] = {}
+    X, y = data()
+
+    def batch(rows, epoch):
+        assert len(rows) > 1
+        seen.setdefault(epoch, []).extend(rows.tolist())
+        return {"X": X[rows], "y": y[rows]}
+
+    train(network(), lesson(batch=batch), replace(SETTINGS, batch_size=49))
+    assert all(sorted(rows) == list(range(50)) for rows in seen.values())
+    assert len({tuple(rows) for rows in seen.values()}) == 4
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_it() -> None:
+    losses = iter([1.0, 0.9, 0.5, 0.7, 0.6, 0.4])
+    after: list[bytes] = []
+
+    def judge(net: nn.Module) -> dict[str, float]:
+        assert not net.training
+        after.append(weights(net))
+        return {"loss": next(losses)}
+
+    net = network()
+    done = train(net, lesson(judge=judge), replace(SETTINGS, epochs=50, patience=2))
+    assert [row["validation_loss"] for row in done.epochs] == [0.9, 0.5, 0.7, 0.6]
+    assert (done.kept, done.stopped) == (2, "no better validation loss for 2 epochs")
+    assert weights(net) == after[2] != after[4]
+
+
+def test_training_that_does_not_help_leaves_the_network_as_it_was() -> None:
+    losses = iter([0.5, 0.6, 0.7])
+    net, before = network(), weights(network())
+    done = train(net, lesson(judge=lambda net: {"loss": next(losses)}), replace(SETTINGS, patience=2))
+    assert (done.before, done.kept) == ({"loss": 0.5}, 0)
+    assert weights(net) == before
+
+
+def test_without_validation_all_epochs_run_and_the_last_weights_stay() -> None:
+    net = network()
+    done = train(net, lesson(judge=None), replace(SETTINGS, patience=1))
+    assert (done.kept, done.stopped, len(done.epochs)) == (4, "all epochs", 4)
+    assert set(done.epochs[0]) == {"epoch", "train_loss"}
+
+
+def test_the_callers_random_numbers_are_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5))
+    torch.manual_seed(5)
+    train(net, lesson(), SETTINGS)
+    torch.testing.assert_close(torch.rand(3), expected)
+
+
+def test_groups_have_their_own_rates_and_what_is_in_none_stays() -> None:
+    net = network()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train(
+        net,
+        lesson(),
+        replace(SETTINGS, epochs=1, weight_decay=0),
+        groups=[([net[0].weight], 0.1), ([net[4].weight], 1)],
+    )
+    moved = {name: float((value - before[name]).abs().max()) for name, value in net.state_dict().items() if value.ndim}
+    assert moved["4.bias"] == moved["0.bias"] == 0
+    assert 0 < moved["0.weight"] < 0.3 * moved["4.weight"]
+
+
+def test_parts_of_a_batch_make_the_same_step() -> None:
+    whole, parted = (nn.Linear(6, 3).double() for _ in range(2))
+    parted.load_state_dict(whole.state_dict())
+    X, y = data()
+    given = lesson(batch=lambda rows, epoch: {"X": X[rows].double(), "y": y[rows]}, judge=None)
+    one, other = (train(net, given, replace(SETTINGS, parts=n)) for net, n in ((whole, 1), (parted, 3)))
+    torch.testing.assert_close(whole.weight, parted.weight)
+    assert one.epochs[-1]["train_loss"] == pytest.approx(other.epochs[-1]["train_loss"])
+
+
+def test_frozen_norms_keep_their_statistics() -> None:
+    net = network()
+    train(net, lesson(), SETTINGS, mode=frozen_norms)
+    assert float(net[1].running_mean.abs().sum()) == 0
+    free = network()
+    train(free, lesson(), SETTINGS)
+    assert float(free[1].running_mean.abs().sum()) > 0
+
+
+def test_pruned_zeros_stay() -> None:
+    net = network()
+    with torch.no_grad():
+        net[0].weight[::2] = 0
+    train(net, lesson(), SETTINGS, after_step=zeros_stay([net[0].weight]))
+    assert net[0].weight[::2].abs().sum().item() == 0
+    assert net[0].weight[1::2].abs().min().item() > 0
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient", "judge"])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(wrong: float, where: str) -> None:
+    good: list[bytes] = []
+    plain, count = lesson(), [0]
+
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        count[0] += 1
+        value = plain.loss(net, batch)
+        if where == "gradient" and count[0] == 15:
+            value.register_hook(lambda gradient: gradient * wrong)
+        return value * wrong if where == "loss" and count[0] == 15 else value
+
+    def judge(net: nn.Module) -> dict[str, float]:
+        good.append(weights(net))
+        return {"loss": wrong if where == "judge" and count[0] > 15 else 1.0 / len(good)}
+
+    net, told = network(), io.StringIO()
+    done = train(net, replace(plain, loss=loss, judge=judge), SETTINGS, progress=Progress(told))
+    assert weights(net) == good[2]
+    assert done.kept == 2
+    assert "epoch 3" in done.stopped
+    assert "try a lower learning rate (0.002 instead of 0.02)" in told.getvalue()
+
+
+def test_nan_before_an_epoch_is_whole_is_an_error(tmp_path: Path) -> None:
+    wrong = lesson(loss=lambda net, batch: net(batch["X"]).sum() * math.nan)
+    with pytest.raises(Diverged, match=r"the loss was nan in epoch 1, step 1.*lower learning rate"):
+        train(network(), wrong, SETTINGS, checkpoint=tmp_path / "a.pt")
+
+
+def killed_at(step: int, folder: Path) -> int:
+    """Train in a process of its own, which kills itself in that step (0: never). Returns its exit status."""
+    code = (
+        "import os, signal, sys; from dataclasses import replace; from pathlib import Path\n"
+        "from microbudget import train as training; import test_train as t\n"
+        f"training.CHECKPOINT_EVERY_S = 0; plain = t.lesson(); folder = Path({str(folder)!r}); count = [0]\n"
+        "def loss(net, batch):\n"
+        "    count[0] += 1\n"
+        f"    if count[0] == {step}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return plain.loss(net, batch)\n"
+        "net = t.network()\n"
+        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, checkpoint=folder / 'a.pt')\n"
+        "(folder / 'weights').write_bytes(t.weights(net)); (folder / 'history').write_text(repr(done))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode
+
+
+def test_killed_twice_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """In the first epoch and in a later one; what is before the kill is not done again."""
+    net = network()
+    expected = train(net, lesson(), SETTINGS, checkpoint=tmp_path / "own.pt")
+    for step in (5, 10):
+        assert killed_at(step, tmp_path) == -signal.SIGKILL
+        assert (tmp_path / "a.pt").is_file()
+    assert killed_at(0, tmp_path) == 0
+    assert (tmp_path / "weights").read_bytes() == weights(net)
+    assert (tmp_path / "history").read_text() == repr(expected)
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    first, again = network(), network()
+    done = train(first, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt")
+
+    def never(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        raise AssertionError("it was trained again")
+
+    assert train(again, lesson(loss=never), SETTINGS, checkpoint=tmp_path / "a.pt") == done
+    assert weights(again) == weights(first)
+
+
+def test_a_damaged_checkpoint_is_told_and_left_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"half a file")
+    told, net, other = io.StringIO(), network(), network()
+    train(net, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt", progress=Progress(told))
+    assert "cannot be read" in told.getvalue()
+    train(other, lesson(), SETTINGS)
+    assert weights(net) == weights(other)
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0)
+    net, other = network(), network()
+    written = [0]
+    save = torch.save
+
+    def full(state: object, stream: io.BufferedWriter) -> None:
+        written[0] += 1
+        if written[0] == 10:
+            with Path("/dev/full").open("wb") as device:  # what the kernel says of a full disk
+                save(state, device)
+        save(state, stream)
+
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(DiskFull, match="free some and give the same command again") as caught:
+            train(net, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt")
+    assert caught.value.__cause__.errno == errno.ENOSPC  # type: ignore[union-attr]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+    told, again = io.StringIO(), network()
+    train(again, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt", progress=Progress(told))
+    assert "goes on at step 9 of 28" in told.getvalue()
+    train(other, lesson(), SETTINGS)
+    assert weights(again) == weights(other)
+
+
+def test_two_processes_share_each_batch(tmp_path: Path) -> None:
+    """On the CPU through accelerate and gloo: without dropout and batch norm the weights are those of one process."""
+    code = (
+        "import sys, torch; from pathlib import Path; from dataclasses import replace; import test_train as t\n"
+        "from microbudget.train import train\n"
+        "net = t.plain_network(); done = train(net, t.lesson(), replace(t.SETTINGS, batch_size=10))\n"
+        "import os; Path(sys.argv[1], os.environ['RANK']).write_bytes(t.weights(net))\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": path}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [worker.wait(120) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+    alone = plain_network()
+    train(alone, lesson(), replace(SETTINGS, batch_size=10))
+    shared = np.frombuffer((tmp_path / "0").read_bytes(), np.float32)
+    np.testing.assert_allclose(shared, np.frombuffer(weights(alone), np.float32), rtol=1e-3, atol=1e-5)
+
+
+def plain_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_progress_tells_scores_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "SAY_EVERY_S", 0)
+    told = io.StringIO()
+    train(network(), lesson(), SETTINGS, what="distill", progress=Progress(told))
+    lines = told.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("distill  epoch 1/4: train loss ")
+    assert "validation accuracy" in lines[0]
+    assert lines[0].endswith(" left")
+
+
+def test_the_history_is_json_ready() -> None:
+    import json
+
+    done = train(network(), lesson(), SETTINGS)
+    assert json.loads(json.dumps(done.as_dict()))["kept"] == done.kept
+    assert isinstance(done, Trained)
