@@ -245,9 +245,7 @@ def test_states_or_features(whisper: Model, task: TranscriptionTask, dictation: 
     assert a == pytest.approx(b, abs=5e-3)  # states are kept in 16 bits
 
 
-def test_a_student_that_is_the_teacher_has_no_divergence(
-    whisper: Model, task: TranscriptionTask, dictation: Dictation
-) -> None:
+def test_the_teacher_itself_has_no_divergence(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
     batch = lesson(dictation, task, task.examples("train"), [], Weights(), hears=False).batch(np.arange(4), 0)
     with torch.inference_mode():
         only = float(loss(load_network(whisper.path), batch, Weights(words=0.0, doubts=1.0)))
