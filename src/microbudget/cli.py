@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, cli_language, units
+from . import __version__, cli_language, cli_speech, units
 from .budget import GOALS, Budget
 from .errors import InvalidOption, MicrobudgetError
 from .progress import Progress
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     _add_methods(verbs)
     cli_language.add_verbs(verbs, _verb, _print_json)
+    cli_speech.add_verbs(verbs, _verb)
     return parser
 
 

@@ -24,11 +24,12 @@ from .methods.export import Export
 from .methods.finetune import Finetune
 from .methods.quantize import Quantize
 from .methods.resize import Resize
-from .model import LANGUAGE_MODELLING, Model
+from .model import LANGUAGE_MODELLING, TRANSCRIPTION, Model
 from .progress import SILENT, Progress
 from .recipe import Recipe
 from .run import Run, open_run
 from .ship import deliver
+from .speech_ladder import speech_ladder
 from .tasks import SPLITS, Task, open_data
 from .units import Drop, format_bytes, format_change, format_seconds
 
@@ -96,7 +97,9 @@ def shrink(
         first = (Finetune(),)
     if given.task == LANGUAGE_MODELLING:
         _tell_what_fits(given, threads, progress)
-    job = _Job(given, task, first, tuple(plan(given, first)), budget, threads, seed, keep, progress, keeps_float=True)
+    job = _Job(
+        given, task, first, tuple(plan(given, first, task)), budget, threads, seed, keep, progress, keeps_float=True
+    )
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:
         return _search(run, job)
 
@@ -163,11 +166,14 @@ def _knows_labels(given: Model, task: Task) -> bool:
     return not task.labels or (given.labels is not None and set(task.labels) <= set(given.labels))
 
 
-def plan(given: Model, first: Sequence[Method]) -> Iterator[Recipe]:
+def plan(given: Model, first: Sequence[Method], task: Task) -> Iterator[Recipe]:
     """Recipes to try, the surest first: int8 at full size, float, then int8 on smaller and smaller inputs.
 
-    For language models: the levels of the ladder.
+    For language and speech models: the recipes of their ladders.
     """
+    if given.task == TRANSCRIPTION:
+        yield from speech_ladder(given, task)
+        return
     if given.task == LANGUAGE_MODELLING:
         yield from ladder(given)
         return
@@ -259,7 +265,7 @@ def _check_splits(task: Task, budget: Budget, progress: Progress) -> None:
 def _prepare(given: Model, task: Task, recipes: Sequence[Recipe], progress: Progress) -> None:
     """Decode every image once for all the input sizes that the recipes ask for."""
     prepare = getattr(task, "prepare", None)
-    if not recipes or prepare is None or given.record.preprocessing is None:
+    if not recipes or prepare is None or given.record.preprocessing is None or given.task == TRANSCRIPTION:
         return
     from .tasks.preprocess import Preprocessing
 

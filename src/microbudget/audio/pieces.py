@@ -63,15 +63,18 @@ def is_silent(samples: Samples) -> bool:
 
 def _first(held: Samples, longest: int) -> tuple[int, slice | None]:
     """How many samples are done with, and where the first piece is; None where there is only silence."""
-    where = np.flatnonzero(_speech(held))
+    speech = _speech(held)
+    where = np.flatnonzero(speech)
     if not len(where):
         return (longest if len(held) > longest else len(held)), None
     margin = int(MARGIN_S * RATE_HZ) // _STEP
     begin = max(0, int(where[0]) - margin)
     if begin * _STEP >= longest:  # speech that begins so late may go on behind what is held
         return begin * _STEP, None
-    end = _end(_speech(held), begin, longest // _STEP)
-    return min(end * _STEP, len(held)), slice(begin * _STEP, min(end * _STEP, len(held)))
+    done = _end(speech, begin, longest // _STEP)
+    last = int(where[where < done][-1]) + 1
+    end = min(done, last + margin)  # what is behind the last word is done with, and is not heard
+    return min(done * _STEP, len(held)), slice(begin * _STEP, min(end * _STEP, len(held)))
 
 
 def _end(speech: NDArray[np.bool_], begin: int, longest: int) -> int:

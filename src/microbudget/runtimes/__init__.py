@@ -16,6 +16,7 @@ from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 
 if TYPE_CHECKING:
     from ..model import Model
+    from .whisper import WhisperSession
 
 FOR_FORMAT: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "openvino"),
@@ -60,4 +61,12 @@ def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) 
     name = MODULES.get((chosen, model.task or ""), chosen)
     module = importlib.import_module(f".{name}", __name__)
     session: Session = module.open_session(model, threads=threads)
+    return session
+
+
+def open_speech(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
+    """Open a speech model for recordings of any length. language: a code, else it is detected."""
+    name = MODULES.get((default_runtime(model.format), TRANSCRIPTION), default_runtime(model.format))
+    module = importlib.import_module(f".{name}", __name__)
+    session: WhisperSession = module.open_session(model, threads=threads, language=language)
     return session

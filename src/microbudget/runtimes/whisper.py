@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,11 +154,18 @@ class WhisperSession:
             return self._heard(waveform)
         return " ".join(filter(None, (self._heard(piece.samples) for piece in pieces.cut([waveform], self.window_s))))
 
-    def long(self, path: Path, longest_s: float | None = None) -> Iterator[tuple[Piece, str]]:
-        """The pieces of a file with their texts, in order; memory does not grow with its length."""
+    def long(
+        self, path: Path, longest_s: float | None = None, told: Callable[[float], None] | None = None
+    ) -> Iterator[tuple[Piece, str]]:
+        """The pieces of a file with their texts, in order; memory does not grow with its length.
+
+        told: is called with the seconds that are done, after each piece.
+        """
         limit = min(longest_s or self.window_s, self.window_s)
         for piece in pieces.cut(sound.blocks(path), limit):
             text = self._heard(piece.samples)
+            if told is not None:
+                told(piece.end_s)
             if text:
                 yield piece, text
 
