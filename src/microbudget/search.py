@@ -78,16 +78,17 @@ def shrink(
     threads: int | str = 0,
     keep: bool = False,
     force: bool = False,
+    normalizer: str = "basic",
     progress: Progress = SILENT,
 ) -> Shrunk:
     """Find the smallest model within the budget (or the best by its goal), and leave it in OUT/best.
 
     When the model's labels are not the data's it is finetuned first, and that float32 result is the reference.
     Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. The same call again goes on where a
-    killed one was.
+    killed one was. normalizer: of transcripts, before they are compared.
     """
     budget = budget or Budget()
-    given, task, data_name = _open(model, data, seed, Path(out), progress)
+    given, task, data_name = _open(model, data, seed, Path(out), progress, normalizer)
     if budget.max_drop is None:
         budget = replace(budget, max_drop=default_drop(task.kind))
     given = label_names(given, task.labels)
@@ -115,11 +116,12 @@ def run_recipe(
     threads: int | str = 0,
     keep: bool = False,
     force: bool = False,
+    normalizer: str = "basic",
     progress: Progress = SILENT,
 ) -> Shrunk:
     """Build and measure one recipe; its result is OUT/best. Raises LabelsDisagree when nothing teaches the labels."""
     parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
-    given, task, data_name = _open(model, data, seed, Path(out), progress)
+    given, task, data_name = _open(model, data, seed, Path(out), progress, normalizer)
     parsed.formats(given.format)
     given = label_names(given, task.labels)
     first: tuple[Method, ...] = ()
@@ -136,12 +138,17 @@ def run_recipe(
 
 
 def _open(
-    model: str | Path | Model, data: str | Path | Task, seed: int, out: Path, progress: Progress
+    model: str | Path | Model,
+    data: str | Path | Task,
+    seed: int,
+    out: Path,
+    progress: Progress,
+    normalizer: str,
 ) -> tuple[Model, Task, str]:
     given = load(model)
     if not isinstance(data, (str, Path)):
         return given, data, type(data).__name__
-    task = open_data(data, given.task, seed=seed, cache=out / "cache", progress=progress)
+    task = open_data(data, given.task, seed=seed, cache=out / "cache", normalizer=normalizer, progress=progress)
     return given, task, str(Path(data).resolve())
 
 

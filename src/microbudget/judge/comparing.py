@@ -59,16 +59,18 @@ def compare(
     progress: Progress = SILENT,
     max_memory_bytes: int | None = None,
     split: Split = "test",
+    normalizer: str = "basic",
 ) -> Comparison:
     """Two models in pairs: timed in turns, and judged on the same examples, without those that either has seen.
 
     threads: None means all cores; "auto" gives each model the better of 1 and all. seconds: the most that timing takes.
     max_drop: the loss of B that is allowed; without it `verdict` is None. split: which examples of a Task.
+    normalizer: of transcripts, before they are compared.
 
     Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading raises.
     """
     models = (load(a), load(b))
-    task = open_task(data, models, progress)
+    task = open_task(data, models, progress, normalizer)
     check_limit(max_drop, task.kind)
     for model in models:
         columns(model, task)

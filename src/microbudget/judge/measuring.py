@@ -26,7 +26,9 @@ SAMPLES = 8  # examples whose preprocessing is timed
 AUTO_S = 2.0  # what the choice between one thread and all may take
 
 
-def open_task(data: str | Path | Task, models: Sequence[Model], progress: Progress = SILENT) -> Task:
+def open_task(
+    data: str | Path | Task, models: Sequence[Model], progress: Progress = SILENT, normalizer: str = "basic"
+) -> Task:
     """The task of a path, without the examples that one of the models has seen; a Task as it is.
 
     Raises InvalidOption for models that are for different tasks.
@@ -38,7 +40,8 @@ def open_task(data: str | Path | Task, models: Sequence[Model], progress: Progre
         told = ", ".join(f"{model.path} for {kind or 'images'}" for kind, model in kinds.items())
         raise InvalidOption(f"the models are for different tasks: {told}")
     seen = frozenset(key for model in models for key in model.record.seen)
-    return open_data(data, next(iter(kinds), None), splits=False, leave_out=seen, progress=progress)
+    kind = next(iter(kinds), None)
+    return open_data(data, kind, splits=False, leave_out=seen, normalizer=normalizer, progress=progress)
 
 
 def measure(
@@ -54,17 +57,18 @@ def measure(
     max_memory_bytes: int | None = None,
     batches: Iterable[int] = (),
     split: Split = "test",
+    normalizer: str = "basic",
 ) -> Measurement:
     """Quality, size, latency, memory and energy of a model on the examples of `data`.
 
     threads: None means all cores, "auto" tries 1 and all and keeps the better. seconds: the most that timing takes.
     ledger: every tensor's bytes, in `extra["ledger"]`. batches: batch sizes beyond 1 to time, in `extra["batches"]`.
-    split: which examples of a Task; a path is one unsplit folder.
+    split: which examples of a Task; a path is one unsplit folder. normalizer: of transcripts, before they are compared.
 
     Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading the model and the data raise.
     """
     opened = load(model)
-    task = open_task(data, [opened], progress)
+    task = open_task(data, [opened], progress, normalizer)
     columns(opened, task)  # labels that disagree are told before anything is computed
     examples = task.examples(split)
     preprocessing_s = time_preprocessing(opened, task, examples)

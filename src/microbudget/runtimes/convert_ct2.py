@@ -90,8 +90,8 @@ def vocabulary(folder: Path, size: int) -> list[str]:
 def _settings(network: Any) -> dict[str, Any]:
     """What CTranslate2 keeps in its config.json."""
     told, config = network.generation_config, network.config
-    languages = getattr(told, "lang_to_id", None) or {}
-    heads = getattr(told, "alignment_heads", None)
+    languages: Any = getattr(told, "lang_to_id", None) or {}
+    heads: Any = getattr(told, "alignment_heads", None)
     layers, count = int(config.decoder_layers), int(config.decoder_attention_heads)
     fits = bool(heads) and all(layer < layers and head < count for layer, head in heads)
     half = [[layer, head] for layer in range(layers // 2, layers) for head in range(count)]

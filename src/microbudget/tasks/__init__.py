@@ -138,11 +138,12 @@ def open_data(
     leave_out: frozenset[str] = frozenset(),
     cache: Path | None = None,
     threads: int = 0,
+    normalizer: str = "basic",
     progress: Progress = SILENT,
 ) -> Task:
     """The task of a kind (`Model.task`; None: image classification) on the data at a path, to train or to judge on.
 
-    The options are those of the task's `open`. Raises BadData.
+    The options are those of the task's `open`; normalizer: of transcripts. Raises BadData.
     """
     if kind == LANGUAGE_MODELLING:
         from .text import TextTask
@@ -153,7 +154,14 @@ def open_data(
         from .speech import TranscriptionTask
 
         spoken: Task = TranscriptionTask.open(
-            path, seed=seed, splits=splits, leave_out=leave_out, cache=cache, threads=threads, progress=progress
+            path,
+            seed=seed,
+            splits=splits,
+            leave_out=leave_out,
+            cache=cache,
+            threads=threads,
+            normalizer=normalizer,
+            progress=progress,
         )
         return spoken
     from .images import ImageTask
