@@ -46,6 +46,8 @@ def test_it_writes_what_a_session_writes(whisper: Model, task: TranscriptionTask
 
     vocabulary, ear = Vocabulary(whisper.path), TorchEar(whisper.path)
     prompt = Prompt.of(whisper.path, vocabulary, ear.multilingual, "en")
+    # A random network may write timestamps where it was told not to; a dictation never does.
+    ear.network.generation_config.suppress_tokens = Rules.of(ear.network, prompt).always.tolist()
     for example in task.examples("train")[:4]:
         expected = ear.write(dictation.front(task.waveform(example)), prompt)
         written = [int(token) for token in dictation.written[example.key].tokens]
@@ -245,9 +247,7 @@ def test_states_or_features(whisper: Model, task: TranscriptionTask, dictation: 
     assert a == pytest.approx(b, abs=5e-3)  # states are kept in 16 bits
 
 
-def test_a_student_that_is_the_teacher_has_no_divergence(
-    whisper: Model, task: TranscriptionTask, dictation: Dictation
-) -> None:
+def test_the_teacher_itself_has_no_divergence(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
     batch = lesson(dictation, task, task.examples("train"), [], Weights(), hears=False).batch(np.arange(4), 0)
     with torch.inference_mode():
         only = float(loss(load_network(whisper.path), batch, Weights(words=0.0, doubts=1.0)))

@@ -178,7 +178,7 @@ def _runtimes(seconds: int) -> tuple[str, ...]:
     return (
         f"transformers opens the window of {seconds} s as it is; CTranslate2 takes features of {seconds} s as it is",
         "faster-whisper opens the export to ct2, but fills every piece up to 30 s and takes the time of 30 s; to hear"
-        f" {seconds} s at a time see docs/window.md, or use `microbudget transcribe`",
+        f" {seconds} s at a time see docs/whisper.md, or use `microbudget transcribe`",
     )
 
 

@@ -179,5 +179,5 @@ def _runtimes(config: dict[str, Any], rows: int) -> list[str]:
     return [
         "transformers and CTranslate2 take the trimmed vocabulary as it is: language and task stand in the prompt",
         f"faster-whisper calls a model multilingual by its {MULTILINGUAL:,} entries, and would leave the language out"
-        " of the prompt: tell it otherwise, as docs/trim.md shows, or use `microbudget transcribe`",
+        " of the prompt: tell it otherwise, as docs/whisper.md shows, or use `microbudget transcribe`",
     ]
