@@ -16,10 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the top down; a module imports from its own layer (not in circles) and from those below.
 LAYERS = [
-    {"cli", "cli_language", "demo"},
-    {"search", "report", "tables"},
+    {"cli", "cli_language", "cli_speech", "demo"},
+    {"search", "report", "tables", "transcribing"},
     {"evaluation", "ship", "run"},
-    {"build", "recipe", "judge", "candidates", "fits", "ladder"},
+    {"build", "recipe", "judge", "candidates", "fits", "ladder", "speech_ladder"},
     {"methods"},
     {
         "features",
@@ -32,8 +32,9 @@ LAYERS = [
         "lessons",
         "classifiers",
         "backbone",
+        "dictation",
     },
-    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress"},
+    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "audio"},
     {"errors", "units"},
 ]
 LEVEL = {name: index for index, names in enumerate(LAYERS) for name in names}

@@ -22,7 +22,9 @@ from .units import format_seconds
 
 PARTIAL = ".partial-"
 CHECKPOINTS = "checkpoints"  # in the cache: what unfinished steps go on from, by their fingerprint
-_RECORDED_VERSIONS = ("microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers")
+_RECORDED_VERSIONS = (
+    "microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers", "ctranslate2", "soxr", "jiwer",
+)  # fmt: skip
 
 
 def build(model: Model, recipe: Recipe, context: Context, store: Path) -> tuple[Model, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, cli_language, units
+from . import __version__, cli_language, cli_speech, units
 from .budget import GOALS, Budget
 from .errors import InvalidOption, MicrobudgetError
 from .progress import Progress
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     _add_methods(verbs)
     cli_language.add_verbs(verbs, _verb, _print_json)
+    cli_speech.add_verbs(verbs, _verb)
     return parser
 
 
@@ -80,7 +81,9 @@ def _verb(verbs: Any, name: str, call: Callable[[argparse.Namespace, Progress], 
 
 
 def _add_run_options(parser: Any) -> None:
-    parser.add_argument("--data", required=True, help="folder of examples, or of .txt files, or such a file")
+    parser.add_argument(
+        "--data", required=True, help="folder of examples or recordings, .txt files or a folder of them"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder for the run; it can be resumed")
     parser.add_argument("--max-size", type=_unit(units.parse_bytes), metavar="2MB")
     parser.add_argument("--max-latency", type=_unit(units.parse_seconds), metavar="5ms")
@@ -91,9 +94,15 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="language models: what each is asked to write, one a line of .txt"
     )
+    _add_normalizer(parser)
     parser.add_argument("--prove", action="store_true", help="accept only a loss that is shown to be within --max-drop")
     parser.add_argument("--keep", action="store_true", help="keep intermediate steps and the cache")
     parser.add_argument("--force", action="store_true", help="begin anew in a RUN that was made from something else")
+
+
+def _add_normalizer(parser: Any) -> None:
+    about = "of transcripts before they are compared (default basic; english writes numbers as digits)"
+    parser.add_argument("--normalizer", choices=("basic", "english", "none"), default="basic", help=about)
 
 
 def _threads(text: str) -> int | str:
@@ -169,6 +178,7 @@ def _shrink(options: argparse.Namespace, progress: Progress) -> int:
             keep=options.keep,
             force=options.force,
             prompts=options.prompts,
+            normalizer=options.normalizer,
             progress=progress,
         ),
         options,
@@ -199,6 +209,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
             keep=options.keep,
             force=options.force,
             prompts=options.prompts,
+            normalizer=options.normalizer,
             progress=progress,
         ),
         options,
@@ -218,9 +229,14 @@ def _show_shrunk(shrunk: Shrunk, options: argparse.Namespace) -> int:
 def _add_measure(verbs: Any) -> None:
     parser = _verb(verbs, "measure", _measure, "quality, size, latency, memory and energy of one model")
     parser.add_argument("model", metavar="MODEL", help="hub id, folder, .onnx or .gguf file")
-    parser.add_argument("--data", required=True, help="folder of examples, or of .txt files, or such a file")
+    parser.add_argument(
+        "--data", required=True, help="folder of examples or recordings, .txt files or a folder of them"
+    )
     parser.add_argument("--ledger", action="store_true", help="where every byte is: the largest rows")
-    parser.add_argument("--runtime", help="onnx, openvino, torch or gguf (default: the first that takes the format)")
+    parser.add_argument(
+        "--runtime", help="onnx, openvino, torch, gguf or ct2 (default: the first that takes the format)"
+    )
+    _add_normalizer(parser)
     parser.add_argument("--batch", type=_batches, default=(), metavar="4,16", help="batch sizes to time beside 1")
 
 
@@ -235,6 +251,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
         runtime=options.runtime,
         ledger=options.ledger,
         batches=options.batch,
+        normalizer=options.normalizer,
         progress=progress,
     )
     if options.json:
@@ -250,10 +267,13 @@ def _add_compare(verbs: Any) -> None:
     parser = _verb(verbs, "compare", _compare, "which of two models is smaller, faster, better, and how sure that is")
     parser.add_argument("model_a", metavar="MODEL_A", help="hub id, folder, .onnx or .gguf file")
     parser.add_argument("model_b", metavar="MODEL_B")
-    parser.add_argument("--data", required=True, help="folder of examples, or of .txt files, or such a file")
+    parser.add_argument(
+        "--data", required=True, help="folder of examples or recordings, .txt files or a folder of them"
+    )
     parser.add_argument(
         "--max-drop", type=_unit(units.parse_drop), metavar="1pt", help="judge the loss of B against it"
     )
+    _add_normalizer(parser)
 
 
 def _compare(options: argparse.Namespace, progress: Progress) -> int:
@@ -266,6 +286,7 @@ def _compare(options: argparse.Namespace, progress: Progress) -> int:
         max_drop=options.max_drop,
         threads=options.threads,
         seed=options.seed,
+        normalizer=options.normalizer,
         progress=progress,
     )
     if options.json:

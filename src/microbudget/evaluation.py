@@ -30,11 +30,11 @@ from .methods import Context
 from .model import Model
 from .recipe import Recipe
 from .run import Run
-from .tasks import Example, LanguageTask, Split, Task
+from .tasks import Example, LanguageTask, Split, SpokenTask, Task
 from .tasks.prompts import Prompt, choose
 from .tasks.text import TextTask
 
-Logits = NDArray[np.float32]
+Logits = NDArray[Any]  # float32; texts of a model that writes what it hears
 # The most that timing takes: of the reference, of a pair, of a quantized model and the one that it was before.
 REFERENCE_S, PAIR_S, FLOAT_S = 2.0, 6.0, 2.0
 
@@ -73,7 +73,7 @@ class Evaluation:
     @property
     def photos(self) -> bool:
         """Whether inputs are photos that went through the models' own preprocessing; not so in a task of one's own."""
-        return hasattr(self._task, "path_of")
+        return hasattr(self._task, "path_of") and not isinstance(self._task, SpokenTask)
 
     def reference_candidate(self, recipe: str) -> Candidate:
         """The first row: the reference, measured alone on validation."""
@@ -246,7 +246,7 @@ class Evaluation:
         """
         seen = set(model.record.seen)
         rows = [row for row, each in enumerate(self._task.examples("unlabelled")) if each.key not in seen]
-        if not rows:
+        if not rows or isinstance(self._task, SpokenTask):
             return None
         ours, theirs = (self._answers(m, "unlabelled")[rows].argmax(1) for m in (model, self.reference))
         return int((ours != theirs).sum()), len(ours)

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
-from .model import GGUF_NAME, LANGUAGE_MODELLING, ONNX_NAME, Model, Record, backbone_of, external_data
+from .model import (
+    CT2_NAME,
+    GGUF_NAME,
+    LANGUAGE_MODELLING,
+    ONNX_NAME,
+    TRANSCRIPTION,
+    Model,
+    Record,
+    backbone_of,
+    external_data,
+)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
 HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "tokenizer.model", "*.jinja")
@@ -69,6 +79,8 @@ def _load_folder(folder: Path) -> Model:
         return _load_gguf(folder, folder / GGUF_NAME)
     if (folder / ONNX_NAME).is_file():
         return Model(folder, "onnx", record or _onnx_record(folder / ONNX_NAME))
+    if (folder / CT2_NAME).is_file() and _is_ct2(folder / CT2_NAME):
+        return Model(folder, "ct2", record or _ct2_record(folder))
     backbone = backbone_of(folder) or folder
     if (backbone / "config.json").is_file():
         return Model(folder, "hf", record or _hf_record(backbone))
@@ -88,6 +100,26 @@ def _load_folder(folder: Path) -> Model:
     raise ModelNotFound(f"{folder} holds no model: neither config.json with *.safetensors nor an .onnx or .gguf file")
 
 
+def _is_ct2(path: Path) -> bool:
+    """Whether a `model.bin` is CTranslate2's, and no pickle: it begins with its version and the model's name."""
+    with path.open("rb") as stream:
+        head = stream.read(6)
+        version, length = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
+        return 0 < version < 100 and 0 < length < 100 and stream.read(length).rstrip(b"\0").endswith(b"Spec")
+
+
+def _ct2_record(folder: Path) -> Record:
+    """A CTranslate2 folder of others, as faster-whisper's are. Raises UnsupportedModel for other than Whisper."""
+    with (folder / CT2_NAME).open("rb") as stream:
+        head = stream.read(64)
+    if b"WhisperSpec" not in head:
+        name = head[6 : 6 + int.from_bytes(head[4:6], "little")].rstrip(b"\0").decode("ascii", "replace")
+        raise UnsupportedModel(
+            f"{folder} is a CTranslate2 model of the kind {name}; of this format we know Whisper only"
+        )
+    return Record(task=TRANSCRIPTION, preprocessing=read_preprocessing(folder), source=str(folder))
+
+
 def _refuse_pickles(folder: Path) -> None:
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLES)
     if pickles:
@@ -101,7 +133,7 @@ def _hf_record(folder: Path) -> Record:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         names = {int(key): str(value) for key, value in config.get("id2label", {}).items()}
-        writes = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+        task = _task_of([str(name) for name in config.get("architectures") or ()], folder)
     except (ValueError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{folder / 'config.json'} cannot be read: {error}") from error
     if not any(folder.glob("*.safetensors")):
@@ -109,16 +141,31 @@ def _hf_record(folder: Path) -> Record:
         raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
     labels = tuple(names[index] for index in sorted(names)) if names else None
     preprocessing = read_preprocessing(folder)
-    if preprocessing is not None:
+    if preprocessing is not None and task != TRANSCRIPTION:
         from .tasks.processors import with_type
 
         preprocessing = with_type(preprocessing, config.get("model_type"))
-    task = LANGUAGE_MODELLING if writes else None
+    labels = None if task == TRANSCRIPTION else labels
     return Record(task=task, labels=labels, preprocessing=preprocessing, source=str(folder))
 
 
+def _task_of(architectures: list[str], folder: Path) -> str | None:
+    """The kind of task that an architecture is for. Raises UnsupportedModel for speech models other than Whisper."""
+    if any(name.endswith("ForCausalLM") for name in architectures):
+        return LANGUAGE_MODELLING
+    if "WhisperForConditionalGeneration" in architectures:
+        return TRANSCRIPTION
+    for name in architectures:
+        if name.endswith(("ForCTC", "ForSpeechSeq2Seq", "ForConditionalGeneration")) or name.startswith("Whisper"):
+            raise UnsupportedModel(
+                f"{folder} is a {name}; of the models that write what they hear or read we know"
+                " WhisperForConditionalGeneration only"
+            )
+    return None
+
+
 def read_preprocessing(folder: Path) -> dict[str, Any] | None:
-    """The image processor's configuration in a folder, in the older or the newer file; None when there is none."""
+    """The processor's configuration in a folder, in the older or the newer file; None when there is none."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
         if path.is_file():
@@ -126,8 +173,8 @@ def read_preprocessing(folder: Path) -> dict[str, Any] | None:
                 config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise UnsupportedModel(f"{path} cannot be read: {error}") from error
-            nested: dict[str, Any] = config.get("image_processor", config)
-            return nested
+            nested = config.get("image_processor", config.get("feature_extractor"))
+            return nested if isinstance(nested, dict) else config
     return None
 
 

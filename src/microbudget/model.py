@@ -16,11 +16,18 @@ RECORD_VERSION = 1
 ONNX_NAME = "model.onnx"
 GGUF_NAME = "model.gguf"
 ADAPTER_CONFIG = "adapter_config.json"  # of a low-rank adapter; its backbone lies elsewhere, or in the same folder
-LANGUAGE_MODELLING = "language-modelling"  # a kind of task; what says nothing of its task classifies images
+CT2_NAME = "model.bin"
+# Kinds of tasks; what says nothing of its task classifies images.
+LANGUAGE_MODELLING = "language-modelling"
+TRANSCRIPTION = "transcription"
 _HF_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
     "chat_template.jinja", ADAPTER_CONFIG,
+)  # fmt: skip
+_CT2_FILES = (
+    CT2_NAME, "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
+    "vocabulary.json", "vocabulary.txt",
 )  # fmt: skip
 
 
@@ -68,7 +75,7 @@ class Model:
     """A model on disk. `path` is a folder, or a single `.onnx` or `.gguf` file that lies anywhere."""
 
     path: Path
-    format: str  # "hf", "onnx", "gguf"
+    format: str  # "hf", "onnx", "gguf", "ct2"
     record: Record
 
     @property
@@ -79,7 +86,8 @@ class Model:
     @property
     def task(self) -> str | None:
         """The kind of task that the model is for, where its files tell."""
-        return self.record.task or (LANGUAGE_MODELLING if self.format == "gguf" else None)
+        told = {"gguf": LANGUAGE_MODELLING, "ct2": TRANSCRIPTION}
+        return self.record.task or told.get(self.format)
 
     @property
     def folder(self) -> Path:
@@ -88,7 +96,7 @@ class Model:
 
     @property
     def weights(self) -> Path:
-        """The file a runtime opens: the `.onnx` or `.gguf` file; for `hf` the folder itself."""
+        """The file a runtime opens: the `.onnx` or `.gguf` file; for `hf` and `ct2` the folder itself."""
         names = {"onnx": ONNX_NAME, "gguf": GGUF_NAME}
         return self.path / names[self.format] if self.format in names and self.path.is_dir() else self.path
 
@@ -99,6 +107,8 @@ class Model:
             return (self.weights, *external_data(self.weights))
         if self.format == "gguf":
             return (self.weights,)
+        if self.format == "ct2":
+            return tuple(sorted(self.path / name for name in _CT2_FILES if (self.path / name).is_file()))
         found = _hf_files(self.path)
         backbone = backbone_of(self.path)
         if backbone is not None and backbone != self.path:

@@ -40,6 +40,18 @@ class Progress:
             yield item
         self._clear()
 
+    @property
+    def live(self) -> bool:
+        """Whether there is a line that is rewritten."""
+        return self._live
+
+    def advance(self, what: str, done_s: float, total_s: float, elapsed_s: float) -> None:
+        """On a terminal, how many seconds of a recording are done and the time left."""
+        if done_s >= total_s:
+            self._clear()
+        else:
+            self._draw(what, int(done_s), max(1, int(total_s)), elapsed_s)
+
     def _draw(self, what: str, done: int, total: int | None, elapsed_s: float) -> None:
         now = time.monotonic()
         if not self._live or now - self._drawn_at < 0.1:

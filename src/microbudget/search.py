@@ -24,11 +24,12 @@ from .methods.export import Export
 from .methods.finetune import Finetune
 from .methods.quantize import Quantize
 from .methods.resize import Resize
-from .model import LANGUAGE_MODELLING, Model
+from .model import LANGUAGE_MODELLING, TRANSCRIPTION, Model
 from .progress import SILENT, Progress
 from .recipe import Recipe
 from .run import Run, open_run
 from .ship import deliver
+from .speech_ladder import speech_ladder
 from .tasks import SPLITS, Task, open_data
 from .tasks.prompts import read_prompts
 from .units import Drop, format_bytes, format_change, format_seconds
@@ -79,16 +80,18 @@ def shrink(
     keep: bool = False,
     force: bool = False,
     prompts: str | Path | Sequence[str] | None = None,
+    normalizer: str = "basic",
     progress: Progress = SILENT,
 ) -> Shrunk:
     """Find the smallest model within the budget (or the best by its goal), and leave it in OUT/best.
 
     When the model's labels are not the data's it is finetuned first, and that float32 result is the reference.
     Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. prompts: what the levels of a language
-    model are asked to write for the report, or a file of them. The same call again goes on where a killed one was.
+    model are asked to write for the report, or a file of them. normalizer: of transcripts, before they are compared.
+    The same call again goes on where a killed one was.
     """
     budget = budget or Budget()
-    given, task, data_name = _open(model, data, seed, Path(out), progress)
+    given, task, data_name = _open(model, data, seed, Path(out), progress, normalizer)
     asked = _prompts(prompts, given)
     if budget.max_drop is None:
         budget = replace(budget, max_drop=default_drop(task.kind))
@@ -99,7 +102,7 @@ def shrink(
         first = (Finetune(),)
     if given.task == LANGUAGE_MODELLING:
         _tell_what_fits(given, threads, progress)
-    recipes = tuple(plan(given, first))
+    recipes = tuple(plan(given, first, task))
     job = _Job(given, task, first, recipes, budget, threads, seed, keep, progress, asked, keeps_float=True)
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:
         return _search(run, job)
@@ -117,11 +120,12 @@ def run_recipe(
     keep: bool = False,
     force: bool = False,
     prompts: str | Path | Sequence[str] | None = None,
+    normalizer: str = "basic",
     progress: Progress = SILENT,
 ) -> Shrunk:
     """Build and measure one recipe; its result is OUT/best. Raises LabelsDisagree when nothing teaches the labels."""
     parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
-    given, task, data_name = _open(model, data, seed, Path(out), progress)
+    given, task, data_name = _open(model, data, seed, Path(out), progress, normalizer)
     asked = _prompts(prompts, given)
     parsed.formats(given.format)
     given = label_names(given, task.labels)
@@ -140,12 +144,17 @@ def run_recipe(
 
 
 def _open(
-    model: str | Path | Model, data: str | Path | Task, seed: int, out: Path, progress: Progress
+    model: str | Path | Model,
+    data: str | Path | Task,
+    seed: int,
+    out: Path,
+    progress: Progress,
+    normalizer: str,
 ) -> tuple[Model, Task, str]:
     given = load(model)
     if not isinstance(data, (str, Path)):
         return given, data, type(data).__name__
-    task = open_data(data, given.task, seed=seed, cache=out / "cache", progress=progress)
+    task = open_data(data, given.task, seed=seed, cache=out / "cache", normalizer=normalizer, progress=progress)
     return given, task, str(Path(data).resolve())
 
 
@@ -178,11 +187,14 @@ def _knows_labels(given: Model, task: Task) -> bool:
     return not task.labels or (given.labels is not None and set(task.labels) <= set(given.labels))
 
 
-def plan(given: Model, first: Sequence[Method]) -> Iterator[Recipe]:
+def plan(given: Model, first: Sequence[Method], task: Task) -> Iterator[Recipe]:
     """Recipes to try, the surest first: int8 at full size, float, then int8 on smaller and smaller inputs.
 
-    For language models: the levels of the ladder.
+    For language and speech models: the recipes of their ladders.
     """
+    if given.task == TRANSCRIPTION:
+        yield from speech_ladder(given, task)
+        return
     if given.task == LANGUAGE_MODELLING:
         yield from ladder(given)
         return
@@ -275,7 +287,7 @@ def _check_splits(task: Task, budget: Budget, progress: Progress) -> None:
 def _prepare(given: Model, task: Task, recipes: Sequence[Recipe], progress: Progress) -> None:
     """Decode every image once for all the input sizes that the recipes ask for."""
     prepare = getattr(task, "prepare", None)
-    if not recipes or prepare is None or given.record.preprocessing is None:
+    if not recipes or prepare is None or given.record.preprocessing is None or given.task == TRANSCRIPTION:
         return
     from .tasks.preprocess import Preprocessing
 

@@ -17,7 +17,7 @@ from ..errors import BadData, BrokenModel, LabelsDisagree
 from ..loading import match_labels
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Inputs, LanguageTask, Scores, Task
+from ..tasks import Example, Inputs, LanguageTask, Scores, SpokenTask, Task
 from .worker import Worker
 
 # Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in
@@ -25,10 +25,11 @@ from .worker import Worker
 CHUNK_BYTES = 2_500_000
 LARGEST_CHUNK = 64
 LARGEST_CONFUSION = 100  # classes: a larger matrix would drown what else a Measurement tells
-PATIENCE_S, READING_S = 120.0, 1800.0  # what a request may take; reading a passage takes a large model minutes
+# What a request may take: reading a passage takes a large model minutes, a recording of hours takes an hour.
+PATIENCE_S, READING_S = 120.0, 1800.0
 CLASSIFICATION = ("image-classification", "text-classification")
 
-Logits = NDArray[np.float32]
+Logits = NDArray[Any]  # float32; texts of a model that writes what it hears
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def chunk_size(models: Iterable[Model], task: Task, examples: Sequence[Example])
 
 def hire(task: Task, max_memory_bytes: int | None = None) -> Worker:
     """A worker with the patience that the task takes."""
-    timeout_s = READING_S if isinstance(task, LanguageTask) else PATIENCE_S
+    timeout_s = READING_S if isinstance(task, (LanguageTask, SpokenTask)) else PATIENCE_S
     return Worker(timeout_s=timeout_s, max_memory_bytes=max_memory_bytes)
 
 
@@ -109,6 +110,8 @@ class Check:
         name = self._model.path
         if outputs.ndim == 0 or len(outputs) != examples:
             raise BrokenModel(f"{name} answers {examples} examples with an output of shape {outputs.shape}")
+        if outputs.dtype.kind == "U":  # texts may all be the same: silence, or a model that has one word
+            return outputs
         if self._columns is not None:
             outputs = self._at_labels(outputs)
         unfit = int((~np.isfinite(outputs.reshape(examples, -1)).all(axis=1)).sum())
@@ -137,7 +140,7 @@ class Check:
         return outputs[:, list(self._columns)]
 
     def finish(self) -> None:
-        """After the last chunk: a model that says the same of everything is broken."""
+        """After the last chunk: a model that says the same of everything is broken (texts may be the same)."""
         if self._seen > 1 and not self._varied:
             raise BrokenModel(f"{self._model.path} gives the same answer to all {self._seen} examples")
 
@@ -166,7 +169,8 @@ class Tally:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._scores: list[Scores] = []
-        self._outputs: list[NDArray[Any]] = []  # of a language task: two numbers an example
+        self._outputs: list[NDArray[Any]] = []  # of a language task: two numbers an example; of a spoken one: texts
+        self._examples: list[Example] = []
         classes = len(task.labels) if task.kind in CLASSIFICATION else 0
         self._confusion = np.zeros((classes, classes), np.int64)
 
@@ -174,8 +178,9 @@ class Tally:
         """Score a chunk."""
         scores = self._task.score(outputs, examples)
         self._scores.append(scores)
-        if isinstance(self._task, LanguageTask):
+        if isinstance(self._task, (LanguageTask, SpokenTask)):
             self._outputs.append(outputs)
+            self._examples += examples
         if len(self._confusion):
             labels = np.array([example.label for example in examples])
             self._confusion += metrics.confusion_matrix(outputs.argmax(axis=1), labels, len(self._confusion))
@@ -196,6 +201,8 @@ class Tally:
     def _extra(self) -> dict[str, Any]:
         if isinstance(self._task, LanguageTask):
             return self._task.extra(np.concatenate(self._outputs))
+        if isinstance(self._task, SpokenTask):
+            return self._task.extra(np.concatenate(self._outputs), self._examples)
         classes = len(self._confusion)
         if not classes:
             return {}
@@ -245,7 +252,7 @@ def one(model: Model, task: Task, examples: Sequence[Example], batch: int = 1) -
     """The inputs of the first `batch` examples (repeated when there are fewer), for timing; of a text, of one token."""
     if not examples:
         raise BadData("there is no example to measure with")
-    if isinstance(task, LanguageTask):
+    if isinstance(task, (LanguageTask, SpokenTask)):
         return task.sample(examples)
     chosen = [examples[i % len(examples)] for i in range(batch)]
     return task.collate(chosen, preprocessing(model))

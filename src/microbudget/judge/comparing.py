@@ -14,7 +14,7 @@ from ..errors import BadData
 from ..loading import load
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, LanguageTask, Split, Task
+from ..tasks import Example, LanguageTask, Split, SpokenTask, Task
 from ..units import Drop
 from . import memory
 from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, hire, one
@@ -60,17 +60,19 @@ def compare(
     progress: Progress = SILENT,
     max_memory_bytes: int | None = None,
     split: Split = "test",
+    normalizer: str = "basic",
 ) -> Comparison:
     """Two models in pairs: timed in turns, and judged on the same examples, without those that either has seen.
 
     threads: None means all cores; "auto" gives each model the better of 1 and all. seconds: the most that timed
     blocks take; opening the models anew between them may take as long again.
     max_drop: the loss of B that is allowed; without it `verdict` is None. split: which examples of a Task.
+    normalizer: of transcripts, before they are compared.
 
     Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading raises.
     """
     models = (load(a), load(b))
-    task = open_task(data, models, progress)
+    task = open_task(data, models, progress, normalizer)
     check_limit(max_drop, task.kind)
     for model in models:
         columns(model, task)
@@ -145,12 +147,15 @@ def judge_both(
     for chunk, a, b in _paired(workers, models, task, examples, progress):
         tallies[0].add(chunk, a)
         tallies[1].add(chunk, b)
-        if a.shape == b.shape and a.ndim == 2:
+        if a.dtype.kind == "U":
+            same, count = same + int((a == b).sum()), count + len(chunk)
+        elif a.shape == b.shape and a.ndim == 2:
             kl += float(metrics.kl_divergence(a, b).sum())
             same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
             count += len(chunk)
     qualities = (tallies[0].quality(), tallies[1].quality())
-    return Both(qualities, kl / count if count else None, same / count if count else None)
+    spoken = isinstance(task, SpokenTask)  # which has no probabilities to tell the divergence of
+    return Both(qualities, kl / count if count and not spoken else None, same / count if count else None)
 
 
 def _judge_readers(workers: tuple[Worker, Worker], task: Task, examples: Sequence[Example], progress: Progress) -> Both:

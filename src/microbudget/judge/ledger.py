@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UnsupportedModel
-from ..model import Model
+from ..model import CT2_NAME, Model
 
 Role = Literal["weight", "activation scale", "constant", "statistic"]
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
@@ -130,7 +130,11 @@ def ledger(model: Model) -> Ledger:
         from .gguf_ledger import read_gguf
 
         return read_gguf(model.weights)
-    raise UnsupportedModel(f"there is no ledger for format {model.format!r}; there is for onnx, hf, gguf")
+    if model.format == "ct2":
+        from .ct2_ledger import read_ct2
+
+        return read_ct2(model.path / CT2_NAME, model.files)
+    raise UnsupportedModel(f"there is no ledger for format {model.format!r}; there is for onnx, hf, gguf, ct2")
 
 
 def _read_hf(files: Iterable[Path]) -> Ledger:

@@ -13,8 +13,8 @@ from ..errors import InvalidOption
 from ..loading import load
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Inputs, Split, Task, open_data
-from . import energy, floor, memory, reading
+from ..tasks import Example, Inputs, Split, SpokenTask, Task, open_data
+from . import energy, floor, listening, memory, reading
 from .answering import Quality, columns, hire, one, preprocessing, quality
 from .ledger import ledger as ledger_of
 from .memory import Weight
@@ -26,7 +26,9 @@ SAMPLES = 8  # examples whose preprocessing is timed
 AUTO_S = 2.0  # what the choice between one thread and all may take
 
 
-def open_task(data: str | Path | Task, models: Sequence[Model], progress: Progress = SILENT) -> Task:
+def open_task(
+    data: str | Path | Task, models: Sequence[Model], progress: Progress = SILENT, normalizer: str = "basic"
+) -> Task:
     """The task of a path, without the examples that one of the models has seen; a Task as it is.
 
     Raises InvalidOption for models that are for different tasks.
@@ -38,7 +40,8 @@ def open_task(data: str | Path | Task, models: Sequence[Model], progress: Progre
         told = ", ".join(f"{model.path} for {kind or 'images'}" for kind, model in kinds.items())
         raise InvalidOption(f"the models are for different tasks: {told}")
     seen = frozenset(key for model in models for key in model.record.seen)
-    return open_data(data, next(iter(kinds), None), splits=False, leave_out=seen, progress=progress)
+    kind = next(iter(kinds), None)
+    return open_data(data, kind, splits=False, leave_out=seen, normalizer=normalizer, progress=progress)
 
 
 def measure(
@@ -54,17 +57,18 @@ def measure(
     max_memory_bytes: int | None = None,
     batches: Iterable[int] = (),
     split: Split = "test",
+    normalizer: str = "basic",
 ) -> Measurement:
     """Quality, size, latency, memory and energy of a model on the examples of `data`.
 
     threads: None means all cores, "auto" tries 1 and all and keeps the better. seconds: the most that timing takes.
     ledger: every tensor's bytes, in `extra["ledger"]`. batches: batch sizes beyond 1 to time, in `extra["batches"]`.
-    split: which examples of a Task; a path is one unsplit folder.
+    split: which examples of a Task; a path is one unsplit folder. normalizer: of transcripts, before they are compared.
 
     Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading the model and the data raise.
     """
     opened = load(model)
-    task = open_task(data, [opened], progress)
+    task = open_task(data, [opened], progress, normalizer)
     columns(opened, task)  # labels that disagree are told before anything is computed
     examples = task.examples(split)
     preprocessing_s = time_preprocessing(opened, task, examples)
@@ -78,7 +82,8 @@ def measure(
         costs = cost_fields(opened, worker, sample, timing, weight, chosen)
         batched = [_batch(worker, opened, task, examples, size, seconds) for size in batches]
         judged = quality(opened, task, examples, worker=worker, progress=progress)
-    extra: dict[str, Any] = {"preprocessing_s": preprocessing_s}
+        heard = listening.long_form(worker, task, examples)
+    extra: dict[str, Any] = {"preprocessing_s": preprocessing_s, **heard}
     if ledger:
         extra["ledger"] = ledger_of(opened).as_dict()
     if batched:
@@ -113,7 +118,7 @@ def cost_fields(
     used = energy.of_model(worker, timing.median_s, timing.processor_s, energy.find_meter())
     bound = floor.nearness(model, inputs, timing.median_s, threads)
     extra: dict[str, Any] = {"memory": weight.as_dict(), "energy": used.as_dict(), "timing": timing.as_dict()}
-    extra |= reading.speeds(worker, inputs, timing)
+    extra |= {**reading.speeds(worker, inputs, timing), **listening.speed(inputs, timing)}
     return {
         "model": model.record.source or str(model.path),
         "format": model.format,
@@ -159,7 +164,7 @@ def time_preprocessing(model: Model, task: Task, examples: Sequence[Example]) ->
 def _preparation(model: Model, task: Task) -> Callable[[Example], object]:
     """From an example to the input. Photos are read and decoded anew: the task's `collate` would find them cached."""
     path_of = getattr(task, "path_of", None)
-    if path_of is None:
+    if path_of is None or isinstance(task, SpokenTask):
         return lambda example: task.collate([example], preprocessing(model))
     from ..tasks.photos import read_photo
     from ..tasks.preprocess import Preprocessing

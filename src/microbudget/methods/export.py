@@ -1,4 +1,4 @@
-"""export: a Hugging Face folder to ONNX (images) or GGUF (language), checked to answer the same."""
+"""export: a Hugging Face folder to ONNX (images), GGUF (language) or CTranslate2 (speech), checked to say the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import Failed, InvalidOption, UnsupportedModel
-from ..model import GGUF_NAME, ONNX_NAME, Model, Record, backbone_of
+from ..model import GGUF_NAME, ONNX_NAME, TRANSCRIPTION, Model, Record, backbone_of
 from . import Context, Method, option
 
 CHECKED = 16  # calibration images that both models answer
@@ -18,14 +18,16 @@ TOLERANCE = 1e-3  # of the spread of the logits
 
 @dataclass(frozen=True)
 class Export(Method):
-    """Convert to the format of a fast runtime: ONNX, or GGUF for language models; the result is compared."""
+    """Convert to the format of a fast runtime: ONNX, GGUF for language models, CTranslate2 for speech; compared."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "onnx"}
 
-    format: str = option("onnx", "the format to convert into", choices=("onnx", "gguf"))
+    format: str = option("onnx", "the format to convert into", choices=("onnx", "gguf", "ct2"))
     dtype: str | None = option(
         None, "gguf: type of the matrices, else float16", choices=("float32", "float16", "bfloat16")
     )
+
+    type: str | None = option(None, "ct2: type of the weights, else int8", choices=("int8", "int8_float32", "float32"))
 
     def output_format(self, input_format: str) -> str:
         """The format that comes out. Raises InvalidRecipe when the input's format does not fit."""
@@ -36,6 +38,8 @@ class Export(Method):
         """Write `model.onnx` or `model.gguf`; what the comparison found goes into the record."""
         if self.format == "gguf":
             return _to_gguf(model, context, out, self.dtype or "float16")
+        if self.format == "ct2":
+            return _to_ct2(model, context, out, self.type or "int8")
         if self.dtype is not None:
             raise InvalidOption(f"export: dtype is for format='gguf'; ONNX is written in float32, not {self.dtype}")
         return self._to_onnx(model, context, out)
@@ -86,6 +90,29 @@ def _to_gguf(model: Model, context: Context, out: Path, dtype: str) -> Record:
         "same_tokens": check.same if check.checked else None,
     }
     return replace(model.record, history={**model.record.history, "export": report})
+
+
+def _to_ct2(model: Model, context: Context, out: Path, type: str) -> Record:
+    """Written from the folder alone; then both models hear some calibration recordings."""
+    from ..runtimes import convert_ct2, ct2, whisper_torch
+
+    if model.task != TRANSCRIPTION:
+        raise UnsupportedModel(f"{model.path} is no Whisper: format='ct2' is for speech models")
+    examples = context.task.examples("train")[:CHECKED]
+    inputs = [context.task.collate([example], {}) for example in examples]
+    theirs = whisper_torch.open_session(model)
+    report = convert_ct2.convert(model.path, out, type)
+    if convert_ct2.needs_language(out) and (language := theirs.language(inputs)) is not None:
+        convert_ct2.settle_language(out, language)
+        report["language"] = language
+    sessions = (theirs, ct2.open_session(Model(out, "ct2", model.record), threads=context.threads))
+    texts = [[str(session.answer(one)[0]) for one in inputs] for session in sessions]
+    for session in sessions:
+        session.close()
+    same = sum(a == b for a, b in zip(*texts, strict=True)) / max(1, len(examples))
+    report = {**report, "examples": len(examples), "same_texts": same}
+    context.progress.say(f"export    {len(examples)} recordings: the same text for {same:.0%}, {type}")
+    return replace(model.record, task=TRANSCRIPTION, history={**model.record.history, "export": report})
 
 
 def _compare(network: Any, session: Any, model: Model, context: Context) -> dict[str, float]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from ..budget import Measurement
-from ..model import LANGUAGE_MODELLING, Record
+from ..model import LANGUAGE_MODELLING, TRANSCRIPTION, Record
 from ..units import format_seconds
 from .gallery import Gallery
 from .outcome import Outcome
@@ -18,11 +18,10 @@ def conditions(outcome: Outcome, gallery: Gallery, record: Record | None) -> Fac
     """Names and values, only those that are known."""
     shown = outcome.best or outcome.reference
     measurement, settings = shown.measurement or outcome.reference.measurement, outcome.settings
-    is_language = measurement is not None and measurement.task == LANGUAGE_MODELLING
     facts = [
         ("Model", _named(settings, "model")),
         ("Data", _named(settings, "data")),
-        ("Passages" if is_language else "Photos", _splits(outcome, gallery)),
+        (_examples(measurement), _splits(outcome, gallery)),
         ("Seed", str(settings.get("seed", ""))),
     ]
     if measurement is not None:
@@ -46,6 +45,11 @@ def not_measured(measurement: Measurement) -> list[str]:
     costs = {"latency": "latency_s", "memory": "memory_bytes", "energy": "energy_j"}
     absent = [name for name, field in costs.items() if getattr(measurement, field) is None]
     return list(dict.fromkeys([*absent, *measurement.not_measured]))
+
+
+def _examples(measurement: Measurement | None) -> str:
+    kind = None if measurement is None else measurement.task
+    return {LANGUAGE_MODELLING: "Passages", TRANSCRIPTION: "Recordings"}.get(kind or "", "Photos")
 
 
 def _named(settings: dict[str, Any], what: str) -> str:

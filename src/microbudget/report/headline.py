@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..budget import Budget, Measurement
 from ..candidates import Candidate
 from ..judge.verdict import Verdict
-from ..model import LANGUAGE_MODELLING
+from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
 from .outcome import Outcome
@@ -31,6 +31,12 @@ from microbudget import load
 from microbudget.runtimes import open_session
 session = open_session(load("."))
 print(session.generate("Once upon a time", tokens=64, temperature=0.7).text)"""
+CT2_LINES = """\
+# or from a shell: microbudget transcribe RECORDING --model .
+from faster_whisper import WhisperModel  # it wants the full path of a folder
+model = WhisperModel("/path/to/best", device="cpu", compute_type="default")
+segments, _ = model.transcribe("recording.flac", beam_size=1)
+print(" ".join(segment.text for segment in segments))"""
 HF_LINES = """\
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from PIL import Image
@@ -90,7 +96,7 @@ def _lines(best: Candidate, has_predict: bool) -> str:
     if has_predict:
         return PREDICT_LINES
     written_for = "onnx" if best.measurement is None else best.measurement.format
-    return {"onnx": ONNX_LINES, "gguf": GGUF_LINES}.get(written_for, HF_LINES)
+    return {"onnx": ONNX_LINES, "gguf": GGUF_LINES, "ct2": CT2_LINES}.get(written_for, HF_LINES)
 
 
 def _sentence(outcome: Outcome) -> str:
@@ -111,13 +117,13 @@ def _alone(best: Candidate, measurement: Measurement) -> str:
     judged = best.test or measurement
     text = f"The reference itself ships: {phrases.size(measurement)}"
     if measurement.latency_s is not None:
-        text += f", {phrases.latency(measurement)} a {_example(measurement)}"
+        text += f", {phrases.latency(measurement)} {one(measurement.task)}"
     return f"{text}, {judged.metric} {phrases.quality(judged)}"
 
 
-def _example(measurement: Measurement) -> str:
-    """What a latency is of."""
-    return "token" if measurement.task == LANGUAGE_MODELLING else "photo"
+def one(kind: str) -> str:
+    """What the latency is of."""
+    return {LANGUAGE_MODELLING: "a token", TRANSCRIPTION: "a recording"}.get(kind, "a photo")
 
 
 def _size(reference: Measurement, best: Measurement) -> str:

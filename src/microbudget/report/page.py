@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..model import LANGUAGE_MODELLING
+from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from . import phrases
 from .charts import charts
 from .conditions import conditions
 from .confusion import confusion
-from .gallery import gallery
+from .gallery import Gallery, gallery
 from .headline import headline
 from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
+from .players import players
 from .rows import table
 from .steps import steps, words
 from .training import STEP, advice, further, training
@@ -45,10 +47,15 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
     shown = outcome.best or outcome.reference
     record = outcome.record(shown)
     trained = training(record)
-    photos = gallery(outcome)
+    kind = None if shown.measurement is None else shown.measurement.task
+    heard = players(outcome) if kind == TRANSCRIPTION else None
+    photos = Gallery("the data are no photos") if heard else gallery(outcome)
+    if heard is not None:
+        photos = replace(photos, warnings=heard.warnings, split_sizes=heard.split_sizes)
     return {
         "outcome": outcome,
-        "language": shown.measurement is not None and shown.measurement.task == LANGUAGE_MODELLING,
+        "language": kind == LANGUAGE_MODELLING,
+        "players": heard,
         "headline": headline(outcome),
         "rows": table(outcome),
         "charts": charts(outcome, trained, further(record)),

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from ..errors import InvalidOption, UnsupportedModel
-from ..model import LANGUAGE_MODELLING
+from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 
 if TYPE_CHECKING:
     from ..model import Model
+    from .whisper import WhisperSession
 
-FOR_FORMAT: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "openvino"), "hf": ("torch",), "gguf": ("gguf",)}
-LANGUAGE_MODULES = {"torch": "causal"}  # where a runtime has another module for language models
+FOR_FORMAT: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "openvino"),
+    "hf": ("torch",),
+    "gguf": ("gguf",),
+    "ct2": ("ct2",),
+}
+# Where a runtime has another module for a kind of task than for images.
+MODULES = {("torch", LANGUAGE_MODELLING): "causal", ("torch", TRANSCRIPTION): "whisper_torch"}
 
 
 class Session(Protocol):
@@ -27,7 +34,7 @@ class Session(Protocol):
     runtime: str  # name and version, "onnxruntime 1.31.1"
 
     def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """The model's output for a batch: logits (batch, classes) for a classifier; see `language` for others."""
+        """The model's output for a batch: logits (batch, classes) for a classifier; see `language`, `whisper`."""
         ...
 
     def close(self) -> None:
@@ -51,7 +58,15 @@ def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) 
     if chosen not in FOR_FORMAT[model.format]:
         known = ", ".join(FOR_FORMAT[model.format])
         raise InvalidOption(f"runtime {chosen!r} does not open {model.format!r}; runtimes that do: {known}")
-    name = LANGUAGE_MODULES.get(chosen, chosen) if model.task == LANGUAGE_MODELLING else chosen
+    name = MODULES.get((chosen, model.task or ""), chosen)
     module = importlib.import_module(f".{name}", __name__)
     session: Session = module.open_session(model, threads=threads)
+    return session
+
+
+def open_speech(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
+    """Open a speech model for recordings of any length. language: a code, else it is detected."""
+    name = MODULES.get((default_runtime(model.format), TRANSCRIPTION), default_runtime(model.format))
+    module = importlib.import_module(f".{name}", __name__)
+    session: WhisperSession = module.open_session(model, threads=threads, language=language)
     return session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def deliver(
     for file in model.files:
         shutil.copyfile(file, partial / _name(file, model))
     model.record.save(partial)
-    if model.record.preprocessing is not None:
+    if model.record.preprocessing is not None and not (partial / "preprocessor_config.json").is_file():
         text = json.dumps(model.record.preprocessing, indent=1)
         (partial / "preprocessor_config.json").write_text(text, encoding="utf-8")
     if model.labels is not None:
@@ -52,6 +53,13 @@ def deliver(
     os.replace(partial, run.best)
     shutil.rmtree(old, ignore_errors=True)
     return run.best
+
+
+def _runtime_notes(model: Model) -> Iterator[str]:
+    """What the steps say of the runtimes that take their result as it is."""
+    for report in model.record.history.values():
+        told = report.get("runtimes", ()) if isinstance(report, dict) else ()
+        yield from ((told,) if isinstance(told, str) else map(str, told))
 
 
 def _name(file: Path, model: Model) -> str:
@@ -116,5 +124,6 @@ def _card(
         "reference": reference,
         "limits": {key: value for key, value in budget.as_dict().items() if value not in (None, False)},
         "predicts": predicts,
+        "runtime_notes": list(_runtime_notes(model)),
     }
     return environment.from_string(source).render(facts)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import LANGUAGE_MODELLING
+from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from ..progress import SILENT, Progress
 
 Split = Literal["train", "validation", "test", "unlabelled"]
@@ -93,6 +93,42 @@ class LanguageTask(Task, Protocol):
         ...
 
 
+@runtime_checkable
+class SpokenTask(Task, Protocol):
+    """A Task whose examples are recordings. What differs from the others, all in one place:
+
+    * a model's outputs are texts, (examples,) of NumPy's unicode type;
+    * what is timed is one recording of median length, from waveform to text;
+    * what is counted beside the metric needs the examples: characters, insertions, made-up texts.
+    """
+
+    normalizer: str  # of texts before they are compared, by name
+
+    def sample(self, examples: Sequence[Example]) -> Inputs:
+        """The inputs that are timed."""
+        ...
+
+    def median(self, examples: Sequence[Example]) -> Example:
+        """The example that they are of."""
+        ...
+
+    def seconds(self, example: Example) -> float:
+        """How long a recording is."""
+        ...
+
+    def waveform(self, example: Example) -> NDArray[np.float32]:
+        """A recording as 16 kHz mono, (samples,)."""
+        ...
+
+    def text(self, example: Example) -> str | None:
+        """What is said; None where nobody has transcribed it."""
+        ...
+
+    def extra(self, outputs: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
+        """What else a Measurement tells."""
+        ...
+
+
 def open_data(
     path: str | Path,
     kind: str | None = None,
@@ -102,11 +138,12 @@ def open_data(
     leave_out: frozenset[str] = frozenset(),
     cache: Path | None = None,
     threads: int = 0,
+    normalizer: str = "basic",
     progress: Progress = SILENT,
 ) -> Task:
     """The task of a kind (`Model.task`; None: image classification) on the data at a path, to train or to judge on.
 
-    The options are those of the task's `open`. Raises BadData.
+    The options are those of the task's `open`; normalizer: of transcripts. Raises BadData.
     """
     if kind == LANGUAGE_MODELLING and _holds_conversations(Path(path)):
         from .chats import ChatTask
@@ -118,6 +155,20 @@ def open_data(
 
         text: Task = TextTask.open(path, seed=seed, splits=splits, leave_out=leave_out, progress=progress)
         return text
+    if kind == TRANSCRIPTION:
+        from .speech import TranscriptionTask
+
+        spoken: Task = TranscriptionTask.open(
+            path,
+            seed=seed,
+            splits=splits,
+            leave_out=leave_out,
+            cache=cache,
+            threads=threads,
+            normalizer=normalizer,
+            progress=progress,
+        )
+        return spoken
     from .images import ImageTask
 
     images: Task = ImageTask.open(

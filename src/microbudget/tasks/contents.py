@@ -27,11 +27,18 @@ class Content:
     key: str
     problem: str | None = None
     animated: bool = False
+    seconds: float = 0.0  # of a recording
 
 
 def content_key(data: bytes) -> str:
     """The first 16 hexadecimal digits of the SHA-256: the identity of an example, whatever its file is called."""
     return hashlib.sha256(data).hexdigest()[:KEY_DIGITS]
+
+
+def file_key(path: Path) -> str:
+    """`content_key` of a file of any size. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:KEY_DIGITS]
 
 
 def scan(
@@ -41,8 +48,13 @@ def scan(
     threads: int = 0,
     progress: Progress = SILENT,
     look: Callable[[bytes], Look] = inspect,
+    examine: Callable[[Path], Content] | None = None,
+    what: str = "reading images",
 ) -> dict[str, Content]:
-    """The content of each file, by its name. Files whose size and time are those in `index` are not read again."""
+    """The content of each file, by its name. Files whose size and time are those in `index` are not read again.
+
+    examine: for files that are too large to be looked at in one piece; it takes the place of `look`.
+    """
     remembered = _read(index)
     stamps = {name: _stamp(path) for name, path in files.items()}
     known = {
@@ -53,9 +65,10 @@ def scan(
     new = [name for name in files if name not in known]
     if not new:
         return known
+    seen = examine or (lambda path: _content(path, look))
     with quiet_pillow():
-        results = parallel.each(lambda name: _content(files[name], look), new, threads)
-        found = dict(zip(new, progress.track(results, "reading images", len(new)), strict=True))
+        results = parallel.each(lambda name: seen(files[name]), new, threads)
+        found = dict(zip(new, progress.track(results, what, len(new)), strict=True))
     contents = {**known, **found}
     _remember(index, stamps, contents)
     return {name: contents[name] for name in files}
@@ -93,6 +106,6 @@ def _remember(index: Path, stamps: Mapping[str, tuple[int, int] | None], content
     for name, content in contents.items():
         stamp = stamps[name]
         if stamp and content.key and stamp[1] < settled_ns:
-            rows[name] = (stamp, (content.key, content.problem, content.animated))
+            rows[name] = (stamp, (content.key, content.problem, content.animated, content.seconds))
     with contextlib.suppress(OSError):  # not being able to remember costs time, nothing else
         cache.write_whole(index, json.dumps({"revision": REVISION, "files": rows}).encode())

@@ -204,7 +204,7 @@ def _read_metadata(root: Path, folders: list[str]) -> _Table:
 
 
 def _add_row(table: _Table, root: Path, folder: str, row: metadata.Row) -> None:
-    name = _normal(posixpath.join(folder, row[metadata.FILE_NAME]))
+    name = normal_name(posixpath.join(folder, row[metadata.FILE_NAME]))
     if name.startswith(("../", "/")):
         raise BadData(f"the metadata of {root} names {row[metadata.FILE_NAME]!r}, which lies outside that folder")
     label = row.get("label", "")
@@ -218,7 +218,7 @@ def _add_row(table: _Table, root: Path, folder: str, row: metadata.Row) -> None:
         raise BadData(f"label {label} is named {table.label_names[label]!r} and {shown!r} in the metadata of {root}")
 
 
-def _normal(name: str) -> str:
+def normal_name(name: str) -> str:
     """macOS writes accents in file names as two characters, most editors as one."""
     return unicodedata.normalize("NFC", posixpath.normpath(name))
 
@@ -226,7 +226,7 @@ def _normal(name: str) -> str:
 def _by_metadata(root: Path, split: str | None, names: list[str], table: _Table) -> Iterator[Found]:
     """A file without a row, or with an empty label, is unlabelled."""
     for name in names:
-        labels = [label for label in table.labels.get(_normal(name), ()) if label]
+        labels = [label for label in table.labels.get(normal_name(name), ()) if label]
         for label in labels:
             yield Found(name, root / name, split, label)
         if not labels:
@@ -259,7 +259,7 @@ def _about_class_folders(root: Path, folder: str, names: list[str]) -> Iterator[
 
 
 def _table_against_files(root: Path, table: _Table, files: list[Found]) -> Iterator[str]:
-    present = {_normal(file.name) for file in files}
+    present = {normal_name(file.name) for file in files}
     missing = [name for name in table.labels if name not in present]
     if len(missing) > TOLERATED * max(1, len(table.labels)):
         raise BadData(
@@ -268,8 +268,8 @@ def _table_against_files(root: Path, table: _Table, files: list[Found]) -> Itera
         )
     # those of the pool have neither a row nor a need for one
     bare = [file.name for file in files if file.label is None and not file.name.startswith(_POOLS)]
-    unlisted = [name for name in bare if _normal(name) not in table.labels]
-    empty = [name for name in bare if _normal(name) in table.labels]
+    unlisted = [name for name in bare if normal_name(name) not in table.labels]
+    empty = [name for name in bare if normal_name(name) in table.labels]
     for names, what in (
         (missing, "rows of the metadata have no file (left out)"),
         (table.repeated, "rows of the metadata are repeated (counted once)"),

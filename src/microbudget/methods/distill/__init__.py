@@ -14,7 +14,8 @@ from ...errors import UnsupportedModel
 from ...model import Model, Record
 from .. import Context, Method, option
 
-KINDS = {"image-classification": "images"}  # kind of task -> the file that does the work
+# Kind of task -> the file that does the work.
+KINDS = {"image-classification": "images", "transcription": "transcription"}
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,17 @@ class Distill(Method):
     hard: float = option(0.1, "weight of the true labels, the soft ones have the rest", low=0.0, high=1.0)
     features: float = option(0.0, "weight of the distance between the features of the two", low=0.0)
     views: int = option(4, "views of each photo that the teacher sees: the plain one, then augmented", low=1, high=64)
-    epochs: int = option(30, "passes over the data at most", low=1, high=10_000)
+    epochs: int = option(30, "passes over the data at most; 0: the student as it is cut", low=0, high=10_000)
     patience: int = option(10, "epochs without a better validation loss before it stops", low=1, high=10_000)
     learning_rate: float = option(1e-3, "of AdamW after the warm-up", low=1e-8, high=1.0)
     batch_size: int = option(32, "examples in a step at most", low=2, high=4096)
+    decoder_layers: int | None = option(None, "transcription: decoder layers to keep, far apart; None: all", low=1)
+    encoder_layers: int | None = option(
+        None, "transcription: encoder layers to keep; None: all, and the encoder stays as it is", low=1
+    )
+    max_wer: float = option(
+        0.1, "transcription: the teacher's word error rate on a recording above which it is not learnt from", low=0.0
+    )
     curve: bool = option(
         False, "also train with and without a teacher at 100, 30 and 10 % of the labels: six times as long"
     )

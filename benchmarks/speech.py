@@ -1,0 +1,267 @@
+"""Whisper made smaller: every lever alone and all together, against transformers and faster-whisper.
+
+    python benchmarks/speech.py                    everything; can be killed and goes on
+    python benchmarks/speech.py --part models      build the models
+    python benchmarks/speech.py --part quality     word error rates on speech/words/validation
+    python benchmarks/speech.py --part speed       times and memory, all in turns (wants a quiet machine, 4 minutes)
+    python benchmarks/speech.py --part curve       bytes of the vocabulary against errors
+    python benchmarks/speech.py --part recovery    one decoder layer: cut, and taught (wants a quiet machine)
+    python benchmarks/speech.py --part shapes      random networks in the shapes of whisper-tiny and -base (quiet)
+    python benchmarks/speech.py --part tables      write docs/speech_results.md, the README and the picture
+
+Trained on speech/words/train alone, of which a part is held out for early stopping; judged on speech/words/validation,
+which no method reads. What is there in runs/speech/ is not made again. Everything is greedy and on two threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from markdown import ROOT
+from microbudget.build import build
+from microbudget.judge.verdict import Verdict, judge_pair
+from microbudget.loading import load
+from microbudget.methods import Context
+from microbudget.model import Model
+from microbudget.progress import Progress
+from microbudget.recipe import Recipe
+from microbudget.tasks.speech import TranscriptionTask
+from microbudget.units import Drop
+
+ASSETS = ROOT.parent / "shared" / "assets"
+MODEL, WORDS = ASSETS / "models" / "whisper-words", ASSETS / "speech" / "words"
+STORE = ROOT / "runs" / "speech"
+THREADS, LIMIT = 2, Drop(0.01)
+INT8, FLOAT = "export(format='ct2', type='int8')", "export(format='ct2', type='float32')"
+UNTOUCHED, PEER = "transformers, float32", "faster-whisper, int8"
+SAME_WINDOW = "faster-whisper, int8, window of 10 s"
+ALL = "all: window, trim, 1 decoder layer, int8"
+# name -> how it is heard, and the recipe of its model ("": as given).
+ROWS: dict[str, tuple[str, str]] = {
+    UNTOUCHED: ("transformers", ""),
+    "faster-whisper, float32": ("faster-whisper --type float32", FLOAT),
+    PEER: ("faster-whisper --type int8", INT8),
+    "faster-whisper, int8, its beam of 5": ("faster-whisper --type int8 --beam 5", INT8),
+    SAME_WINDOW: ("faster-whisper --type int8 --window 10", f"window(seconds=10) > {INT8}"),
+    "ours, float32": ("microbudget", FLOAT),
+    "int8 alone": ("microbudget", INT8),
+    "window alone": ("microbudget", f"window(seconds=10) > {FLOAT}"),
+    "trim alone": ("microbudget", f"trim() > {FLOAT}"),
+    "2 decoder layers alone": ("microbudget", f"distill(decoder_layers=2) > {FLOAT}"),
+    "1 decoder layer alone": ("microbudget", f"distill(decoder_layers=1) > {FLOAT}"),
+    "window, trim, int8": ("microbudget", f"window(seconds=10) > trim() > {INT8}"),
+    "all: window, trim, 2 decoder layers, int8": (
+        "microbudget",
+        f"window(seconds=10) > trim() > distill(decoder_layers=2) > {INT8}",
+    ),
+    ALL: ("microbudget", f"window(seconds=10) > trim() > distill(decoder_layers=1) > {INT8}"),
+}
+CUT, TAUGHT = f"distill(decoder_layers=1, epochs=0) > {FLOAT}", ROWS["1 decoder layer alone"][1]
+CURVE = {
+    **{f"coverage={share}": f"trim(coverage={share}) > {INT8}" for share in (0.0, 0.25, 0.5, 0.75, 0.9)},
+    "coverage=1": f"trim() > {INT8}",
+    **{f"keep={count}": f"trim(keep={count}) > {INT8}" for count in (1000, 4000, 16000)},
+    "all tokens": INT8,
+}
+
+
+class Results:
+    """What is known, in a JSON file that is saved at every change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def get(self, part: str, name: str) -> Any:
+        return self.rows.get(part, {}).get(name)
+
+    def put(self, part: str, name: str, value: Any) -> None:
+        self.rows.setdefault(part, {})[name] = value
+        partial = self.path.with_suffix(".partial")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
+        os.replace(partial, self.path)
+
+
+class Worker:
+    """A process of `speech_worker.py`."""
+
+    def __init__(self, way: str, folder: Path) -> None:
+        kind, *options = way.split()
+        command = [sys.executable, str(Path(__file__).with_name("speech_worker.py")), kind, str(folder), *options]
+        # Threads that wait must not spin: here they wait for other processes.
+        env = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "GOMP_SPINCOUNT": "10000", "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(
+            [*command, "--threads", str(THREADS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+        self._read()
+
+    def hear(self, files: Sequence[Path]) -> dict[str, Any]:
+        """Texts, seconds and the peak of memory so far."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([str(file) for file in files]) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))} ended with {self._process.wait()}")
+        return dict(json.loads(line))
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+
+def context(progress: bool = True) -> Context:
+    """Data to train on: a part of speech/words/train is held out, and validation is not read."""
+    task = TranscriptionTask.open(WORDS / "train", cache=STORE / "cache")
+    return Context(task, STORE / "cache", threads=THREADS, progress=Progress(quiet=not progress))
+
+
+def judged() -> TranscriptionTask:
+    """The recordings that are judged on."""
+    return TranscriptionTask.open(WORDS / "validation", splits=False, cache=STORE / "cache")
+
+
+def made(recipe: str, model: Path = MODEL) -> Model:
+    """The model of a recipe, built where it is missing."""
+    given = load(model)
+    return build(given, Recipe.parse(recipe), context(), STORE / "models")[-1] if recipe else given
+
+
+def size_bytes(model: Model) -> int:
+    return model.size_bytes
+
+
+def build_all() -> None:
+    for recipe in {recipe for _, recipe in ROWS.values()} | {CUT, *CURVE.values()}:
+        print(f"{recipe or 'as given'}: {size_bytes(made(recipe))} bytes", file=sys.stderr, flush=True)
+
+
+def quality(results: Results, part: str, ways: Mapping[str, tuple[str, str]]) -> None:
+    """Texts of all judged recordings by each way."""
+    task = judged()
+    examples = task.examples("test")
+    for name, (way, recipe) in ways.items():
+        if results.get(part, name) is not None:
+            continue
+        model = made(recipe)
+        with Worker(way, model.path) as worker:
+            texts = worker.hear([task.path_of(example) for example in examples])["texts"]
+        scores = task.score(np.array(texts), examples)
+        row = {
+            "wer": scores.value,
+            "errors": scores.numerator.tolist(),
+            "words": scores.denominator.tolist(),
+            "size_bytes": size_bytes(model),
+            "texts": texts,
+            "recipe": recipe,
+        }
+        results.put(part, name, row)
+        print(f"{name}: wer {scores.value:.4f}, {row['size_bytes']:,} bytes", file=sys.stderr, flush=True)
+
+
+def verdict(reference: Mapping[str, Any], row: Mapping[str, Any]) -> Verdict:
+    """Paired, with a limit of 1 point."""
+    from microbudget.tasks import Scores
+
+    pair = [
+        Scores("wer", np.array(each["errors"]), np.array(each["words"]), higher_is_better=False)
+        for each in (reference, row)
+    ]
+    return judge_pair(pair[0], pair[1], LIMIT)
+
+
+def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, rounds: int, files: int) -> None:
+    """All ways in turns, in processes of their own: seconds of each round over the same recordings."""
+    if results.get(part, "rounds") is not None:
+        return
+    task = judged()
+    examples = sorted(task.examples("test"), key=task.seconds)
+    step = len(examples) / files
+    chosen = [examples[int((place + 0.5) * step)] for place in range(files)]
+    paths = [task.path_of(example) for example in chosen]
+    heard_s = sum(task.seconds(example) for example in chosen)
+    rng = np.random.default_rng(0)
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(way, folder)) for name, (way, folder) in ways.items()}
+        peaks = {name: worker.hear(paths[:1])["peak_bytes"] for name, worker in workers.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in workers}
+        for index in range(rounds):
+            for name in rng.permutation(list(workers)):
+                workers[name].hear(paths[:1])  # caches are another's
+                seconds[name].append(sum(workers[name].hear(paths)["seconds"]))
+            print(f"{part}: round {index + 1} of {rounds}", file=sys.stderr, flush=True)
+    results.put(part, "rounds", seconds)
+    results.put(part, "peaks", peaks)
+    results.put(part, "heard", {"seconds": heard_s, "recordings": files})
+
+
+def recovery(results: Results) -> None:
+    """How long one decoder layer is taught, in a store of its own so that nothing of it is there."""
+    if results.get("recovery", "taught") is not None:
+        return
+    import shutil
+
+    shutil.rmtree(STORE / "recovery", ignore_errors=True)
+    given = context()
+    own = Context(given.task, STORE / "recovery" / "cache", threads=THREADS, progress=Progress())
+    began, processor = time.monotonic(), time.process_time()
+    model = build(load(MODEL), Recipe.parse(TAUGHT.split(" > ")[0]), own, STORE / "recovery" / "models")[-1]
+    row = {
+        "seconds": time.monotonic() - began,
+        "processor_s": time.process_time() - processor,
+        **{key: value for key, value in model.record.history["distill"].items() if key != "epochs"},
+        "epochs": len(model.record.history["distill"]["epochs"]),
+    }
+    results.put("recovery", "taught", row)
+    print(row, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("models", "quality", "speed", "curve", "recovery", "shapes", "tables")
+    parser.add_argument("--part", choices=parts)
+    parser.add_argument("--rounds", type=int, default=12)
+    options = parser.parse_args()
+    import speech_shapes
+    import speech_tables
+
+    results = Results(STORE / "results.json")
+    work = {
+        "models": build_all,
+        "quality": lambda: quality(results, "quality", {**ROWS, "1 decoder layer, cut": ("microbudget", CUT)}),
+        "speed": lambda: speed(
+            results,
+            "speed",
+            {name: (way, made(recipe).path) for name, (way, recipe) in ROWS.items()},
+            rounds=options.rounds,
+            files=8,
+        ),
+        "curve": lambda: quality(results, "curve", {name: ("microbudget", recipe) for name, recipe in CURVE.items()}),
+        "recovery": lambda: recovery(results),
+        "shapes": lambda: speech_shapes.measure(results, rounds=max(3, options.rounds // 2)),
+        "tables": lambda: speech_tables.write(results.rows),
+    }
+    for part in (options.part,) if options.part else parts:
+        work[part]()
+
+
+if __name__ == "__main__":
+    main()

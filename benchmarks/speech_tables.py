@@ -1,0 +1,188 @@
+"""The tables and the picture of `speech.py`, from its results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import speech
+import speech_shapes
+from markdown import ROOT, provenance, table, write_between
+from microbudget.units import format_bytes, format_seconds
+
+Rows = dict[str, Any]
+PAGE, PICTURE = ROOT / "docs" / "speech_results.md", ROOT / "docs" / "pictures" / "speech_vocabulary.svg"
+FASTER, SMALLER, SAME_WINDOW_FASTER, RECOVERED, MINUTES = 6.0, 2.0, 1.3, 0.7, 15.0  # the goals
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
+    """How many times as fast, with its interval at 95 %: Student's, of the logarithms of the rounds' ratios."""
+    from scipy.stats import t
+
+    logs = np.log(np.array(slow) / np.array(fast))
+    half = float(t.ppf(0.975, len(logs) - 1)) * logs.std(ddof=1) / math.sqrt(len(logs))
+    return tuple(float(np.exp(logs.mean() + side * half)) for side in (0, -1, 1))  # type: ignore[return-value]
+
+
+def _times(value: tuple[float, float, float]) -> str:
+    return f"{value[0]:.2f} ({value[1]:.2f}..{value[2]:.2f})"
+
+
+def _points(change: float, low: float, high: float) -> str:
+    return f"{change * 100:+.2f} ({low * 100:+.1f}..{high * 100:+.1f}) pt"
+
+
+def levers(rows: Rows) -> str:
+    """Every way in a line."""
+    reference, rounds, heard = rows["quality"][speech.UNTOUCHED], rows["speed"]["rounds"], rows["speed"]["heard"]
+    lines = []
+    for name in speech.ROWS:
+        quality, seconds = rows["quality"][name], rounds[name]
+        told = speech.verdict(reference, quality)
+        same = name == speech.UNTOUCHED
+        lines.append(
+            [
+                name,
+                format_bytes(quality["size_bytes"]),
+                "" if same else f"{reference['size_bytes'] / quality['size_bytes']:.2f}",
+                format_bytes(rows["speed"]["peaks"][name]),
+                format_seconds(float(np.median(seconds)) / heard["recordings"]),
+                f"{float(np.median(seconds)) / heard['seconds']:.4f}",
+                "" if same else _times(ratio(rounds[speech.UNTOUCHED], seconds)),
+                f"{quality['wer']:.2%}",
+                "" if same else _points(told.change, told.change_low, told.change_high),
+                "" if same else told.decision,
+            ]
+        )
+    head = ["heard by", "size", "smaller", "memory", "time", "rtf", "faster", "wer", "change", "within 1 pt"]
+    return table(head, lines)
+
+
+def goals(rows: Rows) -> str:
+    """What was to be reached, and what was."""
+    rounds, quality = rows["speed"]["rounds"], rows["quality"]
+    lines = []
+    for name in (name for name in speech.ROWS if name.startswith(("all:", "window, trim"))):
+        told = speech.verdict(quality[speech.UNTOUCHED], quality[name])
+        fast = ratio(rounds[speech.UNTOUCHED], rounds[name])
+        peer = ratio(rounds[speech.SAME_WINDOW], rounds[name])
+        small = quality[speech.UNTOUCHED]["size_bytes"] / quality[name]["size_bytes"]
+        reached = [fast[0] >= FASTER, small >= SMALLER, told.decision == "within", peer[0] >= SAME_WINDOW_FASTER]
+        words = [f"{_times(fast)}", f"{small:.1f}", f"{told.change * 100:+.2f} pt, {told.decision}", f"{_times(peer)}"]
+        lines.append(
+            [name, *(f"{word}: {'reached' if yes else 'missed'}" for word, yes in zip(words, reached, strict=True))]
+        )
+    head = ["", f"{FASTER:g} times transformers' speed", "half its size", "within 1 pt of its wer"]
+    return table([*head, f"{SAME_WINDOW_FASTER} times faster-whisper int8 at 10 s"], lines)
+
+
+def recovered(rows: Rows) -> str:
+    """One decoder layer, cut and taught."""
+    whole, cut, taught = (rows["quality"][name]["wer"] for name in
+                          ("ours, float32", "1 decoder layer, cut", "1 decoder layer alone"))  # fmt: skip
+    share, cost = (cut - taught) / (cut - whole), rows["recovery"]["taught"]
+    minutes = cost["seconds"] / 60
+    reached = share >= RECOVERED and minutes <= MINUTES and cost["teacher_passes"] == cost["recordings"]
+    return "\n\n".join(
+        [
+            table(
+                ["", "wer"],
+                [["the model, 4 decoder layers", f"{whole:.2%}"], ["cut to its last layer", f"{cut:.2%}"],
+                 ["cut and taught", f"{taught:.2%}"]],
+            ),
+            f"{share:.1%} of the loss of cutting is recovered in {format_seconds(cost['seconds'])}"
+            f" ({cost['epochs']} epochs, {format_seconds(cost['processor_s'])} of processor time), with"
+            f" {cost['teacher_passes']} passes of the teacher for {cost['recordings']} recordings, of which"
+            f" {cost['train']} were learnt from. Goal: {RECOVERED:.0%} within {MINUTES:g} minutes, each recording heard"
+            f" once by the teacher: {'reached' if reached else 'missed'}.",
+        ]
+    )  # fmt: skip
+
+
+def curve(rows: Rows) -> str:
+    """Bytes of the vocabulary against errors."""
+    reference = rows["curve"]["all tokens"]
+    lines = []
+    for name in speech.CURVE:
+        row = rows["curve"][name]
+        told = speech.verdict(reference, row)
+        change = "" if name == "all tokens" else _points(told.change, told.change_low, told.change_high)
+        lines.append(
+            [f"`trim({name})`" if "=" in name else name, format_bytes(row["size_bytes"]), f"{row['wer']:.2%}", change]
+        )
+    return table(["vocabulary", "size, int8", "wer", "change"], lines)
+
+
+def shapes(rows: Rows) -> str:
+    """Times and sizes of random networks."""
+    parts = []
+    for name in speech_shapes.SHAPES:
+        sizes, timed = rows[f"shapes {name} sizes"], rows[f"shapes {name}"]
+        rounds, heard = timed["rounds"], timed["heard"]
+        lines = []
+        for index, way in enumerate(speech_shapes.WAYS):
+            base = rounds["transformers, float32"]
+            lines.append(
+                [
+                    way,
+                    format_bytes(sizes[way]),
+                    f"{sizes['transformers, float32'] / sizes[way]:.2f}" if index else "",
+                    format_bytes(timed["peaks"][way]),
+                    format_seconds(float(np.median(rounds[way])) / heard["recordings"]),
+                    f"{float(np.median(rounds[way])) / heard['seconds']:.4f}",
+                    _times(ratio(base, rounds[way])) if index else "",
+                ]
+            )
+        parts += [f"**{name}**", table(["heard by", "size", "smaller", "memory", "time", "rtf", "faster"], lines)]
+    return "\n\n".join(parts)
+
+
+def draw(rows: Mapping[str, Any]) -> None:
+    """Size against word error rate, with intervals of the rate."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    groups = {"coverage of your words": "coverage", "more tokens beside them": "keep", "all tokens": "all"}
+    for (label, begin), marker in zip(groups.items(), "so^", strict=True):
+        names = [name for name in speech.CURVE if name.startswith(begin)]
+        points = [(rows["curve"][name], name) for name in names]
+        x = [row["size_bytes"] / 1e6 for row, _ in points]
+        y = [row["wer"] * 100 for row, _ in points]
+        spread = np.array([_spread(row) for row, _ in points]).T * 100
+        axes.errorbar(x, y, spread, marker=marker, capsize=2, label=label, linewidth=1)
+        for place_x, place_y, (_, name) in zip(x, y, points, strict=True):
+            shown = name.partition("=")[2] or name
+            axes.annotate(shown, (place_x, place_y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    axes.set_xlabel("size of the int8 model (MB)")
+    axes.set_ylabel("word error rate (%)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasSVG(figure).print_svg(str(PICTURE), metadata={"Date": None})
+
+
+def _spread(row: Mapping[str, Any]) -> tuple[float, float]:
+    """How far the 95 % interval of a rate reaches down and up: bootstrap over the recordings."""
+    rng, errors, words = np.random.default_rng(0), np.array(row["errors"]), np.array(row["words"])
+    drawn = rng.integers(len(errors), size=(2000, len(errors)))
+    low, high = np.quantile(errors[drawn].sum(1) / words[drawn].sum(1), [0.025, 0.975])
+    return max(0.0, row["wer"] - float(low)), max(0.0, float(high) - row["wer"])
+
+
+def write(rows: Rows) -> None:
+    """The page, the README's table and the picture."""
+    script = provenance(Path(speech.__file__).name)
+    parts = {"levers": levers, "goals": goals, "recovery": recovered, "curve": curve, "shapes": shapes}
+    for name, made in parts.items():
+        text = f"{made(rows)}\n\n{script}"
+        print(text)
+        write_between(PAGE, f"speech-{name}", text)
+    write_between(ROOT / "README.md", "speech", f"{levers(rows)}\n\n{script}")
+    draw(rows)

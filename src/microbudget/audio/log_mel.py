@@ -1,0 +1,141 @@
+"""Log-mel spectrograms: what Whisper hears. NumPy only, and equal to what transformers computes with torch.
+
+Only the frames that hear something of the recording are computed; behind it there is silence, which is one column.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UnsupportedPreprocessing
+from .sound import RATE_HZ, Samples
+
+Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
+
+FLOOR = 1e-10  # of the power before the logarithm: digital silence
+RANGE = 8.0  # decades below the loudest: what is quieter is clipped
+HIGHEST_HZ = 8_000.0
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """A front end: how many mel bands, and how long the window is that the model hears at once."""
+
+    mels: int = 80
+    samples: int = 480_000  # of the window
+    size: int = 400  # of a frame, n_fft
+    hop: int = 160
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> LogMel:
+        """From the keys of a `preprocessor_config.json`. Raises UnsupportedPreprocessing."""
+        rate = config.get("sampling_rate", RATE_HZ)
+        if rate != RATE_HZ:
+            raise UnsupportedPreprocessing(f"the model hears {rate} samples a second; Whisper hears {RATE_HZ}")
+        if config.get("do_normalize"):
+            raise UnsupportedPreprocessing("do_normalize is not what Whisper was trained with, and is not supported")
+        hop, seconds = int(config.get("hop_length", 160)), config.get("chunk_length", 30)
+        samples = round(seconds * RATE_HZ) // hop * hop
+        if samples < 2 * hop:
+            raise UnsupportedPreprocessing(
+                f"chunk_length is {seconds}: a window has at least two hops of {hop} samples"
+            )
+        return cls(int(config.get("feature_size", 80)), samples, int(config.get("n_fft", 400)), hop)
+
+    @property
+    def frames(self) -> int:
+        """Columns of the features."""
+        return self.samples // self.hop
+
+    @property
+    def seconds(self) -> float:
+        """Of the window."""
+        return self.samples / RATE_HZ
+
+    def __call__(self, waveform: Samples) -> Features:
+        """(mels, frames) of a waveform of at most `samples`; a longer one is cut."""
+        waveform = waveform[: self.samples]
+        heard = min(self.frames, -(-(len(waveform) + self.size // 2) // self.hop))  # the rest hears nothing
+        power = np.maximum(self._power(waveform, heard) @ self._filters, FLOOR)
+        log = np.log10(power)
+        loudest = max(float(log.max()), math.log10(FLOOR)) if heard else math.log10(FLOOR)
+        features = np.full((self.mels, self.frames), _scaled(np.array(math.log10(FLOOR)), loudest), np.float32)
+        features[:, :heard] = _scaled(log, loudest).T
+        return features
+
+    def _power(self, waveform: Samples, heard: int) -> Floats:
+        """Power spectrum of the first `heard` frames, each centred on its hop: (heard, size / 2 + 1)."""
+        half = self.size // 2
+        end = (heard - 1) * self.hop + half  # behind the last sample that the last frame hears
+        known = np.zeros(max(end, half + 1), np.float64)
+        known[: min(len(waveform), end)] = waveform[:end]
+        if end > self.samples:  # the window's end is mirrored, as its beginning is
+            over = end - self.samples
+            known[self.samples :] = known[self.samples - 1 - over : self.samples - 1][::-1]
+        padded = np.concatenate([known[half:0:-1], known])
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.size)[:: self.hop][:heard]
+        spectrum = np.fft.rfft(frames * self._hann, axis=1)
+        power: Floats = spectrum.real**2 + spectrum.imag**2
+        return power
+
+    @cached_property
+    def _hann(self) -> Floats:
+        return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.size) / self.size))
+
+    @cached_property
+    def _filters(self) -> Floats:
+        return mel_filters(self.mels, self.size)
+
+
+def _scaled(log: Floats, loudest: float) -> Floats:
+    return (np.maximum(log, loudest - RANGE) + 4.0) / 4.0
+
+
+@lru_cache(maxsize=4)
+def mel_filters(mels: int, size: int) -> Floats:
+    """Triangles of equal area on the mel scale from 0 to 8,000 Hz: (size / 2 + 1, mels). Slaney 1998."""
+    frequencies = np.linspace(0, RATE_HZ / 2, size // 2 + 1)
+    edges = _hertz(np.linspace(0.0, _mel(HIGHEST_HZ), mels + 2))
+    rising = (frequencies[:, None] - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - frequencies[:, None]) / np.diff(edges)[1:]
+    return np.asarray(np.maximum(0.0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2]))
+
+
+# Linear below 1,000 Hz (15 mel), logarithmic above: 27 mel for each factor of 6.4.
+_BREAK_HZ, _BREAK_MEL, _STEP = 1_000.0, 15.0, 27.0 / math.log(6.4)
+
+
+def _mel(hertz: float) -> float:
+    linear = 3 * hertz / 200
+    return linear if hertz < _BREAK_HZ else _BREAK_MEL + _STEP * math.log(hertz / _BREAK_HZ)
+
+
+def _hertz(mel: Floats) -> Floats:
+    return np.where(mel < _BREAK_MEL, mel * 200 / 3, _BREAK_HZ * np.exp((mel - _BREAK_MEL) / _STEP))
+
+
+def written(front: LogMel) -> str:
+    """The text of a `preprocessor_config.json` for this front end, as transformers and faster-whisper read it."""
+    config = {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": front.mels,
+        "sampling_rate": RATE_HZ,
+        "chunk_length": int(front.seconds) if front.seconds == int(front.seconds) else front.seconds,
+        "n_fft": front.size,
+        "hop_length": front.hop,
+        "n_samples": front.samples,
+        "nb_max_frames": front.frames,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+    }
+    return json.dumps(config, indent=2)

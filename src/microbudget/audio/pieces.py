@@ -1,0 +1,112 @@
+"""Pieces: a long recording cut at its pauses into parts that fit into a model's window, in bounded memory.
+
+What is speech and what is a pause is told by loudness alone, against the recording's own floor: it needs no model, and
+what it gets wrong costs a little time and no words, since a piece holds its pauses too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .sound import RATE_HZ, Samples
+
+STEP_S = 0.02  # loudness is taken over so long
+SILENT = 1e-4  # of full scale, -80 dB: nothing that is always below can be heard
+ABOVE_FLOOR = 2.5  # times as loud as the quiet parts: speech
+BELOW_PEAK = 0.02  # of the loudest: also speech where there is no quiet part
+PAUSE_S = 0.3  # a shorter one is part of a word
+MARGIN_S = 0.2  # kept before and behind speech
+EARLIEST = 0.5  # of the window: a piece is cut at its last pause behind this, else at its longest
+
+_STEP = int(STEP_S * RATE_HZ)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a recording that a model can hear at once."""
+
+    start_s: float
+    samples: Samples
+
+    @property
+    def end_s(self) -> float:
+        """Where it ends in the recording."""
+        return self.start_s + len(self.samples) / RATE_HZ
+
+
+def cut(blocks: Iterable[Samples], longest_s: float) -> Iterator[Piece]:
+    """The pieces of a recording that comes in blocks, each at most `longest_s` long; stretches of silence are left out.
+
+    Holds at most a block and two windows. What the blocks are does not matter.
+    """
+    longest = int(longest_s * RATE_HZ) // _STEP * _STEP
+    held, start, source = np.zeros(0, np.float32), 0, iter(blocks)  # start: of what is held, in samples
+    while True:
+        while len(held) < 2 * longest and (block := next(source, None)) is not None:
+            held = np.concatenate([held, block])
+        if not len(held):
+            return
+        taken, piece = _first(held[: 2 * longest], longest)
+        if piece is not None:
+            yield Piece((start + piece.start) / RATE_HZ, held[piece].copy())
+        held, start = held[taken:], start + taken
+
+
+def is_silent(samples: Samples) -> bool:
+    """Whether nothing in it can be heard."""
+    return not len(samples) or float(np.abs(samples).max()) < SILENT
+
+
+def _first(held: Samples, longest: int) -> tuple[int, slice | None]:
+    """How many samples are done with, and where the first piece is; None where there is only silence."""
+    speech = _speech(held)
+    where = np.flatnonzero(speech)
+    if not len(where):
+        return (longest if len(held) > longest else len(held)), None
+    margin = int(MARGIN_S * RATE_HZ) // _STEP
+    begin = max(0, int(where[0]) - margin)
+    if begin * _STEP >= longest:  # speech that begins so late may go on behind what is held
+        return begin * _STEP, None
+    done = _end(speech, begin, longest // _STEP)
+    last = int(where[where < done][-1]) + 1
+    end = min(done, last + margin)  # what is behind the last word is done with, and is not heard
+    return min(done * _STEP, len(held)), slice(begin * _STEP, min(end * _STEP, len(held)))
+
+
+def _end(speech: NDArray[np.bool_], begin: int, longest: int) -> int:
+    """The step at which the piece that begins at `begin` ends: in the middle of a pause if there is one."""
+    last = begin + longest
+    if last >= len(speech):
+        return len(speech)
+    pauses = _pauses(speech, begin, last)
+    late = [pause for pause in pauses if (pause[0] + pause[1]) / 2 >= begin + EARLIEST * longest]
+    if late:
+        return min(last, (late[-1][0] + late[-1][1] + 1) // 2)
+    if pauses:
+        first, behind = max(pauses, key=lambda pause: pause[1] - pause[0])
+        return (first + behind + 1) // 2
+    return last
+
+
+def _pauses(speech: NDArray[np.bool_], begin: int, end: int) -> list[tuple[int, int]]:
+    """Runs without speech of at least PAUSE_S, as [first, behind)."""
+    edges = np.diff(np.concatenate([[1], speech[begin:end].astype(np.int8), [1]]))
+    runs = zip(np.flatnonzero(edges == -1), np.flatnonzero(edges == 1), strict=True)
+    return [(begin + int(a), begin + int(b)) for a, b in runs if b - a >= PAUSE_S / STEP_S]
+
+
+def _speech(samples: Samples) -> NDArray[np.bool_]:
+    """Whether there is speech in each step of 20 ms, (steps,); the last one may be incomplete."""
+    steps = -(-len(samples) // _STEP)
+    padded = np.zeros(steps * _STEP, np.float32)
+    padded[: len(samples)] = samples
+    loud = np.sqrt(np.square(padded.reshape(steps, _STEP)).mean(axis=1))
+    floor = float(np.quantile(loud, 0.1))
+    threshold = max(SILENT, min(ABOVE_FLOOR * floor, max(BELOW_PEAK, 0.25) * float(loud.max())))
+    threshold = max(threshold, BELOW_PEAK * float(np.quantile(loud, 0.99)))
+    found: NDArray[np.bool_] = loud >= threshold
+    return found

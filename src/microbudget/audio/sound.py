@@ -1,0 +1,171 @@
+"""Sound files: any format that libsndfile reads, any rate and number of channels, as 16 kHz mono in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadData, MissingExtra
+
+if TYPE_CHECKING:
+    import soundfile
+
+Samples = NDArray[np.float32]
+
+RATE_HZ = 16_000
+EXTENSIONS = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
+)
+FOREIGN = frozenset({".m4a", ".aac", ".wma", ".webm", ".mp4", ".mkv", ".mov", ".amr", ".ac3", ".ape", ".wv"})
+BLOCK_S = 30.0
+SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000  # what a header may say without being a lie
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What the header of a sound file says."""
+
+    frames: int
+    rate_hz: int
+    channels: int
+    kind: str  # "FLAC, PCM_16"
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.frames / self.rate_hz
+
+
+def describe(path: Path) -> Sound:
+    """The header of a sound file. Raises BadData when it is none."""
+    with _opened(path) as file:
+        return _sound(file)
+
+
+def read(path: Path) -> Samples:
+    """All of a file as 16 kHz mono, (samples,). Raises BadData."""
+    parts = list(blocks(path))
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def blocks(path: Path, seconds: float = BLOCK_S) -> Iterator[Samples]:
+    """A file as 16 kHz mono, block by block; together they are what `read` gives, whatever the blocks' length.
+
+    Channels are averaged, and resampled without aliases (soxr, high quality). Raises BadData for a file that is no
+    sound, that is cut off, or that holds NaN or infinity.
+    """
+    with _opened(path) as file:
+        sound = _sound(file)
+        resample = _resampler(sound.rate_hz)
+        size = max(1, int(seconds * sound.rate_hz))
+        done = 0
+        while done < sound.frames:
+            block = _decoded(file, path, min(size, sound.frames - done))
+            if not len(block):
+                raise _cut_off(path, done, sound)
+            done += len(block)
+            mono = block[:, 0] if sound.channels == 1 else block.mean(axis=1, dtype=np.float32)
+            if not np.isfinite(mono).all():
+                raise BadData(f"{path} holds samples that are NaN or infinite: write it again from its source")
+            yield resample(mono, done >= sound.frames)
+
+
+def check(path: Path) -> Sound:
+    """Decode all of a file and look at it, without resampling. Raises what `blocks` raises."""
+    with _opened(path) as file:
+        sound = _sound(file)
+        size, done = int(BLOCK_S * sound.rate_hz), 0
+        while done < sound.frames:
+            block = _decoded(file, path, min(size, sound.frames - done))
+            if not len(block):
+                raise _cut_off(path, done, sound)
+            if not np.isfinite(block).all():
+                raise BadData(f"{path} holds samples that are NaN or infinite: write it again from its source")
+            done += len(block)
+    return sound
+
+
+def library() -> Any:
+    """The soundfile module. Raises MissingExtra."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the wheel of this platform lacks libsndfile
+        raise MissingExtra("audio needs soundfile: pip install 'microbudget[speech]'") from error
+    return soundfile
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    soundfile = library()
+    try:
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise BadData(f"{path} is empty: it holds no sound")
+            stream.seek(0)
+            with soundfile.SoundFile(stream) as file:
+                yield file
+    except soundfile.LibsndfileError as error:
+        advice = "convert it, for example with `ffmpeg -i FILE -ar 16000 -ac 1 FILE.wav`"
+        raise BadData(f"{path} is no sound file that can be read ({_reason(error)}): {advice}") from error
+    except OSError as error:
+        raise BadData(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _sound(file: soundfile.SoundFile) -> Sound:
+    sound = Sound(file.frames, file.samplerate, file.channels, f"{file.format}, {file.subtype}")
+    if not SLOWEST_HZ <= sound.rate_hz <= FASTEST_HZ:
+        raise BadData(f"{file.name} says that it has {sound.rate_hz} samples a second: its header is damaged")
+    return sound
+
+
+def _decoded(file: soundfile.SoundFile, path: Path, frames: int) -> Samples:
+    """(frames, channels); fewer where the file ends."""
+    try:
+        block: Samples = file.read(frames, dtype="float32", always_2d=True)
+    except library().LibsndfileError as error:
+        raise BadData(f"{path} is damaged behind its header ({_reason(error)}): is it complete?") from error
+    return block
+
+
+def _cut_off(path: Path, done: int, sound: Sound) -> BadData:
+    held_s = done / sound.rate_hz
+    return BadData(f"{path} is cut off: its header says {sound.seconds:.1f} s, it holds {held_s:.1f} s. Copy it again")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).removeprefix("Error opening ").rsplit(": ", 1)[-1].strip().rstrip(".")
+
+
+class _AsItIs:
+    """The resampler of what has the wanted rate already."""
+
+    def __call__(self, block: Samples, last: bool) -> Samples:
+        del last
+        return np.ascontiguousarray(block, np.float32)
+
+
+class _Resampler:
+    """soxr as a stream: the same samples whatever the blocks are."""
+
+    def __init__(self, rate_hz: int) -> None:
+        import soxr
+
+        self._stream = soxr.ResampleStream(rate_hz, RATE_HZ, 1, dtype="float32", quality="HQ")
+
+    def __call__(self, block: Samples, last: bool) -> Samples:
+        return np.asarray(self._stream.resample_chunk(np.ascontiguousarray(block, np.float32), last=last), np.float32)
+
+
+def _resampler(rate_hz: int) -> _AsItIs | _Resampler:
+    if rate_hz == RATE_HZ:
+        return _AsItIs()
+    try:
+        return _Resampler(rate_hz)
+    except ImportError as error:
+        raise MissingExtra("audio of other rates than 16 kHz needs soxr: pip install 'microbudget[speech]'") from error

@@ -1,0 +1,183 @@
+"""trim: a vocabulary for the user's texts. Half of a small model's bytes are words that it will never write.
+
+Rows of the embedding and of the head go, and with them tokens, merges and ids in the tokenizer and the configuration
+files; the bytes stay, so that every text can still be written, in more pieces. The model's logits at the tokens that
+stay are what they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BadData, Failed, UnsupportedModel
+from ...model import Model, Record
+from .. import Context, Method, option
+from . import configs, tokenizer, weights, words
+
+CONFIGS = ("config.json", "generation_config.json")
+CHECKED = 1000  # texts that are written and read with the trimmed tokenizer
+MULTILINGUAL = 51865  # entries of the vocabulary by which CTranslate2 knows a multilingual Whisper
+
+
+@dataclass(frozen=True)
+class Trim(Method):
+    """Keep only the tokens that your texts need; any other text can still be written, in smaller pieces."""
+
+    formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+
+    coverage: float = option(1.0, "fraction of the words of the texts that keep tokens of their own", low=0, high=1)
+    keep: int = option(0, "so many more tokens: those that the tokenizer merged first, its most frequent", low=0)
+    text: str | None = option(None, "a .txt file, or a folder of them, with more of your language or domain")
+
+    def apply(self, model: Model, context: Context, out: Path) -> Record:
+        """Write the trimmed model. Raises UnsupportedModel for a tokenizer that cannot write every text in pieces."""
+        found = tokenizer.FolderTokenizer(model.path)
+        config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+        rows = _rows(config, model.path)
+        texts = self._texts(model, context)
+        kept = found.kept(self._tokens(texts, found), rows, _required(model.path))
+        new = {int(old): index for index, old in enumerate(kept)}
+        saved = _write(model, found, new, kept, rows, out)
+        after = tokenizer.FolderTokenizer(out)
+        report = {
+            "tokens_before": rows,
+            "tokens_after": len(kept),
+            "saved_bytes": saved,
+            "texts": len(texts),
+            **_check(texts, found, after),
+            "runtimes": _runtimes(config, rows),
+        }
+        context.progress.say(
+            f"trim      {rows:,} tokens to {len(kept):,}; a text of yours takes"
+            f" {report['pieces_after'] / max(report['pieces_before'], 1):.2f} times as many"
+        )
+        return replace(model.record, history={**model.record.history, "trim": report})
+
+    def extra_inputs(self, context: Context) -> dict[str, str]:
+        """The contents of the texts beside the task's."""
+        if self.text is None:
+            return {}
+        joined = "\0".join(_read(Path(self.text))).encode()
+        return {"text": hashlib.sha256(joined).hexdigest()[:16]}
+
+    def _texts(self, model: Model, context: Context) -> list[str]:
+        """The texts of the training examples, and those that the user named. Raises BadData without any."""
+        found = [*_own(model, context), *(_read(Path(self.text)) if self.text else ())]
+        found = [text for text in found if text.strip()]
+        if not found:
+            raise BadData(
+                "trim needs texts to know which tokens to keep: training examples with a transcript, or text='FILE.txt'"
+            )
+        return found
+
+    def _tokens(self, texts: list[str], found: tokenizer.FolderTokenizer) -> set[str]:
+        chosen = words.covered(words.count_words(texts), self.coverage)
+        tokens = words.needed(chosen, found.tokens) | {
+            token for text in words.NON_SPEECH for token in found.tokens(text)
+        }
+        if self.coverage == 1.0:
+            tokens |= {token for text in texts for token in found.tokens(text)}
+        return tokens | set(itertools.islice((t for t in found.pieces.frequent() if t not in tokens), self.keep))
+
+
+def _own(model: Model, context: Context) -> Iterable[str]:
+    """The texts of the task's training examples; where nobody has transcribed a recording, what the model writes."""
+    task: Any = context.task
+    if not hasattr(task, "text"):
+        return
+    examples = [*task.examples("train"), *task.examples("unlabelled")]
+    told = [task.text(example) for example in examples]
+    yield from (text for text in told if text is not None)
+    heard = [example for example, text in zip(examples, told, strict=True) if text is None]
+    if heard:
+        from ...dictation.teacher import dictate
+
+        written = dictate(model, task, heard, context.cache, threads=context.threads, progress=context.progress)
+        yield from (written.text(example) for example in heard)
+
+
+def _read(path: Path) -> list[str]:
+    """The lines of a text file, or of all `.txt` files in a folder. Raises BadData."""
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    try:
+        return [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadData(f"trim: the text {path} cannot be read: {error}") from error
+
+
+def _rows(config: dict[str, Any], folder: Path) -> int:
+    rows = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    if not isinstance(rows, int):
+        raise UnsupportedModel(
+            f"{folder / 'config.json'} has no vocab_size: trim is for models that read or write text"
+        )
+    return rows
+
+
+def _required(folder: Path) -> set[int]:
+    """The ids that the configuration files cannot do without."""
+    return {token for _, config in _configs(folder) for token in configs.required(config)}
+
+
+def _configs(folder: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    for name in CONFIGS:
+        if (folder / name).is_file():
+            yield name, json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def _write(
+    model: Model,
+    found: tokenizer.FolderTokenizer,
+    new: dict[int, int],
+    kept: NDArray[np.int64],
+    rows: int,
+    out: Path,
+) -> int:
+    """All files of the trimmed model. Returns the bytes that the weights lost."""
+    saved = weights.write_rows(model.path, kept, rows, out)
+    for file in model.files:
+        done = file.name in (*tokenizer.WRITTEN, *tokenizer.STALE, *CONFIGS) or ".safetensors" in file.name
+        if not done:
+            shutil.copyfile(file, out / file.name)
+    for name, config in _configs(model.path):
+        text = json.dumps(configs.renumbered(config, new, rows), indent=2)
+        (out / name).write_text(text, encoding="utf-8")
+    found.write(new, out)
+    return saved
+
+
+def _check(texts: list[str], before: tokenizer.FolderTokenizer, after: tokenizer.FolderTokenizer) -> dict[str, int]:
+    """Pieces of the texts with both tokenizers. Raises Failed when the trimmed one writes another text."""
+    pieces_before = pieces_after = 0
+    for text in texts[:CHECKED]:
+        old, new = (each.encoder.encode(text, add_special_tokens=False).ids for each in (before, after))
+        if before.encoder.decode(old) != after.encoder.decode(new):
+            raise Failed(f"the trimmed tokenizer writes {after.encoder.decode(new)!r} for {text!r}: please report it")
+        pieces_before, pieces_after = pieces_before + len(old), pieces_after + len(new)
+    return {"pieces_before": pieces_before, "pieces_after": pieces_after}
+
+
+def _runtimes(config: dict[str, Any], rows: int) -> list[str]:
+    """What opens the trimmed model as it is, for its card."""
+    if config.get("model_type") != "whisper":
+        return ["transformers opens the trimmed model as it is"]
+    if rows < MULTILINGUAL:
+        return [
+            "transformers, CTranslate2 and faster-whisper take the trimmed vocabulary as it is (an English model:"
+            " its prompt has no language)"
+        ]
+    return [
+        "transformers and CTranslate2 take the trimmed vocabulary as it is: language and task stand in the prompt",
+        f"faster-whisper calls a model multilingual by its {MULTILINGUAL:,} entries, and would leave the language out"
+        " of the prompt: tell it otherwise, as docs/whisper.md shows, or use `microbudget transcribe`",
+    ]

@@ -1,0 +1,72 @@
+"""The speech ladder: recipes for Whisper, the surest first: integers, a window that fits, fewer words, fewer layers.
+
+A step that is not installed or does not fit the data is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from . import methods
+from .errors import InvalidOption
+from .methods import Method
+from .methods.export import Export
+from .model import Model
+from .recipe import Recipe
+from .runtimes.whisper import front_end, read_json
+from .tasks import SPLITS, Split, SpokenTask, Task
+
+ROOM_S = 0.5  # of silence behind the longest utterance
+WORTH = 0.8  # of the window: a longer one saves too little
+SHORTEST_S = 2
+EPOCHS = 5  # of the fine-tuning for a shorter window
+SEEN: tuple[Split, ...] = tuple(split for split in SPLITS if split != "test")
+
+
+def speech_ladder(given: Model, task: Task) -> Iterator[Recipe]:
+    """Recipes for a Hugging Face folder of Whisper. Raises InvalidOption for one that is exported already."""
+    if given.format != "hf":
+        raise InvalidOption(
+            f"{given.path} is exported already ({given.format}): give the Hugging Face folder that it was made from"
+        )
+    export = Export(format="ct2", type="int8")
+    yield Recipe((export,))
+    fitted = _step("window", seconds=seconds) if (seconds := window_s(given, task)) else ()
+    if fitted:
+        yield Recipe((*fitted, export))
+    trimmed = _step("trim")
+    if trimmed:
+        yield Recipe((*fitted, *trimmed, export))
+    yield Recipe((*fitted, Export(format="ct2", type="float32")))
+    if fitted and (taught := _step("window", seconds=seconds, epochs=EPOCHS)):
+        yield Recipe((*taught, *trimmed, export))
+    for layers in fewer_layers(given):
+        if distilled := _step("distill", decoder_layers=layers):
+            yield Recipe((*fitted, *distilled, *trimmed, export))
+
+
+def window_s(given: Model, task: Task) -> int:
+    """Whole seconds into which the longest utterance of train and validation fits; 0 where that saves too little."""
+    if not isinstance(task, SpokenTask):
+        return 0
+    longest = max((task.seconds(example) for split in SEEN for example in task.examples(split)), default=0.0)
+    wanted = max(SHORTEST_S, math.ceil(longest + ROOM_S))
+    return wanted if longest and wanted <= WORTH * front_end(given.path).seconds else 0
+
+
+def fewer_layers(given: Model) -> list[int]:
+    """Numbers of decoder layers to try: half of them, and one."""
+    layers = int(read_json(given.path / "config.json").get("decoder_layers", 1))
+    return sorted({max(1, layers // 2), 1} - {layers}, reverse=True)
+
+
+def _step(name: str, **options: Any) -> tuple[Method, ...]:
+    """The method of a name with these options, where there is one that takes them."""
+    if name not in methods.names():
+        return ()
+    method = methods.find(name)
+    known = {spec.name for spec in dataclasses.fields(method)}
+    return (method(**options),) if set(options) <= known else ()

@@ -1,0 +1,254 @@
+"""What a teacher writes is what transformers writes, is asked for once, and the loss is the paper's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from microbudget.audio.log_mel import LogMel
+from microbudget.dictation import lesson as lessons
+from microbudget.dictation.decoding import Rules, Written, write
+from microbudget.dictation.lesson import IGNORED, Weights, divergence, lesson, loss, targets
+from microbudget.dictation.teacher import Dictation, dictate
+from microbudget.loading import load
+from microbudget.model import Model
+from microbudget.runtimes.whisper import Prompt, Vocabulary
+from microbudget.runtimes.whisper_torch import load_network
+from microbudget.tasks.speech import TranscriptionTask
+from toy_seq2seq import write_recordings, write_whisper
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(write_whisper(tmp_path_factory.mktemp("whisper") / "toy", max_target_positions=16))
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> TranscriptionTask:
+    folder = tmp_path_factory.mktemp("speech")
+    return TranscriptionTask.open(write_recordings(folder / "data", 12), cache=folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def dictation(whisper: Model, task: TranscriptionTask, tmp_path_factory: pytest.TempPathFactory) -> Dictation:
+    return dictate(whisper, task, task.examples("train"), tmp_path_factory.mktemp("cache"), language="en")
+
+
+def test_it_writes_what_a_session_writes(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
+    from microbudget.runtimes.whisper_torch import TorchEar
+
+    vocabulary, ear = Vocabulary(whisper.path), TorchEar(whisper.path)
+    prompt = Prompt.of(whisper.path, vocabulary, ear.multilingual, "en")
+    # A random network may write timestamps where it was told not to; a dictation never does.
+    ear.network.generation_config.suppress_tokens = Rules.of(ear.network, prompt).always.tolist()
+    for example in task.examples("train")[:4]:
+        expected = ear.write(dictation.front(task.waveform(example)), prompt)
+        written = [int(token) for token in dictation.written[example.key].tokens]
+        end = vocabulary.special("<|endoftext|>")
+        assert [token for token in written if token != end] == [token for token in expected if token != end]
+
+
+def test_the_same_words_alone_and_in_a_batch(whisper: Model) -> None:
+    network, vocabulary = load_network(whisper.path), Vocabulary(whisper.path)
+    prompt = Prompt.of(whisper.path, vocabulary, True, "de")
+    rules = Rules.of(network, prompt)
+    torch.manual_seed(1)
+    states = torch.randn(5, 40, 32)
+    together = write(network, states, prompt, rules, 8)
+    for row, state in zip(together, states, strict=True):
+        (alone,) = write(network, state[None], prompt, rules, 8)
+        assert row.tokens.tolist() == alone.tokens.tolist()
+        np.testing.assert_allclose(row.log_probabilities, alone.log_probabilities, atol=2e-2)
+
+
+def test_the_doubts_are_the_networks_along_its_own_words(whisper: Model) -> None:
+    """Fed with all its words at once, the network gives the same probabilities as token by token."""
+    network, vocabulary = load_network(whisper.path), Vocabulary(whisper.path)
+    prompt = Prompt.of(whisper.path, vocabulary, True, "en")
+    states = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(3))
+    for row, state in zip(write(network, states, prompt, Rules.of(network, prompt), 8), states, strict=True):
+        fed = torch.tensor(np.concatenate([row.prompt, row.tokens])[None, :-1].astype(np.int64))
+        with torch.inference_mode():
+            logits = network(encoder_outputs=(state[None],), decoder_input_ids=fed).logits[0]
+        expected = torch.log_softmax(logits[len(row.prompt) - 1 :], -1).gather(-1, torch.tensor(row.ids).long())
+        np.testing.assert_allclose(expected, row.log_probabilities, atol=2e-2)
+
+
+def test_forbidden_tokens_are_never_written(whisper: Model) -> None:
+    network, vocabulary = load_network(whisper.path), Vocabulary(whisper.path)
+    prompt = Prompt.of(whisper.path, vocabulary, True, "en")
+    rules = Rules.of(network, prompt)
+    torch.manual_seed(0)
+    for row in write(network, torch.randn(6, 30, 32) * 3, prompt, rules, 8):
+        assert not set(row.tokens.tolist()) & set(rules.always.tolist())
+        assert row.tokens[0] not in rules.first.tolist()
+        assert max(row.tokens) <= prompt.no_timestamps
+        assert len(row.prompt) + len(row.tokens) <= rules.longest
+        assert prompt.end not in row.tokens[:-1].tolist()
+
+
+def test_the_language_is_detected_where_none_is_told(whisper: Model) -> None:
+    network, vocabulary = load_network(whisper.path), Vocabulary(whisper.path)
+    prompt = Prompt.of(whisper.path, vocabulary, True, None)
+    states = torch.randn(4, 30, 32)
+    with torch.inference_mode():
+        start = torch.full((4, 1), prompt.start)
+        logits = network(encoder_outputs=(states,), decoder_input_ids=start).logits[:, -1]
+    for row, answer in zip(write(network, states, prompt, Rules.of(network, prompt), 4), logits, strict=True):
+        assert row.prompt[1] == max(prompt.languages.values(), key=lambda token: float(answer[token]))
+        assert row.prompt.tolist()[2:] == [prompt.task, prompt.no_timestamps]
+
+
+def test_the_teacher_hears_each_recording_once(
+    whisper: Model, task: TranscriptionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microbudget.dictation import teacher
+
+    heard: list[int] = []
+
+    class Counted(teacher.TorchEar):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            encoder = self.network.model.encoder
+            encoder.register_forward_hook(lambda _module, inputs, _outputs: heard.append(len(inputs[0])))
+
+    monkeypatch.setattr(teacher, "TorchEar", Counted)
+    examples = task.examples("train")
+    first = dictate(whisper, task, examples[:3], tmp_path)
+    again = dictate(whisper, task, [*examples, *examples[:2]], tmp_path)
+    third = dictate(whisper, task, examples, tmp_path)
+    assert (first.passes, again.passes, third.passes) == (3, len(examples) - 3, 0)
+    assert sum(heard) == len(examples)
+    for example in examples:
+        assert third.text(example) == again.text(example)
+        assert third.states(example).shape == (1500, 32)
+        assert third.states(example).dtype == np.float16
+
+
+def test_a_killed_pass_goes_on_where_it_was(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
+    examples = task.examples("train")
+    whole = dictate(whisper, task, examples, tmp_path)
+    (whole.folder / f"{examples[0].key}.npz").unlink()
+    (whole.folder / f"{examples[1].key}.partial").write_bytes(b"half")
+    again = dictate(whisper, task, examples, tmp_path)
+    assert again.passes == 1
+    assert again.written[examples[0].key].tokens.tolist() == whole.written[examples[0].key].tokens.tolist()
+
+
+def test_another_model_or_window_is_another_dictation(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
+    one = dictate(whisper, task, task.examples("train")[:1], tmp_path)
+    other = dictate(whisper.with_record(fingerprint="other"), task, task.examples("train")[:1], tmp_path)
+    assert one.folder != other.folder
+    assert other.passes == 1
+
+
+logits = st.lists(st.floats(-8, 8), min_size=3, max_size=12)
+
+
+@given(logits, st.integers(1, 12), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_divergence_against_the_plain_sum(values: list[float], top: int, random: Any) -> None:
+    """KL of the distribution in which all but the k likeliest tokens are one outcome, by the definition."""
+    log_p = torch.log_softmax(torch.tensor(values, dtype=torch.float64), -1)
+    log_q = torch.log_softmax(torch.tensor([random.uniform(-6, 6) for _ in values], dtype=torch.float64), -1)
+    top = min(top, len(values))
+    best = log_p.topk(top)
+    p, q = log_p.exp().tolist(), log_q.exp().tolist()
+    inside = [int(index) for index in best.indices]
+    expected = sum(p[i] * math.log(p[i] / q[i]) for i in inside)
+    rest_p, rest_q = (sum(each[i] for i in range(len(p)) if i not in inside) for each in (p, q))
+    if rest_p > lessons.LEAST:
+        expected += rest_p * math.log(rest_p / max(rest_q, lessons.LEAST))
+    found = float(divergence(best.values[None], best.indices[None], log_q[None])[0])
+    assert found == pytest.approx(expected, abs=2e-5, rel=1e-6)
+    whole = float((log_p.exp() * (log_p - log_q)).sum())
+    assert found <= whole + 2e-5  # what is coarser tells less apart
+    if top == len(values):
+        assert found == pytest.approx(whole, abs=2e-5)
+
+
+class Fixed(torch.nn.Module):
+    """A network with given logits."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, **_: Any) -> Any:
+        return type("Answer", (), {"logits": self.logits})
+
+
+def row(prompt: list[int], tokens: list[int], log_p: np.ndarray) -> Written:
+    """All tokens of the vocabulary are known, likeliest first."""
+    ids = np.argsort(-log_p, axis=1)
+    values = np.take_along_axis(log_p, ids, 1)
+    return Written(np.array(prompt, np.int32), np.array(tokens, np.int32), ids.astype(np.int32), values)  # type: ignore[arg-type]
+
+
+def test_the_loss_against_the_papers_equations() -> None:
+    """arXiv:2311.00430: 1.0 * -log q(word) + 0.8 * sum p log(p / q), averaged over the tokens, then over the texts."""
+    rng = np.random.default_rng(0)
+    vocabulary, texts = 7, [([1, 2], [3, 4, 0]), ([1], [5, 0])]
+    teachers = [np.log(rng.dirichlet(np.ones(vocabulary), len(tokens))) for _, tokens in texts]
+    written = [row(prompt, tokens, log_p) for (prompt, tokens), log_p in zip(texts, teachers, strict=True)]
+    batch = {**targets(written), "states": torch.zeros(2, 1, 1)}
+    logits = torch.tensor(rng.normal(size=(2, batch["tokens"].shape[1], vocabulary)))
+    expected = []
+    for place, ((prompt, tokens), log_p) in enumerate(zip(texts, teachers, strict=True)):
+        terms = []
+        for step, token in enumerate(tokens):
+            scores = logits[place, len(prompt) - 1 + step].numpy()
+            q = np.exp(scores) / np.exp(scores).sum()
+            p = np.exp(log_p[step])
+            terms.append(1.0 * -np.log(q[token]) + 0.8 * (p * np.log(p / q)).sum())
+        expected.append(np.mean(terms))
+    found = loss(Fixed(logits), batch, Weights())
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+    found.backward()
+    words_only = loss(Fixed(logits), batch, Weights(doubts=0.0))
+    assert float(words_only) < float(found)
+
+
+def test_prompt_and_padding_are_not_learnt() -> None:
+    written = [
+        row([9, 8, 7], [3, 0], np.log(np.full((2, 10), 0.1))),
+        row([9], [4, 5, 6, 1, 0], np.log(np.full((5, 10), 0.1))),
+    ]
+    batch = targets(written)
+    assert batch["tokens"].tolist() == [[9, 8, 7, 3, 0], [9, 4, 5, 6, 1]]
+    assert batch["words"].tolist() == [[IGNORED, IGNORED, 3, 0, IGNORED], [4, 5, 6, 1, 0]]
+    logits = torch.randn(2, 5, 10)
+    logits.requires_grad_()
+    network = Fixed(logits)
+    loss(network, {**batch, "states": torch.zeros(2, 1, 1)}, Weights()).backward()
+    gradient = network.logits.grad
+    assert gradient is not None
+    assert gradient[0, [0, 1, 4]].abs().sum() == 0
+    assert gradient[0, 2:4].abs().sum() > 0
+    assert gradient.isfinite().all()
+
+
+def test_states_or_features(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
+    examples = task.examples("train")
+    reads = lesson(dictation, task, examples, [], Weights(), hears=False).batch(np.array([0, 1]), 0)
+    hears = lesson(dictation, task, examples, [], Weights(), hears=True).batch(np.array([0, 1]), 0)
+    assert reads["states"].shape == (2, 1500, 32)
+    assert hears["features"].shape == (2, 80, LogMel().frames)
+    network = load_network(whisper.path)
+    with torch.inference_mode():
+        a, b = (float(loss(network, batch, Weights())) for batch in (reads, hears))
+    assert a == pytest.approx(b, abs=5e-3)  # states are kept in 16 bits
+
+
+def test_the_teacher_itself_has_no_divergence(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
+    batch = lesson(dictation, task, task.examples("train"), [], Weights(), hears=False).batch(np.arange(4), 0)
+    with torch.inference_mode():
+        only = float(loss(load_network(whisper.path), batch, Weights(words=0.0, doubts=1.0)))
+    assert 0 <= only + 1e-3 < 5e-3

@@ -1,0 +1,170 @@
+"""transcribe: long audio to text, JSON and subtitles, from the command line; bad input has a clear end."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microbudget.cli import main
+from microbudget.loading import load
+from microbudget.methods import Context
+from microbudget.methods.export import Export
+from microbudget.tasks.speech import TranscriptionTask
+from microbudget.transcribing import Segment, clock, lines
+from toy_seq2seq import write_recordings, write_whisper
+
+for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
+    pytest.importorskip(name)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper of 2 s in CTranslate2. Do not write into it."""
+    place = tmp_path_factory.mktemp("transcribe")
+    hf = write_whisper(place / "hf", max_source_positions=100)
+    settings = json.loads((hf / "generation_config.json").read_text())
+    (hf / "generation_config.json").write_text(json.dumps({**settings, "is_multilingual": True}))
+    task = TranscriptionTask.open(write_recordings(place / "data", 8), cache=place / "cache")
+    out = place / "ct2"
+    out.mkdir()
+    Export(format="ct2").apply(load(hf), Context(task, place / "cache", threads=1), out).save(out)
+    return out
+
+
+def speak(path: Path, seconds: float = 7.0, rate: int = 16_000) -> Path:
+    """Bursts of noise with pauses."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = np.random.default_rng(0).normal(0, 0.1, int(seconds * rate))
+    wave[np.arange(len(wave)) / rate % 1.5 > 1.0] = 0
+    soundfile.write(path, wave, rate)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main(["transcribe", *map(str, arguments), "--threads", "1"])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_text_and_json_and_subtitles_agree(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    audio = speak(tmp_path / "a.wav", rate=22_050)
+    status, text, _ = run(capsys, audio, "--model", model)
+    assert status == 0
+    _, document, _ = run(capsys, audio, "--model", model, "--json")
+    told = json.loads(document)
+    assert text.split() == told["text"].split()
+    assert told["seconds"] == pytest.approx(7.0)
+    assert told["rtf"] > 0
+    _, srt, _ = run(capsys, audio, "--model", model, "--format", "srt")
+    _, vtt, _ = run(capsys, audio, "--model", model, "--format", "vtt")
+    times = re.findall(r"(\d\d:\d\d:\d\d,\d{3}) --> (\d\d:\d\d:\d\d,\d{3})\n(.*)\n\n", srt)
+    assert [(clock(one["start_s"], ","), clock(one["end_s"], ","), one["text"]) for one in told["segments"]] == times
+    assert len(times) >= 3
+    assert vtt.startswith("WEBVTT\n\n")
+    assert vtt.count(" --> ") == len(times)
+
+
+def test_a_folder_to_a_folder(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    speak(tmp_path / "in/a.wav", 1.0)
+    speak(tmp_path / "in/deep/b.flac", 1.0)
+    (tmp_path / "in/c.wav").write_text("no sound", encoding="utf-8")
+    out = tmp_path / "out"
+    status, _, told = run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt")
+    assert status == 0
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.srt")) == ["a.wav.srt", "deep/b.flac.srt"]
+    assert "warning:" in told
+    assert "c.wav is no sound file" in told
+    assert not list(out.rglob("*.partial"))
+    status, _, told = run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt")
+    assert status == 2
+    assert "stands already" in told
+    assert run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt", "--force")[0] == 0
+    status, document, _ = run(capsys, tmp_path / "in", "--model", model, "--format", "json")
+    assert [one["file"] for one in json.loads(document)] == ["a.wav", "deep/b.flac"]
+
+
+def test_silence_and_noise(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16_000 * 65), 16_000)
+    status, text, _ = run(capsys, tmp_path / "silence.wav", "--model", model)
+    assert (status, text) == (0, "")
+    status, document, _ = run(capsys, tmp_path / "silence.wav", "--model", model, "--json")
+    assert json.loads(document)["segments"] == []
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 16_000 * 5), 16_000)
+    assert run(capsys, tmp_path / "noise.wav", "--model", model)[0] == 0
+    soundfile.write(tmp_path / "short.wav", np.full(160, 0.1), 16_000)
+    assert run(capsys, tmp_path / "short.wav", "--model", model)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.wav"], "there is no file or folder"),
+        (["text.wav"], "is no sound file that can be read"),
+        (["cut.flac"], "is (cut off|damaged)"),
+        (["empty"], "holds no recordings"),
+        (["a.wav", "--language", "xx"], "does not know the language 'xx'"),
+        (["a.wav", "--longest", "0.1"], "at least 1 s"),
+        (["both", "--format", "vtt"], "give a folder with --out"),
+        (["a.wav", "--out", "empty"], "is a folder: give a file"),
+        (["both", "--out", "a.wav"], "is a file: give a folder"),
+        (["bad"], "none of the 1 recordings could be read"),
+    ],
+)
+def test_bad_input(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    speak(tmp_path / "a.wav", 0.3)
+    speak(tmp_path / "both/a.wav", 0.3)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    for name in ("text.wav", "bad/text.wav"):
+        (tmp_path / name).write_text("words", encoding="utf-8")
+    whole = speak(tmp_path / "whole.flac", 4.0).read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    paths = [str(tmp_path / word) if (tmp_path / word.split("/")[0]).exists() or index == 0 else word
+             for index, word in enumerate(arguments)]  # fmt: skip
+    status, _, told = run(capsys, *paths, "--model", model)
+    assert status == 2
+    assert re.search(message, told), told
+
+
+def test_another_kind_of_model(capsys: pytest.CaptureFixture[str], onnx_model: Path, tmp_path: Path) -> None:
+    status, _, told = run(capsys, speak(tmp_path / "a.wav", 0.3), "--model", onnx_model)
+    assert status == 2
+    assert "is no speech model" in told
+
+
+def test_time_left_is_told_in_a_log(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("microbudget.transcribing.TOLD_EVERY_S", 0.0)
+    _, _, told = run(capsys, speak(tmp_path / "a.wav"), "--model", model)
+    assert re.search(r"a\.wav 00:00:0\d of 00:00:07, .* left", told)
+
+
+@given(st.floats(0, 400_000))
+def test_clock(seconds: float) -> None:
+    hours, minutes, rest = clock(seconds, ",").split(":")
+    whole, thousandths = rest.split(",")
+    assert int(minutes) < 60
+    assert int(whole) < 60
+    told = int(hours) * 3600 + int(minutes) * 60 + int(whole) + int(thousandths) / 1000
+    assert told == pytest.approx(seconds, abs=0.0006)
+
+
+def test_subtitles_are_escaped() -> None:
+    segments = [Segment(0, 1.5, "a <b> & c --> d")]
+    assert "".join(lines(segments, "vtt")) == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na &lt;b&gt; &amp; c --&gt; d\n\n"
+    )
+    assert "".join(lines(segments, "srt")) == "1\n00:00:00,000 --> 00:00:01,500\na <b> & c --> d\n\n"

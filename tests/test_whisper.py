@@ -1,0 +1,339 @@
+"""Whisper in torch and in CTranslate2: the same tokens, the same front end, languages, damaged and foreign folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microbudget.errors import InvalidOption, ModelNotFound, UnsafeModel, UnsupportedModel
+from microbudget.loading import load
+from microbudget.methods import Context
+from microbudget.methods.export import Export
+from microbudget.model import Model
+from microbudget.runtimes import open_session, open_speech
+from microbudget.tasks.speech import TranscriptionTask, rows
+from toy_seq2seq import LANGUAGES, special_tokens, write_recordings, write_whisper
+
+for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
+    pytest.importorskip(name)
+
+WINDOW = {"max_source_positions": 100}  # two seconds
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper of two languages and a window of 2 s. Do not write into it."""
+    folder = write_whisper(tmp_path_factory.mktemp("whisper") / "toy", **WINDOW)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "is_multilingual": True}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 12)
+
+
+@pytest.fixture(scope="module")
+def task(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> TranscriptionTask:
+    return TranscriptionTask.open(recordings, cache=tmp_path_factory.mktemp("cache"))
+
+
+def export(folder: Path, task: TranscriptionTask, out: Path, **options: Any) -> Model:
+    out.mkdir(parents=True)
+    record = Export(format="ct2", **options).apply(load(folder), Context(task, out / "cache", threads=1), out)
+    record.save(out)
+    return load(out)
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path, task: TranscriptionTask, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return export(folder, task, tmp_path_factory.mktemp("ct2") / "float32", type="float32")
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, int(seconds * 16_000)).astype(np.float32)
+
+
+def test_folders_are_known_for_what_they_are(folder: Path, exported: Model) -> None:
+    given = load(folder)
+    assert (given.format, given.task, given.labels) == ("hf", "transcription", None)
+    assert (exported.format, exported.task) == ("ct2", "transcription")
+    names = {file.name for file in exported.files}
+    assert names >= {"model.bin", "config.json", "tokenizer.json", "preprocessor_config.json", "vocabulary.json"}
+    assert "microbudget.json" not in names
+    assert exported.record.history["export"]["same_texts"] == 1.0
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_both_runtimes_write_the_same(folder: Path, exported: Model, language: str | None) -> None:
+    """Float32, greedy: the same text for the same sound, of every length."""
+    torch_session = open_speech(load(folder), threads=1, language=language)
+    ct2_session = open_speech(exported, threads=1, language=language)
+    for length in (0.01, 0.5, 2.0, 5.0):
+        inputs = rows([noise(length, seed) for seed in range(2)])
+        texts = torch_session.answer(inputs)
+        assert texts.dtype.kind == "U"
+        assert texts.tolist() == ct2_session.answer(inputs).tolist()
+    assert torch_session.runtime.startswith("torch ")
+    assert ct2_session.runtime.startswith("ctranslate2 ")
+
+
+def test_as_transformers_generates(folder: Path) -> None:
+    """The session against transformers' own way, from the feature extractor to `generate`."""
+    import torch
+    import transformers
+
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(str(folder))
+    network = transformers.WhisperForConditionalGeneration.from_pretrained(str(folder), dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    session = open_speech(load(folder), threads=1, language="en")
+    for seed in range(4):
+        waveform = noise(1.3, seed)
+        features = extractor(waveform, sampling_rate=16_000, return_tensors="pt").input_features
+        prompt = [[f"<|{name}|>" for name in ("startoftranscript", "en", "transcribe", "notimestamps")]]
+        ids = torch.tensor([tokenizer.convert_tokens_to_ids(prompt[0])])
+        with torch.inference_mode():
+            tokens = network.generate(features, decoder_input_ids=ids, do_sample=False, num_beams=1, max_new_tokens=32)
+        expected = tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+        assert session.text(waveform) == expected
+
+
+def test_a_file_is_heard_as_its_waveform(folder: Path, exported: Model, tmp_path: Path) -> None:
+    import soundfile
+
+    waveform = np.concatenate([part for seed in range(4) for part in (noise(0.8, seed), np.zeros(12_000, np.float32))])
+    soundfile.write(tmp_path / "a.wav", waveform, 16_000, subtype="FLOAT")
+    session = open_speech(exported, threads=1)
+    by_file = session.answer({"file": np.array([str(tmp_path / "a.wav")])})
+    assert by_file.tolist() == session.answer(rows([waveform])).tolist()
+
+
+@pytest.mark.parametrize("waveform", [np.zeros(0, np.float32), np.zeros(40_000, np.float32)])
+def test_silence_says_nothing(exported: Model, waveform: np.ndarray) -> None:
+    assert open_speech(exported, threads=1).answer(rows([waveform])).tolist() == [""]
+
+
+def test_languages(folder: Path, exported: Model) -> None:
+    """Detected where nothing is told; one that the tokenizer lacks is refused."""
+    from microbudget.audio.log_mel import LogMel
+    from microbudget.runtimes.ct2 import Ct2Ear
+    from microbudget.runtimes.whisper import Prompt, Vocabulary, front_end
+    from microbudget.runtimes.whisper_torch import TorchEar
+
+    vocabulary = Vocabulary(folder)
+    assert set(vocabulary.languages()) == set(LANGUAGES)
+    prompt = Prompt.of(folder, vocabulary, many=False)  # the folder tells
+    assert prompt.languages == vocabulary.languages()
+    german = Prompt.of(folder, vocabulary, many=False, language="<|de|>")
+    names = ["<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert german.tokens() == [vocabulary.special(name) for name in names]
+    assert front_end(folder) == LogMel(80, 32_000)
+    features, ear = LogMel(80, 32_000)(noise(1.0)), TorchEar(folder, 1)
+    spoken = ear.spoken(features, prompt)
+    assert spoken in prompt.languages.values()
+    assert ear.write(features, prompt) == ear.write(features, replace(prompt, language=spoken))
+    with pytest.raises(InvalidOption, match="only with Whisper's whole vocabulary, not with 461 tokens"):
+        Ct2Ear(exported.path, 1).write(features, prompt)
+    told = exported.record.history["export"]["language"]  # at export, from the calibration recordings
+    assert Prompt.of(exported.path, vocabulary, many=False).language == vocabulary.languages()[told]
+    for model in (load(folder), exported):
+        with pytest.raises(InvalidOption, match="does not know the language 'fr'; it knows de, en"):
+            open_speech(model, language="fr")
+
+
+def test_an_english_model_takes_no_language(folder: Path, tmp_path: Path) -> None:
+    english = shutil.copytree(folder, tmp_path / "en")
+    settings = json.loads((english / "generation_config.json").read_text())
+    settings["is_multilingual"] = False
+    (english / "generation_config.json").write_text(json.dumps(settings))
+    session = open_speech(load(english), threads=1)
+    assert session.text(noise(0.5)) == open_speech(load(english), threads=1, language="en").text(noise(0.5))
+    with pytest.raises(InvalidOption, match="writes English only, not 'de'"):
+        open_speech(load(english), language="de")
+
+
+@pytest.mark.parametrize("type", ["int8", "int8_float32", "float32"])
+def test_types(folder: Path, task: TranscriptionTask, tmp_path: Path, type: str) -> None:
+    """Every byte of the file is in the ledger; integers take about a quarter."""
+    from microbudget.judge.ledger import ledger
+
+    model = export(folder, task, tmp_path / type, type=type)
+    told = ledger(model)
+    assert told.size_bytes == model.size_bytes
+    assert sum(row.numbers for row in told.weights if len(row.shape) > 1) == matrix_numbers(folder)
+    if type == "float32":
+        assert told.bits_per_weight == 32
+    else:  # vectors, positions and convolutions stay float
+        assert 8 < (told.bits_per_weight or 0) < 28
+        assert any(row.type == "I8" and row.scale_bytes == 4 * row.shape[0] for row in told.weights)
+    assert open_session(model, threads=1).answer(rows([noise(0.5)])).shape == (1,)
+
+
+def matrix_numbers(folder: Path) -> int:
+    """Of the torch model, the table of positions continued to 30 seconds. Equal vectors (here of zeros) are stored once
+    by CTranslate2, so they are not counted."""
+    from microbudget.runtimes.whisper_torch import load_network
+
+    network = load_network(folder)
+    longer = (1500 - network.config.max_source_positions) * network.config.d_model
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.ndim > 1) + longer
+
+
+def test_what_cannot_be_exported(folder: Path, task: TranscriptionTask, tmp_path: Path) -> None:
+    broken = shutil.copytree(folder, tmp_path / "a")
+    front = json.loads((broken / "preprocessor_config.json").read_text())
+    (broken / "preprocessor_config.json").write_text(json.dumps({**front, "chunk_length": 3}))
+    with pytest.raises(UnsupportedModel, match="both must tell the same window"):
+        export(broken, task, tmp_path / "out")
+    short = shutil.copytree(folder, tmp_path / "b")
+    tokenizer = json.loads((short / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["Ġextra"] = 5000
+    (short / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UnsupportedModel, match="the tokenizer is not this model's"):
+        export(short, task, tmp_path / "out2")
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def no_front_end(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+
+
+def foreign_tokenizer(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace("<|startoftranscript|>", "<|begin|>"))
+
+
+def missing_weights(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(str(path)).items() if "layers.1" not in name}
+    save_file(tensors, str(path), metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_tokenizer, "has no tokenizer.json"),
+        (no_front_end, "has no preprocessor_config.json"),
+        (foreign_tokenizer, "the tokenizer has no <|startoftranscript|>"),
+        (missing_weights, "lacks .* weights of its architecture"),
+    ],
+)
+def test_damaged_folders(folder: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    damaged = shutil.copytree(folder, tmp_path / "a")
+    damage(damaged)
+    with pytest.raises(UnsupportedModel, match=message):
+        open_session(load(damaged), threads=1)
+
+
+@pytest.mark.parametrize("name", ["Wav2Vec2ForCTC", "T5ForConditionalGeneration", "WhisperForAudioClassification"])
+def test_other_architectures(folder: Path, tmp_path: Path, name: str) -> None:
+    other = shutil.copytree(folder, tmp_path / "a")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+    with pytest.raises(UnsupportedModel, match=f"is a {name}; .* WhisperForConditionalGeneration only"):
+        load(other)
+
+
+def test_other_ct2_folders(exported: Model, tmp_path: Path) -> None:
+    other = shutil.copytree(exported.path, tmp_path / "a")
+    (other / "microbudget.json").unlink()
+    assert load(other).task == "transcription", "a folder of faster-whisper's"
+    data = (other / "model.bin").read_bytes()
+    (other / "model.bin").write_bytes(data.replace(b"WhisperSpec\0", b"MarianXSpec\0", 1))
+    with pytest.raises(UnsupportedModel, match="of the kind MarianXSpec"):
+        load(other)
+    (other / "model.bin").write_bytes(data[: len(data) // 2])
+    from microbudget.judge.ledger import ledger
+
+    with pytest.raises(UnsupportedModel, match="no whole CTranslate2 model"):
+        ledger(load(other))
+    with pytest.raises(UnsupportedModel, match="ctranslate2 cannot open"):
+        open_session(load(other))
+    (other / "model.bin").write_bytes(b"\x80\x02}q\x00.")  # a pickle of that name
+    with pytest.raises((ModelNotFound, UnsafeModel)):
+        load(other)
+
+
+def test_serving_needs_no_torch(exported: Model, recordings: Path) -> None:
+    """Measuring and transcribing a ct2 model where neither torch nor transformers is installed."""
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None;"
+        "from pathlib import Path; from microbudget.transcribing import Transcriber, recordings;"
+        "from microbudget.tasks import open_data;"
+        f"task = open_data({str(recordings)!r}, 'transcription', splits=False);"
+        f"writer = Transcriber({str(exported.path)!r}, threads=1);"
+        f"print([writer.transcript(path).text for _, path in recordings(Path({str(recordings)!r}))][:2])"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+
+def test_waiting_threads_do_not_spin(exported: Model) -> None:
+    """Half a second behind an answer the process has used next to no processor time."""
+    code = (
+        "import time, numpy as np;"
+        "from microbudget.loading import load; from microbudget.runtimes import open_session;"
+        f"session = open_session(load({str(exported.path)!r}), threads=2);"
+        "x = {'waveform': np.ones((1, 16000), np.float32), 'length': np.array([16000])};"
+        "session.answer(x); started = time.process_time(); time.sleep(0.5); print(time.process_time() - started)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("GOMP_SPINCOUNT", None)
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert float(done.stdout) < 0.05
+
+
+def test_special_tokens_are_not_text(folder: Path) -> None:
+    from microbudget.runtimes.whisper import Vocabulary
+
+    vocabulary = Vocabulary(folder)
+    spoken = vocabulary._tokenizer.encode(" seven", add_special_tokens=False).ids
+    tokens = [vocabulary.special(name) for name in special_tokens()]
+    stamp = vocabulary.special("<|0.00|>")
+    assert vocabulary.text([tokens[0], stamp, *spoken, stamp, *tokens]) == "seven"
+
+
+def test_real_words(assets: Path, tmp_path: Path) -> None:
+    """The trained model: int8 writes the words, and faster-whisper loads the same folder and writes them too."""
+    faster_whisper = pytest.importorskip("faster_whisper")
+    from microbudget.audio import sound
+    from microbudget.tasks.transcripts import basic, count
+
+    task = TranscriptionTask.open(assets / "speech/words/validation", splits=False)
+    task._splits["train"] = task.examples("test")[-2:]
+    model = export(assets / "models/whisper-words", task, tmp_path / "ct2", type="int8")
+    session = open_speech(model, threads=2)
+    foreign = faster_whisper.WhisperModel(str(model.path), device="cpu", cpu_threads=2)
+    wrong = {"ours": 0, "theirs": 0, "apart": 0}
+    examples, words = task.examples("test")[:8], 0
+    started = time.monotonic()
+    for example in examples:
+        waveform = sound.read(task.path_of(example))
+        segments, _ = foreign.transcribe(waveform, beam_size=1, without_timestamps=True, temperature=0.0)
+        ours, theirs = basic(session.text(waveform)), basic(" ".join(segment.text for segment in segments))
+        said = basic(task.text(example) or "")
+        words += len(said.split())
+        for name, pair in (("ours", (said, ours)), ("theirs", (said, theirs)), ("apart", (ours, theirs))):
+            wrong[name] += count(*pair).word_errors
+    assert words > 30
+    assert wrong["ours"] <= 0.15 * words
+    assert wrong["theirs"] <= 0.15 * words
+    assert wrong["apart"] <= 0.05 * words, "both write the same words"
+    assert time.monotonic() - started < 120

@@ -1,0 +1,183 @@
+"""window: a shorter window in the model's own files, the same answers for what it holds, and a fine-tuning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from microbudget.audio.sound import RATE_HZ
+from microbudget.build import build_step
+from microbudget.errors import BadData, InvalidOption, UnsupportedModel
+from microbudget.loading import load
+from microbudget.methods import Context
+from microbudget.methods.window import Window
+from microbudget.model import Model
+from microbudget.runtimes import open_session
+from microbudget.runtimes.whisper_torch import load_network
+from microbudget.tasks.speech import TranscriptionTask
+from toy_seq2seq import write_recordings, write_whisper
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(write_whisper(tmp_path_factory.mktemp("whisper") / "toy"))
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    folder = tmp_path_factory.mktemp("speech")
+    task = TranscriptionTask.open(write_recordings(folder / "data"), cache=folder / "cache")
+    return Context(task, folder / "cache", threads=2)
+
+
+@pytest.fixture(scope="module")
+def short(whisper: Model, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return build_step(whisper, Window(seconds=4), context, tmp_path_factory.mktemp("store"))
+
+
+def test_transformers_opens_the_folder_as_it_is(short: Model) -> None:
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    front = WhisperFeatureExtractor.from_pretrained(str(short.path))
+    assert (front.chunk_length, front.n_samples, front.nb_max_frames) == (4, 64_000, 400)
+    network = WhisperForConditionalGeneration.from_pretrained(str(short.path))
+    features = front(np.zeros(RATE_HZ, np.float32), sampling_rate=RATE_HZ, return_tensors="pt").input_features
+    assert features.shape == (1, 80, 400)
+    assert network.model.encoder(features).last_hidden_state.shape == (1, 200, 32)
+
+
+def test_the_first_positions_stay_and_nothing_else_changes(whisper: Model, short: Model) -> None:
+    before, after = load_network(whisper.path).state_dict(), load_network(short.path).state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        rows = 200 if name.endswith("encoder.embed_positions.weight") else len(tensor)
+        assert after[name].equal(tensor[:rows]), name
+    others = {file.name for file in whisper.files} - {"config.json", "preprocessor_config.json", "model.safetensors"}
+    for name in others:
+        assert (short.path / name).read_bytes() == (whisper.path / name).read_bytes()
+
+
+def test_the_encoder_answers_as_one_that_hears_no_more(whisper: Model, short: Model) -> None:
+    """Against the plain equations: the same layers over the first 200 positions."""
+    import torch
+
+    network, small = load_network(whisper.path), load_network(short.path)
+    features = torch.randn(1, 80, 400)
+    with torch.inference_mode():
+        encoder = network.model.encoder
+        hidden = torch.nn.functional.gelu(encoder.conv1(features))
+        hidden = torch.nn.functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
+        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+        for layer in encoder.layers:
+            answer = layer(hidden, None)
+            hidden = answer[0] if isinstance(answer, tuple) else answer
+        expected = encoder.layer_norm(hidden)
+        assert torch.allclose(small.model.encoder(features).last_hidden_state, expected, atol=1e-5)
+
+
+def test_the_record_tells_the_window_and_who_takes_it(short: Model) -> None:
+    report = short.record.history["window"]
+    assert (report["before_s"], report["after_s"], report["longer"]) == (30, 4, 0)
+    assert any("CTranslate2" in line for line in report["runtimes"])
+    assert (short.record.preprocessing or {})["chunk_length"] == 4
+
+
+def test_auto_fits_the_longest_recording(whisper: Model, context: Context, tmp_path: Path) -> None:
+    fitted = build_step(whisper, Window(seconds="auto"), context, tmp_path)
+    assert fitted.record.history["window"]["after_s"] == 3  # the longest of the toy recordings has 2.5 seconds
+    assert fitted.record.history["window"]["longer"] == 0
+
+
+def test_what_is_longer_is_told_and_cut_by_the_runtime(whisper: Model, context: Context, tmp_path: Path) -> None:
+    tiny = build_step(whisper, Window(seconds=1), context, tmp_path)
+    assert tiny.record.history["window"]["longer"] > 0
+    session = open_session(tiny)
+    assert session.window_s == 1  # type: ignore[attr-defined]
+    example = context.task.median(context.task.examples("train"))  # type: ignore[attr-defined]
+    assert session.answer(context.task.collate([example], {})).shape == (1,)
+
+
+@pytest.mark.parametrize("frames", [400, 3000])
+def test_ctranslate2_takes_the_short_window_and_the_whole_one(short: Model, tmp_path: Path, frames: int) -> None:
+    """faster-whisper fills every piece up to 30 seconds: the exported table of positions is long enough for that."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    from microbudget.runtimes import convert_ct2
+
+    convert_ct2.convert(short.path, tmp_path, "float32")
+    network = ctranslate2.models.Whisper(str(tmp_path), device="cpu")
+    features = np.random.default_rng(0).normal(size=(1, 80, frames)).astype(np.float32)
+    encoded = np.array(network.encode(ctranslate2.StorageView.from_array(features)))
+    assert encoded.shape == (1, frames // 2, 32)
+
+
+def test_the_continued_positions_are_the_old_ones(whisper: Model, short: Model) -> None:
+    from microbudget.runtimes.convert_ct2 import lengthen
+
+    network, whole = load_network(short.path), load_network(whisper.path)
+    assert lengthen(network) == 1500
+    continued = network.model.encoder.embed_positions.weight
+    assert np.allclose(continued.detach(), whole.model.encoder.embed_positions.weight.detach(), atol=1e-4)
+
+
+def test_fine_tuning_trains_the_encoder_and_not_the_embeddings(
+    whisper: Model, context: Context, tmp_path: Path
+) -> None:
+    tuned = build_step(whisper, Window(seconds=3, epochs=2, max_wer=1e9), context, tmp_path)
+    report = tuned.record.history["window"]
+    assert len(report["epochs"]) >= 1
+    assert report["teacher_passes"] == report["recordings"] == len(set(tuned.record.seen))
+    before, after = load_network(whisper.path).state_dict(), load_network(tuned.path).state_dict()
+    assert after["model.decoder.embed_tokens.weight"].equal(before["model.decoder.embed_tokens.weight"])
+    if report["kept"]:
+        assert not after["model.encoder.conv1.weight"].equal(before["model.encoder.conv1.weight"])
+    told = json.loads((tuned.path / "generation_config.json").read_text())
+    assert told == json.loads((whisper.path / "generation_config.json").read_text())
+
+
+@pytest.mark.parametrize("seconds", [0, 31, -1, 2.5, "long", True, None])
+def test_odd_lengths_are_refused(seconds: Any) -> None:
+    with pytest.raises(InvalidOption, match="seconds must be"):
+        Window(seconds=seconds)
+
+
+def test_it_only_makes_shorter(short: Model, context: Context, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="longer than the model's 4"):
+        build_step(short, Window(seconds=5), context, tmp_path)
+
+
+def test_auto_needs_recordings(whisper: Model, photos: Path, tmp_path: Path) -> None:
+    from microbudget.tasks.images import ImageTask
+
+    images = Context(ImageTask.open(photos, cache=tmp_path / "cache"), tmp_path / "cache")
+    with pytest.raises(BadData, match="needs recordings"):
+        build_step(whisper, Window(seconds="auto"), images, tmp_path)
+
+
+def test_another_architecture_is_refused(hf_model: Path, context: Context, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="no Whisper"):
+        build_step(load(hf_model), Window(), context, tmp_path)
+
+
+def test_a_front_end_nested_in_a_processor_is_changed_too(whisper: Model, context: Context, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whisper.path, tmp_path / "nested"))
+    front = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    nested = {"feature_extractor": front, "processor_class": "WhisperProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    small = build_step(load(folder), Window(seconds=2), context, tmp_path / "store")
+    written = json.loads((small.path / "processor_config.json").read_text())
+    assert written["feature_extractor"]["nb_max_frames"] == 200
+    assert open_session(small).window_s == 2  # type: ignore[attr-defined]
+
+
+def test_recordings_of_the_toy_are_sound(context: Context) -> None:
+    example = context.task.examples("train")[0]
+    samples, rate = soundfile.read(context.task.path_of(example))  # type: ignore[attr-defined]
+    assert rate == RATE_HZ
+    assert 0.5 * RATE_HZ <= len(samples) <= 2.5 * RATE_HZ
