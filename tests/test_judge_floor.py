@@ -59,6 +59,24 @@ def test_products_bytes_and_what_is_not_counted(tmp_path):
     assert work.not_counted == {"Relu": 1}
 
 
+def test_what_is_computed_once_when_the_model_opens_is_no_work_of_a_call(tmp_path):
+    """Weights that are packed in half a byte each and unpacked by operators of the graph, as `quantize` stores them."""
+    nodes = [
+        helper.make_node("Constant", [], ["sixteen"], value=numpy_helper.from_array(np.uint8(16))),
+        helper.make_node("Div", ["packed", "sixteen"], ["high"]),
+        helper.make_node("Mod", ["packed", "sixteen"], ["low"]),
+        helper.make_node("Concat", ["high", "low"], ["q"], axis=0),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    initializers = {"packed": np.zeros((3, 5), np.uint8), "s": np.float32(1), "unused": np.zeros(100, "f")}
+    work = count(saved(tmp_path / "a.onnx", nodes, initializers, (2, 6)), {"x": (2, 6)})
+    assert work.not_counted == {}
+    assert work.weight_bytes == 6 * 5 + 4  # unpacked, and the scale
+    assert work.activation_bytes == 0
+    assert work.multiply_adds == {"float32": 60}
+
+
 def test_a_product_between_dequantized_tensors_is_int8_and_weights_alone_are_not(tmp_path):
     quantized = {
         "w": np.zeros((6, 5), np.int8),

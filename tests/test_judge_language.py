@@ -156,6 +156,8 @@ def test_the_ledger_adds_up(pair: Pair, rounded: Path, which: str) -> None:
     found = ledger(model)
     assert found.size_bytes == model.size_bytes
     assert found.parameters == sum(parameter.numel() for parameter in pair.network.parameters())
+    assert found.vocabulary_bytes > 200 > found.parts()["padding"]  # every token's text
+    assert sum(found.parts().values()) == found.size_bytes
     kinds = {row.type: row for row in found.rows}
     if which == "rounded":
         assert kinds["Q4_0"].effective_bits == 4.5

@@ -184,10 +184,12 @@ def test_safetensors_add_up_and_statistics_are_no_parameters(tmp_path):
     }
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"id2label": {}}')
+    (tmp_path / "tokenizer.json").write_text("{}")
     model = load(tmp_path)
     book = ledger(model)
-    assert book.size_bytes == model.size_bytes
+    assert book.size_bytes == sum(book.parts().values()) == model.size_bytes
     assert book.files_bytes == 16
+    assert book.vocabulary_bytes == 2
     assert book.parameters == 108 + 4
     assert book.bits_per_weight == pytest.approx((108 * 16 + 4 * 32) / 112)
 

@@ -171,11 +171,14 @@ def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pyt
     told = capsys.readouterr().out
     for word in ("accuracy", "latency", "batch of 2", "batch of 3", "multiply-adds", "where the bytes are"):
         assert word in told
+    for word in ("slowest tenth", "throughput", "threads", "load", "graph", f"{load(finished / 'best').size_bytes} b"):
+        assert word in told.replace("\n", " ")
     assert re.search(r"energy .*\((rapl|estimate, .* to .*)\)", told)
     both = [str(finished / "best"), str(finished / "best"), "--data", str(photos), "--max-drop", "1pt"]
     assert cli.main(["compare", *both]) == 0
     told = capsys.readouterr()
     assert "cannot show a loss within 1pt" in told.err
+    assert re.search(r"timed in \d+ pairs of blocks, \d opening\(s\), threads \d", told.out)
     assert re.search(r"verdict: not shown: .* more like them would", told.out.replace("\n", " "))
     assert cli.main(["methods"]) == 0
     assert "finetune" in capsys.readouterr().out

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .search import Shrunk
 
 MISSING = "-"
+LARGEST = 15  # tensors that a ledger shows
+OUTSIDE = ("graph", "metadata", "vocabulary", "files")  # what is in no tensor
 
 
 def _console() -> Console:
@@ -75,14 +77,18 @@ def print_measurement(measurement: Measurement) -> None:
     console.print(table)
     if "ledger" in measurement.extra:
         console.print(_ledger(measurement.extra["ledger"]))
+        console.print(_rest(measurement.extra["ledger"]))
 
 
 def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Batches beyond 1, and what makes a number doubtful: blocks that were dropped, a busy machine."""
+    """Slow calls, throughput, batches beyond 1, and what makes a number doubtful: dropped blocks, a busy machine."""
+    timing = extra.get("timing", {})
+    if timing:
+        yield "slowest tenth", f"{format_seconds(timing['p90_s'])} or more"
+        yield "throughput", f"{timing['throughput_per_s']:.4g}/s"
     for batch in extra.get("batches", ()):
         per_s = f"{batch['throughput_per_s']:.4g}/s"
         yield f"batch of {batch['batch']}", f"{format_seconds(batch['median_s'])} a batch, {per_s}"
-    timing = extra.get("timing", {})
     if timing.get("dropped"):
         told = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
         yield "blocks dropped", told
@@ -108,17 +114,29 @@ def _interval(measurement: Measurement) -> str:
 
 
 def _ledger(ledger: dict[str, Any]) -> Table:
-    table = _table("where the bytes are", "shape", "type", "values", "scales", "bits")
-    for row in ledger["rows"][:15]:
+    rows = ledger["rows"][:LARGEST]
+    padding = ("padding",) if any(row["padding_bytes"] for row in rows) else ()
+    table = _table("where the bytes are", "shape", "type", "values", "scales", *padding, "bits", "with all")
+    for row in rows:
         table.add_row(
             row["name"],
             "x".join(map(str, row["shape"])),
             row["type"],
             format_bytes(row["value_bytes"]),
-            format_bytes(row["scale_bytes"]),
+            format_bytes(row["scale_bytes"] + row["zero_point_bytes"]),
+            *(format_bytes(row["padding_bytes"]) for _ in padding),
+            str(row["bits"]),
             f"{row['effective_bits']:.2f}" if row.get("effective_bits") else MISSING,
         )
     return table
+
+
+def _rest(ledger: dict[str, Any]) -> str:
+    """What the rows leave out: the other tensors, and what is in no tensor."""
+    rest = ledger["rows"][LARGEST:]
+    told = [f"{len(rest)} smaller tensors {format_bytes(sum(row['bytes'] for row in rest))}"] if rest else []
+    told += [f"{name} {format_bytes(ledger['parts'][name])}" for name in OUTSIDE if ledger["parts"][name]]
+    return f"and {', '.join(told)}; together {ledger['size_bytes']} bytes"
 
 
 def _losses(metric: str) -> str:
@@ -146,10 +164,16 @@ def print_comparison(comparison: Comparison) -> None:
         f"B is {row['size_ratio']:.2f} times smaller; speed: {row['speed_verdict']}, {row['speedup']:.2f} times"
         f" as fast ({low:.2f}..{high:.2f})"
     )
+    timing = comparison.extra["timing"]
+    threads = " and ".join(dict.fromkeys(str(m.threads) for m in (comparison.a, comparison.b)))
+    load = "" if timing["load_average"] is None else f", machine's load {timing['load_average']:.1f}"
+    console.print(
+        f"timed in {timing['pairs']} pairs of blocks, {timing['openings']} opening(s), threads {threads}{load}"
+    )
     metric = comparison.a.metric
     change, low, high = (format_change(row[f"quality_change{end}"], metric) for end in ("", "_low", "_high"))
-    if comparison.extra["timing"]["dropped"]:
-        told = ", ".join(f"{count} ({reason})" for reason, count in comparison.extra["timing"]["dropped"].items())
+    if timing["dropped"]:
+        told = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
         console.print(f"pairs of blocks dropped: {told}")
     console.print(f"quality changes by {change} ({low}..{high}){_losses(metric)}")
     if "tokens" in comparison.extra:

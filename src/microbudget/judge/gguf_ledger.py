@@ -18,8 +18,10 @@ def read_gguf(path: Path) -> Ledger:
     with GgufFile(path) as file:
         rows = tuple(_row(tensor) for tensor in file.tensors.values())
         metadata = sum(len(entry.raw) for entry in file.entries.values())
+        vocabulary = sum(len(entry.raw) for key, entry in file.entries.items() if key.startswith("tokenizer."))
         size = file.size_bytes
-    return Ledger(rows, size - sum(row.bytes for row in rows) - metadata, metadata, 0)
+    graph = size - sum(row.bytes for row in rows) - metadata
+    return Ledger(rows, graph, metadata - vocabulary, 0, vocabulary)
 
 
 def _row(tensor: TensorInfo) -> Row:

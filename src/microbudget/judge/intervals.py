@@ -7,13 +7,14 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import fdtri, stdtrit
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 MOST = 1000  # differences whose Walsh averages are formed: half a million
 FEWEST = 6  # pairs: with fewer no order statistic reaches 95 % (2 / 2^5 > 0.05)
 GROUPS = 8  # of neighbours whose means are compared; Schmeiser 1982 for the number
+ALIKE = 0.25  # level at which openings must differ to count as such
 
 
 def _z(confidence: float) -> float:
@@ -90,17 +91,19 @@ def between(differences: Floats, openings: Integers, confidence: float = 0.95) -
     What an opening brings for good (where its pages lie) no number of its blocks averages out: the means of the
     openings are the independent values then, and with so few of them Student's quantile takes the place of the normal
     one. Mean square across the groups of a one-way layout with random effects (Searle, Casella & McCulloch 1992,
-    section 3.6) over the variance of all.
+    section 3.6) over the variance of all. Where the openings do not even differ at a level of 25 %, all differences
+    count as one group: the level for such a preliminary test is Bancroft's (1964).
     """
     centred = _clipped(differences)
     parts = _split(centred, openings)
     sizes, means = np.array([len(part) for part in parts]), np.array([part.mean() for part in parts])
-    freedom, whole = len(parts) - 1, float(centred.var(ddof=1))
-    if whole == 0:
+    freedom, rest = len(parts) - 1, len(differences) - len(parts)
+    squares = sizes * (means - centred.mean()) ** 2
+    whole, across = float(((centred - centred.mean()) ** 2).sum()), float(squares.sum())
+    if rest == 0 or across / freedom <= fdtri(freedom, rest, 1 - ALIKE) * (whole - across) / rest:
         return 1.0
-    across = float((sizes * (means - centred.mean()) ** 2).sum()) / freedom
     widened: float = stdtrit(freedom, 0.5 + confidence / 2) / _z(confidence)
-    return max(1.0, across / whole * widened**2)
+    return max(1.0, across / freedom * (len(differences) - 1) / whole * widened**2)
 
 
 def independent(series: Floats) -> float:

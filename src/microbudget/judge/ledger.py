@@ -16,6 +16,8 @@ from ..model import CT2_NAME, Model
 Role = Literal["weight", "activation scale", "constant", "statistic"]
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 BITS |= {"F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "U32": 32, "U64": 64}
+VOCABULARY = {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "vocabulary.json"}
+VOCABULARY |= {"vocabulary.txt", "merges.txt", "added_tokens.json"}
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")  # batch norm's: measured, not learnt
 
 
@@ -55,17 +57,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All rows, and the bytes that are in no tensor: `graph` (nodes, names, headers), `metadata`, `files` (configs)."""
+    """All rows, and the bytes that are in no tensor.
+
+    They are `graph` (nodes, names, headers), `metadata`, the `vocabulary` of tokens, and other `files` (configs).
+    """
 
     rows: tuple[Row, ...]
     graph_bytes: int
     metadata_bytes: int
     files_bytes: int
+    vocabulary_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:
         """The sum of everything: the model's `size_bytes`."""
-        return sum(row.bytes for row in self.rows) + self.graph_bytes + self.metadata_bytes + self.files_bytes
+        outside = self.graph_bytes + self.metadata_bytes + self.files_bytes + self.vocabulary_bytes
+        return sum(row.bytes for row in self.rows) + outside
 
     @property
     def weights(self) -> tuple[Row, ...]:
@@ -114,6 +121,7 @@ class Ledger:
             "other_tensors": sum(row.bytes for row in others),
             "graph": self.graph_bytes,
             "metadata": self.metadata_bytes,
+            "vocabulary": self.vocabulary_bytes,
             "files": self.files_bytes,
         }
 
@@ -139,15 +147,17 @@ def ledger(model: Model) -> Ledger:
 
 def _read_hf(files: Iterable[Path]) -> Ledger:
     rows: list[Row] = []
-    headers = others = 0
+    headers = others = vocabulary = 0
     for file in files:
         if file.suffix == ".safetensors":
             read, header = _read_safetensors(file)
             rows += read
             headers += header
+        elif file.name in VOCABULARY:
+            vocabulary += file.stat().st_size
         else:
             others += file.stat().st_size
-    return Ledger(tuple(rows), headers, 0, others)
+    return Ledger(tuple(rows), headers, 0, others, vocabulary)
 
 
 def _read_safetensors(path: Path) -> tuple[list[Row], int]:

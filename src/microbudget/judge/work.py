@@ -34,7 +34,7 @@ class Work:
     """What one inference takes: multiply-adds by the type they run in, and bytes."""
 
     multiply_adds: dict[str, int]  # "float32", "int8"
-    weight_bytes: int  # tensors of the file, read once
+    weight_bytes: int  # constants, as they are after opening, read once
     activation_bytes: int  # written once and read once, were nothing fused
     in_out_bytes: int  # the model's inputs and outputs
     not_counted: dict[str, int] = field(default_factory=dict)  # operators without a rule or a known shape: how many
@@ -54,23 +54,40 @@ def count(path: Path, inputs: dict[str, Shape]) -> Work:
     shapes, types = _infer(proto, inputs)
     makers = {output: node for node in proto.graph.node for output in node.output}
     multiply_adds, missed = Counter[str](), Counter[str]()
-    for node in proto.graph.node:
+    constants, nodes = _folded(proto.graph)
+    for node in nodes:
         found = _multiply_adds(node, shapes)
         if found is not None:
             multiply_adds["int8" if _runs_in_int8(node, makers) else "float32"] += found
         elif node.op_type not in FREE:
             missed[node.op_type] += 1
     sizes = {name: math.prod(shape) * BITS.get(types.get(name, "FLOAT"), 32) // 8 for name, shape in shapes.items()}
-    constants = {tensor.name for tensor in proto.graph.initializer}
+    read = {name for node in nodes for name in node.input} & constants
     ends = {value.name for value in (*proto.graph.input, *proto.graph.output)} - constants
-    made = _materialized(proto.graph.node)
+    made = _materialized(nodes)
     return Work(
         dict(multiply_adds),
-        sum(sizes.get(name, 0) for name in constants),
+        sum(sizes.get(name, 0) for name in read),
         2 * sum(sizes.get(name, 0) for name in made - ends),
         sum(sizes.get(name, 0) for name in ends),
         dict(missed.most_common()),
     )
+
+
+def _folded(graph: Any) -> tuple[set[str], list[Any]]:
+    """Constants, those included that a runtime computes once when it opens the model; and the nodes that are left.
+
+    Weights are dequantized at every call, or never where integers are multiplied: that is not folded.
+    """
+    constants, left = {tensor.name for tensor in graph.initializer}, []
+    for node in graph.node:
+        inputs = [name for name in node.input if name]
+        given = node.op_type == "Constant" or (bool(inputs) and constants.issuperset(inputs))
+        if given and node.op_type != "DequantizeLinear" and not node.op_type.startswith("Random"):
+            constants |= set(node.output)
+        else:
+            left.append(node)
+    return constants, left
 
 
 def _materialized(nodes: Iterable[Any]) -> set[str]:
