@@ -81,7 +81,13 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        self.rows: dict[str, Any] = {}
+        self._read()
+
+    def _read(self) -> None:
+        """What is on disk, with what another process (of another network, say) put there meanwhile."""
+        if self.path.is_file():
+            self.rows |= json.loads(self.path.read_text("utf-8"))
 
     def get(self, key: str, stamp: str | None = None) -> dict[str, Any] | None:
         """The row of a key, None when there is none or another stamp is asked for."""
@@ -89,9 +95,10 @@ class Results:
         return row if row is not None and stamp in (None, row["stamp"]) else None
 
     def put(self, key: str, stamp: str, row: dict[str, Any]) -> None:
+        self._read()
         self.rows[key] = {**row, "stamp": stamp}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
+        partial = self.path.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(self.rows, indent=1, sort_keys=True), encoding="utf-8")
         os.replace(partial, self.path)
 

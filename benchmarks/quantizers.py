@@ -270,7 +270,7 @@ def round_to_nearest(bits: int) -> Quantizer:
 OURS: dict[str, dict[str, Any]] = {  # options of the method
     "ours 8": {},
     "ours 8 gptq": {"repair": "scales,gptq,bias"},
-    "ours 8 finer": {"finer": 2},
+    "ours 8 finer": {"finer": 1},
     "ours 8 minmax": {"observer": "min_max", "repair": "none"},
     "ours 4": {"bits": 4},
     "ours 3": {"bits": 3},

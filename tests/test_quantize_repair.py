@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from microbudget.methods.quantize import repair
@@ -77,3 +78,23 @@ def test_layers_side_by_side_repair_both():
 def test_of_a_whole_network_the_first_layer_alone_repairs():
     graph = prepared(depthwise())
     assert len(repairers(graph, graph.layers)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "small", "expected"),
+    [
+        ({}, True, ("scales", "gptq", "bias")),
+        ({}, False, ("scales", "bias")),
+        ({"bits": 4}, False, ("scales", "gptq", "bias")),
+        ({"max_kl": 0.1}, False, ("scales", "gptq", "bias")),
+        ({"repair": ("bias",)}, True, ("bias",)),
+    ],
+)
+def test_auto_compensates_errors_but_for_a_large_network_at_8_bits(options, small, expected, monkeypatch, tmp_path):
+    from microbudget.methods.quantize import quantizing
+
+    monkeypatch.setattr(quantizing, "SMALL", 10**6 if small else 10)
+    onnx.save(residual(), str(tmp_path / "float.onnx"))
+    asked = {"repair": quantizing.AUTO_REPAIR, "threads": 1, **options}
+    outcome = quantizing.quantize_graph(tmp_path / "float.onnx", batches(images(8)), tmp_path / "out.onnx", **asked)
+    assert outcome.repair == expected

@@ -14,6 +14,7 @@ from microbudget.methods.quantize.placement import place
 from microbudget.methods.quantize.plan import Mapping, Plan, Weights
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.repair import round_layers
+from microbudget.methods.quantize.scheme import Machine
 from microbudget.methods.quantize.weightonly import blobs
 from microbudget.methods.quantize.write import write
 from toy_networks import IMAGE, Net, batches, depthwise, images, kernels, residual, run, transformer
@@ -169,8 +170,6 @@ def test_a_float_layer_between_integers_keeps_its_float_weights(quantized, tmp_p
 
 
 def test_signed_activations_for_arm(quantized):
-    from microbudget.methods.quantize.scheme import Machine
-
     path, _ = quantized(residual(), machine=Machine(arm=True, saturates=False))
     types = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}
     assert onnx.TensorProto.UINT8 not in types
@@ -179,7 +178,5 @@ def test_signed_activations_for_arm(quantized):
 
 
 def test_seven_bits_where_sums_saturate(quantized):
-    from microbudget.methods.quantize.scheme import Machine
-
     _, outcome = quantized(residual(), machine=Machine(arm=False, saturates=True))
     assert {layer.bits for layer in outcome.layers} == {7}

@@ -13,6 +13,7 @@ from ...units import parse_bytes
 from .. import Context, Method, option
 
 REPAIRS = ("equalize", "scales", "gptq", "bias")
+AUTO_REPAIR = ("auto",)
 LEVEL_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not told
 OBSERVERS = ("auto", "min_max", "percentile", "least_squares", "entropy")
 
@@ -21,7 +22,7 @@ OBSERVERS = ("auto", "min_max", "percentile", "least_squares", "entropy")
 class Quantize(Method):
     """Small integers in place of floats: a quarter of the size or less, and faster where there is int8 arithmetic."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     formats: ClassVar[dict[str, str]] = {"onnx": "onnx", "gguf": "gguf"}
 
     bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2))
@@ -30,7 +31,9 @@ class Quantize(Method):
         "auto", "how the ranges of activations are found; auto: the best for each", choices=OBSERVERS
     )
     repair: str = option(
-        "auto", "auto, none, or some of equalize, scales, gptq, bias; auto: scales, bias, below 8 bits gptq"
+        "auto",
+        "auto, none, or some of equalize, scales, gptq, bias; auto: all but equalize, for a large network at 8"
+        " bits no gptq",
     )
     samples: int = option(128, "calibration examples at most, from the train split", low=1, high=100_000)
     finer: int = option(0, "so many activations, those that lose most, stay unrounded", low=0, high=100)
@@ -71,10 +74,9 @@ class Quantize(Method):
         return super().short().replace(f"bits={self.bits!r}, ", "") if self.type else super().short()
 
     def repairs(self) -> tuple[str, ...]:
-        """The repairs by name. Error-compensated rounding takes minutes, and at 8 bits it gains next to nothing."""
+        """The repairs by name; `auto` is decided when the network is known."""
         if self.repair == "auto":
-            fine = self.bits == 8 and self.size is None and self.max_kl is None
-            return ("scales", "bias") if fine else ("scales", "gptq", "bias")
+            return AUTO_REPAIR
         asked = () if self.repair == "none" else tuple(name.strip() for name in self.repair.split(","))
         unknown = sorted(set(asked) - set(REPAIRS))
         if unknown:

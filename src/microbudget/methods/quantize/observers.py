@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 Cost = Callable[[float, float], float]
 
 SMALLEST_EXPONENT = -125  # the width stays a normal float32
+HOPELESS = 20.0  # times the least cost: a still smaller threshold cuts still more
 BINS = 4096  # on each side of zero: at least 8 bins for every level of 8 bits
 
 
@@ -164,14 +165,16 @@ def _search(cost: Cost, low: float, high: float) -> Range:
     """The (low, high) of least cost: a threshold on the magnitude, then each end alone, then finer around the best."""
     best, least = (low, high), cost(low, high)
 
-    def consider(candidate: Range) -> None:
+    def consider(candidate: Range) -> float:
         nonlocal best, least
         if (found := cost(*candidate)) < least:
             best, least = candidate, found
+        return found
 
     for threshold in np.geomspace(1, 0.02, 60).tolist():
         limit = max(-low, high) * threshold
-        consider((max(low, -limit), min(high, limit)))
+        if consider((max(low, -limit), min(high, limit))) > HOPELESS * least:
+            break
     for spread in (0.3, 0.05):
         for end in (0, 1):
             centre = best

@@ -30,6 +30,8 @@ from .write import write
 
 REPAIRS = ("equalize", "scales", "gptq", "bias")
 DEFAULT_REPAIR = ("scales", "gptq", "bias")
+AUTO_REPAIR = ("auto",)
+SMALL = 1_000_000  # weights up to which error-compensated rounding takes seconds, and is done at 8 bits too
 CHECKED_EXAMPLES = 64  # that the finished file answers
 
 
@@ -53,7 +55,7 @@ class Options:
         integer_range(self.bits)
         if self.activation_bits not in (8, None):
             raise InvalidOption(f"activation_bits must be 8 or None (float), not {self.activation_bits!r}")
-        unknown = sorted(set(self.repair) - set(REPAIRS))
+        unknown = [] if self.repair == AUTO_REPAIR else sorted(set(self.repair) - set(REPAIRS))
         if unknown:
             raise InvalidOption(f"repair has no {', '.join(unknown)}; it has {', '.join(REPAIRS)}")
         if self.finer < 0:
@@ -70,6 +72,7 @@ class Outcome:
     notes: tuple[str, ...]
     kl: float | None  # nats per answer, on calibration data; None without any
     size_bytes: int
+    repair: tuple[str, ...] = ()  # what was done, `auto` spelled out
 
 
 def quantize_graph(
@@ -92,7 +95,8 @@ class _Job:
     """One quantization, step by step."""
 
     def __init__(self, graph: Graph, calibration: Calibration | None, options: Options, progress: Progress) -> None:
-        self.graph, self.options, self.progress = graph, options, progress
+        repair = options.repair if options.repair != AUTO_REPAIR else _auto_repair(graph, options)
+        self.graph, self.options, self.progress = graph, replace(options, repair=repair), progress
         _check_layers(graph, options.keep_float)
         self.machine = options.machine or Machine.here()
         self.calibration = None if calibration is None else checked(calibration, input_shapes(graph.model))
@@ -214,7 +218,7 @@ class _Job:
         kl = self._checked(model)
         onnx.save(model, str(out))
         reports = tuple(self._report(plan, placement, layer, losses) for layer in self.graph.layers)
-        return Outcome(reports, tuple(self.notes), kl, out.stat().st_size)
+        return Outcome(reports, tuple(self.notes), kl, out.stat().st_size, self.options.repair)
 
     def _checked(self, model: Any) -> float | None:
         """The divergence of the written model's answers; raises BrokenModel when they are not finite."""
@@ -248,6 +252,13 @@ class _Job:
             loss_share=losses[layer.name] / total if total and layer.name in losses else None,
         )
         return replace(report, reason=reason(report, rounding.symptoms)) if rounding else report
+
+
+def _auto_repair(graph: Graph, options: Options) -> tuple[str, ...]:
+    """Error-compensated rounding wherever weights get fewer than 8 bits, and at 8 bits where it takes seconds."""
+    fine = options.bits == 8 and options.size_bytes is None and options.max_kl is None
+    weights = sum(graph.constants[name].size for name in {layer.weight for layer in graph.layers})
+    return DEFAULT_REPAIR if not fine or weights <= SMALL else ("scales", "bias")
 
 
 def _check_layers(graph: Graph, keep_float: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from .plan import Mapping
 
 COUNTED_AT_ONCE = 2**16  # values of a tensor and piece that enter its histogram; all enter its smallest and largest
 JUDGED_EXAMPLES = 16
-JUDGED_ROWS = 64  # patches of each example on which observers are compared
+JUDGED_ROWS = 32  # patches of each example on which observers are compared
 
 AUTO = "auto"
 DEFAULT = "least_squares"
@@ -127,8 +127,10 @@ class _Contest:
         for layer in layers:
             tensor = self._tensor(layer)
             if tensor not in self.ranges:
+                one = self.observed[tensor]
+                known = {one.observer: (one.low, one.high)}
                 self.ranges[tensor] = {
-                    name: range_by_name(name, self.observed[tensor].seen, 8, signed=self.signed) for name in OBSERVERS
+                    name: known.get(name) or range_by_name(name, one.seen, 8, signed=self.signed) for name in OBSERVERS
                 }
         totals: list[dict[str, float]] = [dict.fromkeys(OBSERVERS, 0.0) for _ in layers]
 
@@ -151,7 +153,7 @@ class _Contest:
         for name, chosen in self.ranges[self._tensor(layer)].items():
             if chosen not in found:
                 m = Mapping.of_range(*chosen, signed=self.signed)
-                error = lost(stacked, m.S, m.Z, signed=m.signed) @ W.transpose(0, 2, 1)
+                error = _products(lost(stacked, m.S, m.Z, signed=m.signed), W)
                 found[chosen] = float(error.var(axis=1, dtype=np.float64).sum()) * error.shape[1]
             total[name] += found[chosen]
 
@@ -172,6 +174,13 @@ class _Contest:
         """The observers that do not cut rare values which the rows compared may not hold: DEFAULT is one of them."""
         errors = {name: self.observed[tensor].relative_error(*self.ranges[tensor][name]) or 0.0 for name in OBSERVERS}
         return [name for name in OBSERVERS if errors[name] <= AT_MOST * errors[DEFAULT]]
+
+
+def _products(x: NDArray[np.float32], W: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x: (groups, rows, K), W: (groups, outputs, K). Returns (groups, rows, outputs)."""
+    if W.shape[1] == 1:  # depthwise: a thousand products of a matrix with a vector
+        return np.einsum("grk,gok->gro", x, W)
+    return x @ W.transpose(0, 2, 1)
 
 
 def input_rows(

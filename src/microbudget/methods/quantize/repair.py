@@ -24,11 +24,11 @@ from .rounding import best_rounding, compensating_weights
 from .scales import group_scales, least_squares_scale, min_max_scale, rounded
 from .write import write
 
-STAGES = 8  # at most: each runs the float model and the quantized model up to its layers
+STAGES = 16  # at most: each runs the float model and the quantized model up to its layers
 ROWS_PER_COLUMN, FEWEST_ROWS, MOST_ROWS = 24, 8192, 60_000
 ROWS_FOR_MEANS = 4096
 ENOUGH_PER_COLUMN = 256  # a depthwise kernel of 9 weights needs no 8192 rows of every channel
-ROWS_AT_ONCE_BYTES = 24 * 2**20
+ROWS_AT_ONCE_BYTES = 8 * 2**20
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def round_layers(
         moments = _moments(graph, plan, stage, calibration, examples, threads, seed, diagonal) if wants_data else {}
         for layer in stage:
             reports[layer.name] = _round(
-                graph, plan, layer, bits[layer.name], moments.get(layer.name), repair, groups.get(layer.name)
+                graph, plan, layer, bits[layer.name], moments.pop(layer.name, None), repair, groups.get(layer.name)
             )
     return reports
 

@@ -9,7 +9,8 @@ from .mapping import SMALLEST_SCALE, integer_range, symmetric
 
 Array = NDArray[np.float64]
 
-COARSE = np.linspace(1.05, 0.3, 31)  # of the scale at which the largest weight just fits
+COARSE = np.linspace(1.05, 0.3, 16)  # of the scale at which the largest weight just fits
+BETWEEN = (0.025, -0.025)  # is tried beside the best of these
 FINE = np.linspace(1.025, 0.8, 10)  # where steps are small, cutting the largest weights does not pay
 
 
@@ -32,11 +33,19 @@ def least_squares_scale(W: Array, bits: int, H: Array | None = None) -> Array:
     widest = min_max_scale(W, bits)
     best, least = widest, _error(W, widest, bits, H)
     for fraction in FINE if bits > 6 else COARSE:
-        S = _as_stored(widest * fraction)
-        error = _error(W, S, bits, H)
-        better = error < least
-        best, least = np.where(better, S, best), np.where(better, error, least)
+        best, least = _better(W, bits, H, _as_stored(widest * fraction), best, least)
+    if bits > 6:
+        return best
+    centre = best
+    for step in BETWEEN:
+        best, least = _better(W, bits, H, _as_stored(centre + step * widest), best, least)
     return best
+
+
+def _better(W: Array, bits: int, H: Array | None, S: Array, best: Array, least: Array) -> tuple[Array, Array]:
+    """The better of two scales and its error, output by output."""
+    error = _error(W, S, bits, H)
+    return np.where(error < least, S, best), np.minimum(error, least)
 
 
 def group_scales(W: Array, bits: int, group: int) -> Array:
