@@ -35,7 +35,7 @@ NAMESPACE = (
 )
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, PLAIN])
+@pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, PLAIN, MARKED])
 def test_templates_render_as_in_transformers(template: str) -> None:
     chat_template_utils = pytest.importorskip(
         "transformers.utils.chat_template_utils", reason="transformers is not installed: no renderer to compare with"
@@ -55,6 +55,10 @@ def test_a_template_that_refuses_says_why() -> None:
         render(LLAMA2, [TALK[1], TALK[1]])
 
 
+MARKED = (
+    "{% for message in messages %}{% generation %}{{ message.content }}{% if loop.last %}!{% endif %}{% endgeneration %}"
+    "\n{% endfor %}"
+)
 LONG = "a" * 100_000
 
 
