@@ -33,6 +33,10 @@ NAMESPACE = (
     "{%- if message.role == 'system' -%}{%- continue -%}{%- endif -%}"
     "{{ ns.count }}:{{ message.content.split(' ')[-1] }}|{{ message | tojson }}{%- endfor -%}"
 )
+MARKED = (
+    "{% for message in messages %}{% generation %}{{ message.content }}{% if loop.last %}!{% endif %}"
+    "{% endgeneration %}\n{% endfor %}"
+)
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, PLAIN, MARKED])
@@ -55,10 +59,6 @@ def test_a_template_that_refuses_says_why() -> None:
         render(LLAMA2, [TALK[1], TALK[1]])
 
 
-MARKED = (
-    "{% for message in messages %}{% generation %}{{ message.content }}{% if loop.last %}!{% endif %}{% endgeneration %}"
-    "\n{% endfor %}"
-)
 LONG = "a" * 100_000
 
 
