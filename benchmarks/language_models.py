@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from markdown import ROOT
 from microbudget.judge import Worker, time_one, time_pair
 from microbudget.judge.answering import hire
@@ -40,8 +42,9 @@ ASSETS = ROOT.parent / "shared" / "assets"
 REAL, SHAPE = "lm-python", "llama-110m"
 TRAIN = ASSETS / "text" / "python" / "train.txt"
 TEXTS = {"python": "text/python/validation.txt", "wikitext": "text/wikitext-2/valid.txt"}
-PASSAGES = 128  # of a text: 40,000 tokens
-THREADS = 2
+VOCABULARY = ("wikitext-2/valid.txt", "tinyshakespeare/input.txt", "tinystories/TinyStories-valid.txt")
+PASSAGES = 64  # of a text: 20,000 tokens
+THREADS = int(os.environ.get("THREADS", "2"))  # 1 on a busy machine: llama.cpp's threads spin for one another
 TIMED = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "Q2_K", "IQ3_XXS", "IQ2_XS")
 STOCK = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS", "IQ3_XXS", "IQ2_XS")
 REPEATS = 3
@@ -52,21 +55,25 @@ PARTS = ("models", "quality", "size", "memory", "cost", "speed", "tables")
 
 
 class Results:
-    """Rows by key in a JSON file, saved at every change."""
+    """Rows by key in a JSON file, saved at every change; two parts may run at once."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        self.path, self._lock = path, FileLock(path.with_suffix(".lock"))
+        self.rows: dict[str, Any] = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text("utf-8")) if self.path.is_file() else {}
 
     def put(self, key: str, row: Any) -> None:
-        self.rows[key] = row
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.rows, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(partial, self.path)
+        with self._lock:
+            self.rows = {**self._read(), key: row}
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.rows, indent=1, sort_keys=True), encoding="utf-8")
+            os.replace(partial, self.path)
 
     def fill(self, key: str, make: Callable[[], Any], deadline: float) -> bool:
         """Make a row unless it stands or the time is up; whether the time is up."""
-        if key in self.rows:
+        if key in self.rows and "failure" not in self.rows[key]:
             return False
         if time.monotonic() > deadline:
             print(f"the time is up before {key}")
@@ -107,11 +114,13 @@ def step(name: str, *arguments: object) -> dict[str, Any]:
 def make_models(results: Results, deadline: float) -> None:
     """The random model, both in float16, and their importance matrices."""
     if not (STORE / SHAPE / "model.safetensors").is_file():
-        step("random", STORE / SHAPE, *(ASSETS / path for path in (TEXTS["python"], TEXTS["wikitext"])))
+        step("random", STORE / SHAPE, TRAIN, *(ASSETS / "text" / path for path in VOCABULARY))
     for model in (REAL, SHAPE):
         if results.fill(f"convert {model}", lambda m=model: step("convert", folder_of(m), f16(m)), deadline):
             return
-        if results.fill(f"imatrix {model}", lambda m=model: step("imatrix", f16(m), TRAIN, matrix_of(m)), deadline):
+        passages = 128 if model == REAL else 8  # of a random model the matrix says nothing, but takes part in the cost
+        made = lambda m=model, p=passages: step("imatrix", f16(m), TRAIN, matrix_of(m), p, THREADS)  # noqa: E731
+        if results.fill(f"imatrix {model}", made, deadline):
             return
 
 

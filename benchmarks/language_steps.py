@@ -63,16 +63,16 @@ def convert(folder: str, target: str) -> dict[str, Any]:
     return _costs(before, seconds, target) | {"largest_tensor_bytes": largest}
 
 
-def imatrix(source: str, text: str, target: str) -> dict[str, Any]:
+def imatrix(source: str, text: str, target: str, passages: str, threads: str) -> dict[str, Any]:
     from microbudget.methods.quantize.gguf.quantizing import _spread
     from microbudget.runtimes import importance
     from microbudget.tasks.text import TextTask
 
     before, started = memory.read(), time.perf_counter()
     task = TextTask.open(text)
-    chosen = _spread(task.examples("train"), 128)
-    matrix, tokens = importance.collect(Path(source), map(task.text, chosen), threads=2)
-    importance.save(Path(target), matrix, tokens, source="128 passages")
+    chosen = _spread(task.examples("train"), int(passages))
+    matrix, tokens = importance.collect(Path(source), map(task.text, chosen), threads=int(threads))
+    importance.save(Path(target), matrix, tokens, source=f"{len(chosen)} passages")
     return _costs(before, time.perf_counter() - started, target) | {"tokens": tokens}
 
 

@@ -33,9 +33,13 @@ NAMESPACE = (
     "{%- if message.role == 'system' -%}{%- continue -%}{%- endif -%}"
     "{{ ns.count }}:{{ message.content.split(' ')[-1] }}|{{ message | tojson }}{%- endfor -%}"
 )
+MARKED = (
+    "{% for message in messages %}{% generation %}{{ message.content }}{% if loop.last %}!{% endif %}"
+    "{% endgeneration %}\n{% endfor %}"
+)
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, PLAIN])
+@pytest.mark.parametrize("template", [CHATML, LLAMA2, NAMESPACE, PLAIN, MARKED])
 def test_templates_render_as_in_transformers(template: str) -> None:
     chat_template_utils = pytest.importorskip(
         "transformers.utils.chat_template_utils", reason="transformers is not installed: no renderer to compare with"

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import UnsupportedModel
@@ -64,13 +66,24 @@ class _Allowance:
             raise jinja2.exceptions.SecurityError(f"it handles more than {MOST_CHARACTERS} characters")
 
 
+class _Generation(Extension):
+    """{% generation %} marks for training what the model says itself; here its inside is text like any other."""
+
+    tags = frozenset(("generation",))
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The inside alone."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     """The sandbox without what makes long texts of short ones, and with an allowance for everything else."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(self, allowance: _Allowance) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=("jinja2.ext.loopcontrols",))
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=EXTENSIONS)
         self._allowance = allowance
         self.concat = self._joined  # of what blocks and macros write
         kept = {name: self._paid(call) for name, call in self.filters.items() if name in FILTERS}
@@ -164,6 +177,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         steps = range(*bounds)
         self._allowance.step(max(1, len(steps)))
         return steps
+
+
+EXTENSIONS = ("jinja2.ext.loopcontrols", _Generation)
 
 
 def _through(name: str, node: nodes.Expr, *arguments: nodes.Expr) -> nodes.Filter:
