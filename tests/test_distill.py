@@ -49,13 +49,18 @@ def context(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
 @pytest.fixture(scope="module")
 def taught(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny residual network with a head for the photos: teacher and model to be cut."""
+    folder = write_resnet(tmp_path_factory.mktemp("taught") / "resnet")
+    return build(load(folder), Recipe.parse("finetune"), context, folder.parent / "store")[-1]
+
+
+def write_resnet(folder: Path) -> Path:
+    """Random weights and two classes that are not the photos'; many times as fast as a MobileNet."""
     from transformers import ResNetForImageClassification
 
-    folder = tmp_path_factory.mktemp("taught")
     torch.manual_seed(0)
     ResNetForImageClassification(resnet_config(hidden_sizes=[16, 32], depths=[2, 1])).save_pretrained(str(folder))
     (folder / "preprocessor_config.json").write_text(json.dumps(CONFIG))
-    return build(load(folder), Recipe.parse("finetune"), context, folder / "store")[-1]
+    return folder
 
 
 def resnet_config(**changes: object) -> object:
