@@ -54,7 +54,7 @@ EXAMPLES: list[tuple[str, Method]] = [
 @pytest.fixture(scope="module")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
-    return Context(ImageTask.open(photos, cache=cache), cache, threads=2)
+    return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
 
 
 @pytest.fixture(scope="module")

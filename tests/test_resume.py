@@ -19,6 +19,7 @@ from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.recipe import Recipe
 from microbudget.tasks.images import ImageTask
+from test_distill import write_resnet
 from test_methods import digest
 
 RECIPE = (
@@ -56,29 +57,29 @@ def start(model: Path, photos: Path, folder: Path, fatal_step: int = 0) -> subpr
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
 
 
-def test_killed_three_times_at_random_it_ends_with_the_same_bytes(hf_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_killed_three_times_at_random_it_ends_with_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+    model = write_resnet(tmp_path / "resnet")
     coin = random.Random()  # another moment every time: none may make a difference
     for step in (coin.randint(1, 4), coin.randint(2, 5)):  # of each process, in the middle of its training
-        with start(hf_model, photos, tmp_path / "killed", step) as process:
+        with start(model, photos, tmp_path / "killed", step) as process:
             assert process.wait() == -signal.SIGKILL
-    with start(hf_model, photos, tmp_path / "killed") as process:  # somewhere: at its start, in a method, between two
+    with start(model, photos, tmp_path / "killed") as process:  # somewhere: at its start, in a method, between two
         try:
             process.wait(coin.uniform(2, 8))
         except subprocess.TimeoutExpired:
             process.kill()
-    with start(hf_model, photos, tmp_path / "killed") as process:
+    with start(model, photos, tmp_path / "killed") as process:
         assert process.wait() == 0
-    built(hf_model, photos, tmp_path / "whole")
+    built(model, photos, tmp_path / "whole")
     assert digest(tmp_path / "killed" / "models") == digest(tmp_path / "whole" / "models")
     assert not list((tmp_path / "killed" / "cache" / CHECKPOINTS).iterdir())
 
 
-def test_the_checkpoint_of_a_failed_step_stays(
-    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checkpoint_of_a_failed_step_stays(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(write_resnet(tmp_path / "resnet"))
     monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0)
     context = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=1)
-    teacher = build(load(hf_model), Recipe.parse("finetune(epochs=3)"), context, tmp_path / "models")[-1]
+    teacher = build(model, Recipe.parse("finetune(epochs=3)"), context, tmp_path / "models")[-1]
     step = Distill(epochs=2, views=1, learning_rate=1.0)
     learn, steps = training._Loop._learn, [0]
 

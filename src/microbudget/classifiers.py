@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn import BatchNorm2d, Linear, ModuleList, Parameter
+from torch.nn import BatchNorm2d, Linear, ModuleList, Parameter, Sequential
 
 from .errors import UnsupportedModel
 from .runtimes.torch import name_classes
 from .train import Group
 
 USUAL_MOMENTUM = 0.1
+STAGE_LISTS = ("layers", "blocks")  # how transformers calls the blocks inside a stage
 
 
 def head_of(network: Any) -> tuple[str, Linear]:
@@ -68,21 +69,28 @@ def groups(network: Any, only_last_block: bool, share: float) -> list[Group]:
     return [(head, 1.0), (body, share)]
 
 
+def block_lists(network: Any) -> dict[str, Any]:
+    """The lists of blocks, by name: those that transformers calls so, and sequences of modules of one kind."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, (ModuleList, Sequential)) and len({type(block) for block in module}) == 1
+    }
+
+
 def last_block(network: Any) -> list[Parameter]:
     """The parameters from the last block on, the head included, in the order in which the network is written.
 
-    The last block is the last item of the list of blocks that holds most parameters, and of the list inside it.
+    The last block is the last item of the list of blocks that holds most parameters; of stages, the last one's last.
     """
-    lists = {name: module for name, module in network.named_modules() if isinstance(module, ModuleList) and len(module)}
+    lists = block_lists(network)
     if not lists:
         raise UnsupportedModel(f"{type(network).__name__} has no list of blocks: use unfreeze='all'")
     name = max(lists, key=lambda name: sum(tensor.numel() for tensor in lists[name].parameters()))
-    while True:
-        block = f"{name}.{len(lists[name]) - 1}"
-        inner = [other for other in lists if other.startswith(f"{block}.")]
-        if not inner:
-            break
-        name = inner[0]
+    block = f"{name}.{len(lists[name]) - 1}"
+    inner = [f"{block}.{word}" for word in STAGE_LISTS if f"{block}.{word}" in lists]
+    if inner:
+        block = f"{inner[0]}.{len(lists[inner[0]]) - 1}"
     names = [name for name, _ in network.named_parameters()]
     first = next(index for index, name in enumerate(names) if name.startswith(f"{block}."))
     return [parameter for _, parameter in network.named_parameters()][first:]

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 import transformers
-from torch.nn import ModuleList
 
-from ...classifiers import set_classes
+from ...classifiers import block_lists, set_classes
 from ...errors import LabelsDisagree, ModelNotFound, UnsupportedModel
 from ...loading import load, match_labels
 from ...model import Model
@@ -172,11 +171,10 @@ def inherit(smaller: Any, whole: Any) -> None:
 
 def _places(smaller: Any, whole: Any) -> dict[str, list[int]]:
     """For each list of blocks that is shorter now, which block of the whole each is: first and last, others between."""
-    lists = {name: len(module) for name, module in whole.named_modules() if isinstance(module, ModuleList)}
-    found = {}
-    for name, module in smaller.named_modules():
-        if isinstance(module, ModuleList) and len(module) != lists.get(name):
-            last, count = lists[name] - 1, len(module)
+    found, blocks = {}, block_lists(smaller)
+    for name, module in block_lists(whole).items():
+        if name in blocks and len(blocks[name]) < len(module):
+            last, count = len(module) - 1, len(blocks[name])
             found[name] = [round(index * last / max(count - 1, 1)) for index in range(count)]
     return found
 
