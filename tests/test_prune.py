@@ -272,14 +272,18 @@ def test_dropped_blocks_stand_in_the_config(kind: str, context: Context, tmp_pat
 def test_blocks_that_no_config_can_drop_stand_in_the_record(taught: Model, context: Context, tmp_path: Path) -> None:
     steps = build(
         taught,
-        Recipe.parse("prune(structure='layers', sparsity=0.3, samples=8) > prune(sparsity=0.3, samples=8) > export"),
+        Recipe.parse(
+            "prune(structure='layers', sparsity=0.3, samples=8) > prune(sparsity=0.3, samples=8)"
+            " > prune(structure='layers', sparsity=0.2, samples=8) > export"
+        ),
         context,
         tmp_path,
     )
     assert steps[0].record.state["dropped"]
     assert steps[1].record.state["dropped"] == steps[0].record.state["dropped"]
-    assert parameters(steps[1]) < parameters(steps[0]) < parameters(taught)
-    np.testing.assert_allclose(answers(steps[2], context), answers(steps[1], context), rtol=1e-3, atol=1e-3)
+    assert len(steps[2].record.state["dropped"]) > len(steps[1].record.state["dropped"])
+    assert parameters(steps[2]) < parameters(steps[1]) < parameters(steps[0]) < parameters(taught)
+    np.testing.assert_allclose(answers(steps[3], context), answers(steps[2], context), rtol=1e-3, atol=1e-3)
 
 
 def test_the_block_that_shows_least_goes_first(context: Context, tmp_path: Path) -> None:

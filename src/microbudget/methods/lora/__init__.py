@@ -65,8 +65,9 @@ class Lora(Method):
         return self._record(model, context, history, labels=labels)
 
     def _language(self, model: Model, context: Context, out: Path) -> Record:
+        from torch.nn import Module
+
         from ...runtimes.causal import load_network, load_tokenizer
-        from ...train import Module
         from .reading import lesson, table
 
         network, tokenizer = load_network(model.path), load_tokenizer(model.path)

@@ -112,18 +112,19 @@ class Prune(Method):
         return context.cache / "prune" / f"{name}.json"
 
     def _layers(self, model: Model, context: Context, subject: Any) -> _Result:
-        from ...runtimes.widths import drop
+        from ...runtimes.widths import drop, widths_of
         from .blocks import choose, renamed, said
 
         names, steps = choose(subject, self.sparsity or DEFAULT_SPARSITY, context.progress)
         report = {"dropped": list(names), "steps": steps, "divergence": steps[-1]["divergence"]}
         state, network = dict(model.record.state), subject.network
         smaller = None if state.get("widths") or state.get("dropped") else said(network, names)
-        if smaller is None:
-            drop(network, names)
-            return network, _with(state, dropped=[*state.get("dropped", ()), *names]), report
         kept = renamed(state.get("zeros", ()), names)
-        return smaller, _with(state, zeros=list(kept.values())), report
+        if smaller is not None:
+            return smaller, _with(state, zeros=list(kept.values())), report
+        drop(network, names)
+        dropped = [*state.get("dropped", ()), *names]
+        return network, _with(state, dropped=dropped, widths=widths_of(network, dropped), zeros=list(kept)), report
 
     def _weights(self, model: Model, context: Context, subject: Any) -> _Result:
         from .subject import divergence
