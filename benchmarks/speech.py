@@ -16,8 +16,10 @@ which no method reads. What is there in runs/speech/ is not made again. Everythi
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -128,10 +130,31 @@ class Worker:
         self._process.communicate()
 
 
-def context(progress: bool = True) -> Context:
-    """Data to train on: a part of speech/words/train is held out, and validation is not read."""
-    task = TranscriptionTask.open(WORDS / "train", cache=STORE / "cache")
-    return Context(task, STORE / "cache", threads=THREADS, progress=Progress(quiet=not progress))
+def data() -> Path:
+    """speech/words/train in two splits: every eighth recording is held out for early stopping."""
+    folder = STORE / "data"
+    if folder.is_dir():
+        return folder
+    partial = STORE / "data.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with (WORDS / "train" / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for split, chosen in (("train", [r for n, r in enumerate(rows) if n % 8]), ("validation", rows[::8])):
+        (partial / split).mkdir(parents=True)
+        for row in chosen:
+            shutil.copyfile(WORDS / "train" / row["file_name"], partial / split / row["file_name"])
+        with (partial / split / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(chosen)
+    os.replace(partial, folder)
+    return folder
+
+
+def context() -> Context:
+    """What the methods see: nothing of speech/words/validation."""
+    task = TranscriptionTask.open(data(), cache=STORE / "cache")
+    return Context(task, STORE / "cache", threads=THREADS, progress=Progress())
 
 
 def judged() -> TranscriptionTask:
@@ -217,8 +240,6 @@ def recovery(results: Results) -> None:
     """How long one decoder layer is taught, in a store of its own so that nothing of it is there."""
     if results.get("recovery", "taught") is not None:
         return
-    import shutil
-
     shutil.rmtree(STORE / "recovery", ignore_errors=True)
     given = context()
     own = Context(given.task, STORE / "recovery" / "cache", threads=THREADS, progress=Progress())
