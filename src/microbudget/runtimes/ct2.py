@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Ct2Ear:
         except (RuntimeError, ValueError) as error:
             raise UnsupportedModel(f"ctranslate2 cannot open {folder} as Whisper: {error}") from error
         self.multilingual = bool(self._network.is_multilingual)
+        self._tokens = len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
 
     def write(self, features: Features, prompt: Prompt) -> list[int]:
         """The tokens behind the prompt for features (mels, frames)."""
@@ -64,11 +66,10 @@ class Ct2Ear:
 
     def _spoken(self, encoded: Any, prompt: Prompt) -> int:
         """The likeliest language's token: the first that is written where nothing but languages may be."""
-        every = range(self._network.num_tokens) if hasattr(self._network, "num_tokens") else ()
-        if self.multilingual or not every:
+        if self.multilingual:
             ((best, _), *_) = self._network.detect_language(encoded)[0]
             return prompt.languages[best.strip("<|>")]
-        others = sorted(set(every) - set(prompt.languages.values()))
+        others = sorted(set(range(self._tokens)) - set(prompt.languages.values()))  # a trimmed vocabulary
         (written,) = self._network.generate(
             encoded, [[prompt.start]], beam_size=1, max_length=2, suppress_blank=False, suppress_tokens=others
         )
