@@ -58,16 +58,16 @@ def test_layers_that_stay_are_far_apart(layers: int, data: st.DataObject) -> Non
     kept = spaced(layers, wanted)
     assert len(set(kept)) == len(kept) == wanted
     assert kept == sorted(kept)
-    assert kept[-1] == layers - 1
+    assert kept[0] == 0
     if wanted > 1:
-        assert kept[0] == 0
+        assert kept[-1] == layers - 1
         gaps = np.diff(kept)
         assert max(gaps) - min(gaps) <= 1
 
 
 def test_layers_of_the_paper() -> None:
     assert spaced(32, 2) == [0, 31]
-    assert spaced(4, 1) == [3]
+    assert spaced(4, 1) == [0]
     assert spaced(4, None) == [0, 1, 2, 3]
     with pytest.raises(InvalidOption, match="has 4 layers, 5 cannot be kept"):
         spaced(4, 5)
@@ -87,7 +87,7 @@ def test_without_epochs_it_is_cut_alone(whisper: Model, context: Context, tmp_pa
     cut = build_step(whisper, Distill(decoder_layers=1, epochs=0), context, tmp_path)
     before, after = load_network(whisper.path).state_dict(), load_network(cut.path).state_dict()
     for name, tensor in after.items():
-        assert tensor.equal(before[name.replace("decoder.layers.0.", "decoder.layers.3.")]), name
+        assert tensor.equal(before[name]), name
     assert not cut.record.seen
     assert cut.size_bytes < whisper.size_bytes
 

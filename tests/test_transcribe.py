@@ -28,6 +28,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper of 2 s in CTranslate2. Do not write into it."""
     place = tmp_path_factory.mktemp("transcribe")
     hf = write_whisper(place / "hf", max_source_positions=100)
+    settings = json.loads((hf / "generation_config.json").read_text())
+    (hf / "generation_config.json").write_text(json.dumps({**settings, "is_multilingual": True}))
     task = TranscriptionTask.open(write_recordings(place / "data", 8), cache=place / "cache")
     out = place / "ct2"
     out.mkdir()

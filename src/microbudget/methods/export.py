@@ -40,6 +40,10 @@ class Export(Method):
             return _to_gguf(model, context, out, self.dtype or "float16")
         if self.format == "ct2":
             return _to_ct2(model, context, out, self.type or "int8")
+        if model.task == TRANSCRIPTION:
+            raise InvalidOption(f"export: a speech model is exported with format='ct2', not {self.format!r}")
+        if self.type is not None:
+            raise InvalidOption(f"export: type is for format='ct2'; {self.format} takes none")
         if self.dtype is not None:
             raise InvalidOption(f"export: dtype is for format='gguf'; ONNX is written in float32, not {self.dtype}")
         return self._to_onnx(model, context, out)
@@ -94,11 +98,14 @@ def _to_ct2(model: Model, context: Context, out: Path, type: str) -> Record:
 
     if model.task != TRANSCRIPTION:
         raise UnsupportedModel(f"{model.path} is no Whisper: format='ct2' is for speech models")
-    report = convert_ct2.convert(model.path, out, type)
-    written = Model(out, "ct2", model.record)
-    sessions = (whisper_torch.open_session(model), ct2.open_session(written, threads=context.threads))
     examples = context.task.examples("train")[:CHECKED]
     inputs = [context.task.collate([example], {}) for example in examples]
+    theirs = whisper_torch.open_session(model)
+    report = convert_ct2.convert(model.path, out, type)
+    if convert_ct2.needs_language(out) and (language := theirs.language(inputs)) is not None:
+        convert_ct2.settle_language(out, language)
+        report["language"] = language
+    sessions = (theirs, ct2.open_session(Model(out, "ct2", model.record), threads=context.threads))
     texts = [[str(session.answer(one)[0]) for one in inputs] for session in sessions]
     for session in sessions:
         session.close()

@@ -87,6 +87,19 @@ def vocabulary(folder: Path, size: int) -> list[str]:
     return [named[index] for index in range(size)]
 
 
+def needs_language(out: Path) -> bool:
+    """Whether a written folder knows several languages and CTranslate2 cannot tell which it hears."""
+    settings = read_json(out / "generation_config.json")
+    tokens = json.loads((out / "vocabulary.json").read_text(encoding="utf-8"))
+    return bool(settings.get("is_multilingual")) and len(tokens) < MULTILINGUAL and not settings.get("language")
+
+
+def settle_language(out: Path, language: str) -> None:
+    """Write the one language that a folder is used for."""
+    path = out / "generation_config.json"
+    path.write_text(json.dumps({**read_json(path), "language": language}, indent=1), encoding="utf-8")
+
+
 def _settings(network: Any) -> dict[str, Any]:
     """What CTranslate2 keeps in its config.json."""
     told, config = network.generation_config, network.config
@@ -110,5 +123,6 @@ def _write_beside(folder: Path, out: Path, network: Any) -> None:
     (out / "tokenizer.json").write_text(short, encoding="utf-8")
     settings = read_json(folder / "generation_config.json")
     many = settings.get("is_multilingual", int(network.config.vocab_size) >= MULTILINGUAL)
-    settings = {**settings, "is_multilingual": bool(many)}
+    longest = int(network.config.max_target_positions)
+    settings = {**settings, "is_multilingual": bool(many), "max_length": longest}
     (out / "generation_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")

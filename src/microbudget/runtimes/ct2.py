@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from .. import machine
 from ..audio.log_mel import Features
-from ..errors import MissingExtra, UnsupportedModel
+from ..errors import InvalidOption, MissingExtra, UnsupportedModel
 from .whisper import Prompt, WhisperSession, front_end
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ try:
     import ctranslate2
 except ImportError as error:
     raise MissingExtra("a CTranslate2 model needs ctranslate2: pip install 'microbudget[speech]'") from error
-
-LONGEST = 448  # tokens of a text, prompt included
 
 
 class Ct2Ear:
@@ -42,8 +41,8 @@ class Ct2Ear:
             )
         except (RuntimeError, ValueError) as error:
             raise UnsupportedModel(f"ctranslate2 cannot open {folder} as Whisper: {error}") from error
+        self._folder = folder
         self.multilingual = bool(self._network.is_multilingual)
-        self._tokens = len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8")))
 
     def write(self, features: Features, prompt: Prompt) -> list[int]:
         """The tokens behind the prompt for features (mels, frames)."""
@@ -58,22 +57,35 @@ class Ct2Ear:
             [start],
             beam_size=1,
             sampling_topk=1,
-            max_length=LONGEST,
+            max_length=2 * prompt.longest,  # of which it takes half
             suppress_blank=True,
-            suppress_tokens=[-1],
+            suppress_tokens=[-1, *range(prompt.no_timestamps, self._tokens)],  # -1: those of the folder's settings
         )
         return [int(token) for token in written.sequences_ids[0]]
 
+    def spoken(self, features: Features, prompt: Prompt) -> int:
+        """The likeliest language's token. Raises InvalidOption where CTranslate2 cannot tell it."""
+        return self._spoken(ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None])), prompt)
+
     def _spoken(self, encoded: Any, prompt: Prompt) -> int:
-        """The likeliest language's token: the first that is written where nothing but languages may be."""
-        if self.multilingual:
-            ((best, _), *_) = self._network.detect_language(encoded)[0]
-            return prompt.languages[best.strip("<|>")]
-        others = sorted(set(range(self._tokens)) - set(prompt.languages.values()))  # a trimmed vocabulary
-        (written,) = self._network.generate(
-            encoded, [[prompt.start]], beam_size=1, max_length=2, suppress_blank=False, suppress_tokens=others
-        )
-        return int(written.sequences_ids[0][0])
+        """The likeliest language's token. Raises InvalidOption where CTranslate2 cannot tell it."""
+        if not self.multilingual:
+            raise InvalidOption(
+                f"CTranslate2 tells languages only with Whisper's whole vocabulary, not with {self._tokens} tokens: say"
+                f" which it is, one of {', '.join(sorted(prompt.languages))}"
+            )
+        ((best, _), *_) = self._network.detect_language(encoded)[0]
+        return prompt.languages[best.strip("<|>")]
+
+    @cached_property
+    def _tokens(self) -> int:
+        """How many there are. Raises UnsupportedModel where no file tells."""
+        for name in ("vocabulary.json", "vocabulary.txt"):
+            path = self._folder / name
+            if path.is_file():
+                text = path.read_text(encoding="utf-8")
+                return len(json.loads(text)) if path.suffix == ".json" else len(text.removesuffix("\n").split("\n"))
+        raise UnsupportedModel(f"{self._folder} has no vocabulary.json: convert the model again")
 
     def close(self) -> None:
         """Release the model."""

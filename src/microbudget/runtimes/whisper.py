@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..errors import InvalidOption, MissingExtra, UnsupportedModel
 Inputs = dict[str, NDArray[Any]]
 
 START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
+POSITIONS = 448  # of every Whisper's decoder
 MULTILINGUAL = 51_865  # tokens from which on Whisper's vocabulary is that of many languages
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 _TOKEN = re.compile(r"<\|[^|]*\|>")
@@ -77,6 +79,7 @@ class Prompt:
     task: int | None  # <|transcribe|>, of a model of many languages
     language: int | None  # None: an English model, or it is detected
     languages: dict[str, int]
+    positions: int = POSITIONS  # of the decoder
 
     @classmethod
     def of(cls, folder: Path, vocabulary: Vocabulary, many: bool, language: str | None = None) -> Prompt:
@@ -99,7 +102,13 @@ class Prompt:
             vocabulary.special("<|transcribe|>") if many else None,
             known.get(wanted) if wanted else None,
             known,
+            int(read_json(folder / "config.json").get("max_target_positions") or config.get("max_length") or POSITIONS),
         )
+
+    @property
+    def longest(self) -> int:
+        """Tokens that are written behind the prompt at most: half of the positions, as OpenAI's decoder does."""
+        return min(self.positions // 2, self.positions - len(self.tokens()) - 1)
 
     def tokens(self, language: int | None = None) -> list[int]:
         """The ids. language: what was detected, where none is set."""
@@ -113,6 +122,10 @@ class Ear(Protocol):
 
     runtime: str
     multilingual: bool  # by the number of its tokens
+
+    def spoken(self, features: Features, prompt: Prompt) -> int:
+        """The likeliest language's token."""
+        ...
 
     def write(self, features: Features, prompt: Prompt) -> list[int]:
         """The tokens behind the prompt for features (mels, frames): greedy, without timestamps."""
@@ -153,6 +166,16 @@ class WhisperSession:
         if len(waveform) <= self._front.samples:
             return self._heard(waveform)
         return " ".join(filter(None, (self._heard(piece.samples) for piece in pieces.cut([waveform], self.window_s))))
+
+    def language(self, inputs: Sequence[Inputs]) -> str | None:
+        """The code of the language that most waveforms are in; None of a model of one language."""
+        if not self._prompt.languages:
+            return None
+        names = {token: name for name, token in self._prompt.languages.items()}
+        rows = [row[: int(length)] for one in inputs if "waveform" in one
+                for row, length in zip(one["waveform"], one["length"], strict=True)]  # fmt: skip
+        votes = Counter(self._ear.spoken(self._front(row), self._prompt) for row in rows)
+        return names[max(sorted(votes), key=votes.__getitem__)] if votes else None
 
     def long(
         self, path: Path, longest_s: float | None = None, told: Callable[[float], None] | None = None

@@ -44,14 +44,25 @@ class TorchEar:
                 do_sample=False,
                 num_beams=1,
                 return_timestamps=False,
-                max_new_tokens=int(self.network.config.max_target_positions) - start.shape[1],
+                max_new_tokens=prompt.longest,
+                suppress_tokens=self._never(prompt),
             )
         tokens = [int(token) for token in written[0]]
         return tokens[start.shape[1] :] if tokens[: start.shape[1]] == start[0].tolist() else tokens
 
+    def _never(self, prompt: Prompt) -> list[int]:
+        """What may not be written: what the model's settings say, and timestamps."""
+        told = self.network.generation_config.suppress_tokens or ()
+        return [*told, *range(prompt.no_timestamps, int(self.network.config.vocab_size))]
+
     def close(self) -> None:
         """Release the network."""
         del self.network
+
+    def spoken(self, features: Features, prompt: Prompt) -> int:
+        """The likeliest language's token."""
+        with torch.inference_mode():
+            return self._spoken(self.network.model.encoder(torch.from_numpy(features)[None]), prompt)
 
     def _spoken(self, encoded: Any, prompt: Prompt) -> int:
         """The likeliest language's token."""

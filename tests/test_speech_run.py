@@ -1,0 +1,181 @@
+"""A speech model through the whole program: measure, compare, run, the ladder, the report with its players."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from microbudget import evaluation, search
+from microbudget.budget import Budget
+from microbudget.errors import InvalidOption
+from microbudget.judge import compare, measure
+from microbudget.judge.answering import READING_S, _patience_s
+from microbudget.judge.measuring import open_task
+from microbudget.loading import load
+from microbudget.recipe import Recipe
+from microbudget.report.players import encoded, marked
+from microbudget.search import plan, run_recipe
+from microbudget.speech_ladder import fewer_layers, window_s
+from microbudget.tasks.speech import TranscriptionTask
+from microbudget.units import Drop
+from toy_seq2seq import write_recordings, write_whisper
+
+for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
+    pytest.importorskip(name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper with a window of 6 s. Do not write into it."""
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "toy", max_source_positions=300)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 24)
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> search.Shrunk:
+    """One recipe, through build, judge, choice, delivery and report."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
+            patch.setattr(evaluation, name, 0.2)
+        patch.setenv("MICROBUDGET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("runs") / "toy"
+        return run_recipe(folder, "export(format='ct2')", recordings, Budget(max_drop=Drop(0.5)), out=out, threads=1)
+
+
+def test_the_recipe_ships(ran: search.Shrunk) -> None:
+    assert ran.best is not None
+    assert ran.best.measurement is not None
+    measured = ran.best.measurement
+    assert (measured.format, measured.metric, measured.task) == ("ct2", "wer", "transcription")
+    assert measured.extra["normalizer"] == "basic"
+    assert measured.extra["rtf"] == pytest.approx(measured.latency_s / measured.extra["sample_s"])  # type: ignore[operator]
+    assert ran.best.test is not None
+    assert ran.best.test.extra["audio_s"] > 0
+    best = load(ran.folder)
+    assert best.format == "ct2"
+    assert {file.name for file in best.files} >= {"model.bin", "tokenizer.json", "preprocessor_config.json"}
+    card = (ran.folder / "best/README.md").read_text(encoding="utf-8")
+    assert "library_name: ctranslate2" in card
+    assert "pipeline_tag: automatic-speech-recognition" in card
+    assert "microbudget transcribe RECORDING" in card
+
+
+def test_texts_are_kept_and_judged_in_pairs(ran: search.Shrunk) -> None:
+    stored = [np.load(path) for path in (ran.folder / "answers").glob("*.validation.npy")]
+    assert len(stored) == 2
+    assert all(texts.dtype.kind == "U" for texts in stored)
+    assert ran.best is not None
+    assert ran.best.verdict is not None
+    assert ran.best.verdict.decision in ("within", "not shown")
+    assert json.loads((ran.folder / "result.json").read_text())["best"]["measurement"]["metric"] == "wer"
+
+
+def test_the_report_has_players(ran: search.Shrunk) -> None:
+    page = (ran.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<audio controls") >= 1
+    assert re.search(r'src="data:audio/(mpeg|flac);base64,[A-Za-z0-9+/=]{200}', page)
+    assert "media-src data:" in page
+    assert "Listen: what was said" in page
+    assert "photo" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S).lower()
+    assert "faster_whisper" in page
+    assert re.search(r"<b>(seven|eleven|fox)</b>", page)
+    assert len(page) < 6_000_000
+
+
+def test_measure_and_compare(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
+    measured = measure(ran.folder / "best", recordings, threads=1, seconds=0.2, ledger=True)
+    assert measured.examples == 24
+    assert measured.extra["long_form"]["joined"] == 24
+    assert measured.extra["long_form"]["words"] == 24
+    assert measured.extra["ledger"]["size_bytes"] == measured.size_bytes
+    json.dumps(measured.as_dict())
+    both = compare(folder, ran.folder / "best", recordings, threads=1, seconds=1.0, max_drop=Drop(0.5))
+    assert both.a.metric == "wer"
+    assert both.size_ratio > 1
+    assert both.extra["kl"] is None
+    assert 0 <= both.extra["same_top1"] <= 1
+    assert both.quality_change == pytest.approx(both.a.quality - both.b.quality)
+
+
+def test_the_english_normalizer_must_be_asked_for(recordings: Path, ran: search.Shrunk) -> None:
+    models = [load(ran.folder)]
+    tasks = [open_task(recordings, models), open_task(recordings, models, normalizer="english")]
+    assert [task.normalizer for task in tasks] == ["basic", "english"]  # type: ignore[attr-defined]
+    assert tasks[0].fingerprint != tasks[1].fingerprint
+
+
+def test_patience_grows_with_the_recordings(recordings: Path) -> None:
+    """What takes twice as long as the longest recording has hung; half an hour is waited at least."""
+    task = TranscriptionTask.open(recordings)
+    assert _patience_s(task) == READING_S
+    task._seconds[task.examples("test")[0].name] = 36_000.0
+    assert _patience_s(task) == 72_000.0
+
+
+def test_the_ladder(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
+    task = TranscriptionTask.open(recordings)
+    recipes = [recipe.short() for recipe in plan(load(folder), (), task)]
+    assert recipes[0] == "export(format='ct2', type='int8')"
+    assert all(recipe.endswith(("type='int8')", "type='float32')")) for recipe in recipes)
+    assert any("window(seconds=3)" in recipe for recipe in recipes), "the longest utterance lasts 2.5 s"
+    for text in recipes:
+        assert Recipe.parse(text).formats("hf")[-1] == "ct2"
+    assert window_s(load(folder), task) == 3
+    assert fewer_layers(load(folder)) == [2, 1]
+    with pytest.raises(InvalidOption, match="is exported already"):
+        list(plan(load(ran.folder), (), task))
+
+
+def test_a_window_that_saves_too_little_is_not_tried(recordings: Path, tmp_path: Path) -> None:
+    near = write_whisper(tmp_path / "near", max_source_positions=150)
+    assert window_s(load(near), TranscriptionTask.open(recordings)) == 0
+
+
+def test_a_model_without_photos_is_refused_photos(folder: Path, photos: Path, capsys: Any) -> None:
+    from microbudget.cli import main
+
+    assert main(["measure", str(folder), "--data", str(photos)]) == 2
+    assert "holds no recordings" in capsys.readouterr().err
+
+
+def test_a_report_outlives_its_data(ran: search.Shrunk, recordings: Path, tmp_path: Path) -> None:
+    from microbudget.report import write_report
+
+    moved = shutil.copytree(ran.folder, tmp_path / "run")
+    settings = (moved / "run.toml").read_text(encoding="utf-8")
+    (moved / "run.toml").write_text(settings.replace(str(recordings), str(tmp_path / "gone")), encoding="utf-8")
+    page = write_report(moved).read_text(encoding="utf-8")
+    assert "No recordings are shown: the data folder" in page
+
+
+def test_marked_words() -> None:
+    kinds = [(words.kind, words.text, words.said) for words in marked("yes no up down", "yes now up up down go")]
+    assert kinds[0] == ("equal", "yes", "")
+    assert ("substitute", "now", "no") in kinds
+    assert [kind for kind, _, _ in kinds].count("insert") == 2
+    assert [(words.kind, words.said) for words in marked("yes no", "yes")] == [("equal", ""), ("delete", "no")]
+
+
+def test_players_are_small() -> None:
+    """A second of speech takes less than the 32 kB of its samples, and is what it was when it is decoded."""
+    import io
+
+    import soundfile
+
+    tone = (0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.float32)
+    kind, data = encoded(tone, 16_000)
+    assert kind in ("audio/mpeg", "audio/flac")
+    assert len(data) < 20_000
+    heard, rate = soundfile.read(io.BytesIO(data))
+    assert rate == 16_000
+    assert np.sqrt(np.mean(heard**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
