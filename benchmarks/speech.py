@@ -241,11 +241,11 @@ def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, 
 
 
 def recovery(results: Results) -> None:
-    """How long one decoder layer is taught: with an empty cache, so the teacher hears everything in this time."""
+    """How long one decoder layer is taught on one thread; the cache is empty, so the teacher hears all in this time."""
     if results.get("recovery", "taught") is not None:
         return
     given, recipe = load(MODEL), Recipe.parse(DISTILL_1)
-    own = replace(context(THREADS), cache=STORE / "recovery")
+    own = replace(context(), cache=STORE / "recovery")
     for folder in (own.cache, planned(given, recipe, own, STORE / "models").path):
         shutil.rmtree(folder, ignore_errors=True)
     began, processor = time.monotonic(), time.process_time()
