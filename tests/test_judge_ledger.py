@@ -206,8 +206,8 @@ def test_damaged_files_are_told(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 16)
     with pytest.raises(UnsupportedModel):
         ledger(Model(tmp_path, "gguf", Record()))
-    with pytest.raises(UnsupportedModel, match="no ledger for format 'ct2'"):
-        ledger(Model(tmp_path, "ct2", Record()))
+    with pytest.raises(UnsupportedModel, match="no ledger for format 'mlx'"):
+        ledger(Model(tmp_path, "mlx", Record()))
 
 
 @needs_assets

@@ -81,7 +81,7 @@ def test_only_what_is_heard_is_computed(monkeypatch: pytest.MonkeyPatch) -> None
         np.fft, "rfft", lambda frames, **options: rows.append(len(frames)) or original(frames, **options)
     )
     LogMel()(np.ones(32_000, np.float32))
-    assert rows == [202]
+    assert sum(rows) == 202
 
 
 def test_configuration_is_read_and_written() -> None:

@@ -71,10 +71,9 @@ def test_cuts_are_in_pauses() -> None:
     samples = spoken([(0.4, 0.5)] * 40)
     found = list(cut([samples], 5.0))
     assert len(found) >= 8
-    for piece in found:
-        for edge in (piece.samples[:160], piece.samples[-160:]):
-            assert float(np.abs(edge).max()) < 0.01
-        assert len(piece.samples) > 2.0 * RATE, "packed: as much as fits is heard at once"
+    edges = [edge for piece in found for edge in (piece.samples[:160], piece.samples[-160:])]
+    assert max(float(np.abs(edge).max()) for edge in edges[1:]) < 0.01, "but for the beginning, which is a word"
+    assert min(len(piece.samples) for piece in found[:-1]) > 2.0 * RATE, "packed: as much as fits is heard at once"
 
 
 def test_speech_without_a_pause_is_cut_at_the_window() -> None:

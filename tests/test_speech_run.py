@@ -15,6 +15,8 @@ from microbudget import evaluation, search
 from microbudget.budget import Budget
 from microbudget.errors import InvalidOption
 from microbudget.judge import compare, measure
+from microbudget.judge.answering import READING_S, _patience_s
+from microbudget.judge.measuring import open_task
 from microbudget.loading import load
 from microbudget.recipe import Recipe
 from microbudget.report.players import encoded, marked
@@ -105,9 +107,19 @@ def test_measure_and_compare(folder: Path, recordings: Path, ran: search.Shrunk)
     assert both.quality_change == pytest.approx(both.a.quality - both.b.quality)
 
 
-def test_the_english_normalizer_must_be_asked_for(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
-    measured = measure(ran.folder / "best", recordings, threads=1, seconds=0.2, normalizer="english")
-    assert measured.extra["normalizer"] == "english"
+def test_the_english_normalizer_must_be_asked_for(recordings: Path, ran: search.Shrunk) -> None:
+    models = [load(ran.folder)]
+    tasks = [open_task(recordings, models), open_task(recordings, models, normalizer="english")]
+    assert [task.normalizer for task in tasks] == ["basic", "english"]  # type: ignore[attr-defined]
+    assert tasks[0].fingerprint != tasks[1].fingerprint
+
+
+def test_patience_grows_with_the_recordings(recordings: Path) -> None:
+    """What takes twice as long as the longest recording has hung; half an hour is waited at least."""
+    task = TranscriptionTask.open(recordings)
+    assert _patience_s(task) == READING_S
+    task._seconds[task.examples("test")[0].name] = 36_000.0
+    assert _patience_s(task) == 72_000.0
 
 
 def test_the_ladder(folder: Path, recordings: Path, ran: search.Shrunk) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import ASSETS
 from microbudget.errors import BadData, InvalidOption, ModelNotFound, UnsupportedModel
 from microbudget.loading import load
 from microbudget.methods import Context
@@ -339,3 +340,56 @@ def test_covered_words_are_the_fewest_that_reach_the_fraction(words: list[str], 
 
 def test_variants_of_a_word() -> None:
     assert variants(" Don't") >= {" Don't", "Don't", "don't", " don't", "DON'T", " DON'T"}
+
+
+class Multilingual:
+    """As docs/whisper.md shows: faster-whisper is told that a trimmed model has languages. Keeps the prompts."""
+
+    is_multilingual = True
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self.prompts: list[Any] = []
+
+    def generate(self, encoded: Any, prompts: Any, **options: Any) -> Any:
+        self.prompts += prompts
+        return self._network.generate(encoded, prompts, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
+def test_faster_whisper_takes_a_trimmed_model_of_many_languages(small: Model, tmp_path: Path) -> None:
+    faster_whisper = pytest.importorskip("faster_whisper")
+    from microbudget.runtimes import convert_ct2
+
+    convert_ct2.convert(small.path, tmp_path, "float32")
+    whisper = faster_whisper.WhisperModel(str(tmp_path), device="cpu", compute_type="float32")
+    whisper.model = Multilingual(whisper.model)
+    sound = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    segments, _ = whisper.transcribe(sound, language="de", beam_size=1, temperature=0.0, max_new_tokens=8)
+    list(segments)
+    named = FolderTokenizer(small.path).encoder.token_to_id
+    begin = [named(f"<|{name}|>") for name in ("startoftranscript", "de", "transcribe")]
+    assert whisper.model.prompts
+    assert all(prompt[:3] == begin for prompt in whisper.model.prompts)
+
+
+@pytest.mark.skipif(not ASSETS.is_dir(), reason="../shared/assets is not there")
+def test_the_real_whisper_is_trimmed_to_its_words(assets: Path, tmp_path: Path) -> None:
+    """A real model and a real recording: the same words, with a tenth of the vocabulary."""
+    from microbudget.audio import sound
+    from microbudget.runtimes import open_session
+
+    model = load(assets / "models" / "whisper-words")
+    texts = ["one two three four five six seven eight nine zero", "yes no up down left right on off stop go"]
+    small = trimmed(model, tmp_path / "out", texts)
+    assert small.size_bytes < model.size_bytes / 3
+    waveform = sound.read(assets / "speech" / "words" / "train" / "0001.flac")
+    inputs = {"waveform": waveform[None], "length": np.array([len(waveform)])}
+    before, after = (open_session(each).answer(inputs) for each in (model, small))
+    assert before.tolist() == after.tolist()
+    assert str(before[0]).split()
+    encoder = FolderTokenizer(small.path).encoder
+    rows = json.loads((small.path / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    assert [encoder.token_to_id(name) for name in ("<|0.00|>", "<|30.00|>")] == [rows - 1501, rows - 1]

@@ -204,6 +204,16 @@ def test_what_cannot_be_exported(folder: Path, task: TranscriptionTask, tmp_path
         export(short, task, tmp_path / "out2")
 
 
+def test_options_of_other_formats(folder: Path, task: TranscriptionTask, onnx_model: Path, tmp_path: Path) -> None:
+    context = Context(task, tmp_path)
+    with pytest.raises(InvalidOption, match="exported with format='ct2', not 'onnx'"):
+        Export().apply(load(folder), context, tmp_path)
+    with pytest.raises(InvalidOption, match="type is for format='ct2'"):
+        Export(type="int8").apply(load(onnx_model), context, tmp_path)
+    with pytest.raises(UnsupportedModel, match="is no Whisper: format='ct2' is for speech models"):
+        Export(format="ct2").apply(load(onnx_model), context, tmp_path)
+
+
 def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 

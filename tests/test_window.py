@@ -26,7 +26,7 @@ from toy_seq2seq import write_recordings, write_whisper
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(write_whisper(tmp_path_factory.mktemp("whisper") / "toy"))
+    return load(write_whisper(tmp_path_factory.mktemp("whisper") / "toy", max_source_positions=500))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_encoder_answers_as_one_that_hears_no_more(whisper: Model, short: Mo
 
 def test_the_record_tells_the_window_and_who_takes_it(short: Model) -> None:
     report = short.record.history["window"]
-    assert (report["before_s"], report["after_s"], report["longer"]) == (30, 4, 0)
+    assert (report["before_s"], report["after_s"], report["longer"]) == (10, 4, 0)
     assert any("CTranslate2" in line for line in report["runtimes"])
     assert (short.record.preprocessing or {})["chunk_length"] == 4
 
@@ -116,13 +116,26 @@ def test_ctranslate2_takes_the_short_window_and_the_whole_one(short: Model, tmp_
     assert encoded.shape == (1, frames // 2, 32)
 
 
-def test_the_continued_positions_are_the_old_ones(whisper: Model, short: Model) -> None:
+def test_the_continued_positions_are_transformers_own(short: Model) -> None:
+    from transformers.models.whisper.modeling_whisper import sinusoids
+
     from microbudget.runtimes.convert_ct2 import lengthen
 
-    network, whole = load_network(short.path), load_network(whisper.path)
+    network = load_network(short.path)
     assert lengthen(network) == 1500
-    continued = network.model.encoder.embed_positions.weight
-    assert np.allclose(continued.detach(), whole.model.encoder.embed_positions.weight.detach(), atol=1e-4)
+    continued = network.model.encoder.embed_positions.weight.detach()
+    assert np.allclose(continued, sinusoids(1500, 32), atol=1e-4)
+
+
+def test_learnt_positions_are_not_continued(short: Model) -> None:
+    import torch
+
+    from microbudget.runtimes.convert_ct2 import lengthen
+
+    network = load_network(short.path)
+    with torch.no_grad():
+        network.model.encoder.embed_positions.weight += 0.1
+    assert lengthen(network) == 200
 
 
 def test_fine_tuning_trains_the_encoder_and_not_the_embeddings(

@@ -46,8 +46,8 @@ def write_whisper(folder: Path, *, pieces: int = 400, seed: int = 0, older: bool
     )
     torch.manual_seed(seed)
     network = WhisperForConditionalGeneration(config)
-    network.generation_config.update(**_generation(ids))
     network.save_pretrained(str(folder))
+    (folder / "generation_config.json").write_text(json.dumps(_generation(ids)), encoding="utf-8")
     WhisperFeatureExtractor(chunk_length=config.max_source_positions // 50).save_pretrained(str(folder))
     return folder
 

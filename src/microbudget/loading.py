@@ -24,7 +24,7 @@ from .model import (
 )
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
-HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "tokenizer.model", "*.jinja")
+HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "tokenizer.model", "*.jinja", CT2_NAME)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]

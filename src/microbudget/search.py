@@ -14,7 +14,7 @@ from .build import build, clean, planned
 from .candidates import Candidate, best
 from .errors import BadData, InvalidOption, LabelsDisagree
 from .evaluation import Evaluation
-from .judge.answering import one
+from .judge.answering import CLASSIFICATION, evidence, one
 from .judge.measuring import choose_threads
 from .judge.verdict import can_show, check_limit
 from .ladder import ladder
@@ -272,7 +272,7 @@ def _check_splits(task: Task, budget: Budget, progress: Progress) -> None:
     if budget.max_drop is None:
         return
     check_limit(budget.max_drop, task.kind)
-    examples = len(task.examples("test")) + len(task.examples("unlabelled"))
+    examples = evidence(task, task.examples("test"))
     possible, needed = can_show(budget.max_drop, examples)
     if not possible:
         text = (
@@ -280,7 +280,10 @@ def _check_splits(task: Task, budget: Budget, progress: Progress) -> None:
             f" answer changes: that takes {needed}"
         )
         if budget.prove:
-            raise BadData(text + ". Unlabelled photos count: put some into a folder `unlabelled`, or drop --prove")
+            count = (
+                "Unlabelled photos count: put some into a folder `unlabelled`" if task.kind in CLASSIFICATION else ""
+            )
+            raise BadData(f"{text}. {count or 'Give more'}, or drop --prove")
         progress.say(f"note: {text}; without --prove the estimate decides")
 
 

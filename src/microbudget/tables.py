@@ -55,6 +55,7 @@ def print_measurement(measurement: Measurement) -> None:
         ("size", f"{format_bytes(measurement.size_bytes)} ({measurement.size_bytes} bytes)"),
         ("latency", _interval(measurement)),
         *_timing_rows(measurement.extra),
+        *_speech_rows(measurement.extra),
         ("memory", _memory(measurement)),
         ("load", MISSING if measurement.load_s is None else format_seconds(measurement.load_s)),
     ]
@@ -94,6 +95,18 @@ def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "blocks dropped", told
     if timing.get("load_average") is not None:
         yield "machine's load", f"{timing['load_average']:.1f}"
+
+
+def _speech_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What kinds of errors a transcript has, and how long audio fares."""
+    if "normalizer" not in extra:
+        return
+    kinds = ", ".join(f"{extra[name]} {name}" for name in ("substitutions", "deletions", "insertions"))
+    yield "errors", f"{kinds} of {extra['words']} words ({extra['normalizer']} normalizer)"
+    yield "transcripts", f"{extra['empty']} empty, {extra['hallucinated']} made up"
+    if long := extra.get("long_form"):
+        of = f"{long['joined']} utterances joined" if long["joined"] else f"{long['recordings']} recordings"
+        yield "long form", f"wer {long['wer']:.4f} on {long['words']} words, {of} to {format_seconds(long['seconds'])}"
 
 
 def _energy(measurement: Measurement) -> str:

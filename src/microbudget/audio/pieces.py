@@ -17,7 +17,8 @@ from .sound import RATE_HZ, Samples
 STEP_S = 0.02  # loudness is taken over so long
 SILENT = 1e-4  # of full scale, -80 dB: nothing that is always below can be heard
 ABOVE_FLOOR = 2.5  # times as loud as the quiet parts: speech
-BELOW_PEAK = 0.02  # of the loudest: also speech where there is no quiet part
+BELOW_PEAK = 0.02  # of the loudest: nothing softer is speech
+SOFT = 0.1  # of the loudest so far: what never changes and is softer is the room
 PAUSE_S = 0.3  # a shorter one is part of a word
 MARGIN_S = 0.2  # kept before and behind speech
 EARLIEST = 0.5  # of the window: a piece is cut at its last pause behind this, else at its longest
@@ -45,12 +46,15 @@ def cut(blocks: Iterable[Samples], longest_s: float) -> Iterator[Piece]:
     """
     longest = int(longest_s * RATE_HZ) // _STEP * _STEP
     held, start, source = np.zeros(0, np.float32), 0, iter(blocks)  # start: of what is held, in samples
+    loudest = 0.0  # so far
     while True:
         while len(held) < 2 * longest and (block := next(source, None)) is not None:
             held = np.concatenate([held, block])
         if not len(held):
             return
-        taken, piece = _first(held[: 2 * longest], longest)
+        loud = _loudness(held[: 2 * longest])
+        loudest = max(loudest, float(np.quantile(loud, 0.99)))
+        taken, piece = _first(_speech(loud, loudest), len(held), longest)
         if piece is not None:
             yield Piece((start + piece.start) / RATE_HZ, held[piece].copy())
         held, start = held[taken:], start + taken
@@ -61,20 +65,19 @@ def is_silent(samples: Samples) -> bool:
     return not len(samples) or float(np.abs(samples).max()) < SILENT
 
 
-def _first(held: Samples, longest: int) -> tuple[int, slice | None]:
-    """How many samples are done with, and where the first piece is; None where there is only silence."""
-    speech = _speech(held)
+def _first(speech: NDArray[np.bool_], held: int, longest: int) -> tuple[int, slice | None]:
+    """How many of the samples held are done with, and where the first piece is; None where there is only silence."""
     where = np.flatnonzero(speech)
     if not len(where):
-        return (longest if len(held) > longest else len(held)), None
-    margin = int(MARGIN_S * RATE_HZ) // _STEP
+        return min(held, longest), None
+    margin = int(MARGIN_S / STEP_S)
     begin = max(0, int(where[0]) - margin)
     if begin * _STEP >= longest:  # speech that begins so late may go on behind what is held
         return begin * _STEP, None
     done = _end(speech, begin, longest // _STEP)
     last = int(where[where < done][-1]) + 1
     end = min(done, last + margin)  # what is behind the last word is done with, and is not heard
-    return min(done * _STEP, len(held)), slice(begin * _STEP, min(end * _STEP, len(held)))
+    return min(done * _STEP, held), slice(begin * _STEP, min(end * _STEP, held))
 
 
 def _end(speech: NDArray[np.bool_], begin: int, longest: int) -> int:
@@ -99,14 +102,21 @@ def _pauses(speech: NDArray[np.bool_], begin: int, end: int) -> list[tuple[int, 
     return [(begin + int(a), begin + int(b)) for a, b in runs if b - a >= PAUSE_S / STEP_S]
 
 
-def _speech(samples: Samples) -> NDArray[np.bool_]:
-    """Whether there is speech in each step of 20 ms, (steps,); the last one may be incomplete."""
-    steps = -(-len(samples) // _STEP)
-    padded = np.zeros(steps * _STEP, np.float32)
-    padded[: len(samples)] = samples
-    loud = np.sqrt(np.square(padded.reshape(steps, _STEP)).mean(axis=1))
-    floor = float(np.quantile(loud, 0.1))
-    threshold = max(SILENT, min(ABOVE_FLOOR * floor, max(BELOW_PEAK, 0.25) * float(loud.max())))
-    threshold = max(threshold, BELOW_PEAK * float(np.quantile(loud, 0.99)))
-    found: NDArray[np.bool_] = loud >= threshold
+def _loudness(samples: Samples) -> NDArray[np.float32]:
+    """Root mean square of each step of 20 ms, (steps,); the last one may be incomplete."""
+    whole = len(samples) // _STEP * _STEP
+    rest = samples[whole:]
+    power = np.square(samples[:whole]).reshape(-1, _STEP).mean(axis=1)
+    last = [np.square(rest).mean()] if len(rest) else []
+    return np.sqrt(np.concatenate([power, np.array(last, np.float32)]))
+
+
+def _speech(loud: NDArray[np.float32], loudest: float) -> NDArray[np.bool_]:
+    """Whether there is speech in each step, (steps,). loudest: of the recording so far."""
+    floor, peak = float(np.quantile(loud, 0.1)), float(loud.max())
+    if peak < ABOVE_FLOOR * floor:  # it never changes: noise, or speech without a pause, unless it is soft
+        threshold = SOFT * loudest
+    else:
+        threshold = max(min(ABOVE_FLOOR * floor, peak / 4), BELOW_PEAK * float(np.quantile(loud, 0.99)))
+    found: NDArray[np.bool_] = loud >= max(SILENT, threshold)
     return found

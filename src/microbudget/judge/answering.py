@@ -17,7 +17,7 @@ from ..errors import BadData, BrokenModel, LabelsDisagree
 from ..loading import match_labels
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Inputs, LanguageTask, Scores, SpokenTask, Task
+from ..tasks import SPLITS, Example, Inputs, LanguageTask, Scores, SpokenTask, Task
 from .worker import Worker
 
 # Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in
@@ -25,7 +25,7 @@ from .worker import Worker
 CHUNK_BYTES = 2_500_000
 LARGEST_CHUNK = 64
 LARGEST_CONFUSION = 100  # classes: a larger matrix would drown what else a Measurement tells
-# What a request may take: reading a passage takes a large model minutes, a recording of hours takes an hour.
+# What a request may take: reading a passage takes a large model minutes.
 PATIENCE_S, READING_S = 120.0, 1800.0
 CLASSIFICATION = ("image-classification", "text-classification")
 
@@ -64,8 +64,20 @@ def chunk_size(models: Iterable[Model], task: Task, examples: Sequence[Example])
 
 def hire(task: Task, max_memory_bytes: int | None = None) -> Worker:
     """A worker with the patience that the task takes."""
-    timeout_s = READING_S if isinstance(task, (LanguageTask, SpokenTask)) else PATIENCE_S
-    return Worker(timeout_s=timeout_s, max_memory_bytes=max_memory_bytes)
+    return Worker(timeout_s=_patience_s(task), max_memory_bytes=max_memory_bytes)
+
+
+def _patience_s(task: Task) -> float:
+    """Of speech at least twice the longest recording: a model that takes longer has hung."""
+    if isinstance(task, SpokenTask):
+        every = (example for split in SPLITS for example in task.examples(split))
+        return max(READING_S, 2 * max((task.seconds(example) for example in every), default=0.0))
+    return READING_S if isinstance(task, LanguageTask) else PATIENCE_S
+
+
+def evidence(task: Task, examples: Sequence[Example]) -> int:
+    """How many examples can speak for a verdict: unlabelled ones too where an answer is a class."""
+    return len(examples) + (len(task.examples("unlabelled")) if task.kind in CLASSIFICATION else 0)
 
 
 def answer_chunks(

@@ -17,7 +17,7 @@ from ..progress import SILENT, Progress
 from ..tasks import Example, LanguageTask, Split, SpokenTask, Task
 from ..units import Drop
 from . import memory
-from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, hire, one
+from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, evidence, hire, one
 from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
 from .tokens import read_both
 from .twins import Again, PairTiming, SpeedVerdict, time_pair
@@ -80,7 +80,7 @@ def compare(
     if not examples:
         raise BadData("there is no example to compare with")
     if max_drop is not None:
-        count = len(examples) + len(task.examples("unlabelled"))
+        count = evidence(task, examples)
         possible, needed = can_show(max_drop, count)
         if not possible:
             progress.say(f"note: {count} examples cannot show a loss within {max_drop} at 95 %: that takes {needed}")

@@ -40,6 +40,10 @@ class Export(Method):
             return _to_gguf(model, context, out, self.dtype or "float16")
         if self.format == "ct2":
             return _to_ct2(model, context, out, self.type or "int8")
+        if model.task == TRANSCRIPTION:
+            raise InvalidOption(f"export: a speech model is exported with format='ct2', not {self.format!r}")
+        if self.type is not None:
+            raise InvalidOption(f"export: type is for format='ct2'; {self.format} takes none")
         if self.dtype is not None:
             raise InvalidOption(f"export: dtype is for format='gguf'; ONNX is written in float32, not {self.dtype}")
         return self._to_onnx(model, context, out)

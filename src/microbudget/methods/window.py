@@ -37,7 +37,7 @@ class Window(Method):
     learning_rate: float = option(1e-4, "of AdamW after the warm-up", low=1e-8, high=1.0)
     batch_size: int = option(16, "recordings in a step at most", low=1, high=4096)
     max_wer: float = option(
-        0.1, "the model's word error rate on a recording above which it is not learnt from", low=0.0
+        0.3, "the model's word error rate on a recording above which it is not learnt from", low=0.0
     )
 
     def __post_init__(self) -> None:

@@ -120,10 +120,11 @@ class TranscriptionTask:
         return self.collate([self.median(examples)], {})
 
     def median(self, examples: Sequence[Example]) -> Example:
-        """The recording of median length. Raises BadData without one."""
+        """The recording of median length, of those up to a minute where there are any. Raises BadData without one."""
         if not examples:
             raise BadData("there is no recording to measure with")
-        return sorted(examples, key=lambda example: (self.seconds(example), example.key))[len(examples) // 2]
+        short = [example for example in examples if self.seconds(example) <= LONG_S] or list(examples)
+        return sorted(short, key=lambda example: (self.seconds(example), example.key))[len(short) // 2]
 
     def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
         """Word errors and words of each transcript. outputs: (examples,) texts."""

@@ -43,7 +43,7 @@ class Distill(Method):
         None, "transcription: encoder layers to keep; None: all, and the encoder stays as it is", low=1
     )
     max_wer: float = option(
-        0.1, "transcription: the teacher's word error rate on a recording above which it is not learnt from", low=0.0
+        0.3, "transcription: the teacher's word error rate on a recording above which it is not learnt from", low=0.0
     )
     curve: bool = option(
         False, "also train with and without a teacher at 100, 30 and 10 % of the labels: six times as long"

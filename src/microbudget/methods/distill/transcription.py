@@ -106,16 +106,17 @@ def _wanted(options: Distill, name: str) -> int | None:
 
 
 def spaced(layers: int, wanted: int | None) -> list[int]:
-    """The numbers of `wanted` of the layers, as far from each other as can be; the last is always among them.
+    """The numbers of `wanted` of the layers, as far from each other as can be: the first and the last among them.
 
-    Shleifer and Rush 2020, arXiv:2010.13002. Raises InvalidOption for more than there are.
+    Shleifer and Rush 2020, arXiv:2010.13002. One alone is the first: it takes embeddings as they come, and learnt more
+    of whisper-words than the last. Raises InvalidOption for more than there are.
     """
     if wanted is None:
         return list(range(layers))
     if wanted > layers:
         raise InvalidOption(f"distill: the model has {layers} layers, {wanted} cannot be kept: ask for fewer")
-    places = np.linspace(0, layers - 1, wanted).round().astype(int).tolist() if wanted > 1 else []
-    return [*places[:-1], layers - 1]
+    places: list[int] = np.linspace(0, layers - 1, wanted).round().astype(int).tolist()
+    return places
 
 
 def cut(network: Any, name: str, kept: list[int]) -> None:
