@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,12 @@ def _listen(
 
 def _keep(folder: Path, key: str, row: Written, states: NDArray[np.float16]) -> None:
     """States first: where the text is there, all is there."""
-    for path, save in ((folder / f"{key}.npy", lambda stream: np.save(stream, states)),
-                       (folder / f"{key}.npz", lambda stream: np.savez(stream, **vars(row)))):  # fmt: skip
+    writers: dict[str, Callable[[Any], None]] = {
+        "npy": lambda stream: np.save(stream, states),
+        "npz": lambda stream: np.savez(stream, **vars(row)),
+    }
+    for ending, save in writers.items():
+        path = folder / f"{key}.{ending}"
         partial = path.with_suffix(".partial")
         with partial.open("wb") as stream:
             save(stream)

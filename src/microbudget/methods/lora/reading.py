@@ -124,7 +124,7 @@ def mean_nats(network: Any, rows: Table) -> float:
     device = next(network.parameters()).device
     total = count = 0.0
     with torch.no_grad():
-        for part in torch.arange(len(rows)).split(JUDGED_AT_ONCE):
+        for part in torch.split(torch.arange(len(rows)), JUDGED_AT_ONCE):
             batch = {name: tensor.to(device) for name, tensor in rows.batch(part).items()}
             nats, targets = _nats(network, batch)
             total, count = total + float(nats), count + float(targets)

@@ -99,7 +99,8 @@ def choose(subject: Subject, share: float, progress: Progress) -> tuple[tuple[st
             f"prune: sparsity={share:g} would drop all {len(candidates)} blocks; at most"
             f" {1 - 1 / len(candidates):.2f} leaves one"
         )
-    reference, dropped, steps = subject.logits(), [], []
+    reference, steps = subject.logits(), []
+    dropped: list[str] = []
     for _ in progress.track(range(count), "block to drop", count):
         nats = {name: _loss(subject, reference, [*dropped, name]) for name in candidates if name not in dropped}
         best = min(nats, key=nats.__getitem__)
@@ -158,8 +159,8 @@ def renamed(tensors: Iterable[str], dropped: Sequence[str]) -> dict[str, str]:
     """The name of each tensor that stays, with its block's number in the shorter row."""
     rows: dict[str, list[int]] = defaultdict(list)
     for block in dropped:
-        row, _, number = block.rpartition(".")
-        rows[row].append(int(number))
+        stem, _, number = block.rpartition(".")
+        rows[stem].append(int(number))
     names = {}
     for name in tensors:
         row = next((row for row in rows if name.startswith(f"{row}.")), None)

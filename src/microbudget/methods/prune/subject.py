@@ -111,5 +111,5 @@ def _reader(model: Model, context: Context, examples: Sequence[Example]) -> Subj
     if width < 2:
         raise BadData(f"the text to prune with has {len(tokens)} tokens: give more")
     rows = torch.tensor(tokens[: len(tokens) // width * width]).reshape(-1, width)[: len(examples)]
-    batches = [{"input_ids": part} for part in rows.split(BATCH // 4)]
+    batches = [{"input_ids": part} for part in torch.split(rows, BATCH // 4)]
     return Subject(load_network(model.path), batches, None, tuple(example.key for example in examples))

@@ -179,7 +179,7 @@ class _Contest:
 def _products(x: NDArray[np.float32], W: NDArray[np.float32]) -> NDArray[np.float32]:
     """x: (groups, rows, K), W: (groups, outputs, K). Returns (groups, rows, outputs)."""
     if W.shape[1] == 1:  # depthwise: a thousand products of a matrix with a vector
-        return np.einsum("grk,gok->gro", x, W)
+        return np.asarray(np.einsum("grk,gok->gro", x, W), np.float32)
     return x @ W.transpose(0, 2, 1)
 
 

@@ -49,7 +49,7 @@ class Trim(Method):
         new = {int(old): index for index, old in enumerate(kept)}
         saved = _write(model, found, new, kept, rows, out)
         after = tokenizer.FolderTokenizer(out)
-        report = {
+        report: dict[str, Any] = {
             "tokens_before": rows,
             "tokens_after": len(kept),
             "saved_bytes": saved,
