@@ -1,6 +1,6 @@
 """Does `compare` agree with a stopwatch? MobileNetV2 in float32 and int8, both in ONNX Runtime.
 
-    python benchmarks/agreement.py                             # about 10 minutes; writes the table of docs/measuring.md
+    python benchmarks/agreement.py                             # about 6 minutes; writes the table of docs/measuring.md
     python benchmarks/agreement.py --store FOLDER --minutes 5  # goes on where the last call stopped, for so long
 
 The stopwatch is a process with nothing but onnxruntime and `time.perf_counter`: both files are open in it, it takes a
@@ -44,7 +44,7 @@ from microbudget.units import format_seconds
 
 FLOAT = Recipe.parse("finetune() > export()")
 INT8 = Recipe.parse("finetune() > export() > quantize()")
-SECONDS = 40.0  # three quarters of them are the stopwatches'
+SECONDS = 30.0  # three quarters of them are the stopwatches'
 STOPWATCHES = 3
 PROGRAM = """
 import random, sys, time
@@ -217,7 +217,7 @@ def text(found: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=6, help="rows for each number of threads")
+    parser.add_argument("--rounds", type=int, default=4, help="rows for each number of threads")
     parser.add_argument("--store", type=Path, help="keeps the models and the rows that are done")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the next call goes on")
     options = parser.parse_args()

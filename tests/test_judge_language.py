@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from microbudget import cli
-from microbudget.errors import InvalidOption
+from microbudget.errors import BrokenModel, InvalidOption
 from microbudget.judge import compare, measure
 from microbudget.judge.answering import hire
 from microbudget.judge.gguf_ledger import nominal_bits
@@ -168,3 +169,16 @@ def test_the_ledger_adds_up(pair: Pair, rounded: Path, which: str) -> None:
 @pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)
 def test_nominal_bits_leave_room_for_the_scales(kind: object) -> None:
     assert 0 < nominal_bits(kind) <= kind.bits_per_weight  # type: ignore[arg-type, attr-defined]
+
+
+def test_weights_that_are_not_numbers_make_a_broken_language_model(pair: Pair, text: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    broken = shutil.copytree(pair.hf, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("norm.weight"))
+    save_file({**tensors, name: np.full_like(tensors[name], np.nan)}, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BrokenModel, match="NaN or infinity"):
+        measure(broken, text, threads=1, seconds=0)
+    with pytest.raises(BrokenModel, match="not finite"):
+        compare(pair.hf, broken, text, threads=1, seconds=0)
