@@ -247,7 +247,11 @@ def quality(bench: Bench) -> None:
                 key, mark = f"quality/{network}/{setting}/{draw}", stamp(setting, network)
                 if bench.late() or bench.results.get(key, mark) is not None:
                     continue
-                row = quantize(bench, setting, network, draw, SAMPLES[network], result_file(setting, network, draw))
+                out = result_file(setting, network, draw)
+                made = bench.results.get(f"cost/{network}/{setting}/{SAMPLES[network]}", mark) if draw == 0 else None
+                if made is None or not out.is_file():
+                    made = quantize(bench, setting, network, draw, SAMPLES[network], out)
+                row = dict(made)
                 if "failure" not in row:
                     try:
                         judge(setting, network, draw)
@@ -312,8 +316,9 @@ def cost(bench: Bench) -> None:
         known = bench.results.get(key, mark) is not None or not bench.wants(setting)
         if bench.late() or known or network not in bench.options.networks:
             continue
+        kept = result_file(setting, network, 0)  # the same file serves `quality`
         with tempfile.TemporaryDirectory() as scratch:
-            out = Path(scratch) / result_file(setting, network, 0).name
+            out = kept if samples == SAMPLES[network] else Path(scratch) / kept.name
             row = quantize(bench, setting, network, 0, samples, out)
         bench.results.put(key, mark, row)
         tell(key, row)
