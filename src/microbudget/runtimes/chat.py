@@ -69,7 +69,7 @@ class _Allowance:
 class _Generation(Extension):
     """{% generation %} marks for training what the model says itself; here its inside is text like any other."""
 
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """The inside alone."""
@@ -85,7 +85,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self, allowance: _Allowance) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=EXTENSIONS)
         self._allowance = allowance
-        self.concat = self._joined  # type: ignore[method-assign] # of what blocks and macros write
+        self.concat = self._joined  # type: ignore[method-assign]  # of what blocks and macros write
         kept = {name: self._paid(call) for name, call in self.filters.items() if name in FILTERS}
         more = {"tojson": self._paid(_to_json), STEPS: self._steps, JOINED: self._joined, CUT: self._cut}
         self.filters = {**kept, **more, "join": self._join, "replace": self._replace}
@@ -114,7 +114,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         __self._allowance.step()
         if isinstance(owner, str) and name in ("replace", "join", "translate", "format_map"):
             if name == "join":
-                return __self._join(args[0] if args else (), owner)
+                return __self._join(args[0], owner)
             if name == "replace":
                 return __self._replace(owner, *args)
             raise jinja2.exceptions.SecurityError(f"no template needs {name}")
@@ -182,7 +182,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 EXTENSIONS = ("jinja2.ext.loopcontrols", _Generation)
 
 
-def _through(name: str, node: nodes.Node, *arguments: nodes.Expr) -> nodes.Filter:
+def _through(name: str, node: Any, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
 
@@ -241,16 +241,6 @@ def render(template: str, messages: Sequence[Message], begin: str = "", end: str
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsupportedModel(f"the model's chat template failed: {reason}") from error
-
-
-def last_answer(template: str | None, messages: Sequence[Message], begin: str = "", end: str = "") -> tuple[str, str]:
-    """What stands before the last message, which is the assistant's, and that message as the template writes it.
-
-    The second has what ends a turn too. template: None for a plain one. Raises what `render` raises.
-    """
-    prompt = render(template or PLAIN, messages[:-1], begin, end, answer=True)
-    whole = render(template or PLAIN.removesuffix("assistant:"), messages, begin, end, answer=False)
-    return prompt, whole[len(prompt) :] if whole.startswith(prompt) else str(messages[-1]["content"])
 
 
 def _bounded(parts: Iterator[str]) -> Iterator[str]:
