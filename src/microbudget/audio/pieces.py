@@ -108,7 +108,8 @@ def _loudness(samples: Samples) -> NDArray[np.float32]:
     rest = samples[whole:]
     power = np.square(samples[:whole]).reshape(-1, _STEP).mean(axis=1)
     last = [np.square(rest).mean()] if len(rest) else []
-    return np.asarray(np.sqrt(np.concatenate([power, np.array(last, np.float32)])), np.float32)
+    loud: NDArray[np.float32] = np.sqrt(np.concatenate([power, np.array(last, np.float32)]))
+    return loud
 
 
 def _speech(loud: NDArray[np.float32], loudest: float) -> NDArray[np.bool_]:
