@@ -40,7 +40,7 @@ def levers(rows: Rows) -> str:
     """Every way in a line."""
     reference, rounds, heard = rows["quality"][speech.UNTOUCHED], rows["speed"]["rounds"], rows["speed"]["heard"]
     lines = []
-    for name in speech.ROWS:
+    for name in (name for name in speech.ROWS if name in rounds):
         quality, seconds = rows["quality"][name], rounds[name]
         told = speech.verdict(reference, quality)
         same = name == speech.UNTOUCHED
@@ -66,7 +66,7 @@ def goals(rows: Rows) -> str:
     """What was to be reached, and what was."""
     rounds, quality = rows["speed"]["rounds"], rows["quality"]
     lines = []
-    for name in (name for name in speech.ROWS if name.startswith(("all:", "window, trim"))):
+    for name in (name for name in rounds if name.startswith(("all:", "window, trim"))):
         told = speech.verdict(quality[speech.UNTOUCHED], quality[name])
         fast = ratio(rounds[speech.UNTOUCHED], rounds[name])
         peer = ratio(rounds[speech.SAME_WINDOW], rounds[name])
@@ -92,8 +92,8 @@ def recovered(rows: Rows) -> str:
     return "\n\n".join(
         [
             told,
-            f"{share:.1%} of the loss of cutting is recovered in {format_seconds(cost['seconds'])} on one thread,"
-            f" beside other work ({cost['epochs']} epochs, {format_seconds(cost['processor_s'])} of processor time), with"
+            f"{share:.1%} of the loss of cutting is recovered in {format_seconds(cost['seconds'])} on one thread"
+            f" ({cost['epochs']} epochs, {format_seconds(cost['processor_s'])} of processor time), with"
             f" {cost['teacher_passes']} passes of the teacher for {cost['recordings']} recordings, of which"
             f" {cost['train']} were learnt from. Goal: {RECOVERED:.0%} within {MINUTES:g} minutes on 2 cores, each"
             f" recording heard once by the teacher: {'reached' if reached else 'missed'}.",
