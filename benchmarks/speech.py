@@ -72,7 +72,12 @@ ROWS: dict[str, tuple[str, str]] = {
     ),
     ALL: ("microbudget", f"window(seconds=10) > trim() > {DISTILL_1} > {INT8}"),
 }
-CUT, TAUGHT = f"distill(decoder_layers=1, epochs=0) > {FLOAT}", ROWS["1 decoder layer alone"][1]
+BEFORE = "window(seconds=10) > trim()"  # what is cut and taught: a small vocabulary makes an epoch cheap
+RECOVERY = {
+    "whole": ("microbudget", f"{BEFORE} > {FLOAT}"),
+    "cut": ("microbudget", f"{BEFORE} > distill(decoder_layers=1, epochs=0) > {FLOAT}"),
+    "taught": ("microbudget", f"{BEFORE} > {DISTILL_1} > {FLOAT}"),
+}
 CURVE = {
     **{f"coverage={share}": f"trim(coverage={share}) > {INT8}" for share in (0.0, 0.25, 0.5, 0.75, 0.9)},
     "coverage=1": f"trim() > {INT8}",
@@ -176,7 +181,7 @@ def size_bytes(model: Model) -> int:
 
 
 def build_all() -> None:
-    recipes = {recipe for _, recipe in ROWS.values()} | {CUT, *CURVE.values()}
+    recipes = {recipe for _, recipe in ROWS.values()} | {recipe for _, recipe in RECOVERY.values()} | {*CURVE.values()}
     for recipe in sorted(recipes, key=lambda recipe: (recipe.startswith("distill"), recipe)):
         print(f"{recipe or 'as given'}: {size_bytes(made(recipe))} bytes", file=sys.stderr, flush=True)
 
@@ -242,21 +247,21 @@ def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, 
 
 def recovery(results: Results) -> None:
     """How long one decoder layer is taught on one thread; the cache is empty, so the teacher hears all in this time."""
-    if results.get("recovery", "taught") is not None:
+    if results.get("recovery", "cost") is not None:
         return
-    given, recipe = load(MODEL), Recipe.parse(DISTILL_1)
+    given, step = made(BEFORE), Recipe.parse(DISTILL_1)
     own = replace(context(), cache=STORE / "recovery")
-    for folder in (own.cache, planned(given, recipe, own, STORE / "models").path):
+    for folder in (own.cache, planned(given, step, own, STORE / "models").path):
         shutil.rmtree(folder, ignore_errors=True)
     began, processor = time.monotonic(), time.process_time()
-    told = build(given, recipe, own, STORE / "models")[-1].record.history["distill"]
+    told = build(given, step, own, STORE / "models")[-1].record.history["distill"]
     row = {
         "seconds": time.monotonic() - began,
         "processor_s": time.process_time() - processor,
         **{key: value for key, value in told.items() if key != "epochs"},
         "epochs": len(told["epochs"]),
     }
-    results.put("recovery", "taught", row)
+    results.put("recovery", "cost", row)
     print(row, file=sys.stderr, flush=True)
 
 
@@ -272,11 +277,15 @@ def main() -> None:
     results = Results(STORE / "results.json")
     work = {
         "models": build_all,
-        "quality": lambda: quality(results, "quality", {**ROWS, "1 decoder layer, cut": ("microbudget", CUT)}),
+        "quality": lambda: quality(results, "quality", {**ROWS, **RECOVERY}),
         "speed": lambda: speed(
             results,
             "speed",
-            {name: (way, made(recipe).path) for name, (way, recipe) in ROWS.items()},
+            {
+                name: (way, made(recipe).path)
+                for name, (way, recipe) in ROWS.items()
+                if results.get("quality", name) is not None
+            },
             rounds=options.rounds,
             files=8,
         ),
