@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-from conftest import ASSETS, COLOURS, write_hf_model, write_photos
+from conftest import ASSETS, COLOURS, PIXELS, write_hf_model, write_photos
 from microbudget import methods
 from microbudget.build import build, build_step
 from microbudget.errors import BadData, Failed, InvalidOption, UnsupportedModel
@@ -21,6 +22,8 @@ from microbudget.methods import Context, Method
 from microbudget.methods.distill import Distill
 from microbudget.methods.export import Export
 from microbudget.methods.finetune import Finetune
+from microbudget.methods.lora import Lora
+from microbudget.methods.prune import Prune
 from microbudget.methods.quantize import Quantize
 from microbudget.methods.resize import Resize
 from microbudget.model import Model
@@ -40,6 +43,11 @@ EXAMPLES: list[tuple[str, Method]] = [
     ("", Resize(pixels=24)),
     ("export", Resize(pixels=24)),
     ("finetune(epochs=3) > export", Quantize(samples=8)),
+    ("finetune(epochs=3)", Prune(samples=8)),
+    ("finetune(epochs=3)", Prune(structure="layers", sparsity=0.3, samples=8)),
+    ("finetune(epochs=3)", Prune(structure="weights", samples=8)),
+    ("", Lora(rank=2, epochs=2)),
+    ("", Lora(rank=2, epochs=2, merge=False)),
 ]
 
 
@@ -94,16 +102,36 @@ def test_contract(before: str, method: Method, given: dict[str, Model], context:
 
 
 def foreign_answer(model: Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """What stock libraries say: transformers for a folder, plain onnxruntime for a file."""
+    """What stock libraries say: transformers for a folder, plain onnxruntime for a file.
+
+    A folder whose widths no config can say is ordinary again as ONNX; an adapter goes through PEFT.
+    """
     if model.format == "onnx":
         onnx.checker.check_model(str(model.weights), full_check=True)
         return onnxruntime.InferenceSession(str(model.weights)).run(None, inputs)[0]
     import torch
-    from transformers import AutoModelForImageClassification
 
-    network = AutoModelForImageClassification.from_pretrained(str(model.path)).eval()
+    from microbudget.runtimes.torch import load_network, onnx_bytes
+
+    if model.record.state.get("widths") or model.record.state.get("dropped"):
+        session = onnxruntime.InferenceSession(onnx_bytes(load_network(model.path), PIXELS, PIXELS))
+        return session.run(None, inputs)[0]
+    network = stock_network(model).eval()
     with torch.inference_mode():
         return network(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits.numpy()
+
+
+def stock_network(model: Model) -> Any:
+    """By transformers alone, or by PEFT on transformers' backbone with a head for the labels."""
+    from transformers import AutoModelForImageClassification
+
+    if not (model.path / "adapter_config.json").is_file():
+        return AutoModelForImageClassification.from_pretrained(str(model.path))
+    from peft import PeftModel
+
+    base = json.loads((model.path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    labels = {"num_labels": len(model.labels or ()), "ignore_mismatched_sizes": True}
+    return PeftModel.from_pretrained(AutoModelForImageClassification.from_pretrained(base, **labels), str(model.path))
 
 
 def test_the_record_names_the_examples_that_were_seen(given: dict[str, Model], context: Context) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,11 @@ def set_classes(network: Any, labels: tuple[str, ...], rows: Sequence[int] | Non
             head.bias.copy_(old.bias[list(rows)] if old.bias is not None else torch.zeros(len(labels)))
     network.set_submodule(name, head)
     name_classes(network, labels)
+
+
+def pruned_weights(network: Any, state: Mapping[str, Any]) -> list[Parameter]:
+    """The tensors whose zeros must stay zero (`prune(structure="weights")`), from a record's state."""
+    return [network.get_parameter(name) for name in state.get("zeros", ())]
 
 
 def for_training(network: Any) -> Any:

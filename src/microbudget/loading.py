@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
-from .model import GGUF_NAME, LANGUAGE_MODELLING, ONNX_NAME, Model, Record, external_data
+from .model import GGUF_NAME, LANGUAGE_MODELLING, ONNX_NAME, Model, Record, backbone_of, external_data
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
 HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "tokenizer.model", "*.jinja")
@@ -69,8 +69,9 @@ def _load_folder(folder: Path) -> Model:
         return _load_gguf(folder, folder / GGUF_NAME)
     if (folder / ONNX_NAME).is_file():
         return Model(folder, "onnx", record or _onnx_record(folder / ONNX_NAME))
-    if (folder / "config.json").is_file():
-        return Model(folder, "hf", record or _hf_record(folder))
+    backbone = backbone_of(folder) or folder
+    if (backbone / "config.json").is_file():
+        return Model(folder, "hf", record or _hf_record(backbone))
     if (folder / "best").is_dir() and (folder / "run.toml").is_file():
         return _load_folder(folder / "best")
     onnx_files = sorted(folder.glob("*.onnx"))

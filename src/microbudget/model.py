@@ -15,11 +15,12 @@ RECORD_NAME = "microbudget.json"
 RECORD_VERSION = 1
 ONNX_NAME = "model.onnx"
 GGUF_NAME = "model.gguf"
+ADAPTER_CONFIG = "adapter_config.json"  # of a low-rank adapter; its backbone lies elsewhere, or in the same folder
 LANGUAGE_MODELLING = "language-modelling"  # a kind of task; what says nothing of its task classifies images
 _HF_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
-    "chat_template.jinja",
+    "chat_template.jinja", ADAPTER_CONFIG,
 )  # fmt: skip
 
 
@@ -98,10 +99,11 @@ class Model:
             return (self.weights, *external_data(self.weights))
         if self.format == "gguf":
             return (self.weights,)
-        found = [self.path / name for name in _HF_FILES if (self.path / name).is_file()]
-        found += self.path.glob("*.safetensors")
-        found += self.path.glob("*.safetensors.index.json")
-        return tuple(sorted(found))
+        found = _hf_files(self.path)
+        backbone = backbone_of(self.path)
+        if backbone is not None and backbone != self.path:
+            found += [file for file in _hf_files(backbone) if file.name not in {own.name for own in found}]
+        return tuple(sorted(found, key=lambda file: file.name))
 
     @property
     def size_bytes(self) -> int:
@@ -125,6 +127,34 @@ class Model:
     def with_record(self, **changes: Any) -> Model:
         """The same files with a changed record (not saved)."""
         return replace(self, record=replace(self.record, **changes))
+
+
+def _hf_files(folder: Path) -> list[Path]:
+    found = [folder / name for name in _HF_FILES if (folder / name).is_file()]
+    return [*found, *folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+
+
+def backbone_of(folder: Path) -> Path | None:
+    """The folder with the network that an adapter in `folder` is for; None where there is no adapter.
+
+    It is the folder itself where that has a network too. Raises UnsupportedModel, ModelNotFound.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        name = str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnsupportedModel(f"{path} does not say what model the adapter is for ({error!r})") from error
+    backbone = folder / name  # an absolute path stays as it is
+    if not (backbone / "config.json").is_file():
+        raise ModelNotFound(
+            f"{folder} is an adapter for {name}, which is not there: put the model there, or write its path into"
+            f" {ADAPTER_CONFIG} under 'base_model_name_or_path'"
+        )
+    return backbone
 
 
 def external_data(path: Path) -> tuple[Path, ...]:

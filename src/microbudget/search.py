@@ -33,7 +33,7 @@ from .tasks import SPLITS, Task, open_data
 from .units import Drop, format_bytes, format_change, format_seconds
 
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
-TRAINERS = ("finetune",)  # the methods that teach a model the data's labels
+TRAINERS = ("finetune", "lora")  # the methods that teach a model the data's labels
 STEPS = 7  # sizes are multiples of a seventh of the side: 32 pixels of 224, as often as networks halve their input
 
 
@@ -125,7 +125,7 @@ def run_recipe(
         if not first:
             raise LabelsDisagree(
                 f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe begin"
-                f" with finetune(), as in 'finetune() > {parsed}'"
+                f" with finetune() or lora(), as in 'finetune() > {parsed}'"
             )
     job = _Job(given, task, first, (parsed,), budget or Budget(), threads, seed, keep, progress, keeps_float=False)
     with open_run(Path(out), given, data_name, task, seed, force=force) as run:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import Failed, InvalidOption, UnsupportedModel
-from ..model import GGUF_NAME, ONNX_NAME, Model, Record
+from ..model import GGUF_NAME, ONNX_NAME, Model, Record, backbone_of
 from . import Context, Method, option
 
 CHECKED = 16  # calibration images that both models answer
@@ -67,6 +67,10 @@ def _to_gguf(model: Model, context: Context, out: Path, dtype: str) -> Record:
     """Tensor by tensor, without torch; the tokenizer is run against the original's before anything is written."""
     from ..runtimes import convert_gguf, token_check
 
+    if backbone_of(model.path) is not None:
+        raise UnsupportedModel(
+            f"{model.path} is an adapter: export it with its backbone, as lora(merge=True) writes it"
+        )
     conversion, check = token_check.settle(convert_gguf.plan(model.path, dtype))
     if check.checked and not check.same:
         context.progress.warn(

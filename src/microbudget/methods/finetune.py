@@ -132,7 +132,7 @@ class Finetune(Method):
         """Train on from the finished head through the network; write it. What is told of it all."""
         from .. import classifiers, lessons
         from ..runtimes.torch import put_head, save_network
-        from ..train import Settings, frozen_norms, train
+        from ..train import Settings, frozen_norms, train, zeros_stay
 
         task, preprocessing, network = context.task, model.record.preprocessing or {}, apart.network
         put_head(network, apart.weight, head.layers[0], task.labels)
@@ -146,6 +146,7 @@ class Finetune(Method):
             settings,
             groups=groups,
             mode=frozen_norms,
+            after_step=zeros_stay(classifiers.pruned_weights(network, model.record.state)),
             seed=context.seed,
             threads=context.threads,
             checkpoint=context.checkpoint("finetune"),

@@ -56,7 +56,7 @@ def _resize_hf(model: Model, height: int, width: int, preprocessing: dict[str, A
         (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     resize_positions(out, config)
     write_preprocessing(preprocessing, out)
-    _answers(load_network(out), height, width)
+    _answers(load_network(out, model.record.state), height, width)
 
 
 def _answers(network: Any, height: int, width: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtra, UnsupportedModel
+from ..model import backbone_of
 from .language import LanguageSession
 
 if TYPE_CHECKING:
@@ -99,6 +100,13 @@ def load_network(folder: Path) -> Any:
     """
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    backbone = backbone_of(folder)
+    if backbone is not None:
+        from . import widths
+        from .adapters import merged
+
+        auto = transformers.AutoModelForCausalLM  # which would add an adapter in the same folder by itself
+        return merged(load_network(backbone) if backbone != folder else widths.load(auto, folder, {}), folder)
     try:
         network, info = transformers.AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -121,7 +129,8 @@ def load_network(folder: Path) -> Any:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in a Hugging Face folder. Raises UnsupportedModel when there is none."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        source = backbone_of(folder) or folder
+        return transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # tokenizers raises plain Exception
         raise UnsupportedModel(
             f"{folder} has no tokenizer that transformers can open ({_first_line(error)}): it needs tokenizer.json or"

@@ -6,6 +6,7 @@ mean the same for every format.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidOption
-from .chat import Message
+from .chat import Message, last_answer
 from .generate import Answer, chat, generate
 
 Logits = NDArray[np.float32]
@@ -96,8 +97,10 @@ def nats(logits: Logits, targets: Sequence[int]) -> NDArray[np.float64]:
 
 
 class LanguageSession:
-    """An open language model. `answer` takes one of three kinds of inputs:
+    """An open language model. `answer` takes one of four kinds of inputs:
 
+    * `chat` (n, bytes) with `end` (n,): conversations as JSON, which the model's own template puts into words; the last
+      answer is judged, as below.
     * `text` (n, bytes) with `begin`, `end` (n,): the bytes of each example from `begin` to `end` are judged, those
       before are its history; `context` (n,): tokens. The answer is (n, 2): nats, and over how many tokens.
     * `decode` (1, bytes): one token more after the first `depth` (1,) tokens of that text.
@@ -116,8 +119,8 @@ class LanguageSession:
 
     def answer(self, inputs: Inputs) -> NDArray[Any]:
         """What the inputs' kind asks for."""
-        if "text" in inputs:
-            return np.array([self._judge(*example) for example in _examples(inputs)])
+        if "text" in inputs or "chat" in inputs:
+            return np.array([self._judge(*example) for example in self._examples(inputs)])
         for kind, read in (("decode", self._decode), ("prefill", self._prefill)):
             if kind in inputs:
                 depth = min(int(inputs["depth"][0]), self.reader.longest - 1)
@@ -129,8 +132,8 @@ class LanguageSession:
 
         (tokens,) and (tokens, vocabulary).
         """
-        ((text, begin, context),) = _examples(inputs)
-        parts = list(self._judged(text, begin, context))
+        ((text, begin, context, special),) = self._examples(inputs)
+        parts = list(self._judged(text, begin, context, special))
         targets = [token for part, _ in parts for token in part]
         return np.array(targets, np.int64), np.concatenate([rows for _, rows in parts])
 
@@ -157,18 +160,33 @@ class LanguageSession:
         """Release the model."""
         self.reader.close()
 
-    def _judge(self, text: bytes, begin: int, context: int) -> tuple[float, float]:
+    def _examples(self, inputs: Inputs) -> Iterator[tuple[bytes, int, int, bool]]:
+        """Text with its history, where it begins, the tokens of context, and whether it has special tokens."""
+        if "text" in inputs:
+            return ((*example, False) for example in _examples(inputs))
+        return (
+            (*self._words(json.loads(row[: int(end)].tobytes())), int(context), True)
+            for row, end, context in zip(inputs["chat"], inputs["end"], inputs["context"], strict=True)
+        )
+
+    def _words(self, messages: Sequence[Message]) -> tuple[bytes, int]:
+        """A conversation as bytes, and where its last answer begins."""
+        reader = self.reader
+        prompt, reply = last_answer(reader.chat_template, messages, reader.begin_text, reader.end_text)
+        return (prompt + reply).encode(), len(prompt.encode())
+
+    def _judge(self, text: bytes, begin: int, context: int, special: bool) -> tuple[float, float]:
         cost, count = 0.0, 0
-        for targets, rows in self._judged(text, begin, context):
+        for targets, rows in self._judged(text, begin, context, special):
             cost += float(nats(rows, targets).sum())
             count += len(targets)
         return cost, float(count)
 
-    def _judged(self, text: bytes, begin: int, context: int) -> Iterator[tuple[list[int], Logits]]:
+    def _judged(self, text: bytes, begin: int, context: int, special: bool) -> Iterator[tuple[list[int], Logits]]:
         """The tokens of the text from `begin` on, some at a time, with the logits before each."""
         reader = self.reader
         size = min(context, reader.longest)
-        history = reader.encode(text[:begin].decode("utf-8"))
+        history = reader.encode(text[:begin].decode("utf-8"), special)
         judged = reader.encode(text[begin:].decode("utf-8"))
         self._reserve(size, min(ROWS, size))
         # A text with more tokens than fit is judged in pieces of half the context, each with a history.

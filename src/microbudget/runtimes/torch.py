@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtra, UnsupportedModel
+from ..model import Record, backbone_of
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -24,6 +26,8 @@ try:
     import transformers.modeling_utils
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
+
+from . import widths
 
 
 class TorchSession:
@@ -53,14 +57,21 @@ def open_session(model: Model, *, threads: int = 0) -> TorchSession:
     return TorchSession(model.path, threads)
 
 
-def load_network(folder: Path) -> Any:
+def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     """The image classifier in a Hugging Face folder: a module in float32 and eval mode.
 
     Only safetensors are read, remote code is not run, and weights that are missing or of another shape are an error:
-    transformers would draw them at random and go on.
+    transformers would draw them at random and go on. state: of the record, where it is not in the folder yet; it tells
+    the widths of a pruned network.
     """
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    record = Record.read(folder) if state is None else Record(state=dict(state))
+    backbone = backbone_of(folder)
+    if backbone is not None:
+        return _load_adapted(folder, backbone, record)
+    if record is not None and widths.special(record.state):
+        return widths.load(transformers.AutoModelForImageClassification, folder, record.state)
     try:
         network, info = transformers.AutoModelForImageClassification.from_pretrained(
             str(folder),
@@ -77,6 +88,22 @@ def load_network(folder: Path) -> Any:
     if missing:
         raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")
     return network.eval()
+
+
+def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:
+    """A backbone with the head and the adapter in `folder`."""
+    from .. import classifiers
+    from .adapters import merged
+
+    if backbone == folder:  # transformers would add the adapter by itself, without the head
+        state = {} if record is None else record.state
+        network = widths.load(transformers.AutoModelForImageClassification, folder, state)
+    else:
+        network = load_network(backbone)
+    if record is not None and record.labels is not None:
+        with torch.random.fork_rng(devices=[]):  # what is drawn here the adapter's folder replaces
+            classifiers.set_classes(network, record.labels, None)
+    return merged(network, folder)
 
 
 class _Logits(torch.nn.Module):

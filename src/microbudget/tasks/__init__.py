@@ -108,6 +108,11 @@ def open_data(
 
     The options are those of the task's `open`. Raises BadData.
     """
+    if kind == LANGUAGE_MODELLING and _holds_conversations(Path(path)):
+        from .chats import ChatTask
+
+        chats: Task = ChatTask.open(path, seed=seed, splits=splits, leave_out=leave_out, progress=progress)
+        return chats
     if kind == LANGUAGE_MODELLING:
         from .text import TextTask
 
@@ -119,3 +124,10 @@ def open_data(
         path, seed=seed, splits=splits, leave_out=leave_out, cache=cache, threads=threads, progress=progress
     )
     return images
+
+
+def _holds_conversations(path: Path) -> bool:
+    """Whether a path is a `.jsonl` file, or a folder with such files and no `.txt`."""
+    if path.is_dir():
+        return any(path.rglob("*.jsonl")) and not any(path.rglob("*.txt"))
+    return path.suffix.lower() == ".jsonl"

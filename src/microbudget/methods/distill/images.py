@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ... import lessons
 from ...backbone import take_apart
-from ...classifiers import for_training, head_of
+from ...classifiers import for_training, head_of, pruned_weights
 from ...errors import BadData, InvalidOption, LabelsDisagree, UnsupportedModel
 from ...features import FeatureStore
 from ...learning_curve import stratified
@@ -24,7 +25,7 @@ from ...runtimes.torch import save_network
 from ...tasks import Example, Task
 from ...tasks.geometry import Geometry
 from ...tasks.preprocess import Preprocessing
-from ...train import Batch, Lesson, Rows, Settings, Trained, fresh_norms, train
+from ...train import Batch, Lesson, Rows, Settings, Trained, fresh_norms, train, zeros_stay
 from .. import Context
 from . import student as students
 from .loss import feature_loss, mixed_loss
@@ -76,7 +77,9 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     check_preprocessing(teacher, preprocessing)
     pupils = _pupils(task, preprocessing)
     teaching = _taught(step, teacher, pupils, context)
-    trained = _train(step, network, pupils, teaching, context)
+    itself = step.student is None and step.depth == step.width == 1.0
+    state = model.record.state if itself else {}
+    trained = _train(step, network, pupils, teaching, context, state=state)
     save_network(network, preprocessing, out)
     history = {
         **students.describe(network),
@@ -93,14 +96,13 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
         history["with_and_without"] = _curve(step, model, trained, pupils, teaching, context)
     _say(history, context)
     seen = {*model.record.seen, *(example.key for example in (*pupils.examples, *task.examples("validation")))}
-    itself = step.student is None and step.depth == step.width == 1.0
     return replace(
         model.record,
         task=task.kind,
         labels=task.labels,
         preprocessing=preprocessing,
         seen=tuple(sorted(seen)),
-        state=model.record.state if itself else {},
+        state=state,
         history={**model.record.history, "distill": history},
     )
 
@@ -246,8 +248,12 @@ def _train(
     context: Context,
     share: float = 1.0,
     name: str = "distill",
+    state: Mapping[str, Any] = MappingProxyType({}),
 ) -> Trained:
-    """Train the network in place; share: of the labels that it is shown, the photos are shown all the same."""
+    """Train the network in place; share: of the labels that it is shown, the photos are shown all the same.
+
+    state: of the student's record, whose pruned zeros stay.
+    """
     with torch.random.fork_rng([]):
         torch.manual_seed(context.seed)
         learner = _Student(for_training(network), teaching.width if teaching else 0)
@@ -257,6 +263,7 @@ def _train(
         _lesson(step, pupils, teaching, share, context.seed),
         settings,
         mode=fresh_norms,
+        after_step=zeros_stay(pruned_weights(network, state)),
         seed=context.seed,
         threads=context.threads,
         checkpoint=context.checkpoint(name),

@@ -1,0 +1,227 @@
+"""LoRA on a small language model: one module's style of text, against full fine-tuning; and ten tasks on one backbone.
+
+    python benchmarks/lora.py --way full               one way (see WAYS); what is measured stands in runs/lora/
+    python benchmarks/lora.py --module unittest        a small adapter for another module's text (see MODULES)
+    python benchmarks/lora.py --table                  writes docs/lora.md
+
+The text is the source of a package of the standard library, cut into train, validation and test by the task. All ways
+use the same loop, rows, batch, epochs and seed, each at the best of three learning rates by validation; bits per byte
+are of the test split, judged as `measure` does. Memory is the process's peak (VmHWM) less what it takes with torch
+imported and the model open, in a process of its own; the peak itself is told too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from markdown import ROOT, provenance, table, write_between
+
+ASSETS = ROOT.parent / "shared" / "assets"
+MODEL = ASSETS / "models" / "lm-python"
+RUNS = ROOT / "runs" / "lora"
+MODULE = "asyncio"
+MODULES = ("asyncio", "unittest", "email", "json", "logging", "http", "xml", "sqlite3", "importlib", "concurrent")
+LARGEST = 400_000  # bytes of a module's text
+EPOCHS, BATCH, LENGTH = 4, 8, 256
+WAYS: dict[str, dict[str, Any]] = {
+    "full": {"rates": (3e-4, 1e-3, 3e-3)},
+    "lora, rank 4": {"rank": 4, "rates": (2e-3, 5e-3, 1e-2)},
+    "lora, rank 4, checkpointing": {"rank": 4, "checkpointing": True, "rates": (2e-3, 5e-3, 1e-2)},
+}
+
+
+def source(module: str, largest: int = LARGEST) -> Path:
+    """The module's source as one text."""
+    folder = Path(importlib.import_module(module).__path__[0])
+    files = sorted(path for path in folder.rglob("*.py") if "test" not in path.parts)
+    path = RUNS / "text" / f"{module}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+    path.write_text(text[:largest], encoding="utf-8")
+    return path
+
+
+def status(name: str) -> int:
+    """Bytes of this process: VmHWM or VmRSS."""
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(rows[name].split()[0]) * 1024
+
+
+def train_once(way: str, rate: float) -> dict[str, Any]:
+    """In a process of its own: train, note the peak, judge on validation and test."""
+    from microbudget.methods import Context
+    from microbudget.methods.lora import adapting, memory, reading
+    from microbudget.progress import Progress
+    from microbudget.runtimes.causal import load_network, load_tokenizer
+    from microbudget.tasks.text import TextTask
+    from microbudget.train import Settings, train
+
+    spec = WAYS[way]
+    about = Context(TextTask.open(source(MODULE)), RUNS / "cache", threads=2, progress=Progress())
+    tokenizer, network = load_tokenizer(MODEL), load_network(MODEL)
+    rows, held_out = (reading.table(about.task, split, tokenizer, LENGTH) for split in ("train", "validation"))
+    learner, checkpointing = network, spec.get("checkpointing", False)
+    if "rank" in spec:
+        names = adapting.chosen(network, None, None)
+        learner = adapting.adapted(network, names, spec["rank"], 2.0 * spec["rank"], None, 0)
+    lesson = reading.lesson(rows, held_out)
+    batch = lesson.batch(np.array([0]), 0)
+    kept, largest = memory.saved_bytes(learner.train(), lambda one: lesson.loss(one, batch))
+    if checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+        outside, _ = memory.saved_bytes(learner, lambda one: lesson.loss(one, batch))
+        config = network.config
+        kept = memory.checkpointed(kept, outside, config.num_hidden_layers, 4 * LENGTH * config.hidden_size)
+    estimate = memory.training_bytes(learner, 1 if checkpointing else BATCH, kept, largest)
+    trained, everything = adapting.numbers(learner)
+    before, began = status("VmRSS"), time.monotonic()
+    settings = Settings(EPOCHS, rate, BATCH, patience=None, parts=BATCH if checkpointing else 1)
+    done = train(learner, lesson, settings, threads=2, what=way, progress=about.progress)
+    peak = status("VmHWM")
+    seconds = time.monotonic() - began
+    final = learner.merge_and_unload() if "rank" in spec else learner
+    return {
+        "way": way,
+        "rate": rate,
+        "trained": trained,
+        "parameters": everything,
+        "validation": min(row["validation_loss"] for row in done.epochs),
+        "test": bits(final, tokenizer, about.task),
+        "peak": peak,
+        "before": before,
+        "estimate": estimate,
+        "seconds": seconds,
+    }
+
+
+def bits(network: Any, tokenizer: Any, task: Any) -> float:
+    """Bits per byte of the test split, as `measure` judges: saved and opened as a Model."""
+    from tempfile import TemporaryDirectory
+
+    from microbudget.loading import load
+    from microbudget.runtimes import open_session
+
+    with TemporaryDirectory() as folder:
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        session, examples = open_session(load(folder), threads=2), task.examples("test")
+        return float(task.score(session.answer(task.collate(examples, {})), examples).value)
+
+
+def run_way(way: str, rate: float) -> None:
+    path = RUNS / f"way-{way.replace(', ', '-').replace(' ', '')}-{rate:g}.json"
+    if path.exists():
+        return
+    command = [sys.executable, __file__, "--once", way, "--rate", str(rate)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    path.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
+    print(done.stdout.splitlines()[-1])
+
+
+def adapter(module: str) -> None:
+    """A kept adapter for a module's text: its bytes, and bits per byte before and with it."""
+    from microbudget.build import build_step
+    from microbudget.loading import load
+    from microbudget.methods import Context
+    from microbudget.methods.lora import Lora
+    from microbudget.progress import Progress
+    from microbudget.runtimes import open_session
+    from microbudget.tasks.text import TextTask
+
+    task = TextTask.open(source(module, 100_000))
+    about = Context(task, RUNS / "cache", threads=2, progress=Progress())
+    given = load(MODEL)
+    kept = build_step(given, Lora(rank=4, epochs=3, learning_rate=5e-3, merge=False), about, RUNS / "adapters")
+    examples = task.examples("test")
+    found = [
+        float(task.score(open_session(one, threads=2).answer(task.collate(examples, {})), examples).value)
+        for one in (given, kept)
+    ]
+    size = sum(file.stat().st_size for file in kept.path.iterdir() if file.name.startswith("adapter"))
+    row = {"module": module, "before": found[0], "after": found[1], "bytes": size, "backbone": given.size_bytes}
+    (RUNS / f"adapter-{module}.json").write_text(json.dumps(row), encoding="utf-8")
+    print(row)
+
+
+def write_table() -> None:
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RUNS.glob("way-*.json"))]
+    best = [
+        min((row for row in rows if row["way"] == way), key=lambda row: row["validation"])
+        for way in WAYS
+        if any(row["way"] == way for row in rows)
+    ]
+    full = next(row for row in best if row["way"] == "full")
+    head = [
+        "",
+        "trained",
+        "bits per byte",
+        "against full",
+        "memory of the training",
+        "against full",
+        "process",
+        "told before",
+        "time",
+    ]
+    body = [
+        [
+            f"{row['way']} (rate {row['rate']:g})",
+            f"{row['trained'] / full['parameters']:.2%}",
+            f"{row['test']:.4f}",
+            f"{row['test'] / full['test'] - 1:+.2%}",
+            f"{(row['peak'] - row['before']) / 1e6:.0f} MB",
+            f"{(row['peak'] - row['before']) / (full['peak'] - full['before']):.0%}",
+            f"{row['peak'] / 1e6:.0f} MB",
+            f"{row['estimate'] / 1e6:.0f} MB",
+            f"{row['seconds']:.0f} s",
+        ]
+        for row in best
+    ]
+    parts = [table(head, body), _adapters(), provenance("lora.py")]
+    write_between(ROOT / "docs" / "lora.md", "lora", "\n\n".join(part for part in parts if part))
+
+
+def _adapters() -> str:
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RUNS.glob("adapter-*.json"))]
+    if not rows:
+        return ""
+    small, backbone = sum(row["bytes"] for row in rows), rows[0]["backbone"]
+    gains = [1 - row["after"] / row["before"] for row in rows]
+    return (
+        f"{len(rows)} tasks ({', '.join(row['module'] for row in rows)}), an adapter each beside one backbone:"
+        f" {backbone / 1e6:.1f} + {small / 1e6:.1f} MB, where {len(rows)} models would take"
+        f" {len(rows) * backbone / 1e6:.0f} MB. Bits per byte of each one's held-out text fell by {min(gains):.1%} to"
+        f" {max(gains):.1%}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--way", choices=tuple(WAYS))
+    parser.add_argument("--once", choices=tuple(WAYS))
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--module", choices=MODULES)
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    RUNS.mkdir(parents=True, exist_ok=True)
+    if options.once:
+        print(json.dumps(train_once(options.once, options.rate)))
+    if options.way:
+        for rate in (options.rate,) if options.rate else WAYS[options.way]["rates"]:
+            run_way(options.way, rate)
+    if options.module:
+        adapter(options.module)
+    if options.table:
+        write_table()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""lora: low-rank adaptation. A few numbers beside each frozen matrix learn the new task (Hu et al. 2022)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...errors import BadData, InvalidOption, UnsupportedModel
+from ...model import ADAPTER_CONFIG, LANGUAGE_MODELLING, Model, Record
+from ...units import format_bytes
+from .. import Context, Method, option
+
+
+@dataclass(frozen=True)
+class Lora(Method):
+    """Low-rank adaptation: trains a few numbers beside frozen weights; for images and language models."""
+
+    formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+
+    rank: int = option(8, "inner width of each adapter", low=1, high=1024)
+    alpha: float | None = option(None, "scale of the adapters; twice the rank by default", low=1e-3, high=1e6)
+    targets: str | None = option(None, "names of layers, separated by commas; by default all that can be adapted")
+    epochs: int = option(5, "passes over the training examples at most", low=1, high=10_000)
+    patience: int = option(2, "epochs without a better validation loss before it stops", low=1, high=10_000)
+    learning_rate: float = option(2e-3, "of AdamW at the start of the cosine", low=1e-8, high=1.0)
+    batch_size: int = option(8, "examples, or rows of tokens, in a step", low=1, high=4096)
+    length: int = option(256, "language: tokens in a row", low=8, high=1_000_000)
+    checkpointing: bool = option(False, "compute each block again in the backward pass: less memory, a third slower")
+    merge: bool = option(True, "add the adapters to the weights; False keeps them as a small folder beside the model")
+
+    def apply(self, model: Model, context: Context, out: Path) -> Record:
+        """Train adapters on the train split, stop early on validation; write the merged model, or the adapters."""
+        if not self.merge and model.record.recipe:
+            raise InvalidOption(
+                "lora: merge=False leaves a folder that needs its backbone, which must be the model that you gave:"
+                " put lora first in the recipe, or merge"
+            )
+        if not self.merge and model.record.state.get("zeros"):
+            raise InvalidOption("lora: an adapter would fill the zeros of pruned weights: use merge=True")
+        if not context.task.examples("train"):
+            raise BadData("there are no training examples: give some")
+        language = model.task == LANGUAGE_MODELLING
+        return self._language(model, context, out) if language else self._images(model, context, out)
+
+    def _images(self, model: Model, context: Context, out: Path) -> Record:
+        import torch
+
+        from ... import classifiers, lessons
+        from ...runtimes.torch import load_network
+        from ...train import frozen_norms
+
+        preprocessing = model.record.preprocessing
+        if preprocessing is None:
+            raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
+        labels = tuple(context.task.labels)
+        network = load_network(model.path)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            classifiers.set_classes(network, labels, None if model.labels != labels else range(len(labels)))
+        head = classifiers.head_of(network)[0]
+        lesson = lessons.labelled(context.task, preprocessing)
+        history = self._train(classifiers.for_training(network), head, lesson, model, context, out, frozen_norms)
+        return self._record(model, context, history, labels=labels)
+
+    def _language(self, model: Model, context: Context, out: Path) -> Record:
+        from torch.nn import Module
+
+        from ...runtimes.causal import load_network, load_tokenizer
+        from .reading import lesson, table
+
+        network, tokenizer = load_network(model.path), load_tokenizer(model.path)
+        longest = getattr(network.config, "max_position_embeddings", None) or self.length
+        length = min(self.length, int(longest))
+        rows = table(context.task, "train", tokenizer, length)
+        held_out = table(context.task, "validation", tokenizer, length) if self._has_validation(context) else None
+        history = self._train(network, None, lesson(rows, held_out), model, context, out, Module.train)
+        return self._record(model, context, {**history, "rows": len(rows), "length": length})
+
+    def _has_validation(self, context: Context) -> bool:
+        found = bool(context.task.examples("validation"))
+        if not found:
+            context.progress.warn("lora: there is no validation text: all epochs run and the last weights are kept")
+        return found
+
+    def _train(
+        self, network: Any, head: str | None, lesson: Any, model: Model, context: Context, out: Path, mode: Any
+    ) -> dict[str, Any]:
+        """Train, and write what is asked for; what is told of it."""
+        from ...train import Settings, train
+        from .adapting import adapted, chosen, last_parts, numbers
+
+        names = chosen(network, self.targets, head)
+        learner = adapted(network, names, self.rank, self.alpha or 2.0 * self.rank, head, context.seed)
+        trained, everything = numbers(learner)
+        estimate = self._estimate(learner, lesson, mode)
+        context.progress.say(
+            f"lora      {trained:,} of {everything:,} numbers are trained ({trained / everything:.2%}), in"
+            f" {len(names)} layers ({', '.join(last_parts(names)[:8])}); about {format_bytes(estimate)} of memory at"
+            " most, beside what Python and torch take"
+        )
+        parts = self.batch_size if self.checkpointing else 1
+        settings = Settings(self.epochs, self.learning_rate, self.batch_size, patience=self.patience, parts=parts)
+        done = train(
+            learner,
+            lesson,
+            settings,
+            mode=mode,
+            seed=context.seed,
+            threads=context.threads,
+            checkpoint=context.checkpoint("lora"),
+            what="lora",
+            progress=context.progress,
+        )
+        self._write(learner, model, out)
+        facts = {"trained": trained, "parameters": everything, "layers": len(names), "memory_estimate_bytes": estimate}
+        return {**done.as_dict(), **facts}
+
+    def _estimate(self, learner: Any, lesson: Any, mode: Any) -> int:
+        """Peak memory of the training in bytes; turns gradient checkpointing on where it is asked for."""
+        import numpy as np
+        import torch
+
+        from .memory import checkpointed, saved_bytes, training_bytes
+
+        batch = lesson.batch(np.array([0]), 0)
+        mode(learner)
+        with torch.random.fork_rng(devices=[]):
+            kept, largest = saved_bytes(learner, lambda network: lesson.loss(network, batch))
+            if not self.checkpointing:
+                return training_bytes(learner, min(self.batch_size, lesson.examples), kept, largest)
+            network = learner.base_model.model
+            if not getattr(network, "supports_gradient_checkpointing", False):
+                raise UnsupportedModel(f"{type(network).__name__} knows no gradient checkpointing: leave it out")
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+            outside, _ = saved_bytes(learner, lambda network: lesson.loss(network, batch))
+        config, tokens = network.config, max(tensor.numel() for tensor in batch.values())
+        entering = 4 * tokens * int(getattr(config, "hidden_size", 0))
+        blocks = int(getattr(config, "num_hidden_layers", 1))
+        return training_bytes(learner, 1, checkpointed(kept, outside, blocks, entering), largest)
+
+    def _write(self, learner: Any, model: Model, out: Path) -> None:
+        if not self.merge:
+            from ...runtimes.adapters import save
+
+            save(learner, model, out)
+            return
+        zeros = set(model.record.state.get("zeros", ()))
+        before = {name: tensor == 0 for name, tensor in _weights(learner) if name in zeros}
+        network = learner.merge_and_unload()
+        for name, tensor in network.named_parameters():
+            if name in before:
+                tensor.detach().masked_fill_(before[name], 0.0)
+        _contiguous(network).save_pretrained(str(out), safe_serialization=True)
+        for file in model.files:
+            if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
+                shutil.copyfile(file, out / file.name)
+
+    def _record(
+        self, model: Model, context: Context, history: dict[str, Any], labels: tuple[str, ...] | None = None
+    ) -> Record:
+        keys = (example.key for split in ("train", "validation") for example in context.task.examples(split))
+        return replace(
+            model.record,
+            task=context.task.kind,
+            labels=labels or model.record.labels,
+            seen=tuple(sorted({*model.record.seen, *keys})),
+            history={**model.record.history, "lora": history},
+        )
+
+
+def _weights(learner: Any) -> list[tuple[str, Any]]:
+    """The frozen weights under the names that they have without adapters."""
+    return [(name.replace(".base_layer.", "."), tensor) for name, tensor in learner.base_model.model.named_parameters()]
+
+
+def _contiguous(network: Any) -> Any:
+    import torch
+
+    return network.to(memory_format=torch.contiguous_format)

@@ -1,0 +1,79 @@
+"""Adapting: which layers get a low-rank adapter, and the network with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ...errors import InvalidOption
+
+
+def layers(network: Any, head: str | None) -> tuple[str, ...]:
+    """The names of the layers that an adapter can be added to and later merged into; without the head.
+
+    Linear layers, GPT-2's matrices, and convolutions in one group. Where there are linear layers in the body (a
+    transformer), convolutions are left alone.
+    """
+    found = _candidates(network, head)
+    linear = [name for name, module in found if not isinstance(module, torch.nn.Conv2d)]
+    return tuple(linear or [name for name, _ in found])
+
+
+def _candidates(network: Any, head: str | None) -> list[tuple[str, Any]]:
+    """Without what makes words of the last layer: it often is the embedding as well, which a merge would change."""
+    output = network.get_output_embeddings()
+    named = [(name, module) for name, module in network.named_modules() if name != head and module is not output]
+    return [(name, module) for name, module in named if _fits(module)]
+
+
+def _fits(module: Any) -> bool:
+    if isinstance(module, torch.nn.Conv2d):
+        return module.groups == 1
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def chosen(network: Any, targets: str | None, head: str | None) -> tuple[str, ...]:
+    """The layers that `targets` names, by their whole name or its last parts; all that there are by default.
+
+    Raises InvalidOption with the names there are.
+    """
+    if targets is None:
+        return layers(network, head)
+    every = [name for name, _ in _candidates(network, head)]
+    found: list[str] = []
+    for target in (part.strip() for part in targets.split(",")):
+        matched = [name for name in every if name == target or name.endswith(f".{target}")]
+        if not matched:
+            raise InvalidOption(f"lora: targets={target!r} matches no layer; there are {', '.join(last_parts(every))}")
+        found += matched
+    return tuple(dict.fromkeys(found))
+
+
+def last_parts(names: Sequence[str]) -> list[str]:
+    """The last part of each name, once, in order."""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def adapted(network: Any, names: Sequence[str], rank: int, alpha: float, head: str | None, seed: int) -> Any:
+    """The network with adapters on the named layers, drawn by the seed; they, and the head, are what is trained."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type] # a float is taken too
+        target_modules=list(names),
+        modules_to_save=[head] if head else None,
+        lora_dropout=0.0,
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        return get_peft_model(network, config)
+
+
+def numbers(network: Any) -> tuple[int, int]:
+    """Parameters that are trained, and all of them."""
+    sizes = [(tensor.numel(), tensor.requires_grad) for tensor in network.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

@@ -1,0 +1,51 @@
+"""Memory: what a training will take at its peak, told before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+BYTES = 4  # of a float32
+STATES = 3  # a gradient and AdamW's two averages, of each number that is trained
+KEPT = 1  # and its best value so far
+
+
+def saved_bytes(network: Any, forward: Callable[[Any], torch.Tensor]) -> tuple[int, int]:
+    """Bytes that a forward pass keeps for the gradient, weights apart, and those of the largest tensor.
+
+    A storage counts once.
+    """
+    weights = {tensor.untyped_storage().data_ptr() for tensor in network.parameters()}
+    seen: dict[int, int] = {}
+    kept: list[torch.Tensor] = []  # so that no other tensor gets a place that was counted
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        forward(network)
+    return sum(seen.values()), max(seen.values(), default=0)
+
+
+def training_bytes(network: Any, rows: int, row_bytes: int, largest: int) -> int:
+    """An estimate of the peak: weights, the states of what is trained, and what the rows that go through at once keep.
+
+    row_bytes, largest: as of `saved_bytes`, of one row. The gradient of the largest (the logits) is there twice.
+    """
+    numbers = sum(tensor.numel() for tensor in network.parameters())
+    trained = sum(tensor.numel() for tensor in network.parameters() if tensor.requires_grad)
+    return BYTES * (numbers + (STATES + KEPT) * trained) + rows * (row_bytes + 2 * largest)
+
+
+def checkpointed(row_bytes: int, outside: int, blocks: int, entering: int) -> int:
+    """What a row keeps with gradient checkpointing: what is outside of the blocks, what enters each, and one of them.
+
+    row_bytes: without it. outside: what `saved_bytes` sees with it. entering: bytes of what a block is given.
+    """
+    return outside + blocks * entering + max(0, row_bytes - outside) // blocks

@@ -1,0 +1,140 @@
+"""Reading: text and conversations as rows of tokens, and the lesson that a language model learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ...errors import BadData
+from ...tasks import Example, Split, Task
+from ...train import Batch, Lesson, Scores
+
+IGNORED = -100  # a target that is not learnt: what the user said, and padding
+JUDGED_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of equal length: tokens and targets, both (rows, length), the targets not shifted."""
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, rows: Any) -> Batch:
+        """The inputs and targets of these rows."""
+        return {"input_ids": self.tokens[rows], "targets": self.targets[rows]}
+
+
+def table(task: Task, split: Split, tokenizer: Any, length: int) -> Table:
+    """The split of a task with `text` or `conversation`, in rows of `length` tokens.
+
+    Texts are joined and cut; a conversation is a row of its own, cut at its end. Raises BadData.
+    """
+    examples = task.examples(split)
+    told = getattr(task, "conversation", None)
+    if told is not None:
+        return _conversations([told(example) for example in examples], tokenizer, length)
+    text = getattr(task, "text", None)
+    if text is None:
+        raise BadData(f"a language model learns from text, and the data are for {task.kind}")
+    return _texts(text, examples, tokenizer, length)
+
+
+def _texts(text: Any, examples: Sequence[Example], tokenizer: Any, length: int) -> Table:
+    tokens: list[int] = []
+    for example in examples:
+        tokens += tokenizer(text(example), add_special_tokens=False, verbose=False)["input_ids"]
+    length = min(length, len(tokens))
+    if length < 2:
+        raise BadData(f"the text has {len(tokens)} tokens: give more")
+    rows = torch.tensor(tokens[: len(tokens) // length * length]).reshape(-1, length)
+    return Table(rows, rows)
+
+
+def _conversations(conversations: Sequence[Any], tokenizer: Any, length: int) -> Table:
+    """Each message's tokens; targets are what the assistant says, with the token that ends it."""
+    rows = [list(_spoken(messages, tokenizer)) for messages in conversations]
+    width = min(length, max(len(row) for row in rows))
+    tokens = np.zeros((len(rows), width), np.int64)
+    targets = np.full((len(rows), width), IGNORED, np.int64)
+    for index, row in enumerate(rows):
+        for place, (token, learnt) in enumerate(row[:width]):
+            tokens[index, place] = token
+            targets[index, place] = token if learnt else IGNORED
+    if not (targets != IGNORED).any():
+        raise BadData(
+            f"no answer of an assistant stands in the first {width} tokens of a conversation: nothing to learn"
+        )
+    return Table(torch.from_numpy(tokens), torch.from_numpy(targets))
+
+
+def _spoken(messages: Sequence[Any], tokenizer: Any) -> Iterator[tuple[int, bool]]:
+    """Tokens in the model's own template, or in a plain one, and whether the assistant said them.
+
+    The text grows answer by answer; what each part adds is encoded for itself.
+    """
+    from ...runtimes.chat import last_answer
+
+    begin, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    before = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt, reply = last_answer(tokenizer.chat_template, messages[: index + 1], begin, end)
+        yield from _encoded(tokenizer, prompt[len(before) :] if prompt.startswith(before) else prompt, False)
+        yield from _encoded(tokenizer, reply, True)
+        before = prompt + reply
+
+
+def _encoded(tokenizer: Any, text: str, learnt: bool) -> Iterator[tuple[int, bool]]:
+    for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
+        yield int(token), learnt
+
+
+def lesson(train: Table, validation: Table | None) -> Lesson:
+    """Next tokens, by their mean cross entropy."""
+
+    def judge(network: Any) -> Scores:
+        return {"loss": mean_nats(network, validation)} if validation is not None else {}
+
+    return Lesson(
+        len(train),
+        lambda rows, _epoch: train.batch(torch.from_numpy(np.asarray(rows))),
+        loss,
+        judge if validation is not None else None,
+    )
+
+
+def loss(network: Any, batch: Batch) -> torch.Tensor:
+    """Mean nats of the targets, a scalar."""
+    total, count = _nats(network, batch)
+    return total / count.clamp(min=1)
+
+
+def mean_nats(network: Any, rows: Table) -> float:
+    """Mean nats of all targets of a table; the network is in eval mode."""
+    device = next(network.parameters()).device
+    total = count = 0.0
+    with torch.no_grad():
+        for part in torch.arange(len(rows)).split(JUDGED_AT_ONCE):
+            batch = {name: tensor.to(device) for name, tensor in rows.batch(part).items()}
+            nats, targets = _nats(network, batch)
+            total, count = total + float(nats), count + float(targets)
+    return total / max(count, 1.0)
+
+
+def _nats(network: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = network(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]
+    targets = batch["targets"][:, 1:]
+    total = functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED, reduction="sum"
+    )
+    return total, (targets != IGNORED).sum()

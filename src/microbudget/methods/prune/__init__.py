@@ -1,0 +1,193 @@
+"""prune: remove what matters least: channels, layers, or single weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...errors import InvalidOption
+from ...model import ADAPTER_CONFIG, LANGUAGE_MODELLING, Model, Record
+from .. import Context, Method, option
+
+DEFAULT_SPARSITY = 0.5
+_SHARE = re.compile(r"\s*(0?\.\d+)\s*x\s*")
+
+
+@dataclass(frozen=True)
+class Prune(Method):
+    """Remove the least important channels, heads, neurons or blocks: smaller and faster without special kernels."""
+
+    formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+
+    structure: str = option(
+        "channels",
+        "whole channels, heads and neurons; whole layers; or single weights, which saves nothing here",
+        choices=("channels", "layers", "weights"),
+    )
+    sparsity: float | None = option(None, "share of them that goes, above 0 and below 1; 0.5 if no target is given")
+    latency: str | None = option(None, "instead: time in ONNX Runtime as a share of the model's own, such as '0.5x'")
+    size: str | None = option(None, "instead: parameters as a share of the model's own, such as '0.5x'")
+    importance: str = option(
+        "magnitude",
+        "what is least important: by weights, by gradients, by the scale of batch norm, by weights and inputs",
+        choices=("magnitude", "taylor", "batchnorm", "wanda"),
+    )
+    samples: int = option(64, "training examples to measure with", low=2, high=100_000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        told = [name for name in ("sparsity", "latency", "size") if getattr(self, name) is not None]
+        if len(told) > 1:
+            raise InvalidOption(f"prune: {' and '.join(told)} are targets of the same cut: give one of them")
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            raise InvalidOption(
+                f"prune: sparsity must be above 0 and below 1, the share that goes, not {self.sparsity!r}"
+            )
+        if self.structure != "channels" and (self.latency or self.size):
+            raise InvalidOption(
+                f"prune: structure={self.structure!r} takes sparsity; latency and size are for channels"
+            )
+        if (self.importance == "wanda") != (self.structure == "weights") and self.importance != "magnitude":
+            raise InvalidOption(f"prune: importance={self.importance!r} is not for structure={self.structure!r}")
+        self._shares()
+
+    def _shares(self) -> dict[str, float]:
+        return {name: _share(name, text) for name in ("latency", "size") if (text := getattr(self, name)) is not None}
+
+    def apply(self, model: Model, context: Context, out: Path) -> Record:
+        """Write the smaller model; what was measured goes into the record. Raises what tracing and allocation raise."""
+        from .subject import open_subject
+
+        subject = open_subject(model, context, self.samples)
+        doing = {"channels": self._channels, "layers": self._layers, "weights": self._weights}
+        network, state, report = doing[self.structure](model, context, subject)
+        _write(network, model, out)
+        context.progress.say(f"prune     {_told(report)}")
+        history = {**model.record.history, "prune": {"structure": self.structure, **report}}
+        seen = {*model.record.seen, *subject.keys}
+        return replace(model.record, state=state, history=history, seen=tuple(sorted(seen)))
+
+    def _channels(self, model: Model, context: Context, subject: Any) -> _Result:
+        from ...runtimes.widths import widths_of
+        from .channels import finish, plan
+        from .configs import say_widths
+
+        language = model.task == LANGUAGE_MODELLING
+        if language and self.latency:
+            raise InvalidOption("prune: latency is measured in ONNX Runtime, on images: use size for a language model")
+        made = plan(subject, self.importance, context.progress, uniform=language)
+        counts, measured = self._counts(made, model, context)
+        network = made.cut(counts)
+        report = finish(made, counts, network) | measured
+        pruned = [(family.width, family.width - count) for family, count in zip(made.families, counts, strict=True)]
+        dropped = model.record.state.get("dropped", ())
+        left = widths_of(network, dropped) if dropped else say_widths(network, pruned)
+        return network, _with(model.record.state, widths=left), report
+
+    def _counts(self, made: Any, model: Model, context: Context) -> tuple[Sequence[int], dict[str, float]]:
+        """Channels to remove from each layer, and what was measured to choose them."""
+        shares = self._shares()
+        if "size" in shares:
+            return made.for_size(shares["size"]), {}
+        if "latency" not in shares:
+            return made.for_sparsity(self.sparsity or DEFAULT_SPARSITY), {}
+        from .targets import Decision, reach
+
+        path = self._decision_file(model, context)
+        decided = Decision.read(path)
+        if decided is None or len(decided.counts) != len(made.families):
+            decided = reach(shares["latency"], made.for_time, _stopwatch(made, model, context))
+            decided.save(path)
+        return decided.counts, {"latency_left_measured": decided.measured}
+
+    def _decision_file(self, model: Model, context: Context) -> Path:
+        made_of = [model.fingerprint, str(self), self.revision, context.task.fingerprint, context.seed]
+        name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
+        return context.cache / "prune" / f"{name}.json"
+
+    def _layers(self, model: Model, context: Context, subject: Any) -> _Result:
+        from ...runtimes.widths import drop, widths_of
+        from .blocks import choose, renamed, said
+
+        names, steps = choose(subject, self.sparsity or DEFAULT_SPARSITY, context.progress)
+        report = {"dropped": list(names), "steps": steps, "divergence": steps[-1]["divergence"]}
+        state, network = dict(model.record.state), subject.network
+        smaller = None if state.get("widths") or state.get("dropped") else said(network, names)
+        kept = renamed(state.get("zeros", ()), names)
+        if smaller is not None:
+            return smaller, _with(state, zeros=list(kept.values())), report
+        drop(network, names)
+        dropped = [*state.get("dropped", ()), *names]
+        return network, _with(state, dropped=dropped, widths=widths_of(network, dropped), zeros=list(kept)), report
+
+    def _weights(self, model: Model, context: Context, subject: Any) -> _Result:
+        from .subject import divergence
+        from .zeros import prune, savings
+
+        reference = subject.logits()
+        score = "wanda" if self.importance == "wanda" else "magnitude"
+        names = prune(subject, self.sparsity or DEFAULT_SPARSITY, score)
+        report = {"divergence": divergence(reference, subject.logits()), **savings(subject.network, names)}
+        context.progress.say(
+            "prune     zeros that are stored save no byte, and this runtime multiplies by them like by others: not"
+            f" smaller and not faster; compressed (zip) the weights take {report['compressed_share']:.0%}"
+        )
+        return subject.network, _with(model.record.state, zeros=names), report
+
+
+_Result = tuple[Any, dict[str, Any], dict[str, Any]]  # network, state, report
+
+
+def _share(option: str, text: str) -> float:
+    """0.5 of "0.5x". Raises InvalidOption for what is not between 0 and 1."""
+    match = _SHARE.fullmatch(text)
+    if not match or not float(match[1]) > 0:
+        raise InvalidOption(
+            f"prune: {option} must be a share of the model's own below 1, such as '0.5x' for half, not {text!r}"
+        )
+    return float(match[1])
+
+
+def _with(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """The state with these parts; empty ones are left out."""
+    return {name: value for name, value in {**state, **parts}.items() if value}
+
+
+def _stopwatch(made: Any, model: Model, context: Context) -> Any:
+    """Channels to remove -> time of the cut network in units of the given one's."""
+    from ...runtimes.torch import onnx_bytes
+    from ...tasks.preprocess import Preprocessing
+    from .targets import time_ratio
+
+    height, width = Preprocessing.parse(model.record.preprocessing or {}).input_size
+    before = onnx_bytes(made.subject.network, height, width)
+    pixels = made.subject.example["pixel_values"][:1].numpy()
+
+    def ratio(counts: Sequence[int]) -> float:
+        found = time_ratio(before, onnx_bytes(made.cut(counts), height, width), pixels, context.threads)
+        context.progress.say(f"prune     {sum(counts)} channels fewer: {found:.2f}x of the time")
+        return found
+
+    return ratio
+
+
+def _write(network: Any, model: Model, out: Path) -> None:
+    """The network, and from the given folder all that is no weight and no config."""
+    import torch
+
+    network.to(memory_format=torch.contiguous_format).save_pretrained(str(out), safe_serialization=True)
+    for file in model.files:
+        if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
+            shutil.copyfile(file, out / file.name)
+
+
+def _told(report: dict[str, Any]) -> str:
+    parts = [f"{name.replace('_', ' ')} {value:.0%}" for name, value in report.items() if name.endswith("_left")]
+    parts += [f"dropped {', '.join(report['dropped'])}"] if "dropped" in report else []
+    return ", ".join([*parts, f"answers differ by {report['divergence']:.3g} nats"])

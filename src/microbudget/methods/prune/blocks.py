@@ -1,0 +1,172 @@
+"""blocks: drop whole layers, those whose absence the answers show least."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ...errors import InvalidOption, UnsupportedModel
+from ...progress import Progress
+from ...runtimes.widths import drop
+from .subject import Subject, answer, divergence
+
+LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
+
+
+def droppable(subject: Subject) -> tuple[str, ...]:
+    """Blocks in a row of blocks that add something to what they are given, in the network's order; the innermost ones.
+
+    Such a block puts out the shape that it takes in, and with all its weights at zero the very same numbers.
+    """
+    network, calls = subject.network, _calls(subject)
+    found = []
+    with torch.inference_mode():
+        for name, (arguments, options, output) in calls.items():
+            given = arguments[0] if arguments else None
+            same = isinstance(output, torch.Tensor) and isinstance(given, torch.Tensor) and given.shape == output.shape
+            if same and _passes_on(network.get_submodule(name), arguments, options):
+                found.append(name)
+    return tuple(name for name in found if not any(other.startswith(f"{name}.") for other in found))
+
+
+def _calls(subject: Subject) -> dict[str, Any]:
+    """What each member of a row of modules takes and puts out, for an example."""
+    network = subject.network
+    rows = {name for name, module in network.named_modules() if isinstance(module, LISTS) and len(module) > 1}
+    seen: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(_noting(seen, name), with_kwargs=True)
+        for name, module in network.named_modules()
+        if name.rpartition(".")[0] in rows and any(True for _ in module.parameters())
+    ]
+    try:
+        with torch.inference_mode():
+            answer(network, subject.example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: seen[name] for name, _ in network.named_modules() if name in seen}
+
+
+def _noting(seen: dict[str, Any], name: str) -> Any:
+    def note(_: Any, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        seen[name] = (arguments, options, output)
+
+    return note
+
+
+def _passes_on(module: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    kept = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
+    try:
+        for parameter, _ in kept:
+            parameter.detach().zero_()
+        return bool(torch.allclose(module(*arguments, **options), arguments[0], atol=1e-5))
+    finally:
+        for parameter, values in kept:
+            parameter.detach().copy_(values)
+
+
+@contextlib.contextmanager
+def without(network: Any, names: Sequence[str]) -> Iterator[None]:
+    """Meanwhile the named blocks are passed over."""
+    kept = {name: network.get_submodule(name) for name in names}
+    drop(network, names)
+    try:
+        yield
+    finally:
+        for name, module in kept.items():
+            network.set_submodule(name, module)
+
+
+def choose(subject: Subject, share: float, progress: Progress) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """The blocks to drop, one after the other, each time the one that costs the least; and what was measured.
+
+    share: of all that can be dropped; at least one goes and one stays. Raises UnsupportedModel, InvalidOption.
+    """
+    candidates = droppable(subject)
+    if len(candidates) < 2:
+        raise UnsupportedModel(
+            f"{type(subject.network).__name__} has no row of blocks that could be dropped (each must put out the shape"
+            " that it takes in): use structure='channels'"
+        )
+    count = max(1, round(share * len(candidates)))
+    if count >= len(candidates):
+        raise InvalidOption(
+            f"prune: sparsity={share:g} would drop all {len(candidates)} blocks; at most"
+            f" {1 - 1 / len(candidates):.2f} leaves one"
+        )
+    reference, dropped, steps = subject.logits(), [], []
+    for _ in progress.track(range(count), "block to drop", count):
+        nats = {name: _loss(subject, reference, [*dropped, name]) for name in candidates if name not in dropped}
+        best = min(nats, key=nats.__getitem__)
+        dropped.append(best)
+        steps.append({"dropped": best, "divergence": nats[best], "others": nats})
+    return tuple(name for name in candidates if name in dropped), steps
+
+
+def _loss(subject: Subject, reference: torch.Tensor, names: Sequence[str]) -> float:
+    with without(subject.network, names):
+        return divergence(reference, subject.logits())
+
+
+def said(network: Any, dropped: Sequence[str]) -> Any:
+    """The same network without these blocks, as its config says it with fewer; None where it cannot.
+
+    Configs have a number of layers, or a list of depths, one for each stage.
+    """
+    config = type(network.config).from_dict(network.config.to_dict())
+    if not _fewer(config, dropped):
+        return None
+    names = renamed(network.state_dict(), dropped)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            smaller = type(network)(config).float().eval()
+        smaller.load_state_dict({names[name]: one for name, one in network.state_dict().items() if name in names})
+    except RuntimeError:
+        return None
+    if hasattr(network, "generation_config"):
+        smaller.generation_config = network.generation_config
+    return smaller
+
+
+def _fewer(config: Any, dropped: Sequence[str]) -> bool:
+    """Change the config's number of layers; whether there is one."""
+    places = [int(name.rpartition(".")[2]) for name in dropped]
+    total = getattr(config, "num_hidden_layers", None)
+    if isinstance(total, int) and not isinstance(getattr(config, "depths", None), list):
+        for name, value in list(vars(config).items()):
+            if isinstance(value, list) and len(value) == total:  # a kind for each layer
+                setattr(config, name, [each for index, each in enumerate(value) if index not in places])
+        config.num_hidden_layers = total - len(dropped)
+        return True
+    depths = getattr(config, "depths", None)
+    if not isinstance(depths, list):
+        return False
+    for name in dropped:
+        numbers = [int(part) for part in name.split(".") if part.isdigit()]
+        if len(numbers) != 2 or numbers[0] >= len(depths):
+            return False
+        depths[numbers[0]] -= 1
+    return all(depth > 0 for depth in depths)
+
+
+def renamed(tensors: Iterable[str], dropped: Sequence[str]) -> dict[str, str]:
+    """The name of each tensor that stays, with its block's number in the shorter row."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for block in dropped:
+        row, _, number = block.rpartition(".")
+        rows[row].append(int(number))
+    names = {}
+    for name in tensors:
+        row = next((row for row in rows if name.startswith(f"{row}.")), None)
+        number, _, rest = name[len(row) + 1 :].partition(".") if row is not None else ("", "", "")
+        if row is None or not number.isdigit():
+            names[name] = name
+        elif int(number) not in rows[row]:
+            below = sum(gone < int(number) for gone in rows[row])
+            names[name] = f"{row}.{int(number) - below}.{rest}"
+    return names

@@ -1,0 +1,125 @@
+"""channels: the way from a network and a target to a smaller network that answers as its silenced original."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...progress import Progress
+from . import costs
+from .allocate import allocate, step_of, widths
+from .axes import Ids
+from .graph import Dependencies, Site, trace
+from .importance import Scores, importance
+from .moments import match
+from .sensitivity import Curve, Family, curves, silenced
+from .subject import Subject, divergence
+from .surgery import check, cut, kept_share
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known before the cut: the channels in families, their order, and what each family's loss costs."""
+
+    subject: Subject
+    graph: Dependencies
+    families: tuple[Family, ...]
+    losses: tuple[Curve, ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """In the order of the families."""
+        return tuple(site for family in self.families for site in family.sites)
+
+    def for_sparsity(self, sparsity: float) -> tuple[int, ...]:
+        """Channels to remove from each family so that this share of all channels goes."""
+        return self._allocate(costs.channels(self.graph, self.sites), 1 - sparsity)
+
+    def for_size(self, share: float) -> tuple[int, ...]:
+        """So that at most this share of the parameters stays."""
+        return self._allocate(costs.parameters(self.graph, self.sites), share)
+
+    def for_time(self, share: float) -> tuple[int, ...]:
+        """So that at most this share of the estimated time stays."""
+        return self._allocate(costs.time_s(self.graph, self.sites), share)
+
+    def _allocate(self, cost: costs.Sum, share: float) -> tuple[int, ...]:
+        whole = cost(widths(self.families, [0] * len(self.families)))
+        return allocate(self.families, self.losses, cost, share * whole)
+
+    def removed(self, counts: Sequence[int]) -> Ids:
+        """The bundles that go."""
+        parts = [family.first(count) for family, count in zip(self.families, counts, strict=True)]
+        return np.concatenate(parts)
+
+    def cut(self, counts: Sequence[int]) -> Any:
+        """A smaller copy of the network. Raises Failed where it answers otherwise than with silent channels."""
+        gone = self.removed(counts)
+        with silenced(self.subject, self.graph, gone):
+            expected = self.subject.logits()
+        network = copy.deepcopy(self.subject.network)
+        cut(network, self.graph, gone)
+        check(self.subject, network, expected)
+        return network
+
+
+def plan(subject: Subject, kind: str, progress: Progress, *, uniform: bool) -> Plan:
+    """Trace the network, order its channels by importance, measure each layer's sensitivity.
+
+    uniform: the same layer of all blocks keeps equally many, so that a config can say it. Raises UnsupportedModel.
+    """
+    graph = trace(subject.network, subject.example)
+    sites = tuple(site for site in graph.sites if site.width > 1)
+    families = _families(sites, importance(kind, subject, graph), uniform)
+    return Plan(subject, graph, families, curves(subject, graph, families, subject.logits(), progress))
+
+
+def _families(sites: Sequence[Site], scores: Scores, uniform: bool) -> tuple[Family, ...]:
+    together: dict[Any, list[Site]] = defaultdict(list)
+    for index, site in enumerate(sites):
+        key = (re.sub(r"\.\d+\.", ".*.", site.name), site.width) if uniform else index
+        together[key].append(site)
+    return tuple(_family(members, scores, uniform) for members in together.values())
+
+
+def _family(sites: Sequence[Site], scores: Scores, uniform: bool) -> Family:
+    order = tuple(site.bundles[np.argsort(scores[site.bundles], kind="stable")] for site in sites)
+    return Family(sites[0].name, tuple(sites), order, step_of(sites[0].width, uniform))
+
+
+def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
+    """Repair the cut network's moments and tell what was done, for the record's history."""
+    reference = plan.subject.logits()
+    loss = divergence(reference, plan.subject.logits(network))
+    done = match(plan.subject, network, plan.graph, plan.removed(counts))
+    stays = widths(plan.families, counts)
+    everything = widths(plan.families, [0] * len(plan.families))
+
+    def share(cost: costs.Sum) -> float:
+        return cost(stays) / cost(everything)
+
+    layers = [
+        {
+            "layer": family.name,
+            "before": family.width,
+            "after": family.width - count,
+            "sensitivity": [round(float(nats), 6) for nats in curve.nats],
+        }
+        for family, count, curve in zip(plan.families, counts, plan.losses, strict=True)
+    ]
+    return {
+        "channels_left": share(costs.channels(plan.graph, plan.sites)),
+        "parameters_left": kept_share(plan.subject.network, network),
+        "time_left_estimate": share(costs.time_s(plan.graph, plan.sites)),
+        "divergence": divergence(reference, plan.subject.logits(network)),
+        "divergence_before_repair": loss,
+        "moments_matched": done,
+        "not_followed": list(plan.graph.stopped_by),
+        "layers": layers,
+    }

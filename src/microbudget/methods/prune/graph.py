@@ -1,0 +1,140 @@
+"""The dependency graph: which channels of which tensors can go, and only together."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import UnsupportedModel
+from .axes import FIXED, Axis, Ids
+from .rules import Contraction, Trace, shape
+
+Use = tuple[str, int]  # a stored tensor and one of its axes
+
+
+@dataclass(frozen=True)
+class Site:
+    """Bundles that run through the same axes: the channels of a layer, or of all that a residual ties together."""
+
+    name: str  # of the first layer that makes them
+    bundles: Ids  # (channels,)
+    made: Use  # the weight that makes them, and its axis
+    uses: tuple[Use, ...]
+
+    @property
+    def width(self) -> int:
+        """How many channels, heads or neurons there are."""
+        return len(self.bundles)
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """What can be removed from a network.
+
+    axes: for each stored tensor and dimension the bundle of each position, FIXED where it must stay.
+    """
+
+    axes: Mapping[str, tuple[Ids, ...]]
+    sites: tuple[Site, ...]
+    contractions: tuple[Contraction, ...]
+    norms: Mapping[str, str]  # weight of a convolution -> scale of the batch norm behind it
+    stopped_by: tuple[str, ...]  # operations without a rule: what they touch stays
+
+    @cached_property
+    def count(self) -> int:
+        """One more than the highest bundle."""
+        return 1 + max((int(axis.max(initial=FIXED)) for axes in self.axes.values() for axis in axes), default=FIXED)
+
+    def kept(self, removed: Ids) -> dict[str, tuple[Ids | None, ...]]:
+        """For each tensor that changes the positions that stay, by dimension; None for all of them."""
+        gone = np.zeros(self.count + 1, bool)  # the last is FIXED's
+        gone[removed] = True
+        found = {}
+        for name, axes in self.axes.items():
+            places = tuple(np.flatnonzero(~gone[axis]) if gone[axis].any() else None for axis in axes)
+            if any(place is not None for place in places):
+                found[name] = places
+        return found
+
+
+def trace(network: Any, inputs: Mapping[str, torch.Tensor]) -> Dependencies:
+    """Follow the network's channels through its graph (torch.export). inputs: an example with a batch of 2.
+
+    Raises UnsupportedModel, with the operation, when nothing can be followed.
+    """
+    program = _exported(network, inputs)
+    signature = program.graph_signature
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    found = Trace()
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            _place(found, node, stored.get(node.name))
+        elif node.op == "call_function":
+            found.follow(node)
+        elif node.op == "output":
+            found.atoms.fix(*(axis for one in node.all_input_nodes for axis in found.of(one)))
+    return _dependencies(found)
+
+
+def _exported(network: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(network, (), dict(inputs), strict=False)
+    except Exception as error:  # torch raises many kinds of its own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnsupportedModel(
+            f"{type(network).__name__} cannot be traced: {reason[0]}. Use structure='layers' or structure='weights'"
+        ) from error
+
+
+def _place(found: Trace, node: Any, name: str | None) -> None:
+    if name is None:
+        found.axes[node] = (None,) * len(getattr(node.meta.get("val"), "shape", ()))
+        return
+    found.names[node] = name
+    found.stored[name] = found.axes[node] = tuple(found.atoms.fresh(size) for size in shape(node))
+
+
+def _dependencies(found: Trace) -> Dependencies:
+    labels = found.atoms.bundles()
+    axes = {name: tuple(_labelled(axis, labels) for axis in one) for name, one in found.stored.items()}
+    made = np.unique(np.concatenate([np.array([FIXED]), *(_labelled(axis, labels) for axis in found.made)]))
+    sites = _sites(axes, set(made.tolist()) - {FIXED}, found.contractions)
+    if not sites:
+        why = f" beyond {', '.join(found.stopped_by)}" if found.stopped_by else ""
+        raise UnsupportedModel(
+            f"no channel of this network can be removed: it cannot be traced{why}. Use structure='layers' or"
+            " structure='weights'"
+        )
+    return Dependencies(axes, sites, tuple(found.contractions), found.norms, tuple(found.stopped_by))
+
+
+def _labelled(axis: Axis, labels: Ids) -> Ids:
+    return np.zeros(0, np.int64) if axis is None else labels[axis]
+
+
+def _sites(axes: Mapping[str, Sequence[Ids]], made: set[int], contractions: Sequence[Contraction]) -> tuple[Site, ...]:
+    """Bundles that some layer makes, by the axes in which they appear; in the order of the layers."""
+    uses: dict[int, list[Use]] = defaultdict(list)
+    for name, one in axes.items():
+        for place, axis in enumerate(one):
+            for bundle in np.unique(axis).tolist():
+                if bundle in made:
+                    uses[bundle].append((name, place))
+    together: dict[tuple[Use, ...], list[int]] = defaultdict(list)
+    for bundle, where in uses.items():
+        together[tuple(where)].append(bundle)
+    order = {(one.weight, one.out_axis): index for index, one in reversed(list(enumerate(contractions)))}
+    sites = []
+    for where, bundles in together.items():
+        first = min((use for use in where if use in order), key=order.__getitem__)
+        sites.append((order[first], Site(first[0].removesuffix(".weight"), np.array(sorted(bundles)), first, where)))
+    return tuple(site for _, site in sorted(sites, key=lambda pair: (pair[0], int(pair[1].bundles[0]))))

@@ -1,0 +1,123 @@
+"""Moments: batch norm takes up what removed channels said, so that those that stay keep their mean and deviation.
+
+The layers behind removed channels see another mean than they were trained with; without this the losses of several
+layers add up to far more than each alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .axes import Ids
+from .graph import Dependencies
+from .subject import Batch, Subject, answer, divergence
+
+MOST = 128  # examples that the final moments are taken over, in one pass
+SILENT_VARIANCE = 1e-8  # a channel below it says nothing
+WIDEST = 10.0  # times that a variance may change
+Moments = tuple[torch.Tensor, torch.Tensor]  # mean and variance of each channel
+
+
+def norms(network: Any) -> list[tuple[str, Any]]:
+    """The batch norms with statistics, by name."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
+    return [(name, module) for name, module in found if module.running_mean is not None]
+
+
+def moments(x: torch.Tensor) -> Moments:
+    """x: (batch, channels, ...) -> two of (channels,)."""
+    flat = x.transpose(0, 1).flatten(1)
+    return flat.mean(1), flat.var(1, correction=0)
+
+
+def input_moments(network: Any, batch: Batch) -> dict[str, Moments]:
+    """Of what each batch norm takes in, by its name."""
+    found: dict[str, Moments] = {}
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda _, inputs: found.__setitem__(name, moments(inputs[0]))
+
+    with _before_norms(network, noting), torch.no_grad():
+        answer(network, batch)
+    return found
+
+
+@contextmanager
+def _before_norms(network: Any, hook: Callable[[str], Callable[..., Any]]) -> Iterator[None]:
+    hooks = [module.register_forward_pre_hook(hook(name)) for name, module in norms(network)]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+def _ratio(spread: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """How much wider a channel is now than it was; 1 where it said nothing."""
+    ratio = (spread / variance.clamp(min=SILENT_VARIANCE)).clamp(1 / WIDEST, WIDEST)
+    return torch.where(variance > SILENT_VARIANCE, ratio, torch.ones(()))
+
+
+def repaired_logits(subject: Subject, wanted: Sequence[Mapping[str, Moments]]) -> torch.Tensor:
+    """What the network would answer after `match`, as it is now: (rows, classes). wanted: `input_moments` by batch."""
+    if not wanted[0]:
+        return subject.logits()
+    current: dict[str, Moments] = {}
+
+    def matching(name: str) -> Callable[..., torch.Tensor]:
+        def moved(_: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            (now, spread), (mean, variance) = moments(inputs[0]), current[name]
+            shape = (1, -1, *(1,) * (inputs[0].ndim - 2))
+            scale = _ratio(spread, variance).rsqrt()
+            return inputs[0] * scale.reshape(shape) + (mean - now * scale).reshape(shape)
+
+        return moved
+
+    parts = []
+    with _before_norms(subject.network, matching), torch.inference_mode():
+        for batch, told in zip(subject.batches, wanted, strict=True):
+            current.update(told)
+            parts.append(answer(subject.network, batch))
+    return torch.cat(parts)
+
+
+def match(subject: Subject, network: Any, graph: Dependencies, removed: Ids) -> bool:
+    """Change the cut network's statistics, norm by norm in its order, if that brings its answers nearer.
+
+    Each norm's output then has the moments over the examples that it had in the given network. Returns whether it was
+    done.
+    """
+    before = {name: (module.running_mean.clone(), module.running_var.clone()) for name, module in norms(network)}
+    if not before:
+        return False
+    reference = subject.logits()
+    loss = divergence(reference, subject.logits(network))
+    batch = {name: torch.cat([one[name] for one in subject.batches])[:MOST] for name in subject.batches[0]}
+    wanted, kept = input_moments(subject.network, batch), graph.kept(removed)
+
+    def matching(name: str) -> Callable[..., None]:
+        places = kept.get(f"{name}.weight", (None,))[0]
+        chosen = slice(None) if places is None else torch.from_numpy(places)
+        mean, variance = (each[chosen] for each in wanted[name])
+        return lambda module, inputs: _set_statistics(module, inputs[0], mean, variance)
+
+    with _before_norms(network, matching), torch.no_grad():
+        answer(network, batch)
+    if divergence(reference, subject.logits(network)) < loss:
+        return True
+    for name, module in norms(network):
+        module.running_mean.copy_(before[name][0])
+        module.running_var.copy_(before[name][1])
+    return False
+
+
+def _set_statistics(module: Any, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    now, spread = moments(x)
+    ratio = _ratio(spread, variance)
+    module.running_mean.copy_(now - (mean - module.running_mean) * ratio.sqrt())
+    module.running_var.copy_(((module.running_var + module.eps) * ratio - module.eps).clamp(min=0))

@@ -1,0 +1,111 @@
+"""Sensitivity: what the answers lose when a layer's least important channels fall silent."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...progress import Progress
+from .axes import Ids
+from .graph import Dependencies, Site
+from .moments import Moments, input_moments, repaired_logits
+from .subject import Subject, divergence
+
+RATES = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Sites that keep equally many channels: one, or the same layer of all blocks where the config has one number.
+
+    order: for each site its bundles, the least important first.
+    """
+
+    name: str
+    sites: tuple[Site, ...]
+    order: tuple[Ids, ...]
+    step: int  # channels go in multiples of it
+
+    @property
+    def width(self) -> int:
+        """Channels of each site."""
+        return self.sites[0].width
+
+    def first(self, count: int) -> Ids:
+        """The bundles that go when each site loses `count`."""
+        return np.concatenate([order[:count] for order in self.order])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a family's loss of channels costs: nats of divergence at several counts, from 0 channels on."""
+
+    counts: NDArray[np.float64]
+    nats: NDArray[np.float64]
+
+    def at(self, count: float) -> float:
+        """Between the measured counts in lines; beyond the last twice as steep as before it."""
+        beyond = count - self.counts[-1]
+        if beyond <= 0:
+            return float(np.interp(count, self.counts, self.nats))
+        slope = (self.nats[-1] - self.nats[-2]) / (self.counts[-1] - self.counts[-2])
+        return float(self.nats[-1] + 2 * slope * beyond)
+
+
+@contextlib.contextmanager
+def silenced(subject: Subject, graph: Dependencies, removed: Ids) -> Iterator[None]:
+    """Meanwhile nobody hears the removed channels: the weights that read them are zero.
+
+    That is what their removal means, since nothing else reads a channel that can be removed: a convolution in groups
+    passes it on to a channel that is removed too.
+    """
+    parameters: Mapping[str, torch.Tensor] = dict(subject.network.named_parameters())
+    gone = np.zeros(graph.count + 1, bool)  # the last is FIXED's
+    gone[removed] = True
+    before = []
+    for one in graph.contractions:
+        places = np.flatnonzero(gone[graph.axes[one.weight][one.in_axis]])
+        if one.groups == 1 and len(places):
+            weight = parameters[one.weight].detach()
+            before.append((weight, weight.clone()))
+            weight.index_fill_(one.in_axis, torch.from_numpy(places), 0.0)
+    try:
+        yield
+    finally:
+        for weight, values in reversed(before):
+            weight.copy_(values)
+
+
+def curves(
+    subject: Subject, graph: Dependencies, families: Sequence[Family], reference: torch.Tensor, progress: Progress
+) -> tuple[Curve, ...]:
+    """The curve of each family, measured with the others whole and batch norm repaired.
+
+    reference: the network's answers, (rows, classes).
+    """
+    wanted = [input_moments(subject.network, batch) for batch in subject.batches]
+    return tuple(
+        _curve(subject, graph, family, reference, wanted)
+        for family in progress.track(families, "sensitivity of layer", len(families))
+    )
+
+
+def _curve(
+    subject: Subject,
+    graph: Dependencies,
+    family: Family,
+    reference: torch.Tensor,
+    wanted: Sequence[Mapping[str, Moments]],
+) -> Curve:
+    counts = sorted({max(1, round(rate * family.width)) for rate in RATES if family.width > 1})
+    nats = [0.0]
+    for count in counts:
+        with silenced(subject, graph, family.first(count)):
+            nats.append(divergence(reference, repaired_logits(subject, wanted)))
+    grown = np.maximum.accumulate(np.nan_to_num(nats, nan=np.inf, posinf=1e6))
+    return Curve(np.array([0, *counts], float), grown)

@@ -1,0 +1,87 @@
+"""Targets: the search for the cut that reaches a measured speed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InvalidOption
+from ...runtimes.onnx import OnnxSession
+from ...stopwatch import time_calls
+
+ROUNDS, CALLS = 9, 5
+TRIES = 6
+
+
+def time_ratio(before: bytes, after: bytes, pixels: NDArray[np.float32], threads: int) -> float:
+    """How long `after` takes in ONNX Runtime in units of `before`: the median over blocks that take turns.
+
+    before, after: ONNX files; pixels: one image, (1, 3, height, width).
+    """
+    sessions = [OnnxSession(source, threads) for source in (before, after)]
+    calls: list[Callable[[], object]] = [lambda s=session: s.answer({"pixel_values": pixels}) for session in sessions]  # type: ignore[misc]
+    ratios = []
+    for turn in range(ROUNDS):
+        order = (0, 1) if turn % 2 else (1, 0)
+        medians = {index: time_calls(calls[index], CALLS).median_s for index in order}
+        ratios.append(medians[1] / medians[0])
+    return float(np.median(ratios))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Channels to remove from each layer, and the time that was measured with them, as a share of the original's."""
+
+    counts: tuple[int, ...]
+    measured: float
+
+    def save(self, path: Path) -> None:
+        """So that a step that is made again, after a kill, does not depend on another measurement."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"counts": self.counts, "measured": self.measured}), encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Decision | None:
+        """What was decided, or None."""
+        try:
+            row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls(tuple(row["counts"]), float(row["measured"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def reach(
+    target: float, counts_for: Callable[[float], Sequence[int]], measure: Callable[[Sequence[int]], float]
+) -> Decision:
+    """The mildest cut that is measured to take at most `target` of the time, by bisection of the estimated share.
+
+    counts_for: estimated share of time -> channels to remove; raises InvalidOption where none are left to remove.
+    Raises InvalidOption when even the hardest cut is too slow.
+    """
+    low, high, best, fastest = 0.0, 1.0, None, np.inf
+    share = target
+    for _ in range(TRIES):
+        try:
+            counts = tuple(counts_for(share))
+        except InvalidOption:
+            low = share
+        else:
+            found = measure(counts)
+            fastest = min(fastest, found)
+            if found <= target:
+                best, low = Decision(counts, found), share
+            else:
+                high = share
+        share = (low + high) / 2
+    if best is None:
+        told = f"{fastest:.2f}x was the fastest" if np.isfinite(fastest) else "too few channels would be left"
+        raise InvalidOption(f"prune: latency='{target:g}x' cannot be reached by removing channels: {told}")
+    return best

@@ -1,0 +1,107 @@
+"""Conversations as data: what is read, what is learnt, what is judged, and lines that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from microbudget.build import build_step
+from microbudget.errors import BadData
+from microbudget.loading import load
+from microbudget.methods import Context
+from microbudget.methods.lora import Lora
+from microbudget.methods.lora.reading import IGNORED, table
+from microbudget.model import LANGUAGE_MODELLING
+from microbudget.runtimes import causal, open_session
+from microbudget.runtimes.chat import last_answer
+from microbudget.tasks import LanguageTask, open_data
+from microbudget.tasks.chats import ChatTask
+from toy_language_models import train_byte_level, write_network
+
+
+def write(path: Path, conversations: list[list[tuple[str, str]]]) -> Path:
+    rows = [{"messages": [{"role": role, "content": content} for role, content in one]} for one in conversations]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    said = [[("user", f"what is {n} plus one?"), ("assistant", f"it is {n + 1}, I think")] for n in range(40)]
+    said[0] = [("system", "be brief"), ("user", "hi"), ("assistant", "hello"), ("user", "ok?"), ("assistant", "yes")]
+    return write(tmp_path_factory.mktemp("chats") / "chats.jsonl", said)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("models") / "llama"
+    train_byte_level(found)
+    write_network(found, "llama")
+    return found
+
+
+def test_conversations_are_a_language_task(chats: Path) -> None:
+    task = open_data(chats, LANGUAGE_MODELLING)
+    assert isinstance(task, ChatTask)
+    assert isinstance(task, LanguageTask)
+    assert [len(task.examples(split)) for split in ("train", "validation", "test")] == [28, 6, 6]
+    assert open_data(chats, LANGUAGE_MODELLING).fingerprint == task.fingerprint
+    seen = frozenset(example.key for example in task.examples("train"))
+    judged = open_data(chats, LANGUAGE_MODELLING, splits=False, leave_out=seen)
+    assert len(judged.examples("test")) == 12
+
+
+def test_only_answers_are_learnt(chats: Path, folder: Path) -> None:
+    task, tokenizer = ChatTask.open(chats), causal.load_tokenizer(folder)
+    rows = table(task, "train", tokenizer, 200)
+    for tokens, targets, example in zip(rows.tokens, rows.targets, task.examples("train"), strict=True):
+        learnt = tokens[targets != IGNORED]
+        answers = "".join(m["content"] for m in task.conversation(example) if m["role"] == "assistant")
+        assert torch.equal(learnt, targets[targets != IGNORED])
+        assert tokenizer.decode(learnt) == answers  # the toy's template writes contents and nothing else
+
+
+def test_a_plain_template_goes_on_where_the_prompt_ends() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    assert last_answer(None, messages) == ("user: hi\nassistant:", " hello\n")
+
+
+def test_the_answers_are_judged_and_get_better(chats: Path, folder: Path, tmp_path: Path) -> None:
+    task = ChatTask.open(chats)
+    context = Context(task, tmp_path / "cache", threads=1)
+    given = load(folder)
+    taught = build_step(given, Lora(rank=4, epochs=15, length=64), context, tmp_path / "s")
+    examples = task.examples("test")
+    found = []
+    for model in (given, taught):
+        outputs = open_session(model, threads=1).answer(task.collate(examples, {}))
+        scores = task.score(outputs, examples)
+        assert scores.denominator.tolist() == [
+            len(task.conversation(each)[-1]["content"].encode()) for each in examples
+        ]
+        assert np.isfinite(task.loss(outputs, examples)).all()
+        assert task.extra(outputs)["perplexity"] > 1
+        found.append(scores.value)
+    assert found[1] < 0.8 * found[0]
+    assert open_session(given, threads=1).answer(task.sample(examples)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"line 1 is no \{\"messages\""),
+        ('{"text": "hi"}', r"line 1 is no \{\"messages\""),
+        ('{"messages": [{"role": "user"}]}', r"line 1 is no \{\"messages\""),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', "line 1 has a role 'robot'"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "has no message of the role assistant"),
+        ("", "is empty"),
+    ],
+)
+def test_lines_that_are_no_conversations(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(BadData, match=message):
+        ChatTask.open(tmp_path / "bad.jsonl")

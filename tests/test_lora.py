@@ -1,0 +1,250 @@
+"""lora: what is trained, what is written, text and conversations, and what cannot be."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from microbudget.build import build, build_step
+from microbudget.errors import BadData, InvalidOption, ModelNotFound, UnsupportedModel
+from microbudget.judge.ledger import ledger
+from microbudget.loading import load
+from microbudget.methods import Context
+from microbudget.methods.lora import Lora
+from microbudget.methods.lora.memory import saved_bytes, training_bytes
+from microbudget.methods.prune import Prune
+from microbudget.model import Model
+from microbudget.recipe import Recipe
+from microbudget.runtimes import causal, open_session
+from microbudget.tasks.images import ImageTask
+from microbudget.tasks.text import TextTask
+from toy_language_models import train_byte_level, write_network
+
+QUICK = Lora(rank=2, epochs=2, length=64, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    train_byte_level(folder)
+    write_network(folder, "llama", hidden_size=64, intermediate_size=96)
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    path = tmp_path_factory.mktemp("text") / "source.txt"
+    path.write_text(inspect.getsource(argparse)[:30_000], encoding="utf-8")
+    return Context(TextTask.open(path), tmp_path_factory.mktemp("cache"), threads=1)
+
+
+@pytest.fixture(scope="module")
+def images(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    cache = tmp_path_factory.mktemp("cache")
+    return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+
+
+def logits(model: Model) -> np.ndarray:
+    tokens = torch.arange(20)[None] + 3
+    with torch.inference_mode():
+        return causal.load_network(model.path)(tokens).logits.numpy()
+
+
+def bits(model: Model, context: Context) -> float:
+    examples = context.task.examples("test")
+    return context.task.score(open_session(model, threads=1).answer(context.task.collate(examples, {})), examples).value
+
+
+def test_a_language_model_learns_and_goes_on_to_gguf(reader: Model, text: Context, tmp_path: Path) -> None:
+    adapted, exported = build(
+        reader, Recipe.parse("lora(rank=4, epochs=4, length=64) > export(format='gguf')"), text, tmp_path
+    )
+    assert bits(adapted, text) < 0.9 * bits(reader, text)
+    assert bits(exported, text) == pytest.approx(bits(adapted, text), rel=0.01)
+    history = adapted.record.history["lora"]
+    assert 0 < history["trained"] < 0.3 * history["parameters"]
+    assert history["epochs"][-1]["validation_loss"] < history["epochs"][0]["validation_loss"]
+    assert not (adapted.path / "adapter_config.json").exists()
+    assert set(text.task.examples("train")[0].key.split()) <= set(adapted.record.seen)
+
+
+def test_merged_and_kept_apart_answer_the_same(reader: Model, text: Context, tmp_path: Path) -> None:
+    merged = build_step(reader, QUICK, text, tmp_path / "m")
+    kept = build_step(reader, Lora(rank=2, epochs=2, length=64, batch_size=4, merge=False), text, tmp_path / "k")
+    np.testing.assert_allclose(logits(load(kept.path)), logits(merged), rtol=1e-4, atol=1e-4)
+    assert np.abs(logits(merged) - logits(reader)).max() > 0.01
+    own = sum(file.stat().st_size for file in kept.path.iterdir())
+    assert own < 0.2 * reader.size_bytes
+    assert kept.size_bytes > reader.size_bytes  # inference needs the backbone as well
+    assert ledger(kept).size_bytes == kept.size_bytes
+    assert bits(kept, text) == pytest.approx(bits(merged, text), rel=1e-4)
+
+
+def test_an_adapter_opens_in_peft_itself(reader: Model, text: Context, tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path)
+    with torch.inference_mode():
+        theirs = AutoPeftModelForCausalLM.from_pretrained(str(kept.path))(torch.arange(20)[None] + 3).logits.numpy()
+    np.testing.assert_allclose(logits(kept), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_folder_with_adapter_and_backbone_is_its_own(reader: Model, text: Context, tmp_path: Path) -> None:
+    """As RUN/best has it: all files that inference needs beside each other."""
+    kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path / "k")
+    together = tmp_path / "together"
+    together.mkdir()
+    for file in kept.files:
+        (together / file.name).write_bytes(file.read_bytes())
+    kept.record.save(together)
+    np.testing.assert_allclose(logits(load(together)), logits(kept), rtol=1e-4, atol=1e-4)
+
+
+def test_a_missing_backbone_is_told(reader: Model, text: Context, tmp_path: Path) -> None:
+    kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path)
+    path = kept.path / "adapter_config.json"
+    path.write_text(path.read_text().replace(str(reader.path.resolve()), "/nowhere"), encoding="utf-8")
+    with pytest.raises(ModelNotFound, match="is an adapter for /nowhere, which is not there"):
+        load(kept.path)
+
+
+def test_an_adapter_is_not_exported_without_its_backbone(reader: Model, text: Context, tmp_path: Path) -> None:
+    recipe = Recipe.parse("lora(rank=2, epochs=1, length=64, merge=False) > export(format='gguf')")
+    with pytest.raises(UnsupportedModel, match="is an adapter: export it with its backbone"):
+        build(reader, recipe, text, tmp_path)
+
+
+def test_an_adapter_of_an_intermediate_model_is_refused(reader: Model, text: Context, tmp_path: Path) -> None:
+    recipe = Recipe.parse("lora(rank=2, epochs=1, length=64) > lora(rank=2, epochs=1, length=64, merge=False)")
+    with pytest.raises(InvalidOption, match="put lora first in the recipe"):
+        build(reader, recipe, text, tmp_path)
+
+
+def test_targets_that_match_nothing_are_listed(reader: Model, text: Context, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"targets='queries' matches no layer; there are q_proj, k_proj, v_proj"):
+        build_step(reader, Lora(targets="q_proj, queries", epochs=1), text, tmp_path)
+
+
+def test_only_the_targets_are_trained(reader: Model, text: Context, tmp_path: Path) -> None:
+    adapted = build_step(reader, Lora(rank=2, targets="q_proj,v_proj", epochs=1, length=64), text, tmp_path)
+    assert adapted.record.history["lora"]["layers"] == 4
+    before, after = (causal.load_network(one.path).state_dict() for one in (reader, adapted))
+    changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"q_proj", "v_proj"}
+
+
+def test_checkpointing_changes_memory_and_not_the_result(reader: Model, text: Context, tmp_path: Path) -> None:
+    plain = build_step(reader, QUICK, text, tmp_path / "a")
+    frugal = build_step(
+        reader, Lora(rank=2, epochs=2, length=64, batch_size=4, checkpointing=True), text, tmp_path / "b"
+    )
+    losses = [[row["validation_loss"] for row in one.record.history["lora"]["epochs"]] for one in (plain, frugal)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-2)
+    estimates = [one.record.history["lora"]["memory_estimate_bytes"] for one in (plain, frugal)]
+    assert estimates[1] < estimates[0]
+
+
+def test_saved_bytes_are_those_of_the_graph() -> None:
+    """A linear layer keeps its input and nothing else; a weight is not counted."""
+    layer = torch.nn.Linear(100, 10)
+    x = torch.randn(7, 100, requires_grad=True)
+    assert saved_bytes(layer, lambda network: network(x).sum()) == (2800, 2800)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    assert saved_bytes(layer, lambda network: network(x).sum()) == (0, 0)
+    assert training_bytes(layer, rows=3, row_bytes=100, largest=10) == 4 * 1010 + 3 * 120
+
+
+def test_images_get_a_head_and_adapters(hf_model: Path, images: Context, tmp_path: Path) -> None:
+    adapted, exported = build(load(hf_model), Recipe.parse("lora(rank=4, epochs=8) > export"), images, tmp_path)
+    examples = [*images.task.examples("train"), *images.task.examples("validation")]
+    found = open_session(exported).answer(images.task.collate(examples, adapted.record.preprocessing or {}))
+    assert adapted.labels == images.task.labels
+    assert (found.argmax(1) == [example.label for example in examples]).mean() > 0.6  # guessing gives a third
+
+
+def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> None:
+    recipe = Recipe.parse(
+        "finetune(epochs=1) > prune(structure='weights', samples=8) > finetune(unfreeze='all', deep_epochs=3)"
+        " > lora(rank=2, epochs=3)"
+    )
+    from microbudget.runtimes.torch import load_network
+
+    steps = build(load(hf_model), recipe, images, tmp_path)
+    networks = [load_network(step.path) for step in steps]
+    names = steps[-1].record.state["zeros"]
+    assert names == steps[1].record.state["zeros"]
+    moved = 0.0
+    for before, after in ((1, 2), (2, 3)):
+        for name in names:
+            old, new = (networks[index].get_parameter(name) for index in (before, after))
+            assert torch.equal(old == 0, new == 0)
+            moved += float((old - new).abs().sum())
+    assert moved > 0
+
+
+def test_an_adapter_would_fill_zeros(hf_model: Path, images: Context, tmp_path: Path) -> None:
+    pruned = build_step(load(hf_model), Prune(structure="weights", samples=8), images, tmp_path)
+    with pytest.raises(InvalidOption, match=r"put lora first|fill the zeros"):
+        build_step(pruned, Lora(merge=False, epochs=1), images, tmp_path)
+
+
+def test_a_killed_training_goes_on(
+    reader: Model, text: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its checkpoint, and made again: the same bytes as one that ran through."""
+    from microbudget import train as training
+
+    whole = build_step(reader, QUICK, text, tmp_path / "a")
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
+    learn, steps = training._Loop._learn, []
+
+    def killed(self: object, *arguments: object) -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        learn(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training._Loop, "_learn", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_step(reader, QUICK, text, tmp_path / "b")
+    again = build_step(reader, QUICK, text, tmp_path / "b")
+    names = ("model.safetensors", "config.json")
+    assert all((again.path / name).read_bytes() == (whole.path / name).read_bytes() for name in names)
+    assert len(steps) <= 2 * math.ceil(whole.record.history["lora"]["rows"] / 4) + 1  # one step was begun twice
+
+
+def test_photos_are_no_text(reader: Model, images: Context, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="learns from text, and the data are for image-classification"):
+        build_step(reader, QUICK, images, tmp_path)
+
+
+def test_neurons_and_heads_of_a_language_model_stand_in_its_config(
+    reader: Model, text: Context, tmp_path: Path
+) -> None:
+    """An ordinary folder, which transformers and llama.cpp open."""
+    from transformers import AutoModelForCausalLM
+
+    recipe = Recipe.parse("prune(size='0.8x', samples=8) > export(format='gguf')")
+    pruned, exported = build(reader, recipe, text, tmp_path)
+    config = json.loads((pruned.path / "config.json").read_text())
+    assert (config["intermediate_size"], config["num_key_value_heads"]) != (96, 2)
+    assert "widths" not in pruned.record.state
+    network = AutoModelForCausalLM.from_pretrained(str(pruned.path), dtype=torch.float32)
+    whole = sum(one.numel() for one in causal.load_network(reader.path).parameters())
+    assert sum(one.numel() for one in network.parameters()) <= 0.8 * whole
+    assert bits(exported, text) == pytest.approx(bits(pruned, text), rel=0.01)
+
+
+def test_layers_of_a_language_model_stand_in_its_config(reader: Model, text: Context, tmp_path: Path) -> None:
+    recipe = Recipe.parse("prune(structure='layers', samples=8) > export(format='gguf')")
+    pruned, exported = build(reader, recipe, text, tmp_path)
+    assert json.loads((pruned.path / "config.json").read_text())["num_hidden_layers"] == 1
+    assert bits(exported, text) == pytest.approx(bits(pruned, text), rel=0.01)
