@@ -91,12 +91,19 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.rows: dict[str, Any] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Another process may have measured another part meanwhile."""
+        if self.path.is_file():
+            self.rows = json.loads(self.path.read_text(encoding="utf-8"))
 
     def get(self, part: str, name: str) -> Any:
         return self.rows.get(part, {}).get(name)
 
     def put(self, part: str, name: str, value: Any) -> None:
+        self.read()
         self.rows.setdefault(part, {})[name] = value
         partial = self.path.with_suffix(".partial")
         self.path.parent.mkdir(parents=True, exist_ok=True)
