@@ -77,7 +77,7 @@ def train_once(way: str, rate: float) -> dict[str, Any]:
     batch = lesson.batch(np.array([0]), 0)
     kept, largest = memory.saved_bytes(learner.train(), lambda one: lesson.loss(one, batch))
     if checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
+        adapting.enable_checkpointing(network)
         outside, _ = memory.saved_bytes(learner, lambda one: lesson.loss(one, batch))
         config = network.config
         kept = memory.checkpointed(kept, outside, config.num_hidden_layers, 4 * LENGTH * config.hidden_size)

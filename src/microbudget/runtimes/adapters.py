@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ TABLE = "adapter_model.safetensors"
 def merged(network: Any, folder: Path) -> Any:
     """The backbone's network with the folder's adapter added to its weights. Raises UnsupportedModel."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             adapted = PeftModel.from_pretrained(network, str(folder), local_files_only=True)
-        return adapted.merge_and_unload().eval()
+            return adapted.merge_and_unload().eval()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnsupportedModel(f"the adapter in {folder} does not fit {backbone_of(folder)}: {reason}") from error
@@ -34,7 +36,9 @@ def save(adapted: Any, backbone: Model, out: Path) -> None:
     config = adapted.peft_config["default"]
     config.base_model_name_or_path = str(backbone.path.resolve())
     config.inference_mode = True
-    adapted.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted.save_pretrained(str(out), safe_serialization=True, save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)
     path = out / ADAPTER_CONFIG
     row = json.loads(path.read_text(encoding="utf-8"))

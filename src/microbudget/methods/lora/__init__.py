@@ -122,6 +122,7 @@ class Lora(Method):
         import numpy as np
         import torch
 
+        from .adapting import enable_checkpointing
         from .memory import checkpointed, saved_bytes, training_bytes
 
         batch = lesson.batch(np.array([0]), 0)
@@ -133,7 +134,7 @@ class Lora(Method):
             network = learner.base_model.model
             if not getattr(network, "supports_gradient_checkpointing", False):
                 raise UnsupportedModel(f"{type(network).__name__} knows no gradient checkpointing: leave it out")
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(network)
             outside, _ = saved_bytes(learner, lambda network: lesson.loss(network, batch))
         config, tokens = network.config, max(tensor.numel() for tensor in batch.values())
         entering = 4 * tokens * int(getattr(config, "hidden_size", 0))

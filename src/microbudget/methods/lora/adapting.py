@@ -77,3 +77,9 @@ def numbers(network: Any) -> tuple[int, int]:
     """Parameters that are trained, and all of them."""
     sizes = [(tensor.numel(), tensor.requires_grad) for tensor in network.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def enable_checkpointing(network: Any) -> None:
+    """Let each block be computed again in the backward pass; transformers has two names for it."""
+    enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

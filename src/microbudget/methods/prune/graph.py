@@ -84,10 +84,11 @@ def trace(network: Any, inputs: Mapping[str, torch.Tensor]) -> Dependencies:
 
 
 def _exported(network: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
+    options: dict[str, Any] = {"use_cache": False} if "input_ids" in inputs else {}  # a cache of keys is no tensor
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(network, (), dict(inputs), strict=False)
+            return torch.export.export(network, (), {**inputs, **options}, strict=False)
     except Exception as error:  # torch raises many kinds of its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(
