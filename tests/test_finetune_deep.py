@@ -17,7 +17,7 @@ from microbudget.model import Model
 from microbudget.recipe import Recipe
 from microbudget.runtimes.torch import load_network
 from microbudget.tasks.images import ImageTask
-from test_distill import vision_transformer
+from test_distill import vision_transformer, write_resnet
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,14 @@ def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
 
 
-def tuned(hf_model: Path, context: Context, store: Path, **options: object) -> Model:
-    step = Finetune(epochs=5, deep_epochs=3, deep_rate=5e-3, **options)  # type: ignore[arg-type]
-    return build_step(load(hf_model), step, context, store)
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_resnet(tmp_path_factory.mktemp("resnet") / "resnet")
+
+
+def tuned(given: Path, context: Context, store: Path, **options: object) -> Model:
+    step = Finetune(epochs=3, deep_epochs=3, **options)  # type: ignore[arg-type]
+    return build_step(load(given), step, context, store)
 
 
 def changed(before: Path, after: Path) -> set[str]:
@@ -37,9 +42,9 @@ def changed(before: Path, after: Path) -> set[str]:
     return {name for name, tensor in new.items() if not torch.equal(tensor, old[name])}
 
 
-def test_all_moves_every_layer_and_no_statistics(hf_model: Path, context: Context, tmp_path: Path) -> None:
-    head_alone = build_step(load(hf_model), Finetune(epochs=5), context, tmp_path)
-    model = tuned(hf_model, context, tmp_path, unfreeze="all")
+def test_all_moves_every_layer_and_no_statistics(resnet: Path, context: Context, tmp_path: Path) -> None:
+    head_alone = build_step(load(resnet), Finetune(epochs=3), context, tmp_path)
+    model = tuned(resnet, context, tmp_path, unfreeze="all")
     moved = changed(head_alone.path, model.path)
     names = {name for name, _ in load_network(model.path).named_parameters()}
     assert moved == names
@@ -53,12 +58,20 @@ def test_all_moves_every_layer_and_no_statistics(hf_model: Path, context: Contex
     assert history["validation"]["accuracy"] == history["epochs"][history["kept"] - 1]["validation_accuracy"]
 
 
-def test_last_moves_the_last_block_alone(hf_model: Path, context: Context, tmp_path: Path) -> None:
-    head_alone = build_step(load(hf_model), Finetune(epochs=5), context, tmp_path)
-    model = tuned(hf_model, context, tmp_path, unfreeze="last")
+def test_last_moves_the_last_block_alone(resnet: Path, context: Context, tmp_path: Path) -> None:
+    head_alone = build_step(load(resnet), Finetune(epochs=3), context, tmp_path)
+    model = tuned(resnet, context, tmp_path, unfreeze="last")
     moved = changed(head_alone.path, model.path)
     assert moved
-    assert all(name.startswith(("mobilenet_v2.layer.15.", "mobilenet_v2.conv_1x1.", "classifier.")) for name in moved)
+    assert all(name.startswith(("resnet.encoder.stages.1.layers.0.", "classifier.")) for name in moved)
+
+
+def test_the_last_block_of_a_mobilenet_takes_the_convolution_behind_it(hf_model: Path) -> None:
+    network = load_network(hf_model)
+    chosen = {id(parameter) for parameter in classifiers.last_block(network)}
+    names = [name for name, parameter in network.named_parameters() if id(parameter) in chosen]
+    assert all(name.startswith(("mobilenet_v2.layer.15.", "mobilenet_v2.conv_1x1.", "classifier.")) for name in names)
+    assert any(name.startswith("mobilenet_v2.conv_1x1.") for name in names)
 
 
 def test_the_backbone_has_a_tenth_of_the_heads_rate(hf_model: Path) -> None:
