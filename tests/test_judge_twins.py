@@ -1,6 +1,8 @@
 import contextlib
 import json
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -309,6 +311,34 @@ def test_shuffling_leaves_the_threads_as_free_as_before():
     before = placement.os.sched_getaffinity(0)
     placement.shuffle()
     assert placement.os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not hasattr(placement.os, "sched_setaffinity"), reason="Linux only")
+def test_the_threads_that_work_get_cores_of_their_own(monkeypatch, tmp_path):
+    """A call of two threads took twice as long while both began on one core and a neighbour held the other."""
+    for thread in range(100, 106):
+        (tmp_path / str(thread)).mkdir()
+    moved = {}
+    monkeypatch.setattr(placement, "alike", lambda: True)
+    monkeypatch.setattr(placement, "Path", lambda path: tmp_path)
+    monkeypatch.setattr(placement, "_worked_ns", {101: 5, 102: 900, 103: 0, 104: 700, 105: 0}.get)
+    monkeypatch.setattr(placement.os, "sched_getaffinity", lambda thread: {0, 1, 2})
+    monkeypatch.setattr(placement.os, "sched_setaffinity", lambda thread, cores: moved.setdefault(thread, min(cores)))
+    for seed in range(10):
+        moved.clear()
+        placement.shuffle(seed)
+        assert len(moved) == 6
+        assert len({moved[thread] for thread in (100, 102, 104)}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_thread_that_works_has_worked_more():
+    before = placement._worked_ns(threading.get_native_id())
+    end = time.thread_time() + 0.05
+    while time.thread_time() < end:
+        pass
+    assert placement._worked_ns(threading.get_native_id()) > before
+    assert placement._worked_ns(2**22 + 1) == 0  # no such thread
 
 
 def test_cores_of_different_speed_or_memory_are_left_alone(tmp_path):
