@@ -25,6 +25,7 @@ from microbudget.recipe import Recipe
 from microbudget.runtimes import causal, open_session
 from microbudget.tasks.images import ImageTask
 from microbudget.tasks.text import TextTask
+from test_distill import write_resnet
 from toy_language_models import train_byte_level, write_network
 
 QUICK = Lora(rank=2, epochs=2, length=64, batch_size=4)
@@ -163,9 +164,9 @@ def test_saved_bytes_are_those_of_the_graph() -> None:
     assert training_bytes(layer, rows=3, row_bytes=100, largest=10) == 4 * 1010 + 3 * 120
 
 
-def test_images_get_a_head_and_adapters(hf_model: Path, images: Context, tmp_path: Path) -> None:
+def test_images_get_a_head_and_adapters(images: Context, tmp_path: Path) -> None:
     adapted, exported = build(
-        load(hf_model),
+        load(write_resnet(tmp_path / "resnet")),
         Recipe.parse("lora(rank=4, epochs=30, patience=30, learning_rate=0.01) > export"),
         images,
         tmp_path,

@@ -27,7 +27,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
         monkeypatch.setattr(evaluation, name, 0.2)
     monkeypatch.setattr(Candidate, "slower_than_float", False)
-    monkeypatch.setattr(search, "plan", lambda given, first: [Recipe.parse(RECIPE), Recipe.parse(FLOAT)])
+    monkeypatch.setattr(search, "plan", lambda given, first, task=None: [Recipe.parse(RECIPE), Recipe.parse(FLOAT)])
 
 
 def test_a_reference_that_dies_while_it_is_timed_is_not_the_candidates_fault(

@@ -34,16 +34,16 @@ class Rules:
 
     always: Tensor  # ids
     first: Tensor  # ids, as the first token of a text
-    longest: int  # tokens, with the prompt
+    longest: int  # tokens behind the prompt
 
     @classmethod
     def of(cls, network: Any, prompt: Prompt) -> Rules:
         """Those of a network's generation_config; timestamps are never written."""
         told, rows = network.generation_config, int(network.config.vocab_size)
-        stamps = range(prompt.no_timestamps + 1, rows)
+        stamps = range(prompt.no_timestamps, rows)  # as in every session
         always = [token for token in told.suppress_tokens or () if 0 <= token < rows]
         first = [token for token in told.begin_suppress_tokens or () if 0 <= token < rows]
-        return cls(torch.tensor([*always, *stamps]), torch.tensor(first), int(network.config.max_target_positions))
+        return cls(torch.tensor([*always, *stamps]), torch.tensor(first), prompt.longest)
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def write(network: Any, states: Tensor, prompt: Prompt, rules: Rules, top: int) 
     tokens, ids, values = begin, [], []
     past, fed = None, begin
     ended = torch.zeros(len(states), dtype=torch.bool, device=states.device)
-    while not bool(ended.all()) and tokens.shape[1] < rules.longest:
+    while not bool(ended.all()) and tokens.shape[1] - begin.shape[1] < rules.longest:
         answer = network(encoder_outputs=(states,), decoder_input_ids=fed, past_key_values=past, use_cache=True)
         past, logits = answer.past_key_values, answer.logits[:, -1].float()
         best = torch.log_softmax(logits, -1).topk(min(top, logits.shape[-1]), -1)

@@ -243,6 +243,16 @@ def render(template: str, messages: Sequence[Message], begin: str = "", end: str
         raise UnsupportedModel(f"the model's chat template failed: {reason}") from error
 
 
+def last_answer(template: str | None, messages: Sequence[Message], begin: str = "", end: str = "") -> tuple[str, str]:
+    """What stands before the last message, which is the assistant's, and that message as the template writes it.
+
+    The second has what ends a turn too. template: None for a plain one. Raises what `render` raises.
+    """
+    prompt = render(template or PLAIN, messages[:-1], begin, end, answer=True)
+    whole = render(template or PLAIN.removesuffix("assistant:"), messages, begin, end, answer=False)
+    return prompt, whole[len(prompt) :] if whole.startswith(prompt) else str(messages[-1]["content"])
+
+
 def _bounded(parts: Iterator[str]) -> Iterator[str]:
     length = 0
     for part in parts:

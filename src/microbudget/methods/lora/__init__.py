@@ -153,7 +153,7 @@ class Lora(Method):
         for name, tensor in network.named_parameters():
             if name in before:
                 tensor.detach().masked_fill_(before[name], 0.0)
-        _contiguous(network).save_pretrained(str(out), safe_serialization=True)
+        _contiguous(network).save_pretrained(str(out), save_original_format=False)
         for file in model.files:
             if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
                 shutil.copyfile(file, out / file.name)

@@ -181,7 +181,7 @@ def _write(network: Any, model: Model, out: Path) -> None:
     """The network, and from the given folder all that is no weight and no config."""
     import torch
 
-    network.to(memory_format=torch.contiguous_format).save_pretrained(str(out), safe_serialization=True)
+    network.to(memory_format=torch.contiguous_format).save_pretrained(str(out), save_original_format=False)
     for file in model.files:
         if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
             shutil.copyfile(file, out / file.name)

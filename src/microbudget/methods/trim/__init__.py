@@ -87,7 +87,8 @@ class Trim(Method):
         }
         if self.coverage == 1.0:
             tokens |= {token for text in texts for token in found.tokens(text)}
-        return tokens | set(itertools.islice((t for t in found.pieces.frequent() if t not in tokens), self.keep))
+        there = found.pieces.closed(tokens | found.pieces.alphabet())
+        return tokens | set(itertools.islice((t for t in found.pieces.frequent() if t not in there), self.keep))
 
 
 def _own(model: Model, context: Context) -> Iterable[str]:
