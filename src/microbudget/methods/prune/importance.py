@@ -44,13 +44,16 @@ def magnitude(subject: Subject, graph: Dependencies) -> Scores:
 
 
 def _folded(state: dict[str, torch.Tensor], graph: Dependencies, name: str, out_axis: int) -> NDArray[np.float64]:
-    weight = state[name].double().numpy()
+    weight: NDArray[np.float64] = state[name].double().numpy()
     if name not in graph.norms:
         return weight
     scale = graph.norms[name]
     spread = state[scale.removesuffix("weight") + "running_var"].double().numpy()
     factor = np.abs(state[scale].double().numpy()) / np.sqrt(spread + 1e-5)
-    return weight * factor.reshape([-1 if axis == out_axis else 1 for axis in range(weight.ndim)])
+    folded: NDArray[np.float64] = weight * factor.reshape(
+        [-1 if axis == out_axis else 1 for axis in range(weight.ndim)]
+    )
+    return folded
 
 
 def batch_norm_scale(subject: Subject, graph: Dependencies, otherwise: Scores) -> Scores:
