@@ -167,8 +167,7 @@ def name_classes(network: Any, labels: tuple[str, ...]) -> None:
 
 def save_network(network: Any, preprocessing: dict[str, Any], out: Path) -> None:
     """Save the network in float32 as an ordinary Hugging Face folder."""
-    network.to(memory_format=torch.contiguous_format)
-    network.save_pretrained(str(out), save_original_format=False)  # names as the network has them: see `widths`
+    widths.save(network, out)
     write_preprocessing(preprocessing, out)
 
 

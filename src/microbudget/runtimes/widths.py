@@ -56,7 +56,23 @@ def build(auto: Any, config: Any, state: State) -> Any:
         network = auto.from_config(config, dtype=torch.float32)
     drop(network, state.get("dropped", ()))
     narrow(network, state.get("widths", {}))
+    mark(network)
     return network
+
+
+def mark(network: Any) -> None:
+    """Note that the network is not the one that its config says, so that `save` writes the names that `load` reads."""
+    network.has_own_widths = True
+
+
+def save(network: Any, folder: Path) -> None:
+    """Write the network with transformers, in float32.
+
+    It gives some architectures the names of its older versions, and only its own loader finds back from those.
+    """
+    network.to(memory_format=torch.contiguous_format)
+    own = getattr(network, "has_own_widths", False)
+    network.save_pretrained(str(folder), safe_serialization=True, save_original_format=not own)
 
 
 def drop(network: Any, names: Any) -> None:

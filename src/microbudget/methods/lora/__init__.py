@@ -147,13 +147,15 @@ class Lora(Method):
 
             save(learner, model, out)
             return
+        from ...runtimes.widths import save as save_network
+
         zeros = set(model.record.state.get("zeros", ()))
         before = {name: tensor == 0 for name, tensor in _weights(learner) if name in zeros}
         network = learner.merge_and_unload()
         for name, tensor in network.named_parameters():
             if name in before:
                 tensor.detach().masked_fill_(before[name], 0.0)
-        _contiguous(network).save_pretrained(str(out), save_original_format=False)
+        save_network(network, out)
         for file in model.files:
             if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
                 shutil.copyfile(file, out / file.name)
@@ -174,9 +176,3 @@ class Lora(Method):
 def _weights(learner: Any) -> list[tuple[str, Any]]:
     """The frozen weights under the names that they have without adapters."""
     return [(name.replace(".base_layer.", "."), tensor) for name, tensor in learner.base_model.model.named_parameters()]
-
-
-def _contiguous(network: Any) -> Any:
-    import torch
-
-    return network.to(memory_format=torch.contiguous_format)

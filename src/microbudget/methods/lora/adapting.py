@@ -62,7 +62,7 @@ def adapted(network: Any, names: Sequence[str], rank: int, alpha: float, head: s
     """The network with adapters on the named layers, drawn by the seed; they, and the head, are what is trained."""
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # a float is taken too
+        lora_alpha=alpha,
         target_modules=list(names),
         modules_to_save=[head] if head else None,
         lora_dropout=0.0,

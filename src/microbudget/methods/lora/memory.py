@@ -38,8 +38,8 @@ def training_bytes(network: Any, rows: int, row_bytes: int, largest: int) -> int
 
     row_bytes, largest: as of `saved_bytes`, of one row. The gradient of the largest (the logits) is there twice.
     """
-    numbers: int = sum(tensor.numel() for tensor in network.parameters())
-    trained: int = sum(tensor.numel() for tensor in network.parameters() if tensor.requires_grad)
+    sizes = [(int(tensor.numel()), bool(tensor.requires_grad)) for tensor in network.parameters()]
+    numbers, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     return BYTES * (numbers + (STATES + KEPT) * trained) + rows * (row_bytes + 2 * largest)
 
 

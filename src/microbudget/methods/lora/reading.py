@@ -124,8 +124,9 @@ def mean_nats(network: Any, rows: Table) -> float:
     device = next(network.parameters()).device
     total = count = 0.0
     with torch.no_grad():
-        for part in torch.split(torch.arange(len(rows)), JUDGED_AT_ONCE):
-            batch = {name: tensor.to(device) for name, tensor in rows.batch(part).items()}
+        for start in range(0, len(rows), JUDGED_AT_ONCE):
+            part = rows.batch(slice(start, start + JUDGED_AT_ONCE))
+            batch = {name: tensor.to(device) for name, tensor in part.items()}
             nats, targets = _nats(network, batch)
             total, count = total + float(nats), count + float(targets)
     return total / max(count, 1.0)

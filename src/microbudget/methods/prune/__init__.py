@@ -67,7 +67,7 @@ class Prune(Method):
         subject = open_subject(model, context, self.samples)
         doing = {"channels": self._channels, "layers": self._layers, "weights": self._weights}
         network, state, report = doing[self.structure](model, context, subject)
-        _write(network, model, out)
+        _write(network, state, model, out)
         context.progress.say(f"prune     {_told(report)}")
         history = {**model.record.history, "prune": {"structure": self.structure, **report}}
         seen = {*model.record.seen, *subject.keys}
@@ -177,11 +177,13 @@ def _stopwatch(made: Any, model: Model, context: Context) -> Any:
     return ratio
 
 
-def _write(network: Any, model: Model, out: Path) -> None:
+def _write(network: Any, state: dict[str, Any], model: Model, out: Path) -> None:
     """The network, and from the given folder all that is no weight and no config."""
-    import torch
+    from ...runtimes import widths
 
-    network.to(memory_format=torch.contiguous_format).save_pretrained(str(out), save_original_format=False)
+    if widths.special(state):
+        widths.mark(network)
+    widths.save(network, out)
     for file in model.files:
         if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
             shutil.copyfile(file, out / file.name)

@@ -99,8 +99,9 @@ def choose(subject: Subject, share: float, progress: Progress) -> tuple[tuple[st
             f"prune: sparsity={share:g} would drop all {len(candidates)} blocks; at most"
             f" {1 - 1 / len(candidates):.2f} leaves one"
         )
-    reference, steps = subject.logits(), []
     dropped: list[str] = []
+    steps: list[dict[str, Any]] = []
+    reference = subject.logits()
     for _ in progress.track(range(count), "block to drop", count):
         nats = {name: _loss(subject, reference, [*dropped, name]) for name in candidates if name not in dropped}
         best = min(nats, key=nats.__getitem__)
@@ -163,11 +164,11 @@ def renamed(tensors: Iterable[str], dropped: Sequence[str]) -> dict[str, str]:
         rows[stem].append(int(number))
     names = {}
     for name in tensors:
-        row = next((row for row in rows if name.startswith(f"{row}.")), None)
-        number, _, rest = name[len(row) + 1 :].partition(".") if row is not None else ("", "", "")
-        if row is None or not number.isdigit():
+        own = next((row for row in rows if name.startswith(f"{row}.")), "")
+        number, _, rest = name[len(own) + 1 :].partition(".")
+        if not own or not number.isdigit():
             names[name] = name
-        elif int(number) not in rows[row]:
-            below = sum(gone < int(number) for gone in rows[row])
-            names[name] = f"{row}.{int(number) - below}.{rest}"
+        elif int(number) not in rows[own]:
+            below = sum(gone < int(number) for gone in rows[own])
+            names[name] = f"{own}.{int(number) - below}.{rest}"
     return names

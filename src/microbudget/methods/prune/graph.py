@@ -131,8 +131,8 @@ def _sites(axes: Mapping[str, Sequence[Ids]], made: set[int], contractions: Sequ
                 if bundle in made:
                     uses[bundle].append((name, place))
     together: dict[tuple[Use, ...], list[int]] = defaultdict(list)
-    for bundle, used in uses.items():
-        together[tuple(used)].append(bundle)
+    for bundle, places in uses.items():
+        together[tuple(places)].append(bundle)
     order = {(one.weight, one.out_axis): index for index, one in reversed(list(enumerate(contractions)))}
     sites = []
     for where, bundles in together.items():

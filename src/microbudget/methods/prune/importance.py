@@ -50,8 +50,10 @@ def _folded(state: dict[str, torch.Tensor], graph: Dependencies, name: str, out_
     scale = graph.norms[name]
     spread = state[scale.removesuffix("weight") + "running_var"].double().numpy()
     factor = np.abs(state[scale].double().numpy()) / np.sqrt(spread + 1e-5)
-    shape = [-1 if axis == out_axis else 1 for axis in range(weight.ndim)]
-    return np.asarray(weight * factor.reshape(shape), np.float64)
+    folded: NDArray[np.float64] = weight * factor.reshape(
+        [-1 if axis == out_axis else 1 for axis in range(weight.ndim)]
+    )
+    return folded
 
 
 def batch_norm_scale(subject: Subject, graph: Dependencies, otherwise: Scores) -> Scores:

@@ -322,8 +322,7 @@ def _pad(trace: Trace, node: Node) -> Axes:
     axes = list(trace.of(node.args[0]))
     widths: Any = node.args[1]
     for index in range(len(widths) // 2):
-        place = len(axes) - 1 - index
-        before, after = widths[2 * index : 2 * index + 2]
+        place, (before, after) = len(axes) - 1 - index, widths[2 * index : 2 * index + 2]
         if axes[place] is not None and (before or after):
             axes[place] = _joined(trace, [(None, before), (axes[place], 0), (None, after)])
     return tuple(axes)

@@ -17,6 +17,7 @@ from ...tasks import Example
 from .. import Context
 
 BATCH = 32
+READ_AT_ONCE = 8  # windows
 WINDOW = 128  # tokens
 Batch = dict[str, Tensor]
 
@@ -111,5 +112,5 @@ def _reader(model: Model, context: Context, examples: Sequence[Example]) -> Subj
     if width < 2:
         raise BadData(f"the text to prune with has {len(tokens)} tokens: give more")
     rows = torch.tensor(tokens[: len(tokens) // width * width]).reshape(-1, width)[: len(examples)]
-    batches = [{"input_ids": part} for part in torch.split(rows, BATCH // 4)]
+    batches = [{"input_ids": rows[start : start + READ_AT_ONCE]} for start in range(0, len(rows), READ_AT_ONCE)]
     return Subject(load_network(model.path), batches, None, tuple(example.key for example in examples))
