@@ -37,22 +37,18 @@ def _points(change: float, low: float, high: float) -> str:
 
 
 def levers(rows: Rows) -> str:
-    """Every way in a line."""
-    reference, rounds, heard = rows["quality"][speech.UNTOUCHED], rows["speed"]["rounds"], rows["speed"]["heard"]
+    """Every way in a line; what is not timed yet has no time."""
+    reference, timed = rows["quality"][speech.UNTOUCHED], rows.get("speed", {})
     lines = []
-    for name in (name for name in speech.ROWS if name in rounds):
-        quality, seconds = rows["quality"][name], rounds[name]
+    for name in (name for name in speech.ROWS if name in rows["quality"]):
+        quality, same = rows["quality"][name], name == speech.UNTOUCHED
         told = speech.verdict(reference, quality)
-        same = name == speech.UNTOUCHED
         lines.append(
             [
                 name,
                 format_bytes(quality["size_bytes"]),
                 "" if same else f"{reference['size_bytes'] / quality['size_bytes']:.2f}",
-                format_bytes(rows["speed"]["peaks"][name]),
-                format_seconds(float(np.median(seconds)) / heard["recordings"]),
-                f"{float(np.median(seconds)) / heard['seconds']:.4f}",
-                "" if same else _times(ratio(rounds[speech.UNTOUCHED], seconds)),
+                *_cost(timed, name),
                 f"{quality['wer']:.2%}",
                 "" if same else _points(told.change, told.change_low, told.change_high),
                 "" if same else told.decision,
@@ -60,6 +56,20 @@ def levers(rows: Rows) -> str:
         )
     head = ["heard by", "size", "smaller", "memory", "time", "rtf", "faster", "wer", "change", "within 1 pt"]
     return table(head, lines)
+
+
+def _cost(timed: Rows, name: str) -> list[str]:
+    """Memory, time, real-time factor and speed of a way; empty where it is not timed."""
+    if name not in timed.get("rounds", {}):
+        return [""] * 4
+    seconds, heard = float(np.median(timed["rounds"][name])), timed["heard"]
+    same = name == speech.UNTOUCHED
+    return [
+        format_bytes(timed["peaks"][name]),
+        format_seconds(seconds / heard["recordings"]),
+        f"{seconds / heard['seconds']:.4f}",
+        "" if same else _times(ratio(timed["rounds"][speech.UNTOUCHED], timed["rounds"][name])),
+    ]
 
 
 def goals(rows: Rows) -> str:
@@ -105,7 +115,7 @@ def curve(rows: Rows) -> str:
     """Bytes of the vocabulary against errors."""
     reference = rows["curve"]["all tokens"]
     lines = []
-    for name in speech.CURVE:
+    for name in (name for name in speech.CURVE if name in rows["curve"]):
         row = rows["curve"][name]
         told = speech.verdict(reference, row)
         change = "" if name == "all tokens" else _points(told.change, told.change_low, told.change_high)
@@ -148,7 +158,7 @@ def draw(rows: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     groups = {"coverage of your words": "coverage", "more tokens beside them": "keep", "all tokens": "all"}
     for (label, begin), marker in zip(groups.items(), "so^", strict=True):
-        names = [name for name in speech.CURVE if name.startswith(begin)]
+        names = [name for name in speech.CURVE if name.startswith(begin) and name in rows["curve"]]
         points = [(rows["curve"][name], name) for name in names]
         x = [row["size_bytes"] / 1e6 for row, _ in points]
         y = [row["wer"] * 100 for row, _ in points]
@@ -175,12 +185,16 @@ def _spread(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def write(rows: Rows) -> None:
-    """The page, the README's table and the picture."""
+    """The page, the README's table and the picture; a part that is not measured says so."""
     script = provenance(Path(speech.__file__).name)
     parts = {"levers": levers, "goals": goals, "recovery": recovered, "curve": curve, "shapes": shapes}
     for name, made in parts.items():
-        text = f"{made(rows)}\n\n{script}"
+        try:
+            text = f"{made(rows)}\n\n{script}"
+        except KeyError as missing:
+            text = f"Not measured yet ({missing.args[0]}): `python benchmarks/speech.py`."
         print(text)
         write_between(PAGE, f"speech-{name}", text)
     write_between(ROOT / "README.md", "speech", f"{levers(rows)}\n\n{script}")
-    draw(rows)
+    if "curve" in rows:
+        draw(rows)
