@@ -32,8 +32,8 @@ class Quantize(Method):
     )
     repair: str = option(
         "auto",
-        "auto, none, or some of equalize, scales, gptq, bias; auto: all but equalize, for a large network at 8"
-        " bits no gptq",
+        "auto, none, or some of equalize, scales, gptq, bias; auto: all but equalize; at 8 bits no gptq for a"
+        " large network, or for fewer than 100 examples",
     )
     samples: int = option(128, "calibration examples at most, from the train split", low=1, high=100_000)
     finer: int = option(0, "so many activations, those that lose most, stay unrounded", low=0, high=100)
