@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,10 @@ def test_contract_of_speech(method: Method, spoken: tuple[Model, Context], tmp_p
 
     model, context = spoken
     input_before = digest(model.path)
-    results = [build_step(model, method, context, tmp_path / name) for name in ("one", "two")]
+    results = [
+        build_step(model, method, replace(context, cache=tmp_path / f"cache of {name}"), tmp_path / name)
+        for name in ("one", "two")
+    ]
     assert digest(model.path) == input_before, "the input was changed"
     first, second = (digest(result.path) for result in results)
     assert first == second, "the same seed gave other bytes"
