@@ -122,7 +122,8 @@ def curve(rows: Rows) -> str:
         lines.append(
             [f"`trim({name})`" if "=" in name else name, format_bytes(row["size_bytes"]), f"{row['wer']:.2%}", change]
         )
-    return table(["vocabulary", "size, int8", "wer", "change"], lines)
+    shown = f"![Size against word error rate](pictures/{PICTURE.name})"
+    return f"{shown}\n\n{table(['vocabulary', 'size, int8', 'wer', 'change'], lines)}"
 
 
 def shapes(rows: Rows) -> str:
