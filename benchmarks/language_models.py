@@ -242,7 +242,7 @@ def measure_speed(results: Results, deadline: float) -> None:
             model = load(STORE / SHAPE) if opener else load(file_of(SHAPE, level, level not in UNWEIGHTED))
             with Worker(timeout_s=600, **opener) as worker:
                 worker.open(model, threads=THREADS)
-                row: dict[str, Any] = {"runtime": worker.runtime, "reference": reference.runtime}
+                row: dict[str, Any] = {"runtime": worker.runtime, "reference": reference.runtime, "threads": THREADS}
                 for kind, inputs, seconds in (("decode", decode, PAIR_S), ("prefill", prefill, PREFILL_S)):
                     timed = time_pair(reference, worker, inputs, seconds=seconds)
                     row[kind] = {

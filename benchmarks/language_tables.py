@@ -31,8 +31,11 @@ def write(rows: Rows) -> None:
     for name, text in parts.items():
         write_between(PAGE, name, text)
     write_between(PAGE, "provenance", provenance("language_models.py"))
-    write_between(ROOT / "README.md", "language", f"{readme(rows)}\n\n{provenance('language_models.py')}")
-    draw(rows)
+    if draw(rows):  # without a loss to show the README is left as it is
+        write_between(PAGE, "picture", f"![KL against bytes](pictures/{PICTURE.name})")
+        picture = f"![KL against bytes of a small language model](docs/pictures/{PICTURE.name})"
+        text = [picture, readme(rows), provenance("language_models.py")]
+        write_between(ROOT / "README.md", "language", "\n\n".join(text))
 
 
 def known(rows: Rows, key: str) -> Rows | None:
@@ -251,8 +254,10 @@ def readme(rows: Rows) -> str:
     return f"{table(head, lines)}\n\n{goals(rows)}"
 
 
-def draw(rows: Rows) -> None:
-    """KL against bytes of lm-python, without and with an importance matrix."""
+def draw(rows: Rows) -> bool:
+    """KL against bytes of lm-python, without and with an importance matrix; whether there was anything to draw."""
+    if not any(_points(rows, when) for when in ("plain", "imatrix")):
+        return False
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -263,7 +268,7 @@ def draw(rows: Rows) -> None:
         "imatrix": ("with importance matrix", "D", "#c04b00"),
     }
     for when, (label, marker, color) in kinds.items():
-        points = sorted(_points(rows, when))
+        points = _points(rows, when)
         if points:
             axes.plot([p[0] for p in points], [p[1] for p in points], marker, color=color, label=label, markersize=5)
         for size, kl, level in points:
@@ -276,10 +281,14 @@ def draw(rows: Rows) -> None:
     axes.legend(frameon=False)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasSVG(figure).print_svg(str(PICTURE), metadata={"Date": None})
+    return True
 
 
-def _points(rows: Rows, when: str) -> Iterator[tuple[float, float, str]]:
+def _points(rows: Rows, when: str) -> list[tuple[float, float, str]]:
+    """(megabytes, KL, level) of the files that were made and judged, the smallest first."""
+    points = []
     for level, weighted in variants():
         made, found = known(rows, f"quantize {REAL} {level} {when}"), known(rows, f"quality python {level} {when}")
         if made and found and weighted == (when == "imatrix"):
-            yield made["size_bytes"] / MB, found["kl"], level
+            points.append((made["size_bytes"] / MB, found["kl"], level))
+    return sorted(points)
