@@ -240,17 +240,29 @@ def _memory_goal(rows: Rows) -> Iterator[list[str]]:
         yield ["predicted memory within 15 %", told, _reached(within == len(off))]
 
 
+def judged(rows: Rows, level: str) -> tuple[Rows, int] | None:
+    """What is known of a level at its best, and its bytes: from the benchmark, else from a run of `shrink`."""
+    for when in ("imatrix", "plain"):
+        found, made = known(rows, f"quality python {level} {when}"), known(rows, f"quantize {REAL} {level} {when}")
+        if found and made:
+            return found, made["size_bytes"]
+    found = known(rows, f"run {level}")
+    return None if found is None else (found, found["size_bytes"])
+
+
 def readme(rows: Rows) -> str:
-    full = known(rows, "quality python float32")
+    full = (
+        known(rows, "quality python float32") if known(rows, "quality python Q8_0 plain") else rows.get("run float32")
+    )
     head = ["lm-python, 5 M weights", "bytes", "smaller", "KL, nats a token", "bits per byte"]
     size = 4 * rows[f"convert {REAL}"]["size_bytes"] / 2 if f"convert {REAL}" in rows else 0
     lines = [["torch, float32", f"{size / MB:.2f} MB", "1", "0", f"{full['bits_per_byte']:.4f}"]] if full else []
     for level in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XS"):
-        found = known(rows, f"quality python {level} imatrix") or known(rows, f"quality python {level} plain")
-        made = known(rows, f"quantize {REAL} {level} imatrix") or known(rows, f"quantize {REAL} {level} plain")
-        if found and made:
-            bits, mb = f"{found['bits_per_byte']:.4f}", made["size_bytes"] / MB
-            lines.append([level, f"{mb:.2f} MB", f"{size / MB / mb:.1f}", f"{found['kl']:.2g}", bits])
+        known_of = judged(rows, level)
+        if known_of:
+            found, made = known_of[0], known_of[1] / MB
+            bits, kl = f"{found['bits_per_byte']:.4f}", f"{found['kl']:.2g}"
+            lines.append([level, f"{made:.2f} MB", f"{size / MB / made:.1f}", kl, bits])
     return f"{table(head, lines)}\n\n{goals(rows)}"
 
 
@@ -291,4 +303,7 @@ def _points(rows: Rows, when: str) -> list[tuple[float, float, str]]:
         made, found = known(rows, f"quantize {REAL} {level} {when}"), known(rows, f"quality python {level} {when}")
         if made and found and weighted == (when == "imatrix"):
             points.append((made["size_bytes"] / MB, found["kl"], level))
+    if not points and when == "imatrix":
+        of_run = {key.removeprefix("run "): row for key, row in rows.items() if key.startswith("run ") and "kl" in row}
+        points = [(row["size_bytes"] / MB, row["kl"], level) for level, row in of_run.items()]
     return sorted(points)
