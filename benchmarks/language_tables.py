@@ -251,9 +251,8 @@ def judged(rows: Rows, level: str) -> tuple[Rows, int] | None:
 
 
 def readme(rows: Rows) -> str:
-    full = (
-        known(rows, "quality python float32") if known(rows, "quality python Q8_0 plain") else rows.get("run float32")
-    )
+    own = known(rows, "quality python Q8_0 plain") is not None
+    full = rows.get("quality python float32" if own else "run float32")
     head = ["lm-python, 5 M weights", "bytes", "smaller", "KL, nats a token", "bits per byte"]
     size = 4 * rows[f"convert {REAL}"]["size_bytes"] / 2 if f"convert {REAL}" in rows else 0
     lines = [["torch, float32", f"{size / MB:.2f} MB", "1", "0", f"{full['bits_per_byte']:.4f}"]] if full else []
@@ -263,7 +262,11 @@ def readme(rows: Rows) -> str:
             found, made = known_of[0], known_of[1] / MB
             bits, kl = f"{found['bits_per_byte']:.4f}", f"{found['kl']:.2g}"
             lines.append([level, f"{made:.2f} MB", f"{size / MB / made:.1f}", kl, bits])
-    return f"{table(head, lines)}\n\n{goals(rows)}"
+    of_run = [row for key, row in rows.items() if key.startswith("run ") and "examples" in row]
+    told = "Held-out Python; importance matrix of training text."
+    if not own and of_run:
+        told += f" From a run of `shrink`: {of_run[0]['examples']} validation passages, {of_run[0]['tokens']:,} tokens."
+    return f"{table(head, lines)}\n\n{told}\n\n{goals(rows)}"
 
 
 def draw(rows: Rows) -> bool:
@@ -290,7 +293,7 @@ def draw(rows: Rows) -> bool:
     axes.set_xlabel("file (MB)")
     axes.set_ylabel("KL from float32 (nats a token)")
     axes.grid(visible=True, alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasSVG(figure).print_svg(str(PICTURE), metadata={"Date": None})
     return True
