@@ -34,6 +34,8 @@ from microbudget.judge.tokens import keep_predictions, read_beside
 from microbudget.loading import load
 from microbudget.methods.quantize.gguf.mixtures import MIXTURES
 from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
+from microbudget.report.rows import label
+from microbudget.run import Run
 from microbudget.runtimes.ggml_types import FILE_TYPES
 from microbudget.tasks.text import TextTask
 
@@ -273,14 +275,28 @@ def measure_small_speed(results: Results, deadline: float) -> None:
             return
 
 
+def import_run(results: Results, run: Path) -> None:
+    """The levels that `shrink` measured, on its own validation split."""
+    for row in Run(run).candidates():
+        name, found = label(row), row.measurement
+        if name is not None and found is not None and "divergence" in found.extra:
+            told = {"size_bytes": found.size_bytes, "bits_per_byte": found.quality, "examples": found.examples}
+            results.put(f"run {name}", {**told, **found.extra["divergence"]})
+        elif found is not None and found.format == "hf":
+            results.put("run float32", {"size_bytes": found.size_bytes, "bits_per_byte": found.quality})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--run", type=Path, help="a run of `shrink` on lm-python whose levels fill the tables")
     parser.add_argument("--stock", type=Path, help="folder of a prebuilt libllama with llama_model_quantize")
     options = parser.parse_args()
     STORE.mkdir(parents=True, exist_ok=True)
     results, deadline = Results(STORE / "results.json"), time.monotonic() + 60 * options.minutes
+    if options.run:
+        import_run(results, options.run)
     for part in options.part or PARTS:
         if part == "models":
             make_models(results, deadline)

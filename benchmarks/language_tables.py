@@ -240,18 +240,33 @@ def _memory_goal(rows: Rows) -> Iterator[list[str]]:
         yield ["predicted memory within 15 %", told, _reached(within == len(off))]
 
 
+def judged(rows: Rows, level: str) -> tuple[Rows, int] | None:
+    """What is known of a level at its best, and its bytes: from the benchmark, else from a run of `shrink`."""
+    for when in ("imatrix", "plain"):
+        found, made = known(rows, f"quality python {level} {when}"), known(rows, f"quantize {REAL} {level} {when}")
+        if found and made:
+            return found, made["size_bytes"]
+    found = known(rows, f"run {level}")
+    return None if found is None else (found, found["size_bytes"])
+
+
 def readme(rows: Rows) -> str:
-    full = known(rows, "quality python float32")
+    own = known(rows, "quality python Q8_0 plain") is not None
+    full = rows.get("quality python float32" if own else "run float32")
     head = ["lm-python, 5 M weights", "bytes", "smaller", "KL, nats a token", "bits per byte"]
     size = 4 * rows[f"convert {REAL}"]["size_bytes"] / 2 if f"convert {REAL}" in rows else 0
     lines = [["torch, float32", f"{size / MB:.2f} MB", "1", "0", f"{full['bits_per_byte']:.4f}"]] if full else []
     for level in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XS"):
-        found = known(rows, f"quality python {level} imatrix") or known(rows, f"quality python {level} plain")
-        made = known(rows, f"quantize {REAL} {level} imatrix") or known(rows, f"quantize {REAL} {level} plain")
-        if found and made:
-            bits, mb = f"{found['bits_per_byte']:.4f}", made["size_bytes"] / MB
-            lines.append([level, f"{mb:.2f} MB", f"{size / MB / mb:.1f}", f"{found['kl']:.2g}", bits])
-    return f"{table(head, lines)}\n\n{goals(rows)}"
+        known_of = judged(rows, level)
+        if known_of:
+            found, made = known_of[0], known_of[1] / MB
+            bits, kl = f"{found['bits_per_byte']:.4f}", f"{found['kl']:.2g}"
+            lines.append([level, f"{made:.2f} MB", f"{size / MB / made:.1f}", kl, bits])
+    of_run = [row for key, row in rows.items() if key.startswith("run ") and "examples" in row]
+    told = "Held-out Python; importance matrix of training text."
+    if not own and of_run:
+        told += f" From a run of `shrink`: {of_run[0]['examples']} validation passages, {of_run[0]['tokens']:,} tokens."
+    return f"{table(head, lines)}\n\n{told}\n\n{goals(rows)}"
 
 
 def draw(rows: Rows) -> bool:
@@ -278,7 +293,7 @@ def draw(rows: Rows) -> bool:
     axes.set_xlabel("file (MB)")
     axes.set_ylabel("KL from float32 (nats a token)")
     axes.grid(visible=True, alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasSVG(figure).print_svg(str(PICTURE), metadata={"Date": None})
     return True
@@ -291,4 +306,7 @@ def _points(rows: Rows, when: str) -> list[tuple[float, float, str]]:
         made, found = known(rows, f"quantize {REAL} {level} {when}"), known(rows, f"quality python {level} {when}")
         if made and found and weighted == (when == "imatrix"):
             points.append((made["size_bytes"] / MB, found["kl"], level))
+    if not points and when == "imatrix":
+        of_run = {key.removeprefix("run "): row for key, row in rows.items() if key.startswith("run ") and "kl" in row}
+        points = [(row["size_bytes"] / MB, row["kl"], level) for level, row in of_run.items()]
     return sorted(points)
