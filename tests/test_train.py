@@ -252,7 +252,7 @@ def killed_at(step: int, folder: Path) -> int:
         "    return plain.loss(net, batch)\n"
         "net = t.network()\n"
         "mode = training.fresh_norms\n"
-        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, mode=mode, checkpoint=folder / 'a.pt')\n"
+        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, mode=mode, threads=1, checkpoint=folder / 'a.pt')\n"
         "(folder / 'weights').write_bytes(t.weights(net)); (folder / 'history').write_text(repr(done))\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -262,7 +262,7 @@ def killed_at(step: int, folder: Path) -> int:
 def test_killed_twice_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """In the first epoch and in a later one; what is before the kill is not done again."""
     net = network()
-    expected = train(net, lesson(), SETTINGS, mode=fresh_norms, checkpoint=tmp_path / "own.pt")
+    expected = train(net, lesson(), SETTINGS, mode=fresh_norms, threads=1, checkpoint=tmp_path / "own.pt")
     for step in (5, 10):
         assert killed_at(step, tmp_path) == -signal.SIGKILL
         assert (tmp_path / "a.pt").is_file()

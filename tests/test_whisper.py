@@ -143,7 +143,7 @@ def test_languages(folder: Path, exported: Model) -> None:
     spoken = ear.spoken(features, prompt)
     assert spoken in prompt.languages.values()
     assert ear.write(features, prompt) == ear.write(features, replace(prompt, language=spoken))
-    with pytest.raises(InvalidOption, match="only with Whisper's whole vocabulary, not with 461 tokens"):
+    with pytest.raises(InvalidOption, match="only with Whisper's whole vocabulary, not with 462 tokens"):
         Ct2Ear(exported.path, 1).write(features, prompt)
     told = exported.record.history["export"]["language"]  # at export, from the calibration recordings
     assert Prompt.of(exported.path, vocabulary, many=False).language == vocabulary.languages()[told]
