@@ -252,7 +252,8 @@ def killed_at(step: int, folder: Path) -> int:
         "    return plain.loss(net, batch)\n"
         "net = t.network()\n"
         "mode = training.fresh_norms\n"
-        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, mode=mode, threads=1, checkpoint=folder / 'a.pt')\n"
+        "keep = {'threads': 1, 'checkpoint': folder / 'a.pt'}\n"
+        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, mode=mode, **keep)\n"
         "(folder / 'weights').write_bytes(t.weights(net)); (folder / 'history').write_text(repr(done))\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
