@@ -85,12 +85,17 @@ def test_of_a_whole_network_the_first_layer_alone_repairs():
     [
         ({}, True, ("scales", "gptq", "bias")),
         ({}, False, ("scales", "bias")),
+        ({"examples": 100}, True, ("scales", "gptq", "bias")),
+        ({"examples": 99}, True, ("scales", "bias")),
+        ({"bits": 4, "examples": 99}, True, ("scales", "gptq", "bias")),
         ({"bits": 4}, False, ("scales", "gptq", "bias")),
         ({"max_kl": 0.1}, False, ("scales", "gptq", "bias")),
         ({"repair": ("bias",)}, True, ("bias",)),
     ],
 )
-def test_auto_compensates_errors_but_for_a_large_network_at_8_bits(options, small, expected, monkeypatch, tmp_path):
+def test_auto_compensates_errors_but_at_8_bits_not_of_a_large_network_or_by_few_examples(
+    options, small, expected, monkeypatch, tmp_path
+):
     from microbudget.methods.quantize import quantizing
 
     monkeypatch.setattr(quantizing, "SMALL", 10**6 if small else 10)

@@ -15,10 +15,9 @@ from ...runtimes.onnx import write_metadata
 from ...tasks import Example, Inputs, Task
 from .. import Context
 from .layer_report import LayerReport
-from .quantizing import AUTO_REPAIR, Outcome, quantize_graph
+from .quantizing import Outcome, quantize_graph
 
 EXAMPLES_AT_ONCE = 8
-FEW = 100  # examples, below which error-compensated rounding learns them by heart: nearest does better at 8 bits
 SHOWN = 3  # layers whose reasons are printed
 NOTABLE_KL = 0.01  # nats: below it no answer in a hundred changes, and the layers' troubles are for the report alone
 
@@ -44,10 +43,15 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
         raise BadData("no training examples to calibrate on: quantize needs some, without labels")
     path = out / ONNX_NAME
     batches = Batches(context.task, calibration, model.record.preprocessing or {})
-    if options["repair"] == AUTO_REPAIR and options["bits"] == 8 and len(calibration) < FEW:
-        options = {**options, "repair": ("scales", "bias")}
     outcome = quantize_graph(
-        model.weights, batches, path, threads=context.threads, seed=context.seed, progress=context.progress, **options
+        model.weights,
+        batches,
+        path,
+        examples=len(calibration),
+        threads=context.threads,
+        seed=context.seed,
+        progress=context.progress,
+        **options,
     )
     proto = onnx.load(str(path))
     write_metadata(proto, model.labels, model.record.preprocessing)
