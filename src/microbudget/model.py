@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +134,12 @@ class Model:
         if self.path.is_file():  # the sidecar decides what a bare file answers
             digest.update(json.dumps(self.record.preprocessing, sort_keys=True).encode())
         return digest.hexdigest()[:16]
+
+    def copy_beside(self, folder: Path) -> None:
+        """Copy into a folder with new weights what is neither weights nor an adapter's, and is not there yet."""
+        for file in self.files:
+            if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
 
     def with_record(self, **changes: Any) -> Model:
         """The same files with a changed record (not saved)."""

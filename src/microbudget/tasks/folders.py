@@ -93,8 +93,9 @@ def find(root: Path, extensions: frozenset[str]) -> Listing:
         unnamed = _walk_below(root, folder, extensions, foreign)
         files += [Found(name, root / name, UNLABELLED, None) for name in unnamed]
     if not files:
-        raise BadData(f"{root} holds no files of the kinds {', '.join(sorted(extensions))}{_also(foreign)}")
-    warnings += _foreign_files(foreign)
+        kinds = ", ".join(sorted(extensions))
+        raise BadData("; ".join([f"{root} holds no files of the kinds {kinds}", *about_foreign(foreign)]))
+    warnings += about_foreign(foreign)
     warnings += _table_against_files(root, table, files)
     files.sort(key=lambda file: (file.name, file.label or ""))
     return _named(root, files, table, warnings)
@@ -280,14 +281,10 @@ def _table_against_files(root: Path, table: _Table, files: list[Found]) -> Itera
             yield f"{len(names)} {what}: {some(names)}"
 
 
-def _foreign_files(foreign: Counter[str]) -> Iterator[str]:
-    if foreign:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
-        yield f"files in formats that are not read (left out): {kinds}; convert them to JPEG or PNG"
-
-
-def _also(foreign: Counter[str]) -> str:
-    return "".join(f"; {text}" for text in _foreign_files(foreign))
+def about_foreign(foreign: Counter[str], remedy: str = "convert them to JPEG or PNG") -> list[str]:
+    """The warning of files that are not read, by their suffixes; none where there are none."""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
+    return [f"files in formats that are not read (left out): {kinds}; {remedy}"] if foreign else []
 
 
 def _named(root: Path, files: list[Found], table: _Table, warnings: list[str]) -> Listing:

@@ -18,11 +18,12 @@ from pathlib import Path
 from ..audio.sound import EXTENSIONS, FOREIGN
 from ..errors import BadData
 from . import metadata
-from .folders import SPLIT_FOLDERS, TOLERATED, UNLABELLED, UNLABELLED_FOLDERS, normal_name, some, walk
+from .folders import SPLIT_FOLDERS, TOLERATED, UNLABELLED, UNLABELLED_FOLDERS, about_foreign, normal_name, some, walk
 
 TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript")
 PREFIXES = {"train": "train", "dev": "validation", "test": "test"}  # LibriSpeech: train-clean-100, dev-other
 TRANSCRIPTS = ".trans.txt"
+REMEDY = "convert them, for example with ffmpeg"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def find(root: Path) -> Listing:
     sounds = [(name, path) for name, path in names if path.suffix.lower() in EXTENSIONS]
     foreign = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in FOREIGN)
     if not sounds:
-        raise BadData(f"{root} holds no recordings ({', '.join(sorted(EXTENSIONS))}){_also(foreign)}")
+        kinds = ", ".join(sorted(EXTENSIONS))
+        raise BadData("; ".join([f"{root} holds no recordings ({kinds})", *about_foreign(foreign, REMEDY)]))
     texts = _read_texts(root, paths)
     splits = _splits([name for name, _ in sounds])
     files, outside = [], []
@@ -90,7 +92,7 @@ def find(root: Path) -> Listing:
         text = texts.of(name)
         known = None if _in_pool(name) or not text else text
         files.append(Utterance(name, path, UNLABELLED if known is None else split, known))
-    warnings = [*_about(root, files, texts), *_about_foreign(foreign)]
+    warnings = [*_about(root, files, texts), *about_foreign(foreign, REMEDY)]
     if outside:
         warnings.append(f"{len(outside)} files lie outside the splits (left out): {some(outside)}")
     return Listing(tuple(sorted(files, key=lambda file: file.name)), tuple(warnings))
@@ -191,13 +193,3 @@ def _about(root: Path, files: list[Utterance], texts: _Texts) -> Iterator[str]:
         yield f"{len(unlisted)} recordings have no transcript (taken as unlabelled): {some(unlisted)}"
     if empty:
         yield f"{len(empty)} transcripts are empty (taken as unlabelled): {some(empty)}"
-
-
-def _about_foreign(foreign: Counter[str]) -> Iterator[str]:
-    if foreign:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
-        yield f"files in formats that are not read (left out): {kinds}; convert them, for example with ffmpeg"
-
-
-def _also(foreign: Counter[str]) -> str:
-    return "".join(f"; {text}" for text in _about_foreign(foreign))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import BadData, InvalidOption, UnsupportedModel
-from ...model import ADAPTER_CONFIG, LANGUAGE_MODELLING, Model, Record
+from ...model import LANGUAGE_MODELLING, Model, Record
 from ...units import format_bytes
 from .. import Context, Method, option
 
@@ -156,9 +155,7 @@ class Lora(Method):
             if name in before:
                 tensor.detach().masked_fill_(before[name], 0.0)
         save_network(network, out)
-        for file in model.files:
-            if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
-                shutil.copyfile(file, out / file.name)
+        model.copy_beside(out)
 
     def _record(
         self, model: Model, context: Context, history: dict[str, Any], labels: tuple[str, ...] | None = None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import InvalidOption
-from ...model import ADAPTER_CONFIG, LANGUAGE_MODELLING, Model, Record
+from ...model import LANGUAGE_MODELLING, Model, Record
 from .. import Context, Method, option
 
 DEFAULT_SPARSITY = 0.5
@@ -184,9 +183,7 @@ def _write(network: Any, state: dict[str, Any], model: Model, out: Path) -> None
     if widths.special(state):
         widths.mark(network)
     widths.save(network, out)
-    for file in model.files:
-        if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (out / file.name).exists():
-            shutil.copyfile(file, out / file.name)
+    model.copy_beside(out)
 
 
 def _told(report: dict[str, Any]) -> str:
