@@ -108,3 +108,19 @@ def onnx_model(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def hf_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face classifier of other labels than the photos'. Do not write into it."""
     return write_hf_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def images_answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of images of every call that features and teachers make to ONNX Runtime."""
+    from microbudget.features import OnnxSession
+
+    calls: list[int] = []
+    answer = OnnxSession.answer
+
+    def counted(self: OnnxSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        calls.append(len(next(iter(inputs.values()))))
+        return answer(self, inputs)
+
+    monkeypatch.setattr(OnnxSession, "answer", counted)
+    return calls

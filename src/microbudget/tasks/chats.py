@@ -70,11 +70,9 @@ class ChatTask:
         if splits:
             chosen, left_out = cutting.complete(apart, seed), 0
         else:
-            everything = next(apart[name] for name in ("test", "validation", "train") if apart.get(name))
-            kept = [example for example in everything if example.key not in leave_out]
-            if not kept:
-                raise BadData(f"the model was made with all {len(everything)} conversations of {root}: give others")
-            chosen, left_out = {"test": kept}, len(everything) - len(kept)
+            what, nothing = f"conversations of {root}", f"{root} holds no conversation"
+            kept, left_out = cutting.to_judge(apart, leave_out, what, nothing)
+            chosen = {"test": kept}
         ordered = {name: tuple(examples) for name, examples in chosen.items()}
         content = {name: [example.key for example in ordered[name]] for name in sorted(ordered)}
         digest = hashlib.sha256(json.dumps([context, content]).encode()).hexdigest()[:16]

@@ -228,15 +228,9 @@ def _complete(splits: Splits, seed: int, root: Path) -> Splits:
 
 def _to_judge(root: Path, splits: Splits, leave_out: frozenset[str]) -> tuple[Splits, int]:
     """Everything to judge on as "test", and how many of those the model has seen."""
-    chosen = next((splits[name] for name in ("test", "validation", "train") if splits.get(name)), [])
-    if not chosen:
-        raise BadData(
-            f"{root} has no recording with a transcript: add a metadata.csv with the columns file_name,transcription"
-        )
-    kept = [example for example in chosen if example.key not in leave_out]
-    if not kept:
-        raise BadData(f"the model was made with all {len(chosen)} recordings of {root}: give others to judge it on")
-    return {"test": kept, "unlabelled": splits.get("unlabelled", [])}, len(chosen) - len(kept)
+    nothing = f"{root} has no recording with a transcript: add a metadata.csv with the columns file_name,transcription"
+    kept, left_out = cutting.to_judge(splits, leave_out, f"recordings of {root}", nothing)
+    return {"test": kept, "unlabelled": splits.get("unlabelled", [])}, left_out
 
 
 def _about_files(root: Path, known: Mapping[str, Content]) -> Iterator[str]:

@@ -51,6 +51,21 @@ def keep_apart(splits: Mapping[str, Sequence[Example]]) -> tuple[Splits, list[Du
     return kept, duplicates
 
 
+def to_judge(splits: Splits, leave_out: frozenset[str], what: str, nothing: str) -> tuple[list[Example], int]:
+    """Everything to judge on, and how many more the model has seen: of the test split, else validation, else train.
+
+    leave_out: keys of what it has seen. what: "images of photos/"; nothing: the error where there is no example.
+    Raises BadData without any that is left.
+    """
+    chosen = next((splits[name] for name in PRECEDENCE[:3] if splits.get(name)), [])
+    if not chosen:
+        raise BadData(nothing)
+    kept = [example for example in chosen if example.key not in leave_out]
+    if not kept:
+        raise BadData(f"the model was made with all {len(chosen)} {what}: give others to judge it on")
+    return kept, len(chosen) - len(kept)
+
+
 def complete(splits: Mapping[str, Sequence[Example]], seed: int) -> Splits:
     """Cut the missing splits: without validation and test 70/15/15 of train; a missing test is half of validation.
 
