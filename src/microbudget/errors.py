@@ -87,3 +87,9 @@ class Diverged(Failed):
 
 class BrokenModel(Failed):
     """A model whose answers are NaN, constant or of another shape: it is reported, not measured."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in one line; its kind where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -37,7 +37,7 @@ def long_form(worker: Worker, task: Task, examples: Sequence[Example]) -> dict[s
     if own:
         told = {"recordings": len(own), "joined": 0, "seconds": sum(task.seconds(example) for example in own)}
         texts = [str(text) for example in own for text in worker.answer(task.collate([example], {}))]
-        return {"long_form": {**told, **_rates(task, own, [[example] for example in own], texts)}}
+        return {"long_form": {**told, **_rates(task, [[example] for example in own], texts)}}
     chosen = _joined(task, examples)
     if len(chosen) < 2:
         return {}
@@ -45,7 +45,7 @@ def long_form(worker: Worker, task: Task, examples: Sequence[Example]) -> dict[s
     sound = np.concatenate([part for example in chosen for part in (task.waveform(example), pause)])
     told = {"recordings": 1, "joined": len(chosen), "seconds": len(sound) / RATE_HZ}
     text = str(worker.ask("call", method="text", arguments={"waveform": sound}))
-    return {"long_form": {**told, **_rates(task, chosen, [chosen], [text])}}
+    return {"long_form": {**told, **_rates(task, [chosen], [text])}}
 
 
 def _joined(task: SpokenTask, examples: Sequence[Example]) -> list[Example]:
@@ -58,12 +58,9 @@ def _joined(task: SpokenTask, examples: Sequence[Example]) -> list[Example]:
     return chosen
 
 
-def _rates(
-    task: SpokenTask, examples: Sequence[Example], groups: Sequence[Sequence[Example]], texts: Sequence[str]
-) -> dict[str, Any]:
+def _rates(task: SpokenTask, groups: Sequence[Sequence[Example]], texts: Sequence[str]) -> dict[str, Any]:
     from ..tasks.transcripts import count, normalizer
 
-    del examples
     clean = normalizer(task.normalizer)
     said = [clean(" ".join(task.text(example) or "" for example in group)) for group in groups]
     found = [count(one, clean(text)) for one, text in zip(said, texts, strict=True)]

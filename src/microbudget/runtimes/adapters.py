@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtra, UnsupportedModel
+from ..errors import MissingExtra, UnsupportedModel, first_line
 from ..model import ADAPTER_CONFIG, Model, backbone_of
 
 try:
@@ -27,8 +27,9 @@ def merged(network: Any, folder: Path) -> Any:
             adapted = PeftModel.from_pretrained(network, str(folder), local_files_only=True)
             return adapted.merge_and_unload().eval()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedModel(f"the adapter in {folder} does not fit {backbone_of(folder)}: {reason}") from error
+        raise UnsupportedModel(
+            f"the adapter in {folder} does not fit {backbone_of(folder)}: {first_line(error)}"
+        ) from error
 
 
 def save(adapted: Any, backbone: Model, out: Path) -> None:

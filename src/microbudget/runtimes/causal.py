@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingExtra, UnsupportedModel
+from ..errors import MissingExtra, UnsupportedModel, first_line
 from ..model import backbone_of
 from .language import LanguageSession
 
@@ -21,6 +21,8 @@ try:
     import transformers
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
+
+from .pretrained import open_pretrained, silence
 
 UNBOUNDED = 2048  # tokens, of a model whose config does not say how long its texts were
 
@@ -98,8 +100,7 @@ def load_network(folder: Path) -> Any:
 
     Raises UnsupportedModel, also for weights that are missing: transformers would draw them at random and go on.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence()
     backbone = backbone_of(folder)
     if backbone is not None:
         from . import widths
@@ -107,23 +108,7 @@ def load_network(folder: Path) -> Any:
 
         auto = transformers.AutoModelForCausalLM  # which would add an adapter in the same folder by itself
         return merged(load_network(backbone) if backbone != folder else widths.load(auto, folder, {}), folder)
-    try:
-        network, info = transformers.AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise UnsupportedModel(
-            f"transformers cannot open {folder} as a language model: {_first_line(error)}"
-        ) from error
-    missing = sorted(map(str, info["missing_keys"])) + sorted(str(key[0]) for key in info["mismatched_keys"])
-    if missing:
-        raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")
-    return network.eval()
+    return open_pretrained(transformers.AutoModelForCausalLM, folder, "a language model")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -133,7 +118,7 @@ def load_tokenizer(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # tokenizers raises plain Exception
         raise UnsupportedModel(
-            f"{folder} has no tokenizer that transformers can open ({_first_line(error)}): it needs tokenizer.json or"
+            f"{folder} has no tokenizer that transformers can open ({first_line(error)}): it needs tokenizer.json or"
             " tokenizer.model beside the weights"
         ) from error
 
@@ -142,11 +127,6 @@ def _end_tokens(network: Any, end: int | None) -> set[int]:
     told = getattr(network.generation_config, "eos_token_id", None)
     many = told if isinstance(told, list) else [told]
     return {int(token) for token in (*many, end) if token is not None}
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def open_session(model: Model, *, threads: int = 0) -> LanguageSession:

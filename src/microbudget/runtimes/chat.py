@@ -17,7 +17,7 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import UnsupportedModel
+from ..errors import UnsupportedModel, first_line
 
 Message = Mapping[str, Any]  # "role": "system", "user" or "assistant"; "content": text
 LARGEST_TEMPLATE = 200_000  # characters
@@ -230,17 +230,8 @@ def render(template: str, messages: Sequence[Message], begin: str = "", end: str
             )
         )
         return "".join(_bounded(parts))
-    except (
-        jinja2.TemplateError,
-        TypeError,
-        ValueError,
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsupportedModel(f"the model's chat template failed: {reason}") from error
+    except FAILURES as error:
+        raise UnsupportedModel(f"the model's chat template failed: {first_line(error)}") from error
 
 
 def last_answer(template: str | None, messages: Sequence[Message], begin: str = "", end: str = "") -> tuple[str, str]:

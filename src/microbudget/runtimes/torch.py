@@ -28,6 +28,7 @@ except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
 
 from . import widths
+from .pretrained import open_pretrained, silence
 
 
 class TorchSession:
@@ -64,30 +65,14 @@ def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     transformers would draw them at random and go on. state: of the record, where it is not in the folder yet; it tells
     the widths of a pruned network.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence()
     record = Record.read(folder) if state is None else Record(state=dict(state))
     backbone = backbone_of(folder)
     if backbone is not None:
         return _load_adapted(folder, backbone, record)
     if record is not None and widths.special(record.state):
         return widths.load(transformers.AutoModelForImageClassification, folder, record.state)
-    try:
-        network, info = transformers.AutoModelForImageClassification.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedModel(f"transformers cannot open {folder} as an image classifier: {reason}") from error
-    missing = sorted(map(str, info["missing_keys"])) + sorted(str(key[0]) for key in info["mismatched_keys"])
-    if missing:
-        raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")
-    return network.eval()
+    return open_pretrained(transformers.AutoModelForImageClassification, folder, "an image classifier")
 
 
 def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..audio.log_mel import Features
-from ..errors import MissingExtra, UnsupportedModel
+from ..errors import MissingExtra
 from .whisper import MULTILINGUAL, Prompt, WhisperSession, front_end
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ try:
     import transformers
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[speech]'") from error
+
+from .pretrained import open_pretrained
 
 
 class TorchEar:
@@ -75,24 +77,9 @@ def load_network(folder: Path) -> Any:
 
     Raises UnsupportedModel, also for weights that are missing: transformers would draw them at random and go on.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        network, info = transformers.WhisperForConditionalGeneration.from_pretrained(
-            str(folder),
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedModel(f"transformers cannot open {folder} as Whisper: {reason}") from error
-    missing = sorted(map(str, info["missing_keys"])) + sorted(str(key[0]) for key in info["mismatched_keys"])
-    if missing:
-        raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")
+    network = open_pretrained(transformers.WhisperForConditionalGeneration, folder, "Whisper")
     network.generation_config.forced_decoder_ids = None  # of older checkpoints: the prompt is told
-    return network.eval()
+    return network
 
 
 def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ..errors import UnsupportedModel
+from ..errors import UnsupportedModel, first_line
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "nx", "nf")
 ADAPTER = "adapter_"  # what the names of files begin with that hold no weights of the network itself
@@ -44,8 +44,9 @@ def load(auto: Any, folder: Path, state: State) -> Any:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         network = build(auto, config, state)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnsupportedModel(f"{folder} cannot be opened at the widths in its microbudget.json: {reason}") from error
+        raise UnsupportedModel(
+            f"{folder} cannot be opened at the widths in its microbudget.json: {first_line(error)}"
+        ) from error
     read_weights(network, folder)
     return network.eval()
 

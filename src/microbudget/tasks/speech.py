@@ -27,7 +27,6 @@ from .transcripts import Errors, Normalizer, count, normalizer
 
 METRIC = "wer"
 LONG_S = 60.0  # a longer recording is handed over as its path, and read block by block
-LONG_FORM_S = 30.0  # Whisper's window: what is longer is heard in pieces
 
 
 @dataclass(eq=False)
