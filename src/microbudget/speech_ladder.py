@@ -1,19 +1,16 @@
-"""The speech ladder: recipes for Whisper, the surest first: integers, a window that fits, fewer words, fewer layers.
-
-A step that is not installed or does not fit the data is left out.
-"""
+"""The speech ladder: recipes for Whisper, the surest first: integers, a window that fits, fewer words, fewer layers."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
 
-from . import methods
 from .errors import InvalidOption
 from .methods import Method
+from .methods.distill import Distill
 from .methods.export import Export
+from .methods.trim import Trim
+from .methods.window import Window
 from .model import Model
 from .recipe import Recipe
 from .runtimes.whisper import front_end, read_json
@@ -34,18 +31,16 @@ def speech_ladder(given: Model, task: Task) -> Iterator[Recipe]:
         )
     export = Export(format="ct2", type="int8")
     yield Recipe((export,))
-    fitted = _step("window", seconds=seconds) if (seconds := window_s(given, task)) else ()
+    seconds = window_s(given, task)
+    fitted: tuple[Method, ...] = (Window(seconds=seconds),) if seconds else ()
     if fitted:
         yield Recipe((*fitted, export))
-    trimmed = _step("trim")
-    if trimmed:
-        yield Recipe((*fitted, *trimmed, export))
+    yield Recipe((*fitted, Trim(), export))
     yield Recipe((*fitted, Export(format="ct2", type="float32")))
-    if fitted and (taught := _step("window", seconds=seconds, epochs=EPOCHS)):
-        yield Recipe((*taught, *trimmed, export))
+    if fitted:
+        yield Recipe((Window(seconds=seconds, epochs=EPOCHS), Trim(), export))
     for layers in fewer_layers(given):
-        if distilled := _step("distill", decoder_layers=layers):
-            yield Recipe((*fitted, *distilled, *trimmed, export))
+        yield Recipe((*fitted, Distill(decoder_layers=layers), Trim(), export))
 
 
 def window_s(given: Model, task: Task) -> int:
@@ -61,12 +56,3 @@ def fewer_layers(given: Model) -> list[int]:
     """Numbers of decoder layers to try: half of them, and one."""
     layers = int(read_json(given.path / "config.json").get("decoder_layers", 1))
     return sorted({max(1, layers // 2), 1} - {layers}, reverse=True)
-
-
-def _step(name: str, **options: Any) -> tuple[Method, ...]:
-    """The method of a name with these options, where there is one that takes them."""
-    if name not in methods.names():
-        return ()
-    method = methods.find(name)
-    known = {spec.name for spec in dataclasses.fields(method)}
-    return (method(**options),) if set(options) <= known else ()

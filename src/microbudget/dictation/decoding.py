@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +95,3 @@ def _row(begin: Tensor, behind: Tensor, ids: Any, values: Any, end: int) -> Writ
     return Written(
         begin.cpu().numpy().astype(np.int32), written[:length], kept[0].astype(np.int32), kept[1].astype(np.float16)
     )
-
-
-def texts_of(written: Sequence[Written], vocabulary: Any) -> list[str]:
-    """The texts. vocabulary: of the model, see `runtimes.whisper`."""
-    return [vocabulary.text([int(token) for token in one.tokens]) for one in written]

@@ -16,8 +16,6 @@ try:
 except ImportError as error:
     raise MissingExtra("an adapter needs peft: pip install 'microbudget[train]'") from error
 
-TABLE = "adapter_model.safetensors"
-
 
 def merged(network: Any, folder: Path) -> Any:
     """The backbone's network with the folder's adapter added to its weights. Raises UnsupportedModel."""

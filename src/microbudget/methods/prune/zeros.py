@@ -11,8 +11,6 @@ import torch
 
 from .subject import Subject
 
-SCORES = ("magnitude", "wanda")
-
 
 def prunable(network: Any) -> Iterator[tuple[str, Any]]:
     """The weights of linear layers and convolutions, by name; not the last layer, which names the classes."""
