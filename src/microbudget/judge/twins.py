@@ -269,10 +269,8 @@ def take_turns(
     if again is None or count == 1:
         match.take(_Round(seconds), precision)
         return match.turns
-    turns, own = (
-        match.turns,
-        precision * math.sqrt(count) / 2,
-    )  # half of the variance is left for what openings differ by
+    turns = match.turns
+    own = precision * math.sqrt(count) / 2  # half of the variance is left for what openings differ by
     match.take(_Round(seconds / count, OPENING_PAIRS, intervals.FEWEST), own)
     for number in range(2, count + 1):
         with again() as twins:
