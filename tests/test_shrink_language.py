@@ -47,7 +47,9 @@ def test_answers_stand_side_by_side(finished: Path) -> None:
     """Held-out text goes on, since the model was not made to chat; what differs from the reference is marked."""
     asked = json.loads((finished / "prompts.json").read_text(encoding="utf-8"))
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in (finished / "answers").glob("*.written.json")]
-    assert len(rows) == 1 + len(LEVELS)
+    measured = [row for row in read(finished / "candidates.jsonl") if row.recipe]
+    assert len(measured) >= len(LEVELS)  # and the float form, where a level of so small a network timed slower
+    assert len(rows) == 1 + len(measured)
     for row in rows:
         assert row["prompts"] == asked["prompts"]
         assert len(row["answers"]) == len(asked["prompts"])
