@@ -7,6 +7,8 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from microbudget.judge.ledger import ledger
+from microbudget.judge.work import _unpacked, count
 from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.integer import Quantized, Target, conv, quantize_bias
 from microbudget.methods.quantize.mapping import dequantize, quantize
@@ -17,6 +19,7 @@ from microbudget.methods.quantize.repair import round_layers
 from microbudget.methods.quantize.scheme import Machine
 from microbudget.methods.quantize.weightonly import blobs
 from microbudget.methods.quantize.write import write
+from microbudget.model import Model, Record
 from toy_networks import IMAGE, Net, batches, depthwise, images, kernels, residual, run, transformer
 
 
@@ -91,6 +94,38 @@ def test_openvino_agrees(quantized):
         theirs, ours = compiled(x)[0], run(path, x)
         assert np.abs(theirs - ours).max() < 0.15 * np.abs(ours).max()
         assert np.mean(theirs.argmax(axis=1) == ours.argmax(axis=1)) >= 0.9
+
+
+@pytest.mark.parametrize("activations", [8, None])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_the_ledger_knows_packed_weights(bits, activations, quantized):
+    """As many parameters as the float network, at their bits and what scales take."""
+    source = residual()
+    path, _ = quantized(source, bits=bits, activation_bits=activations)
+    found = ledger(Model(path, "onnx", Record()))
+    weights = {row.name.split(".")[0]: row for row in found.weights if row.bits <= 8}
+    assert found.size_bytes == path.stat().st_size
+    assert sum(row.numbers for row in weights.values()) == sum(
+        int(np.prod(x.dims)) for x in source.graph.initializer if len(x.dims) > 1
+    )
+    assert {row.bits for row in weights.values()} <= ({7, 8} if bits == 8 else {bits, 8})
+    assert any(row.bits in (bits, 7) for row in weights.values())
+    assert all(row.scale_bytes > 0 for row in weights.values())
+
+
+@pytest.mark.parametrize("bits", [4, 3])
+def test_work_is_counted_behind_the_unpacking(bits, quantized):
+    """Not a packed number goes through shape inference, which would make a dimension of each: gigabytes."""
+    net = Net()
+    path, _ = quantized(net.model(net.op("Relu", net.conv("x", 3, 64, 5)), IMAGE), bits=bits)
+    proto = onnx.load(str(path))
+    light = _unpacked(proto)
+    assert not {"Mod", "Div"} & {node.op_type for node in light.graph.node}
+    assert {"Mod", "Div"} <= {node.op_type for node in proto.graph.node}
+    work = count(path, {"x": (1, *IMAGE[1:])})
+    out = run(proto, images(1))
+    assert work.total_multiply_adds == 3 * 25 * out.size
+    assert not set(work.not_counted) & {"Mod", "Div", "Sub", "Mul"}
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from ..errors import UnsupportedModel
 from .ledger import Ledger, Role, Row
@@ -56,6 +56,7 @@ BITS = {
 }
 DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+UNPACKING = ("Cast", "Div", "Mod", "Mul", "Add", "Sub", "Reshape", "Slice")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def read_onnx(path: Path, files: Sequence[Path]) -> Ledger:
     except Exception as error:  # protobuf raises several kinds of its own
         raise UnsupportedModel(f"{path} is not an ONNX model ({type(error).__name__}): is it complete?") from error
     stored = _stored(proto.graph)
-    rows = _rows(list(_nodes(proto.graph)), stored)
+    nodes = list(_nodes(proto.graph))
+    rows = _rows(nodes, stored, _packings(proto.graph, nodes, stored))
     metadata = sum(prop.ByteSize() for prop in proto.metadata_props) + len(proto.doc_string.encode())
     graph = path.stat().st_size - metadata - sum(tensor.inside_bytes for tensor in stored.values())
     external = sum(file.stat().st_size for file in files if file != path)
@@ -152,18 +154,84 @@ def _data_bytes(tensor: Any) -> int:
     return int(tensor.ByteSize() - head.ByteSize())
 
 
-def _rows(nodes: list[Any], stored: dict[str, _Stored]) -> list[Row]:
+@dataclass(frozen=True)
+class _Packing:
+    """Integers of which nodes make the weights when the file is opened: few bits each, or floats of them."""
+
+    shape: tuple[int, ...]  # of the weights
+    planes: tuple[str, ...]  # the tensors of bytes
+    scales: str  # what the unpacked integers are multiplied with there, "" for none
+
+    def row(self, name: str, stored: Mapping[str, _Stored], zero_point_bytes: int = 0) -> Row:
+        size = sum(stored[plane].bytes for plane in self.planes)
+        bits = round(8 * size / math.prod(self.shape))
+        values = min(size, (math.prod(self.shape) * bits + 7) // 8)
+        scale_bytes = stored[self.scales].bytes if self.scales else 0
+        told = f"{bits}-bit, packed" if bits < 8 else "INT8"
+        return Row(name, "weight", self.shape, told, bits, values, scale_bytes, zero_point_bytes, size - values)
+
+
+def _packings(graph: Any, nodes: Sequence[Any], stored: Mapping[str, _Stored]) -> dict[str, _Packing]:
+    """By name the tensors that a few operators make of stored bytes alone, a reshape last or before their scales."""
+    makers = {name: node for node in nodes for name in node.output}
+    shapes = {x.name: tuple(numpy_helper.to_array(x)) for x in graph.initializer if x.data_type == TensorProto.INT64}
+    found = {}
+    for node in nodes:
+        if node.op_type == "Reshape" and node.input[1] in shapes:
+            leaves = _leaves(node.input[0], makers)
+            planes = tuple(sorted(name for name in leaves if name in stored and stored[name].type == "UINT8"))
+            shape = tuple(int(size) for size in shapes[node.input[1]])
+            if planes and leaves <= stored.keys() and min(shape, default=0) > 0:
+                found[node.output[0]] = _Packing(shape, planes, "")
+    for node in nodes:
+        factors = [makers[name].input[0] for name in node.input if name in makers and makers[name].op_type == "Cast"]
+        scales = [name for name in node.input if name in stored and stored[name].type in FLOATS]
+        if node.op_type != "Mul" or not scales or not factors:
+            continue
+        if factors[0] in found:
+            found[node.output[0]] = replace(found.pop(factors[0]), scales=scales[0])
+        elif factors[0] in stored and stored[factors[0]].type == "INT8":
+            found[node.output[0]] = _Packing(stored[factors[0]].shape, (factors[0],), scales[0])
+    return found
+
+
+def _leaves(name: str, makers: Mapping[str, Any]) -> set[str]:
+    """What a tensor is made of by unpacking: names that no such node makes."""
+    leaves, seen, waiting = set(), {name}, [name]
+    while waiting:
+        node = makers.get(current := waiting.pop())
+        if node is None or node.op_type not in UNPACKING:
+            leaves.add(current)
+            continue
+        new = {part for part in node.input if part} - seen
+        seen |= new
+        waiting += new
+    return leaves
+
+
+def _rows(nodes: list[Any], stored: Mapping[str, _Stored], packings: Mapping[str, _Packing]) -> list[Row]:
     """Weights with their scales and zero points first, then what no weight owns."""
     owned: set[str] = set()
     rows: list[Row] = []
     for node in nodes:
         for value, scale, zero in QUANTIZED.get(node.op_type, ()):
             name = _input(node, value)
-            if name in stored and name not in owned:
+            packing = packings.get(name)
+            source = name if packing is None else packing.planes[0]
+            if source in stored and source not in owned:
                 parts = [_input(node, position) for position in (scale, zero)]
                 parts = [part if part in stored and part not in owned else "" for part in parts]
-                owned.update({name, *parts})
-                rows.append(_quantized(node, stored[name], *(stored[part].bytes if part else 0 for part in parts)))
+                sizes = [stored[part].bytes if part else 0 for part in parts]
+                if packing is None:
+                    owned.update({name, *parts})
+                    rows.append(_quantized(node, stored[name], *sizes))
+                else:
+                    owned.update({*packing.planes, *parts})
+                    rows.append(replace(packing.row(name, stored, sizes[1]), scale_bytes=sizes[0]))
+    for name, packing in packings.items():
+        if packing.planes[0] not in owned:
+            owned.update({*packing.planes, packing.scales})
+            rows.append(packing.row(name, stored))
     scales = {_input(node, at) for node in nodes for at in ACTIVATION_SCALES.get(node.op_type, ())}
     rest = (tensor for name, tensor in stored.items() if name not in owned)
     return rows + [tensor.row("activation scale" if tensor.name in scales else _role(tensor)) for tensor in rest]
