@@ -7,6 +7,7 @@ point to the end of the text: every way writes 16 tokens, as many as an utteranc
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from speech import Results
 
 SHAPES = {
-    "whisper-tiny": {"d_model": 384, "layers": 4, "heads": 6},
-    "whisper-base": {"d_model": 512, "layers": 6, "heads": 8},
+    "whisper-tiny.en": {"d_model": 384, "layers": 4, "heads": 6},
+    "whisper-base.en": {"d_model": 512, "layers": 6, "heads": 8},
 }
 TOKENS, PROMPT = 16, 2
 LOUD = 1e3  # of the position that ends a text: all else in the residual stream is small beside it
@@ -52,9 +53,11 @@ def measure(results: Results, rounds: int) -> None:
 
 def write(name: str) -> Path:
     """The folder of a random network, made where it is missing."""
-    folder = speech.STORE / "shapes" / name
-    if (folder / "model.safetensors").is_file():
-        return folder
+    whole = speech.STORE / "shapes" / name
+    if whole.is_dir():
+        return whole
+    folder = whole.with_name(f"{name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -81,5 +84,6 @@ def write(name: str) -> Path:
     told = json.loads((speech.MODEL / "generation_config.json").read_text(encoding="utf-8"))
     told.pop("alignment_heads", None)
     (folder / "generation_config.json").write_text(json.dumps(told), encoding="utf-8")
+    os.replace(folder, whole)
     print(f"{name}: written", file=sys.stderr, flush=True)
-    return folder
+    return whole

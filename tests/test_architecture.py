@@ -34,7 +34,7 @@ LAYERS = [
         "backbone",
         "dictation",
     },
-    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "audio"},
+    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "deadline", "audio"},
     {"errors", "units"},
 ]
 LEVEL = {name: index for index, names in enumerate(LAYERS) for name in names}

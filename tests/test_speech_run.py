@@ -128,6 +128,11 @@ def test_the_ladder(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
     assert recipes[0] == "export(format='ct2', type='int8')"
     assert all(recipe.endswith(("type='int8')", "type='float32')")) for recipe in recipes)
     assert any("window(seconds=3)" in recipe for recipe in recipes), "the longest utterance lasts 2.5 s"
+    trimmed = next(text for text in recipes if "trim" in text).removesuffix(" > export(format='ct2', type='int8')")
+    taught = [text for text in recipes if "distill" in text]
+    assert len(taught) == 2
+    assert all(text.startswith(f"{trimmed} > distill(") for text in taught), "what is there is not made again"
+    assert all("epochs=60" in text and "batch_size=16" in text for text in taught)
     for text in recipes:
         assert Recipe.parse(text).formats("hf")[-1] == "ct2"
     assert window_s(load(folder), task) == 3

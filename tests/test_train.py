@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from microbudget import train as training
-from microbudget.errors import DiskFull, Diverged
+from microbudget.errors import DiskFull, Diverged, OutOfTime
 from microbudget.progress import Progress
 from microbudget.train import Lesson, Settings, Trained, fresh_norms, frozen_norms, schedule, train, zeros_stay
 
@@ -238,6 +238,18 @@ def test_nan_before_an_epoch_is_whole_is_an_error(tmp_path: Path) -> None:
     wrong = lesson(loss=lambda net, batch: net(batch["X"]).sum() * math.nan)
     with pytest.raises(Diverged, match=r"the loss was nan in epoch 1, step 1.*lower learning rate"):
         train(network(), wrong, SETTINGS, checkpoint=tmp_path / "a.pt")
+
+
+def test_without_time_it_ends_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """The same weights as of a training that was never stopped: the clock decides whether, not what."""
+    whole, late = network(), network()
+    train(whole, lesson(), SETTINGS, seed=3)
+    with pytest.raises(OutOfTime):
+        train(late, lesson(), SETTINGS, seed=3, checkpoint=tmp_path / "a.pt", deadline=0.0)
+    again, told = network(), io.StringIO()
+    train(again, lesson(), SETTINGS, seed=3, checkpoint=tmp_path / "a.pt", progress=Progress(told))
+    assert "goes on at step 1 of 28" in told.getvalue()
+    assert weights(again) == weights(whole)
 
 
 def killed_at(step: int, folder: Path) -> int:

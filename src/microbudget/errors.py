@@ -85,6 +85,10 @@ class Diverged(Failed):
     """The loss of a training became NaN or infinite before an epoch was whole: there are no good weights to keep."""
 
 
+class OutOfTime(Failed):
+    """The minutes of the budget do not suffice for this; what was done so far is kept."""
+
+
 class BrokenModel(Failed):
     """A model whose answers are NaN, constant or of another shape: it is reported, not measured."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .budget import Budget, Measurement
 from .build import build, planned
 from .candidates import Candidate
-from .errors import BadData, DiskFull, Failed, UnsupportedModel, WorkerFailed
+from .errors import BadData, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel, WorkerFailed
 from .judge import Worker, answers, memory, time_one, time_pair
 from .judge.answering import Check, Quality, Tally, hire, one
 from .judge.measuring import cost_fields, measurement, quality_fields
@@ -50,13 +50,22 @@ class Evaluation:
         reference: Model,
         threads: int,
         prompts: Sequence[str] | None = None,
+        *,
+        tolerant: bool = False,
     ) -> None:
-        """prompts: what language models are asked to write; None: what the run asked before, else a default set."""
+        """prompts: what language models are asked to write; None: what the run asked before, else a default set.
+
+        tolerant: a recipe that does not suit the data (nobody chose it) fails alone, as one that diverges.
+        """
         self._run, self._context, self._budget, self._threads = run, context, budget, threads
         self._task, self._given = context.task, None if prompts is None else tuple(prompts)
         self.reference = reference
         self._worker: Worker | None = None
         self._rows = {row.fingerprint: row for row in run.candidates()}
+        # A network that diverged, one that a method does not take, no time left, data that do not suit.
+        self._refusals = (Failed, UnsupportedModel, *((BadData, InvalidOption) if tolerant else ()))
+        self._measuring_s = REFERENCE_S + PAIR_S  # at most, so far
+        self.late = False  # whether a recipe was given up for lack of time
 
     def __enter__(self) -> Evaluation:
         return self
@@ -98,21 +107,30 @@ class Evaluation:
         if known is not None and known.measurement is not None and (self._run.folder / known.path).exists():
             return self._judged(known, self.model(known))
         try:
-            steps = (given, *build(given, recipe, self._context, self._run.models))
+            steps = (given, *build(given, recipe, self._in_time(), self._run.models))
         except DiskFull:
             raise
-        except (Failed, UnsupportedModel) as error:  # a network that diverged, one that a method does not take
+        except self._refusals as error:
+            self.late |= isinstance(error, OutOfTime)
             return Candidate(str(recipe), "", "", failure=str(error), seconds=time.monotonic() - started)
         model = steps[-1]
         if known is not None and known.measurement is not None:
             return self._judged(known, model)
         unrounded = steps[-2] if recipe.steps and recipe.steps[-1].name() == "quantize" else None
+        built = time.monotonic()
         try:
-            return self._measured_twice(model, recipe, started, unrounded)
+            found = self._measured_twice(model, recipe, started, unrounded)
         except DiskFull:
             raise
-        except (Failed, UnsupportedModel) as error:
+        except self._refusals as error:
             return self._add(str(recipe), model, started, failure=str(error))
+        self._measuring_s = max(self._measuring_s, time.monotonic() - built)
+        return found
+
+    def _in_time(self) -> Context:
+        """The context for a build: behind it there must be time to measure."""
+        deadline = self._context.deadline
+        return self._context if deadline is None else replace(self._context, deadline=deadline - self._measuring_s)
 
     def _measured_twice(self, model: Model, recipe: Recipe, started: float, unrounded: Model | None) -> Candidate:
         """Measured, and once more where not the candidate failed but the reference's process beside it."""

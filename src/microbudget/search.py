@@ -230,7 +230,9 @@ class _Job:
     keep: bool
     progress: Progress
     prompts: tuple[str, ...] | None  # what language models are asked to write
-    keeps_float: bool  # whether a recipe is tried without `quantize` where that made the model slower
+    # Whether the recipes are of our own ladder: one is tried without `quantize` where that made the model slower, and
+    # one that does not suit the data is a row.
+    keeps_float: bool
 
 
 def _search(run: Run, job: _Job) -> Shrunk:
@@ -249,13 +251,14 @@ def _search(run: Run, job: _Job) -> Shrunk:
     context = replace(context, reference=reference)
     sample = one(reference, job.task, job.task.examples("validation"))
     chosen = choose_threads(reference, sample, _threads(threads), None, job.seed)
-    with Evaluation(run, context, budget, reference, chosen, job.prompts) as evaluation:
+    context = replace(context, deadline=deadline)
+    with Evaluation(run, context, budget, reference, chosen, job.prompts, tolerant=job.keeps_float) as evaluation:
         row = evaluation.reference_candidate(str(Recipe(job.first)))
         progress.say(f"reference {_told(row)}")
         found, interrupted = _try_all(evaluation, run, job, deadline)
         result = _finish(evaluation, run, row, found, budget, interrupted)
     _write(run, result, progress)
-    if not interrupted and not job.keep:
+    if not interrupted and not job.keep and not evaluation.late:  # more minutes go on from what is there
         _clean(run, reference, found)
     return result
 
@@ -312,7 +315,8 @@ def _try_all(evaluation: Evaluation, run: Run, job: _Job, deadline: float | None
             started = time.monotonic()
             candidate = evaluation.candidate(job.given, recipe)
             found.append(candidate)
-            slowest = max(slowest, time.monotonic() - started)
+            if candidate.measurement is not None:
+                slowest = max(slowest, time.monotonic() - started)
             rest = len(recipes) - index - 1
             left = f"; at most {format_seconds(slowest * rest)} left" if rest else ""
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {_told(candidate)}{left}")

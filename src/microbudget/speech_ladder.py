@@ -40,7 +40,8 @@ def speech_ladder(given: Model, task: Task) -> Iterator[Recipe]:
     if fitted:
         yield Recipe((Window(seconds=seconds, epochs=EPOCHS), Trim(), export))
     for layers in fewer_layers(given):
-        yield Recipe((*fitted, Distill(decoder_layers=layers), Trim(), export))
+        # A small vocabulary makes an epoch cheap; few recordings want small batches and some patience.
+        yield Recipe((*fitted, Trim(), Distill(decoder_layers=layers, epochs=60, batch_size=16), export))
 
 
 def window_s(given: Model, task: Task) -> int:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DiskFull, Diverged, MissingExtra
+from .deadline import Clock
+from .errors import DiskFull, Diverged, MissingExtra, OutOfTime
 from .progress import SILENT, Progress
 from .units import format_seconds
 
@@ -94,6 +95,7 @@ def train(
     seed: int = 0,
     threads: int = 0,
     checkpoint: Path | None = None,
+    deadline: float | None = None,
     what: str = "training",
     progress: Progress = SILENT,
 ) -> Trained:
@@ -104,8 +106,8 @@ def train(
     groups: what is trained, by default all that requires a gradient. mode: puts the network into training mode at the
     start of each epoch (see `frozen_norms`, `fresh_norms`). after_step: for what must hold of the weights, such as
     zeros that stay. checkpoint: a file that survives a kill; the same call goes on from it, or returns at once if it
-    was finished.
-    Raises Diverged, DiskFull; neither loses the checkpoint that stands.
+    was finished. deadline: of `time.monotonic`.
+    Raises Diverged, DiskFull, OutOfTime; none loses the checkpoint that stands.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -114,6 +116,7 @@ def train(
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         loop = _Loop(network, lesson, settings, groups, mode, after_step, seed, checkpoint, what, progress, accelerator)
+        loop.clock = Clock(deadline, what)
         trained = loop.run()
     accelerator.unwrap_model(loop.learner, keep_fp32_wrapper=False)
     network.zero_grad(set_to_none=True)
@@ -174,6 +177,7 @@ class _Loop:
     what: str
     progress: Progress
     accelerator: Accelerator
+    clock: Clock = field(init=False)
     # ---
     step: int = 0
     losses: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of this epoch: sum over its rows, how many rows
@@ -221,9 +225,18 @@ class _Loop:
             self.step = step + 1
             if place == self._order.batches - 1 and self._end_epoch(epoch):
                 return f"no better validation loss for {self.settings.patience} epochs"
+            self._keep_time()
             if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY_S:
                 self._save()
         return "all epochs"
+
+    def _keep_time(self) -> None:
+        """Raises OutOfTime when all epochs do not fit in; the checkpoint has what is learnt."""
+        try:
+            self.clock.tick(self._total - self.step)
+        except OutOfTime:
+            self._save()
+            raise
 
     def _learn(self, rows: Rows, epoch: int, step: int) -> None:
         """One step of the optimizer. Raises _NotFiniteError, before the weights are touched."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..audio.log_mel import LogMel
+from ..deadline import Clock
 from ..model import Model
 from ..progress import SILENT, Progress
 from ..runtimes.whisper import Prompt, Vocabulary, front_end
@@ -55,11 +56,13 @@ def dictate(
     top: int = TOP,
     threads: int = 0,
     language: str | None = None,
+    deadline: float | None = None,
     progress: Progress = SILENT,
 ) -> Dictation:
     """Let a model of format `hf` write what is said in the examples; only the unknown ones are heard.
 
     A recording longer than the model's window is heard as far as the window goes. It runs on a GPU where there is one.
+    Raises OutOfTime when the deadline is too near; what was heard is kept.
     """
     front, vocabulary = front_end(model.path), Vocabulary(model.path)
     told = f"{REVISION} {model.fingerprint} {front} {top} {language}"
@@ -70,7 +73,7 @@ def dictate(
     missing = [example for example in examples if known[example.key] is None]
     missing = list({example.key: example for example in missing}.values())
     if missing:
-        _listen(model, task, missing, found, top, threads, language, progress)
+        _listen(model, task, missing, found, top, threads, language, deadline, progress)
         known |= {example.key: _read(folder, example.key) for example in missing}
     found.written = {key: row for key, row in known.items() if row is not None}
     return found
@@ -84,6 +87,7 @@ def _listen(
     top: int,
     threads: int,
     language: str | None,
+    deadline: float | None,
     progress: Progress,
 ) -> None:
     """One pass over the examples, in batches; every batch is on the disk before the next begins."""
@@ -93,13 +97,15 @@ def _listen(
     prompt = Prompt.of(model.path, found.vocabulary, ear.multilingual, language)
     rules = Rules.of(network, prompt)
     batches = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
-    for batch in progress.track(batches, "the teacher listens, batch"):
+    clock = Clock(deadline, "the teacher's listening")
+    for number, batch in enumerate(progress.track(batches, "the teacher listens, batch"), start=1):
         heard = np.stack([found.front(task.waveform(example)) for example in batch])
         with torch.inference_mode():
             states = network.model.encoder(torch.from_numpy(heard).to(device)).last_hidden_state
         found.passes += len(batch)
         for example, row, state in zip(batch, write(network, states, prompt, rules, top), states, strict=True):
             _keep(found.folder, example.key, row, state.half().cpu().numpy())
+        clock.tick(len(batches) - number)
     ear.close()
 
 

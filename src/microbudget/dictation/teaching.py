@@ -43,12 +43,13 @@ def material(
     max_wer: float,
     longest_s: float,
     threads: int,
+    deadline: float | None = None,
     progress: Progress,
 ) -> Material:
     """What the teacher writes for the train, unlabelled and validation recordings, the good ones of it.
 
     Left out: what is longer than `longest_s`, where the teacher wrote nothing, and, where somebody has transcribed it,
-    what differs from that by a word error rate above `max_wer`. Raises BadData when nothing is left.
+    what differs from that by a word error rate above `max_wer`. Raises BadData when nothing is left, OutOfTime.
     """
     splits = [
         [*task.examples("train"), *task.examples("unlabelled")],
@@ -56,7 +57,8 @@ def material(
     ]
     short = [[example for example in split if task.seconds(example) <= longest_s] for split in splits]
     left_out = {"longer than the window": sum(map(len, splits)) - sum(map(len, short))}
-    found = dictate(teacher, task, [*short[0], *short[1]], cache, threads=threads, progress=progress)
+    heard = [*short[0], *short[1]]
+    found = dictate(teacher, task, heard, cache, threads=threads, deadline=deadline, progress=progress)
     kept: list[tuple[Example, ...]] = []
     for split in short:
         reasons = {example.key: _reason(example, found, task, max_wer) for example in split}
@@ -93,6 +95,7 @@ def teach(
     seed: int,
     threads: int,
     checkpoint: Path | None,
+    deadline: float | None = None,
     what: str,
     progress: Progress,
 ) -> Trained:
@@ -106,7 +109,15 @@ def teach(
     dictation = chosen.dictation if front is None else replace(chosen.dictation, front=front)
     learnt = lesson(dictation, task, chosen.train, chosen.validation, Weights(), hears=front is not None)
     trained = train(
-        network, learnt, settings, seed=seed, threads=threads, checkpoint=checkpoint, what=what, progress=progress
+        network,
+        learnt,
+        settings,
+        seed=seed,
+        threads=threads,
+        checkpoint=checkpoint,
+        deadline=deadline,
+        what=what,
+        progress=progress,
     )
     for parameter in network.parameters():
         parameter.requires_grad_(True)

@@ -22,7 +22,9 @@ class Context:
     """What a method may use beside the model: data, seed, threads, folders, and where to report.
 
     cache: what may be computed again. checkpoints: of this step alone; what is in it survives when the step is killed
-    or fails, and is removed when the step is whole. None outside a build: nothing is kept.
+    or fails, and is removed when the step is whole. None outside a build: nothing is kept. deadline: of
+    `time.monotonic`; what takes long raises OutOfTime when it does not suffice, and is never cut short. It decides
+    whether a result is there, not which, and so is no part of a fingerprint.
     """
 
     task: Task
@@ -32,6 +34,7 @@ class Context:
     reference: Model | None = None  # what teaches
     progress: Progress = SILENT
     checkpoints: Path | None = None
+    deadline: float | None = None
 
     def checkpoint(self, name: str) -> Path | None:
         """The file that a training of this step goes on from (see `train`)."""

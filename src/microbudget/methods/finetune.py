@@ -150,6 +150,7 @@ class Finetune(Method):
             seed=context.seed,
             threads=context.threads,
             checkpoint=context.checkpoint("finetune"),
+            deadline=context.deadline,
             what="finetune",
             progress=context.progress,
         )

@@ -93,6 +93,7 @@ class Window(Method):
             max_wer=self.max_wer,
             longest_s=seconds,
             threads=context.threads,
+            deadline=context.deadline,
             progress=context.progress,
         )
         trained = teaching.teach(
@@ -104,6 +105,7 @@ class Window(Method):
             seed=context.seed,
             threads=context.threads,
             checkpoint=context.checkpoint("window"),
+            deadline=context.deadline,
             what="window",
             progress=context.progress,
         )

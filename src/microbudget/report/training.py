@@ -58,10 +58,11 @@ def further(record: Record | None) -> tuple[Training, ...]:
 
 
 def _training(step: str, history: Mapping[str, Any], record: Record) -> Training:
+    validation = history.get("validation")  # of speech models it is the number of recordings
     return Training(
         step=step,
         epochs=tuple(history.get("epochs") or ()),
-        report=tuple(_report(history.get("validation") or {})),
+        report=tuple(_report(validation if isinstance(validation, Mapping) else {})),
         learning_curve=_learning_curve(history.get("learning_curve")),
         classes=len(record.labels or ()),
         noted=history.get("kept"),

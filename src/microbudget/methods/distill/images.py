@@ -267,6 +267,7 @@ def _train(
         seed=context.seed,
         threads=context.threads,
         checkpoint=context.checkpoint(name),
+        deadline=context.deadline,
         what=name,
         progress=context.progress,
     )

@@ -56,6 +56,7 @@ def distilled(options: Distill, model: Model, context: Context, out: Path) -> Re
             max_wer=options.max_wer,
             longest_s=front.seconds,
             threads=context.threads,
+            deadline=context.deadline,
             progress=context.progress,
         )
         trained = teaching.teach(
@@ -67,6 +68,7 @@ def distilled(options: Distill, model: Model, context: Context, out: Path) -> Re
             seed=context.seed,
             threads=context.threads,
             checkpoint=context.checkpoint("student"),
+            deadline=context.deadline,
             what="distill",
             progress=context.progress,
         )

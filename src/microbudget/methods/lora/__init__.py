@@ -109,6 +109,7 @@ class Lora(Method):
             seed=context.seed,
             threads=context.threads,
             checkpoint=context.checkpoint("lora"),
+            deadline=context.deadline,
             what="lora",
             progress=context.progress,
         )

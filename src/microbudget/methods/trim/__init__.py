@@ -103,7 +103,15 @@ def _own(model: Model, context: Context) -> Iterable[str]:
     if heard:
         from ...dictation.teacher import dictate
 
-        written = dictate(model, task, heard, context.cache, threads=context.threads, progress=context.progress)
+        written = dictate(
+            model,
+            task,
+            heard,
+            context.cache,
+            threads=context.threads,
+            deadline=context.deadline,
+            progress=context.progress,
+        )
         yield from (written.text(example) for example in heard)
 
 

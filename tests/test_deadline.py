@@ -1,0 +1,174 @@
+"""--minutes: what does not fit is given up early and told, keeps what it has, and is never passed off as whole."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from microbudget import evaluation, search
+from microbudget.budget import Budget
+from microbudget.deadline import FIRST_LOOK, Clock
+from microbudget.errors import BadData, OutOfTime
+from microbudget.progress import Progress
+from microbudget.recipe import Recipe
+from microbudget.units import Drop
+from toy_seq2seq import write_recordings, write_whisper
+
+EXPORT = "export(format='ct2')"
+TAUGHT = f"distill(decoder_layers=1, epochs=30, patience=30, batch_size=8, max_wer=1000000000.0) > {EXPORT}"
+
+
+class Hands:
+    """A clock that is put forward: `time.monotonic` and what was added to it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.ahead_s, real = 0.0, time.monotonic
+        patch.setattr(time, "monotonic", lambda: real() + self.ahead_s)
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
+    return Hands(monkeypatch)
+
+
+def steps_until_told(hands: Hands, minutes: float, steps_s: Sequence[float]) -> tuple[int, str]:
+    """How many steps of a loop are done before it is given up, and what is said; all of them and "" where it fits."""
+    clock = Clock(time.monotonic() + 60 * minutes, "walking")
+    for done, step_s in enumerate(steps_s, start=1):
+        hands.ahead_s += step_s
+        try:
+            clock.tick(len(steps_s) - done)
+        except OutOfTime as error:
+            return done, str(error)
+    return len(steps_s), ""
+
+
+def test_what_cannot_fit_ends_after_a_few_steps(hands: Hands) -> None:
+    done, told = steps_until_told(hands, 10, [10] * 100)
+    assert done == FIRST_LOOK
+    assert re.match(r"walking would take 15.* min more, and 9.* min are left; .* more --minutes", told), told
+
+
+def test_what_fits_is_left_alone(hands: Hands) -> None:
+    assert steps_until_told(hands, 10, [10] * 50) == (50, "")
+    assert steps_until_told(hands, 10, [1200]) == (1, ""), "it is done"
+    clock = Clock(None, "walking")
+    hands.ahead_s += 1e9
+    clock.tick(1_000_000)
+
+
+def test_nothing_goes_on_behind_the_deadline(hands: Hands) -> None:
+    done, told = steps_until_told(hands, 1, [25] * 4)
+    assert done == 3
+    assert "the time is up in the middle of walking" in told
+
+
+def test_a_loop_that_gets_slower_is_given_up_later(hands: Hands) -> None:
+    done, told = steps_until_told(hands, 1, [0.1] * 6 + [2.0] * 94)
+    assert done == 2 * FIRST_LOOK
+    assert "would take" in told
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
+        pytest.importorskip(name)
+    shape = {"max_target_positions": 16, "max_source_positions": 150}
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "toy", **shape)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 24)
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
+        monkeypatch.setattr(evaluation, name, 0.2)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
+    folder: Path, recordings: Path, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microbudget.dictation import lesson
+
+    loss, calls = lesson.loss, [0]
+
+    def slow(*arguments: Any) -> Any:
+        calls[0] += 1
+        hands.ahead_s += 60
+        return loss(*arguments)
+
+    monkeypatch.setattr(lesson, "loss", slow)
+    monkeypatch.setattr(search, "plan", lambda *_: [Recipe.parse(TAUGHT), Recipe.parse(EXPORT)])
+    out = tmp_path / "run"
+
+    def command(minutes: float) -> tuple[search.Shrunk, str]:
+        said = io.StringIO()
+        limit = Budget(max_drop=Drop(0.9), minutes=minutes)
+        return search.shrink(folder, recordings, limit, out=out, threads=1, progress=Progress(said)), said.getvalue()
+
+    first, _ = command(minutes=30)
+    late, other = first.candidates
+    assert "distill would take" in (late.failure or "")
+    assert "more --minutes" in (late.failure or "")
+    assert late.measurement is None
+    assert other.measurement is not None, "the run goes on"
+    assert first.best is not None
+    assert first.best.fingerprint == other.fingerprint
+    assert (out / "cache").is_dir(), "what was computed stays"
+    assert not [path for path in (out / "models").iterdir() if (path / "model.safetensors").is_file()], "no student"
+    spent, hands.ahead_s = calls[0], 0.0
+
+    second, told = command(minutes=600)
+    assert f"goes on at step {FIRST_LOOK} of" in told
+    taught = next(row for row in second.candidates if "distill" in row.recipe)
+    assert taught.measurement is not None
+    assert second.best is not None
+    assert second.best.fingerprint == taught.fingerprint, "and is the smallest"
+    assert "distill" in (out / "report.html").read_text(encoding="utf-8")
+    assert spent < 10
+    assert not (out / "cache").exists(), "nothing is late any more"
+
+
+def test_the_teacher_keeps_what_it_has_heard(
+    folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microbudget.dictation import teacher
+    from microbudget.loading import load
+    from microbudget.tasks.speech import TranscriptionTask
+
+    monkeypatch.setattr(teacher, "BATCH", 2)
+    task = TranscriptionTask.open(recordings, cache=tmp_path / "index")
+    examples, whisper = task.examples("train")[:8], load(folder)
+    with pytest.raises(OutOfTime, match="in the middle of the teacher's listening"):
+        teacher.dictate(whisper, task, examples, tmp_path, deadline=time.monotonic())
+    assert teacher.dictate(whisper, task, examples, tmp_path).passes == 6
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_recipe_of_our_own_that_does_not_suit_the_data_is_a_row(
+    folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random teacher's words are none to learn from. Who asked for that recipe is told so; `shrink` goes on."""
+    from microbudget.speech_ladder import speech_ladder
+
+    def ends(given: Any, _first: Any, task: Any) -> list[Recipe]:
+        first, *_, last = speech_ladder(given, task)
+        return [last, first]
+
+    monkeypatch.setattr(search, "plan", ends)
+    result = search.shrink(folder, recordings, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", threads=1)
+    assert "there is nothing to learn from" in (result.candidates[0].failure or "")
+    assert result.best is not None
+    assert result.best.fingerprint == result.candidates[1].fingerprint
+    with pytest.raises(BadData, match="there is nothing to learn from"):
+        search.run_recipe(folder, result.candidates[0].recipe, recordings, out=tmp_path / "one", threads=1)
