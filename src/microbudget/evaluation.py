@@ -31,6 +31,7 @@ from .model import Model
 from .recipe import Recipe
 from .run import Run
 from .tasks import Example, LanguageTask, Split, SpokenTask, Task
+from .tasks.chats import ChatTask
 from .tasks.prompts import Prompt, choose
 from .tasks.text import TextTask
 
@@ -171,7 +172,7 @@ class Evaluation:
     @cached_property
     def _prompts(self) -> tuple[Prompt, ...]:
         """What the language models of the run are asked to write."""
-        if not isinstance(self._task, TextTask):
+        if not isinstance(self._task, (TextTask, ChatTask)):
             return ()
         stands = self._run.prompts
         if stands is not None and self._given in (None, tuple(stands["given"] or ())):
