@@ -101,7 +101,7 @@ def _of_file(path: Path) -> Anatomy:
     with GgufFile(path) as file:
         name = file.architecture
         facts, tensors = Facts.of(file), ordered(file)
-        hidden = int(file.require(f"{name}.embedding_length"))
+        hidden = file.whole(f"{name}.embedding_length", low=1)
         embedding = file.tensors.get("token_embd.weight")
         if embedding is None:
             raise UnsupportedModel(f"{path} has no token_embd.weight: it is no language model")
@@ -110,11 +110,11 @@ def _of_file(path: Path) -> Anatomy:
             tensors=tensors,
             facts=facts,
             hidden=hidden,
-            inner=int(file.get(f"{name}.feed_forward_length", 4 * hidden)),
+            inner=file.whole(f"{name}.feed_forward_length", 4 * hidden),
             vocabulary=embedding.rows,
-            key_width=int(file.get(f"{name}.attention.key_length", hidden // facts.heads)),
-            value_width=int(file.get(f"{name}.attention.value_length", hidden // facts.heads)),
-            trained_context=int(file.get(f"{name}.context_length", CONTEXT)),
+            key_width=file.whole(f"{name}.attention.key_length", hidden // facts.heads),
+            value_width=file.whole(f"{name}.attention.value_length", hidden // facts.heads),
+            trained_context=file.whole(f"{name}.context_length", CONTEXT, low=1),
             alignment=file.alignment,
         )
 

@@ -64,16 +64,16 @@ def _load_gguf(path: Path, file: Path) -> Model:
     from .runtimes.gguf_file import GgufFile
 
     with GgufFile(file) as opened:
-        if opened.get("split.count", 0) > 1:
+        parts = opened.whole("split.count", 0)
+        if parts > 1:
             raise UnsupportedModel(
-                f"{file} is one of {opened.get('split.count')} parts: join them with llama.cpp's"
-                " `llama-gguf-split --merge` first"
+                f"{file} is one of {parts} parts: join them with llama.cpp's `llama-gguf-split --merge` first"
             )
     record = Record.read(file.parent) if file.name == GGUF_NAME else None
     return Model(path, "gguf", record or Record(task=LANGUAGE_MODELLING, source=str(path)))
 
 
-def _load_folder(folder: Path) -> Model:
+def _load_folder(folder: Path, weights: bool = True) -> Model:
     record = Record.read(folder)
     if (folder / GGUF_NAME).is_file():
         return _load_gguf(folder, folder / GGUF_NAME)

@@ -50,14 +50,14 @@ class Facts:
     def of(cls, file: GgufFile) -> Facts:
         """From a file's metadata. Raises UnsupportedModel when they are not there."""
         name = file.architecture
-        counts = [file.get(f"{name}.{key}") for key in ("block_count", "attention.head_count")]
-        kv_heads = file.get(f"{name}.attention.head_count_kv", counts[1])
-        experts = file.get(f"{name}.expert_count", 0)
-        if not all(type(value) is int for value in (*counts, kv_heads, experts)):
+        layers, heads = (file.wholes(f"{name}.{key}", low=1) for key in ("block_count", "attention.head_count"))
+        kv_heads = file.wholes(f"{name}.attention.head_count_kv", heads[0])
+        experts = file.wholes(f"{name}.expert_count", 0)
+        if not all(len(values) == 1 for values in (layers, heads, kv_heads, experts)):
             raise UnsupportedModel(
                 f"{file.path}: {name} has no single number of layers and heads; it is not known here"
             )
-        return cls(name, counts[0], counts[1], kv_heads, experts)
+        return cls(name, layers[0], heads[0], kv_heads[0], experts[0])
 
     @property
     def shared(self) -> bool:
