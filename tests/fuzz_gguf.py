@@ -6,6 +6,7 @@ python tests/fuzz_gguf.py --seconds 60 --seed 0
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import struct
 import sys
@@ -16,10 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from microbudget import fits
 from microbudget.errors import UnsupportedModel
+from microbudget.loading import load
 from microbudget.runtimes.ggml_types import TYPES
+from microbudget.runtimes.gguf import cache_row_bytes
 from microbudget.runtimes.gguf_file import GgufFile, TensorInfo
 from microbudget.runtimes.gguf_write import Layout, entry
+from microbudget.ship import ollama
 
 HUGE = (2**63, 2**64 - 1, 2**62, 2**32, 2**31, 2**16, 0, 1, 255)
 MOST_BYTES = 3_000_000  # that a reader of a file of a few kB may take
@@ -30,6 +35,13 @@ def write_sample(path: Path) -> bytes:
     entries = (
         entry("general.architecture", "llama", "str"),
         entry("llama.block_count", 2, "u32"),
+        entry("llama.context_length", 64, "u32"),
+        entry("llama.embedding_length", 32, "u32"),
+        entry("llama.feed_forward_length", 32, "u32"),
+        entry("llama.attention.head_count", 2, "u32"),
+        entry("llama.attention.head_count_kv", 1, "u32"),
+        entry("tokenizer.ggml.eos_token_id", 1, "u32"),
+        entry("tokenizer.chat_template", "{{ messages[0].content }}", "str"),
         entry("a.number", -3, "i32"),
         entry("a.real", 0.5, "f32"),
         entry("a.flag", True, "bool"),
@@ -81,6 +93,18 @@ def examine(path: Path) -> bool:
     return True
 
 
+def use(path: Path) -> None:
+    """What `fits`, `shrink` and `ollama` read of a file. Anything but UnsupportedModel is a defect."""
+
+    def cache() -> None:
+        with GgufFile(path) as file:
+            cache_row_bytes(file)
+
+    for read in (lambda: fits.levels(fits.anatomy(load(path)), ("F16", "Q4_0")), lambda: ollama.modelfile(path), cache):
+        with contextlib.suppress(UnsupportedModel):
+            read()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60)
@@ -96,7 +120,9 @@ def main() -> None:
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
             try:
-                accepted += examine(path)
+                if examine(path):
+                    accepted += 1
+                    use(path)
             except BaseException:
                 kept = Path(tempfile.gettempdir()) / "microbudget-fuzzed.gguf"
                 kept.write_bytes(path.read_bytes())

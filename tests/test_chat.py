@@ -103,6 +103,43 @@ HOSTILE = {
     "a recursive loop": "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}{% endif %}"
     "{% endfor %}",
     "our own filter": "{{ [1] | microbudget_steps | list | join | attr('upper') }}",
+    "a width of format": "{{ '{:>9999999999}'.format('a') }}",
+    "a width of format_map": "{{ '{a:>9999999999}'.format_map({'a': 1}) }}",
+    "a width of format by its name": "{{ 'x{:>9999999999}'['format']('a') }}",
+    "bytes that are padded": "{{ 'a'.encode().ljust(9999999999) }}",
+    "doubling bytes": growing("'aa'.encode()", "{% set n.x = n.x.replace('a'.encode(), n.x) %}"),
+    "a number as bytes": "{{ (1).to_bytes(9999999999, 'big') }}",
+    "a long translation": growing("'aa'", "{% set n.x = n.x.translate({97: n.x}) %}"),
+    "round": "{{ 1.5 | round(999999999, 'ceil') }}",
+    "many slices": "{{ [1] | slice(999999999) | list }}",
+    "a sum of lists": "{{ [[1], [2]] | sum(start=[]) }}",
+    "large numbers": growing("9", "{% set n.x = n.x * n.x %}"),
+    "a list in itself": growing("[1]", "{% set n.x = [n.x, n.x] %}", 60) + "{{ n.x }}",
+    "a tuple in itself": growing("1", "{% set n.x = (n.x, n.x) %}", 60) + "{{ n.x | string }}",
+    "a dict in itself": growing("1", "{% set n.x = {'a': n.x, 'b': n.x} %}", 60) + "{{ n.x | tojson }}",
+    "a dict of a call in itself": growing("1", "{% set n.x = dict(a=n.x, b=n.x) %}", 60) + "{{ n.x ~ '' }}",
+    "a namespace in itself": growing("1", "{% set n.x = namespace(a=[n.x], b=[n.x]) %}", 60) + "{{ n.x }}",
+    "arguments in themselves": "{% set n = namespace(x=1) %}{% macro m() %}{% set n.x = varargs %}{% endmacro %}"
+    "{% for i in range(60) %}{{ m(n.x, n.x) }}{% endfor %}{{ n.x }}",
+    "lists in themselves are compared": growing("[1]", "{% set n.x = [n.x, n.x] %}{% set n.l = [n.l, n.l] %}", 60)
+    + "{{ n.x == n.l }}",
+    "lists in themselves are a reason": growing("[1]", "{% set n.x = [n.x, n.x] %}", 20) + "{{ raise_exception(n.x) }}",
+    "a long list of long texts": growing(f"['{LONG}']", "{% set n.x = n.x + n.x %}", 20) + "{{ n.x }}",
+    "a long list of long texts in a filter": growing(f"['{LONG}']", "{% set n.x = n.x + n.x %}", 20)
+    + "{{ n.x | upper }}",
+    "long lists of long texts are compared": growing(
+        f"['{LONG}']", "{% set n.x = n.x + n.x %}{% set n.l = n.x | map('lower') | list %}", 20
+    )
+    + "{% for i in range(90000) %}{{ n.x == n.l }}{% endfor %}",
+    "a long text is searched": f"{{% set x = '{LONG}' %}}{{% for i in range(90000) %}}{{{{ 'b' in x }}}}{{% endfor %}}",
+    "keys that take long to find": growing("1", "{% set n.x = (n.x, n.x) %}", 18)
+    + "{% for i in range(90000) %}{{ {n.x: 1} }}{% endfor %}",
+    "places that take long to find": growing("1", "{% set n.x = (n.x, n.x) %}", 18)
+    + "{% for i in range(90000) %}{{ messages[0][n.x] }}{% endfor %}",
+    "deep indentation": growing("range(9000) | list", "{% set n.x = [n.x] %}", 400) + "{{ n.x | tojson(8) }}",
+    "many loops in one another": "{% for a in [1] %}" * 21 + "{% endfor %}" * 21,
+    "many conditions in one another": "{% if true %}" * 100 + "{% endif %}" * 100,
+    "many brackets": "{{ " + "(" * 500 + "1" + ")" * 500 + " }}",
     "syntax": "{% for %}",
     "undefined": "{{ nothing.at.all }}",
     "long": "x" * (LARGEST_TEMPLATE + 1),
@@ -118,6 +155,73 @@ def test_a_hostile_template_fails_at_once_and_does_nothing(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 200_000_000
     finally:
         tracemalloc.stop()
+
+
+# In the manner of the templates of Llama 3.1, Qwen3 and Mistral: what they call, in what order.
+AS_LLAMA = (
+    "{{- bos_token }}{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    "{%- set date_string = strftime_now('%Y') %}{%- else %}{%- set date_string = '2024' %}{%- endif %}{%- endif %}"
+    "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}"
+    "{%- set messages = messages[1:] %}{%- else %}{%- set system = '' %}{%- endif %}"
+    "{{- '<h>system</h>\n\n' }}{%- if builtin_tools is defined or tools is not none %}{{- 'Tools: ' }}"
+    "{{- ['a', 'code'] | reject('equalto', 'code') | join(', ') }}{%- endif %}{{- system }}{{- '<eot>' }}"
+    "{%- for message in messages %}{%- if not (message.role == 'ipython' or 'tool_calls' in message) %}"
+    "{{- '<h>' + message['role'] + '</h>\n\n' + message['content'] | trim + '<eot>' }}"
+    "{%- elif message.content is mapping or message.content is iterable %}{{- message.content | tojson }}"
+    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<h>assistant</h>\n\n' }}{%- endif %}"
+)
+AS_QWEN = (
+    "{%- set ns = namespace(multi=true, last=messages | length - 1) %}{%- for message in messages[::-1] %}"
+    "{%- set index = (messages | length - 1) - loop.index0 %}"
+    "{%- if ns.multi and message.role == 'user' and message.content is string and not"
+    " (message.content.startswith('<t>') and message.content.endswith('</t>')) %}"
+    "{%- set ns.multi = false %}{%- set ns.last = index %}{%- endif %}{%- endfor %}"
+    "{%- for message in messages %}{%- if message.role in ['user', 'system'] %}"
+    "{{- '<s>' + message.role + '\n' + message.content + '<e>' + '\n' }}"
+    "{%- elif message.role == 'assistant' %}{%- set content = message.content %}{%- set thought = '' %}"
+    "{%- if '</think>' in content %}"
+    "{%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}"
+    "{%- set content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
+    "{%- if loop.index0 > ns.last %}{%- if loop.last or (not loop.last and thought) %}"
+    "{{- '<s>' ~ message.role ~ '\n<think>\n' ~ thought.strip('\n') ~ '\n</think>\n\n' ~ content }}"
+    "{%- endif %}{%- else %}{{- '<s>' + message.role + '\n' + content }}{%- endif %}"
+    "{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<e>' }}{%- endif %}"
+    "{%- if loop.previtem and loop.previtem.role == 'user' %}{{- '\n' }}{%- endif %}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<s>assistant\n' }}{%- if enable_thinking is defined and enable_thinking is"
+    " false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"
+)
+AS_MISTRAL = (
+    "{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}{%- set ns = namespace(index=0) %}"
+    "{%- for message in messages if message.role != 'system' %}"
+    "{%- if (message['role'] == 'user') != (ns.index % 2 == 0) %}{{- raise_exception('must alternate') }}{%- endif %}"
+    "{%- set ns.index = ns.index + 1 %}{%- endfor %}{{- bos_token }}{%- for message in messages %}"
+    "{%- if message['role'] == 'user' %}{%- if message == users[-1] %}{{- '[LAST]' }}{%- endif %}"
+    "{{- '[INST] ' + message['content'] + '[/INST]' }}{%- elif message['role'] == 'assistant' %}"
+    "{{- ' ' + message['content'] | trim + eos_token }}{%- else %}{%- for key, value in message.items() %}"
+    "{%- if key is string and value is not none %}{{- '{' + key + ': ' + value | string + '}' }}{%- endif %}"
+    "{%- endfor %}{{- message.get('name', 'nobody') | upper }}{{- message | tojson }}{%- endif %}{%- endfor %}"
+    "{%- macro kind(value, depth=0) %}{{- value | items | map('first') | sort | unique | join('/') }}{%- endmacro %}"
+    "{{- kind(messages[0]) }}"
+)
+LONG_TALK = [*TALK, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nThe Duomo. "}, TALK[1]]
+
+
+@pytest.mark.parametrize("template", [AS_LLAMA, AS_QWEN, AS_MISTRAL])
+@pytest.mark.parametrize("talk", [TALK, LONG_TALK])
+def test_what_the_large_families_do_still_works(template: str, talk: list[dict[str, str]]) -> None:
+    chat_template_utils = pytest.importorskip(
+        "transformers.utils.chat_template_utils", reason="transformers is not installed: no renderer to compare with"
+    )
+    (expected,), _ = chat_template_utils.render_jinja_template(
+        [talk], chat_template=template, add_generation_prompt=True, bos_token="<s>", eos_token="</s>"
+    )
+    assert render(template, talk, "<s>", "</s>") == expected
+
+
+def test_a_long_conversation_is_within_the_allowance() -> None:
+    talk = [message for _ in range(300) for message in ({**TALK[1], "content": "why " * 200}, LONG_TALK[2])]
+    for template in (CHATML, AS_LLAMA, AS_QWEN, AS_MISTRAL):
+        assert render(template, talk).count("why why") >= 300
 
 
 def test_what_templates_do_with_texts_they_still_do() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from microbudget import cli, evaluation, ladder
 from microbudget.build import build_step
 from microbudget.errors import BadData
 from microbudget.loading import load
@@ -21,6 +22,7 @@ from microbudget.runtimes.chat import last_answer
 from microbudget.tasks import LanguageTask, open_data
 from microbudget.tasks.chats import ChatTask
 from toy_language_models import train_byte_level, write_network
+from toy_pair import needs_llama
 
 
 def write(path: Path, conversations: list[list[tuple[str, str]]]) -> Path:
@@ -88,6 +90,28 @@ def test_the_answers_are_judged_and_get_better(chats: Path, folder: Path, tmp_pa
         found.append(scores.value)
     assert found[1] < 0.8 * found[0]
     assert open_session(given, threads=1).answer(task.sample(examples)).shape == (1, 2)
+
+
+@needs_llama
+def test_a_model_is_shrunk_on_conversations(
+    chats: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the divergence from the reference, and its answers to what held-out users ask."""
+    monkeypatch.setattr(ladder, "LEVELS", ("Q8_0",))
+    for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
+        monkeypatch.setattr(evaluation, name, 0.2)
+    out = tmp_path / "run"
+    command = ["shrink", str(folder), "--data", str(chats), "--out", str(out), "--max-drop", "90%", "--threads", "1"]
+    assert cli.main(command) == 0
+    rows = [json.loads(line) for line in (out / "candidates.jsonl").read_text(encoding="utf-8").splitlines()]
+    (level,) = [row for row in rows if "Q8_0" in row["recipe"]]
+    assert level["measurement"]["extra"]["kl"] > 0
+    asked = json.loads((out / "prompts.json").read_text(encoding="utf-8"))["prompts"]
+    task = ChatTask.open(chats)
+    said = {task.question(example) for example in task.examples("validation")}
+    assert len(asked) == 4
+    assert {prompt["text"] for prompt in asked} <= said
+    assert "plus one?" in (out / "report.html").read_text(encoding="utf-8").partition('id="answers"')[2]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from microbudget import cli
-from microbudget.runtimes import convert_gguf
+from microbudget import cli, fits
+from microbudget.evaluation import Evaluation
+from microbudget.loading import HUB_WEIGHTS, load
+from microbudget.runtimes import convert_gguf, gguf_write
 from microbudget.ship import ollama
-from toy_language_models import train_byte_level, write_network
+from toy_language_models import TEXT, train_byte_level, write_network
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,87 @@ def run(folder: Path, tmp_path: Path) -> Path:
     convert_gguf.plan(folder).write(best / "model.gguf")
     ollama.write(best)
     return best.parent
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be measured."""
+
+    def measured(*_: object) -> None:
+        raise AssertionError("the reference is measured")
+
+    monkeypatch.setattr(Evaluation, "reference_candidate", measured)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    (tmp_path / "text.txt").write_text("\n".join(TEXT * 40), encoding="utf-8")
+    return ["--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "out"), "--threads", "1"]
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("quantize(type='IQ2_XS', imatrix=False)", "IQ2_XS needs an importance matrix"),
+        ("quantize(type='Q4_0', imatrix=False, tensors='ffn_up=IQ1_S')", "needs an importance matrix"),
+        ("quantize(type='Q4_0', tensors='attn_v')", "is no pattern=TYPE"),
+        ("quantize(type='Q4_0', tensors='(=Q8_0')", "is no pattern for names of tensors"),
+        ("quantize(type='Q4_0', tensors='attn_v=Q9')", "there is no type 'Q9' of tensors"),
+        ("quantize(type='Q4_0', tensors='attn_v=Q8_K')", "there is no type 'Q8_K' of tensors that can be written"),
+        ("quantize(type='Q4_0', tensors='attn_v=I8')", "there is no type 'I8' of tensors that can be written"),
+        ("quantize(bits=2, type='Q8_0')", "give bits or type, not both"),
+        ("quantize(type='Q8_0', max_kl=0.1)", "max_kl=0.1 is for ONNX files, but it gets gguf"),
+        ("quantize(type='MXFP4_MOE', imatrix='nowhere.gguf')", "there is no importance matrix"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_anything_is_measured(
+    step: str, words: str, folder: Path, options: list[str], unmeasured: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", str(folder), f"export(format='gguf') > {step}", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["shrink", "run"])
+def test_a_disk_that_is_too_small_is_told_before_anything_is_measured(
+    verb: str, folder: Path, options: list[str], unmeasured: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """One byte less than all files take that will stand there at once; and with that byte."""
+    rows = {row.type: row.size_bytes for row in fits.levels(fits.anatomy(load(folder)))}
+    wanted = sum(rows.values()) + rows["Q8_0"] if verb == "shrink" else rows["F16"] + 2 * rows["Q2_K"]
+    recipe = ["export(format='gguf') > quantize(type='Q2_K')"] if verb == "run" else []
+    for free, words in ((wanted - 1, "models and a copy of the best take"), (wanted, "the reference is measured")):
+        monkeypatch.setattr(gguf_write.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert cli.main([verb, str(folder), *recipe, *options]) == 3
+        assert words in capsys.readouterr().err
+
+
+def test_fits_needs_no_weights(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / folder.name  # the name stands in the file
+    bare.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (bare / name).write_bytes((folder / name).read_bytes())
+    assert cli.main(["fits", str(folder), "--json"]) == 0
+    expected = capsys.readouterr().out
+    assert cli.main(["fits", str(bare), "--json"]) == 0
+    assert capsys.readouterr().out == expected
+    assert cli.main(["measure", str(bare), "--data", "x.txt"]) == 2
+    assert "no *.safetensors beside it" in capsys.readouterr().err
+
+
+def test_fits_downloads_no_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: no downloads")
+    asked: list[list[str]] = []
+
+    def download(_name: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert cli.main(["fits", "someone/something", "--json"]) == 0
+    load("someone/something")
+    assert not set(asked[0]) & set(HUB_WEIGHTS)
+    assert set(asked[1]) == {*asked[0], *HUB_WEIGHTS}
 
 
 def test_fits_tells_every_level(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

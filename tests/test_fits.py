@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from microbudget import fits
+from microbudget import fits, ladder
 from microbudget.errors import InvalidOption, ModelNotFound, UnsupportedModel
 from microbudget.loading import load
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
@@ -66,6 +67,40 @@ def test_bits_per_weight_and_order(folder: Path) -> None:
     assert 16 <= rows[0].bits_per_weight < 16.1
 
 
+def test_shrink_makes_the_levels_that_are_told(folder: Path) -> None:
+    assert set(ladder.LEVELS) == set(fits.LADDER) - {"F16"}
+    tried = [recipe.steps[-1].type for recipe in ladder.ladder(hf(folder))]  # type: ignore[attr-defined]
+    assert tried == [kind for kind in ladder.LEVELS if kind in tried]
+    rows = {row.type: row.types for row in fits.levels(fits.anatomy(hf(folder)))}
+    assert len({rows[kind] for kind in tried}) == len(tried) == len(set(rows.values()) - {rows["F16"]})
+
+
+def test_levels_that_come_out_the_same_are_tried_once(tmp_path: Path) -> None:
+    """Rows of 64 and 96 values: every IQ type falls back to IQ4_NL."""
+    train_byte_level(tmp_path / "hf")
+    write_network(tmp_path / "hf", "llama")
+    tried = [recipe.steps[-1].type for recipe in ladder.ladder(hf(tmp_path / "hf"))]  # type: ignore[attr-defined]
+    assert tried[:2] == ["Q8_0", "Q4_K_M"]
+    assert len(tried) < len(ladder.LEVELS)
+
+
+def test_a_given_file_is_only_made_smaller(folder: Path, tmp_path: Path) -> None:
+    convert_gguf.plan(folder).write(tmp_path / "F16")
+    with GgufFile(tmp_path / "F16") as file:
+        for kind in ("Q4_K_M", "IQ1_S"):
+            choices, columns = choose(ordered(file), Facts.of(file), kind, imatrix=True), file.tensors.values()
+            importance = {tensor.name: np.ones(tensor.columns, np.float32) for tensor in columns}
+            rewrite(file, choices, kind, tmp_path / f"{kind}.gguf", importance=importance, threads=2)
+    given = tmp_path / "Q4_K_M.gguf"
+    tried = [recipe.steps[-1].type for recipe in ladder.ladder(load(given))]  # type: ignore[attr-defined]
+    sizes = {row.type: row.size_bytes for row in fits.levels(fits.anatomy(load(given)))}
+    assert tried
+    assert all(sizes[kind] < given.stat().st_size for kind in tried)
+    assert not set(tried) & {"Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"}
+    with pytest.raises(UnsupportedModel, match="no level is smaller: give the model in F16"):
+        list(ladder.ladder(load(tmp_path / "IQ1_S.gguf")))
+
+
 def test_the_cache_is_layers_times_heads_times_widths(folder: Path) -> None:
     about = fits.anatomy(hf(folder))
     config = convert_gguf.plan(folder).config
@@ -80,7 +115,8 @@ def test_speed_is_bandwidth_over_bytes(folder: Path) -> None:
     about = fits.anatomy(hf(folder))
     (level,) = fits.levels(about, ["F16"], context=256, read_bytes_per_s=1e9)
     read = fits.bytes_per_token(about.tensors)
-    assert level.decode_tokens_per_s == pytest.approx(1e9 / (read + level.cache_bytes))
+    assert level.decode_tokens_per_s == pytest.approx(1e9 / read)  # a ceiling behind a short text as well
+    assert level.full_tokens_per_s == pytest.approx(1e9 / (read + level.cache_bytes))
     assert fits.levels(about, ["F16"])[0].decode_tokens_per_s is None
 
 

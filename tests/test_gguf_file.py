@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fuzz_gguf import MOST_BYTES, damage, examine, write_sample
+from fuzz_gguf import MOST_BYTES, damage, examine, use, write_sample
+from microbudget import cli
 from microbudget.errors import DiskFull, Failed, ModelNotFound, UnsupportedModel
 from microbudget.loading import load
 from microbudget.runtimes import gguf_write
@@ -115,6 +116,35 @@ def test_no_file_and_no_gguf(tmp_path: Path) -> None:
     refused(path, bytes(raw[:4]) + struct.pack(">I", 3) + bytes(raw[8:]), "big-endian order")
 
 
+STRANGE: list[tuple[Any, Any]] = [
+    ("two", "str"), (["a", "b"], "[str]"), ([], "[i32]"), ([-1, 2], "[i32]"), ([0.5], "[f32]"), (1.5, "f32"),
+    (float("nan"), "f32"), (True, "bool"), (-1, "i32"), (0, "u32"), (2**32 - 1, "u32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", STRANGE, ids=str)
+def test_metadata_of_another_kind_are_told(value: tuple[Any, Any], tmp_path: Path) -> None:
+    """Whatever reads them raises UnsupportedModel and nothing else."""
+    path = tmp_path / "file.gguf"
+    write_sample(path)
+    with GgufFile(path) as file:
+        entries, tensors = file.entries, tuple(file.tensors.values())
+    keys = ["split.count", "llama.attention.key_length", "tokenizer.ggml.bos_token_id", "llama.expert_count", *entries]
+    for key in keys:
+        others = tuple(item for name, item in entries.items() if name != key)
+        Layout((*others, entry(key, *value)), tensors).write(path, lambda info: [bytes(info.size_bytes)])
+        use(path)
+
+
+def test_what_is_strange_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file.gguf"
+    tensor = TensorInfo("token_embd.weight", (6, 32), TYPES["F16"])
+    entries = (entry("general.architecture", "llama", "str"), entry("llama.block_count", "two", "str"))
+    Layout(entries, (tensor,)).write(path, lambda info: [bytes(info.size_bytes)])
+    assert cli.main(["fits", str(path)]) == 2
+    assert "llama.block_count is 'two', not a whole number from 1" in capsys.readouterr().err
+
+
 def test_truncated_files(tmp_path: Path) -> None:
     path, raw = sample(tmp_path)
     for length in range(24, len(raw), 97):
@@ -188,7 +218,7 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
     path = tmp_path / "file.gguf"
     Layout((entry("general.architecture", 3, "u32"),), ()).write(path, lambda _: [])
     with GgufFile(path) as file:
-        with pytest.raises(UnsupportedModel, match=r"general.architecture is 3, not a name"):
+        with pytest.raises(UnsupportedModel, match=r"general.architecture is 3, not a text"):
             _ = file.architecture
         with pytest.raises(UnsupportedModel, match=r"has no 'llama.block_count' in its metadata"):
             file.require("llama.block_count")
@@ -202,7 +232,8 @@ def test_damaged_files_are_read_or_refused_in_little_memory(seed: int, tmp_path:
     path.write_bytes(damage(raw, random.Random(seed)))
     tracemalloc.start()
     try:
-        examine(path)
+        if examine(path):
+            use(path)
         assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
     finally:
         tracemalloc.stop()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from microbudget.errors import InvalidOption, UnsupportedModel
-from microbudget.methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix
+from microbudget.methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix, overrides
 from microbudget.runtimes.ggml_types import FILE_TYPES, TYPES
 from microbudget.runtimes.gguf_file import TensorInfo
 from mixture_cases import CASES, EXPERTS, NAMES, layout, shorten
@@ -60,7 +60,7 @@ def test_every_mixture_is_llama_cpps(name: str) -> None:
 def test_patterns_change_only_what_they_name() -> None:
     tensors, about = layout("lm-python").tensors, facts("lm-python")
     stock = choose(tensors, about, "Q4_K_M", imatrix=True)
-    changed = choose(tensors, about, "Q4_K_M", imatrix=True, overrides={r"blk\.[01]\.attn_v": "q8_0", "attn": "Q5_K"})
+    changed = choose(tensors, about, "Q4_K_M", imatrix=True, overrides=overrides(r"blk\.[01]\.attn_v=q8_0, attn=Q5_K"))
     for before, after in zip(stock, changed, strict=True):
         name = before.tensor.name
         if name in ("blk.0.attn_v.weight", "blk.1.attn_v.weight"):
@@ -83,6 +83,6 @@ def test_unknown_mixtures_types_and_patterns_are_refused() -> None:
     with pytest.raises(InvalidOption, match="there is no type 'Q4_K_XL' of GGUF files; there are F32, "):
         choose(tensors, about, "Q4_K_XL", imatrix=False)
     with pytest.raises(InvalidOption, match="there is no type 'Q9' of tensors"):
-        choose(tensors, about, "Q4_K_M", imatrix=False, overrides={"attn": "Q9"})
+        overrides("attn=Q9")
     with pytest.raises(InvalidOption, match="is no pattern"):
-        choose(tensors, about, "Q4_K_M", imatrix=False, overrides={"(": "Q8_0"})
+        overrides("(=Q8_0")

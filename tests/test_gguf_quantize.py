@@ -226,6 +226,40 @@ def test_the_method_takes_gguf_files(f16: Path, text: TextTask, tmp_path: Path) 
     assert again.record.history["quantize"]["type"] == "Q4_K_M"
 
 
+@pytest.mark.parametrize(
+    "option", ["activations='float'", "observer='min_max'", "repair='none'", "finer=2", "size='1 MB'", "max_kl=0.1"]
+)
+def test_options_of_the_other_format_are_refused(option: str) -> None:
+    from microbudget.recipe import Recipe
+
+    recipe = Recipe.parse(f"quantize({option})")
+    assert recipe.formats("onnx") == ("onnx",)
+    with pytest.raises(InvalidRecipe, match=f"{option.partition('=')[0]}=.* is for ONNX files, but it gets gguf"):
+        recipe.formats("gguf")
+
+
+@pytest.mark.parametrize("option", ["type='Q8_0'", "imatrix=False", "tensors='attn_v=Q8_0'"])
+def test_options_of_gguf_are_refused_for_onnx(option: str) -> None:
+    from microbudget.recipe import Recipe
+
+    recipe = Recipe.parse(f"quantize({option})")
+    assert recipe.formats("gguf") == ("gguf",)
+    with pytest.raises(InvalidRecipe, match="is for GGUF files, but it gets onnx"):
+        recipe.formats("onnx")
+
+
+def test_a_stored_matrix_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while it is written leaves none that looks like one."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importance.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        importance.save(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.ones(256, np.float32)}, 10)
+    assert not (tmp_path / "imatrix.gguf").exists()
+
+
 def test_a_type_is_for_gguf_files() -> None:
     from microbudget.recipe import Recipe
 

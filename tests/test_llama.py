@@ -66,6 +66,14 @@ def test_another_library_is_refused_with_the_version_to_install(monkeypatch: pyt
         library.__wrapped__()  # type: ignore[attr-defined]
 
 
+def test_another_version_is_refused_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = __import__("microbudget.runtimes.llama.library", fromlist=["x"])
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2026.10.11550")
+    monkeypatch.setattr(module.ctypes, "CDLL", None)
+    with pytest.raises(MissingExtra, match=rf"of another version.*xllamacpp=={structures.TESTED}"):
+        library.__wrapped__()  # type: ignore[attr-defined]
+
+
 def test_a_library_without_a_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     module = __import__("microbudget.runtimes.llama.library", fromlist=["x"])
     monkeypatch.setitem(module.PROTOTYPES, "llama_no_such_function", (None, ()))

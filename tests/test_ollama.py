@@ -188,6 +188,37 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     listening.server_close()
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("localhost", "http://localhost:11434"),
+        ("example.org", "http://example.org:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("[::]:8080", "http://[::1]:8080"),
+        ("::1", "http://[::1]:11434"),
+        ("http://example.org", "http://example.org:80"),
+        ("https://example.org", "https://example.org:443"),
+        ("https://example.org:1/ollama/", "https://example.org:1/ollama"),
+        (' "127.0.0.1:9" ', "http://127.0.0.1:9"),
+    ],
+)
+def test_addresses_are_read_as_ollama_reads_them(host: str, url: str) -> None:
+    assert ollama.address(host) == url
+
+
+def test_a_server_here_is_asked_past_any_proxy(server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert ollama.answers()
+    assert not ollama.answers("127.0.0.1:99999")
+    assert not ollama.answers("no-scheme://127.0.0.1")
+
+
 def install(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An `ollama` that is a script of ours, before all others."""
     folder.mkdir()

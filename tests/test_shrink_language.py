@@ -6,15 +6,18 @@ import argparse
 import inspect
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from microbudget import cli, evaluation, ladder, search
-from microbudget.candidates import read
+from microbudget.budget import Budget
+from microbudget.candidates import best, read
 from microbudget.errors import BadData, InvalidOption
 from microbudget.loading import load
 from microbudget.runtimes import open_session
+from microbudget.units import Drop
 from toy_language_models import train_byte_level, write_network
 
 LEVELS = ("Q8_0", "Q2_K")
@@ -48,7 +51,7 @@ def test_answers_stand_side_by_side(finished: Path) -> None:
     asked = json.loads((finished / "prompts.json").read_text(encoding="utf-8"))
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in (finished / "answers").glob("*.written.json")]
     measured = [row for row in read(finished / "candidates.jsonl") if row.recipe]
-    assert len(measured) >= len(LEVELS)  # and the float form, where a level of so small a network timed slower
+    assert len(measured) == len(LEVELS)  # and no float form, whatever was faster
     assert len(rows) == 1 + len(measured)
     for row in rows:
         assert row["prompts"] == asked["prompts"]
@@ -61,6 +64,20 @@ def test_answers_stand_side_by_side(finished: Path) -> None:
         assert section.count(f"<b>{level}</b>") == len(asked["prompts"])
     assert "<mark>" in section
     assert "<b>reference</b>" in section
+
+
+def test_predictions_stand_beside_what_was_measured(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    section = page.partition('id="foretold"')[2].partition("</section>")[0]
+    rows = [row for row in read(finished / "candidates.jsonl") if row.recipe]
+    for row, level in zip(rows, LEVELS, strict=True):
+        assert row.measurement is not None
+        told = row.measurement.extra["predicted"]
+        assert told["size_bytes"] == row.measurement.size_bytes
+        assert told["memory_bytes"] > told["size_bytes"]
+        assert told["decode_tokens_per_s"] > 0
+        assert f"<td>{level}</td>" in section
+        assert section.count(f"{told['size_bytes']:,}") == 2
 
 
 def test_the_plots_name_the_levels(finished: Path) -> None:
@@ -130,6 +147,17 @@ def test_every_level_is_measured_against_the_reference(finished: Path) -> None:
     assert q2 is not None
     assert q2.size_bytes < q8.size_bytes < reference.measurement.size_bytes
     assert 0 < q8.extra["kl"] < q2.extra["kl"]
+
+
+def test_bytes_decide_among_levels(finished: Path) -> None:
+    """Not whether float would be faster, unless speed is the goal: then the faster one is chosen anyway."""
+    slower = {"over_float": {"speedup": 0.5, "low": 0.4, "high": 0.6, "verdict": "slower"}}
+    levels = [row for row in read(finished / "candidates.jsonl") if row.recipe]
+    rows = [replace(row, speed=slower) if "Q2_K" in row.recipe else row for row in levels]
+    chosen = best(rows, Budget(max_drop=Drop(0.9, relative=True)))
+    assert chosen is not None
+    assert "Q2_K" in chosen.recipe
+    assert not any("over_float" in row.speed for row in levels)
 
 
 def test_what_ships_is_a_gguf_that_writes(finished: Path) -> None:

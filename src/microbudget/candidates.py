@@ -48,8 +48,9 @@ class Candidate:
 
     @property
     def slower_than_float(self) -> bool:
-        """Whether quantizing it was shown to cost speed on this machine."""
-        return bool(self.speed.get("over_float", {}).get("verdict") == "slower")
+        """Whether quantizing it was shown to cost speed on this machine. Levels of GGUF files are not asked."""
+        gguf = self.measurement is not None and self.measurement.format == "gguf"
+        return not gguf and bool(self.speed.get("over_float", {}).get("verdict") == "slower")
 
     def broken_limits(self, budget: Budget) -> list[str]:
         """A sentence for every limit of the budget that this candidate breaks; empty when it holds."""

@@ -33,9 +33,9 @@ def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
         from .loading import load
 
         threads = options.threads if isinstance(options.threads, int) else 0
-        found = what_fits(load(options.model), context=options.context, threads=threads)
+        found = what_fits(load(options.model, weights=False), context=options.context, threads=threads)
         if options.json:
-            show_json([asdict(level) for level in found])
+            show_json([{key: value for key, value in asdict(level).items() if key != "types"} for level in found])
         else:
             from .tables import print_levels
 

@@ -18,8 +18,10 @@ from .budget import Budget, Measurement
 from .build import build, planned
 from .candidates import Candidate
 from .errors import BadData, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel, WorkerFailed
+from .fits import Anatomy, anatomy, of_recipe, predictable
 from .judge import Worker, answers, memory, time_one, time_pair
 from .judge.answering import Check, Quality, Tally, hire, one
+from .judge.ceilings import ceilings
 from .judge.measuring import cost_fields, measurement, quality_fields
 from .judge.predictions import Predictions
 from .judge.tokens import keep_predictions, read_beside
@@ -31,12 +33,14 @@ from .model import Model
 from .recipe import Recipe
 from .run import Run
 from .tasks import Example, LanguageTask, Split, SpokenTask, Task
+from .tasks.chats import ChatTask
 from .tasks.prompts import Prompt, choose
 from .tasks.text import TextTask
 
 Logits = NDArray[Any]  # float32; texts of a model that writes what it hears
 # The most that timing takes: of the reference, of a pair, of a quantized model and the one that it was before.
 REFERENCE_S, PAIR_S, FLOAT_S = 2.0, 6.0, 2.0
+PREDICTED = ("size_bytes", "memory_bytes", "decode_tokens_per_s")  # of a level of a language model, by `fits`
 
 
 class Evaluation:
@@ -61,6 +65,7 @@ class Evaluation:
         self._task, self._given = context.task, None if prompts is None else tuple(prompts)
         self.reference = reference
         self._worker: Worker | None = None
+        self._anatomies: dict[Path, Anatomy] = {}
         self._rows = {row.fingerprint: row for row in run.candidates()}
         # A network that diverged, one that a method does not take, no time left, data that do not suit.
         self._refusals = (Failed, UnsupportedModel, *((BadData, InvalidOption) if tolerant else ()))
@@ -116,10 +121,12 @@ class Evaluation:
         model = steps[-1]
         if known is not None and known.measurement is not None:
             return self._judged(known, model)
-        unrounded = steps[-2] if recipe.steps and recipe.steps[-1].name() == "quantize" else None
+        # A level of a GGUF file is chosen for its bytes: whether float would be faster decides nothing.
+        rounded = bool(recipe.steps) and recipe.steps[-1].name() == "quantize" and model.format != "gguf"
+        unrounded = steps[-2] if rounded else None
         built = time.monotonic()
         try:
-            found = self._measured_twice(model, recipe, started, unrounded)
+            found = self._measured_twice(model, recipe, started, unrounded, self._predicted(given, recipe, model))
         except DiskFull:
             raise
         except self._refusals as error:
@@ -132,18 +139,22 @@ class Evaluation:
         deadline = self._context.deadline
         return self._context if deadline is None else replace(self._context, deadline=deadline - self._measuring_s)
 
-    def _measured_twice(self, model: Model, recipe: Recipe, started: float, unrounded: Model | None) -> Candidate:
+    def _measured_twice(
+        self, model: Model, recipe: Recipe, started: float, unrounded: Model | None, predicted: dict[str, Any]
+    ) -> Candidate:
         """Measured, and once more where not the candidate failed but the reference's process beside it."""
         self._reference_worker()
         try:
-            return self._measured(model, recipe, started, unrounded)
+            return self._measured(model, recipe, started, unrounded, predicted)
         except WorkerFailed:
             if self._worker is not None and self._worker.alive:
                 raise
             self._context.progress.say("the reference's process ended: it is opened again")
-            return self._measured(model, recipe, started, unrounded)
+            return self._measured(model, recipe, started, unrounded, predicted)
 
-    def _measured(self, model: Model, recipe: Recipe, started: float, unrounded: Model | None) -> Candidate:
+    def _measured(
+        self, model: Model, recipe: Recipe, started: float, unrounded: Model | None, predicted: dict[str, Any]
+    ) -> Candidate:
         examples = self._task.examples("validation")
         reference_sample = one(self.reference, self._task, examples)
         sample = one(model, self._task, examples)
@@ -164,12 +175,23 @@ class Evaluation:
             logits = self._answers(model, "validation", worker)
             self._write(model, worker)
         verdict = self.verdict(model, "validation", logits)
-        measured = self._measurement(costs, logits, apart)
+        measured = self._measurement(costs, logits, {**apart, **predicted})
         return self._add(str(recipe), model, started, measurement=measured, verdict=verdict, speed=speed)
 
     def _measurement(self, costs: dict[str, Any], logits: Logits, apart: dict[str, Any] | None = None) -> Measurement:
         judged = _scored(self._task, self._task.examples("validation"), logits)
         return measurement(self._task, judged, costs, apart or {})
+
+    def _predicted(self, given: Model, recipe: Recipe, model: Model) -> dict[str, Any]:
+        """What the given model's shapes say of a level of a language model, to stand beside what is measured."""
+        if not isinstance(self._task, LanguageTask) or model.format != "gguf" or not predictable(recipe):
+            return {}
+        tokens = int(one(model, self._task, self._task.examples("validation"))["depth"][0]) + 1
+        if given.path not in self._anatomies:
+            self._anatomies[given.path] = anatomy(given)
+        rate = ceilings(self._threads).bandwidth(model.size_bytes)
+        level = of_recipe(self._anatomies[given.path], recipe, context=tokens, read_bytes_per_s=rate)[-1]
+        return {"predicted": {name: getattr(level, name) for name in PREDICTED}}
 
     def _apart(self, model: Model, split: Split, worker: Worker | None = None) -> dict[str, Any]:
         """How far a language model's predictions are from the reference's; its answers are kept. Else empty."""
@@ -189,7 +211,7 @@ class Evaluation:
     @cached_property
     def _prompts(self) -> tuple[Prompt, ...]:
         """What the language models of the run are asked to write."""
-        if not isinstance(self._task, TextTask):
+        if not isinstance(self._task, (TextTask, ChatTask)):
             return ()
         stands = self._run.prompts
         if stands is not None and self._given in (None, tuple(stands["given"] or ())):

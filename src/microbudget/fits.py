@@ -9,21 +9,26 @@ delivers them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from . import machine
 from .errors import InvalidOption, UnsupportedModel
 from .judge.ceilings import ceilings
-from .methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose
+from .methods.export import Export
+from .methods.quantize import Quantize
+from .methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
 from .methods.quantize.gguf.rewrite import changed, ordered, renewed
 from .model import Model
+from .recipe import Recipe
 from .runtimes import convert_gguf
 from .runtimes.gguf_file import DEFAULT_ALIGNMENT, Entry, GgufFile, TensorInfo, length_of
 from .runtimes.gguf_write import Layout, order
 
-LADDER = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "Q2_K", "IQ2_XS")
+LADDER = (  # by bytes
+    "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_M", "IQ3_XXS", "Q2_K", "IQ2_M", "IQ2_XS",
+)  # fmt: skip
 CONTEXT = 4096  # tokens, unless the model was trained for fewer
 CACHE_BYTES = 2  # of a value in the cache: float16
 MICROBATCH = 512  # tokens that llama.cpp computes at once
@@ -61,11 +66,13 @@ class Level:
     type: str
     size_bytes: int  # of the file, exactly
     bits_per_weight: float
-    context: int  # tokens that the next two are for
+    context: int  # tokens that the next two and the last speed are for
     cache_bytes: int  # keys and values of a full context
     memory_bytes: int  # file, packed copies, cache, tokenizer and what computing takes
-    decode_tokens_per_s: float | None  # at most, behind an empty and a full context alike; None without a bandwidth
+    decode_tokens_per_s: float | None  # at most: each token reads all weights; None without a bandwidth
+    full_tokens_per_s: float | None  # at most, behind a full context, whose keys and values are read too
     fallbacks: int  # matrices whose rows fit no block of their type
+    types: tuple[str, ...] = field(default=(), repr=False)  # of the tensors, in their order
 
 
 def anatomy(model: Model) -> Anatomy:
@@ -101,7 +108,7 @@ def _of_file(path: Path) -> Anatomy:
     with GgufFile(path) as file:
         name = file.architecture
         facts, tensors = Facts.of(file), ordered(file)
-        hidden = int(file.require(f"{name}.embedding_length"))
+        hidden = file.whole(f"{name}.embedding_length", low=1)
         embedding = file.tensors.get("token_embd.weight")
         if embedding is None:
             raise UnsupportedModel(f"{path} has no token_embd.weight: it is no language model")
@@ -110,11 +117,11 @@ def _of_file(path: Path) -> Anatomy:
             tensors=tensors,
             facts=facts,
             hidden=hidden,
-            inner=int(file.get(f"{name}.feed_forward_length", 4 * hidden)),
+            inner=file.whole(f"{name}.feed_forward_length", 4 * hidden),
             vocabulary=embedding.rows,
-            key_width=int(file.get(f"{name}.attention.key_length", hidden // facts.heads)),
-            value_width=int(file.get(f"{name}.attention.value_length", hidden // facts.heads)),
-            trained_context=int(file.get(f"{name}.context_length", CONTEXT)),
+            key_width=file.whole(f"{name}.attention.key_length", hidden // facts.heads),
+            value_width=file.whole(f"{name}.attention.value_length", hidden // facts.heads),
+            trained_context=file.whole(f"{name}.context_length", CONTEXT, low=1),
             alignment=file.alignment,
         )
 
@@ -161,6 +168,37 @@ def levels(
     return tuple(found)
 
 
+def predictable(recipe: Recipe) -> bool:
+    """Whether a recipe converts and quantizes only: what pruning or trimming leaves is not known before."""
+    return bool(recipe.steps) and all(
+        isinstance(step, Quantize) or (isinstance(step, Export) and step.format == "gguf") for step in recipe.steps
+    )
+
+
+def of_recipe(
+    about: Anatomy, recipe: Recipe, *, context: int = 1, read_bytes_per_s: float | None = None
+) -> tuple[Level, ...]:
+    """What each step of a predictable recipe makes.
+
+    context: tokens, which are read in one go. Raises InvalidOption for a type that needs an importance matrix without
+    one, UnsupportedModel for rows that fit no type.
+    """
+    found = []
+    for step in recipe.steps:
+        if isinstance(step, Export):
+            kind = convert_gguf.DTYPES[step.dtype or "float16"]
+            choices = choose(order(about.tensors), about.facts, kind, imatrix=False)
+        else:
+            assert isinstance(step, Quantize)
+            kind, weighted = step.level, step.imatrix is not False
+            changes = overrides(step.tensors)
+            choices = choose(order(about.tensors), about.facts, kind, imatrix=weighted, overrides=changes)
+            if not weighted:
+                refuse_unweighted(choices, kind)
+        found.append(_level(about, kind, choices, context, context, read_bytes_per_s))
+    return tuple(found)
+
+
 def _level(
     about: Anatomy, kind: str, choices: Sequence[Choice], context: int, at_once: int, rate: float | None
 ) -> Level:
@@ -175,8 +213,10 @@ def _level(
         context=context,
         cache_bytes=cache,
         memory_bytes=layout.size_bytes + packed_bytes(tensors) + cache + compute_bytes(about, at_once),
-        decode_tokens_per_s=None if rate is None else rate / (bytes_per_token(tensors) + cache),
+        decode_tokens_per_s=None if rate is None else rate / bytes_per_token(tensors),
+        full_tokens_per_s=None if rate is None else rate / (bytes_per_token(tensors) + cache),
         fallbacks=sum(choice.fell_back for choice in choices),
+        types=tuple(tensor.type.name for tensor in tensors),
     )
 
 

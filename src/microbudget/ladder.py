@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .errors import UnsupportedModel
+from .fits import LADDER, anatomy, levels
 from .methods import Method
 from .methods.export import Export
-from .methods.quantize import LEVEL_OF_BITS, Quantize
+from .methods.quantize import Quantize
 from .model import Model
 from .recipe import Recipe
+from .runtimes.convert_gguf import DTYPES
+from .units import format_bytes
 
-# By bytes, but the first three bracket what most people want: should the time end early, these are known.
-LEVELS = ("Q8_0", "Q4_K_M", "Q2_K", "Q6_K", "Q5_K_M", "Q3_K_M", "IQ4_XS", "IQ3_M", "IQ3_XXS", "IQ2_M", "IQ2_XS")
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+FIRST = ("Q8_0", "Q4_K_M", "Q2_K")  # they bracket what most people want: should the time end early, these are known
+LEVELS = (*FIRST, *(kind for kind in LADDER if kind not in ("F16", *FIRST)))
 
 
 def level(recipe: Recipe) -> str | None:
@@ -21,12 +24,24 @@ def level(recipe: Recipe) -> str | None:
     if isinstance(last, Export):
         return DTYPES[last.dtype or "float16"] if last.format == "gguf" else None
     if isinstance(last, Quantize) and (last.type or recipe.formats("hf")[-1] == "gguf"):
-        return last.type or LEVEL_OF_BITS[last.bits]
+        return last.level
     return None
 
 
 def ladder(given: Model) -> Iterator[Recipe]:
-    """A recipe for each level, for a Hugging Face folder or a GGUF file."""
+    """A recipe for each level of a Hugging Face folder or a GGUF file that makes it smaller in another way.
+
+    Where rows fit few types, levels come out the same: only the first of these is tried. Raises UnsupportedModel for a
+    file that no level makes smaller.
+    """
     export: tuple[Method, ...] = (Export(format="gguf"),) if given.format == "hf" else ()
-    for level in LEVELS:
-        yield Recipe((*export, Quantize(type=level)))
+    possible = [one for one in levels(anatomy(given), LEVELS) if export or one.size_bytes < given.size_bytes]
+    if not possible:
+        raise UnsupportedModel(
+            f"{given.path} has {format_bytes(given.size_bytes)}, and no level is smaller: give the model in F16"
+        )
+    seen: set[tuple[str, ...]] = set()
+    for one in possible:
+        if one.types not in seen:
+            yield Recipe((*export, Quantize(type=one.type)))
+        seen.add(one.types)

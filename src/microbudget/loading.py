@@ -24,25 +24,27 @@ from .model import (
 )
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
-HUB_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "tokenizer.model", "*.jinja", CT2_NAME)
+HUB_FILES = ("*.json", "*.txt", "tokenizer.model", "*.jinja")
+HUB_WEIGHTS = ("*.safetensors", "*.onnx", CT2_NAME)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]
 
 
-def load(name: str | Path | Model) -> Model:
+def load(name: str | Path | Model, *, weights: bool = True) -> Model:
     """The Model of a folder, an `.onnx` or `.gguf` file, or a hub id.
 
-    Raises ModelNotFound, UnsafeModel for a pickle, UnsupportedModel for anything else that is not a Model.
+    weights: False where the configuration and the tokenizer of a Hugging Face model are enough: no others are fetched
+    or looked for. Raises ModelNotFound, UnsafeModel for a pickle, UnsupportedModel for anything else that is no Model.
     """
     if isinstance(name, Model):
         return name
     path = Path(name)
     if path.is_dir():
-        return _load_folder(path)
+        return _load_folder(path, weights)
     if path.is_file():
         return _load_file(path)
-    return _load_folder(_download(str(name)))
+    return _load_folder(_download(str(name), weights), weights)
 
 
 def _load_file(path: Path) -> Model:
@@ -64,16 +66,16 @@ def _load_gguf(path: Path, file: Path) -> Model:
     from .runtimes.gguf_file import GgufFile
 
     with GgufFile(file) as opened:
-        if opened.get("split.count", 0) > 1:
+        parts = opened.whole("split.count", 0)
+        if parts > 1:
             raise UnsupportedModel(
-                f"{file} is one of {opened.get('split.count')} parts: join them with llama.cpp's"
-                " `llama-gguf-split --merge` first"
+                f"{file} is one of {parts} parts: join them with llama.cpp's `llama-gguf-split --merge` first"
             )
     record = Record.read(file.parent) if file.name == GGUF_NAME else None
     return Model(path, "gguf", record or Record(task=LANGUAGE_MODELLING, source=str(path)))
 
 
-def _load_folder(folder: Path) -> Model:
+def _load_folder(folder: Path, weights: bool = True) -> Model:
     record = Record.read(folder)
     if (folder / GGUF_NAME).is_file():
         return _load_gguf(folder, folder / GGUF_NAME)
@@ -83,9 +85,9 @@ def _load_folder(folder: Path) -> Model:
         return Model(folder, "ct2", record or _ct2_record(folder))
     backbone = backbone_of(folder) or folder
     if (backbone / "config.json").is_file():
-        return Model(folder, "hf", record or _hf_record(backbone))
+        return Model(folder, "hf", record or _hf_record(backbone, weights))
     if (folder / "best").is_dir() and (folder / "run.toml").is_file():
-        return _load_folder(folder / "best")
+        return _load_folder(folder / "best", weights)
     onnx_files = sorted(folder.glob("*.onnx"))
     if len(onnx_files) == 1:
         return _load_file(onnx_files[0])
@@ -129,14 +131,14 @@ def _refuse_pickles(folder: Path) -> None:
         )
 
 
-def _hf_record(folder: Path) -> Record:
+def _hf_record(folder: Path, weights: bool) -> Record:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         names = {int(key): str(value) for key, value in config.get("id2label", {}).items()}
         task = _task_of([str(name) for name in config.get("architectures") or ()], folder)
     except (ValueError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{folder / 'config.json'} cannot be read: {error}") from error
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         _refuse_pickles(folder)
         raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
     labels = tuple(names[index] for index in sorted(names)) if names else None
@@ -226,7 +228,7 @@ def _image_size(graph: Any, path: Path) -> tuple[int, int]:
     return shape[2].dim_value or 224, shape[3].dim_value or 224
 
 
-def _download(name: str) -> Path:
+def _download(name: str, weights: bool = True) -> Path:
     if not _HUB_ID.fullmatch(name):
         raise ModelNotFound(f"there is no folder or file {name!r}, and it is no hub id either")
     try:
@@ -234,7 +236,7 @@ def _download(name: str) -> Path:
     except ImportError as error:
         raise MissingExtra(f"no folder {name!r} here; to download it: pip install 'microbudget[train]'") from error
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=[*HUB_FILES, *(HUB_WEIGHTS if weights else ())]))
     except Exception as error:  # the hub's client raises httpx, OS and value errors of its own
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise ModelNotFound(

@@ -14,6 +14,7 @@ from .build import build, clean, planned
 from .candidates import Candidate, best
 from .errors import BadData, InvalidOption, LabelsDisagree
 from .evaluation import Evaluation
+from .fits import anatomy, of_recipe, predictable, what_fits
 from .judge.answering import CLASSIFICATION, evidence, one
 from .judge.measuring import choose_threads
 from .judge.verdict import can_show, check_limit
@@ -28,6 +29,7 @@ from .model import LANGUAGE_MODELLING, TRANSCRIPTION, Model
 from .progress import SILENT, Progress
 from .recipe import Recipe
 from .run import Run, open_run
+from .runtimes.gguf_write import check_space
 from .ship import deliver
 from .speech_ladder import speech_ladder
 from .tasks import SPLITS, Task, open_data
@@ -173,8 +175,6 @@ def default_drop(kind: str) -> Drop:
 
 def _tell_what_fits(given: Model, threads: int | str, progress: Progress) -> None:
     """Before anything is built: what each level will take, from the shapes alone."""
-    from .fits import what_fits
-
     for level in what_fits(given, threads=threads if isinstance(threads, int) else 0):
         speed = level.decode_tokens_per_s
         progress.say(
@@ -246,6 +246,8 @@ def _search(run: Run, job: _Job) -> Shrunk:
     new = [
         recipe for recipe in job.recipes if planned(job.given, recipe, teaching, run.models).fingerprint not in known
     ]
+    if job.given.task == LANGUAGE_MODELLING:
+        _check_files(job.given, new, teaching, run)
     _prepare(job.given, job.task, new, progress)
     reference = build(job.given, Recipe(job.first), context, run.models)[-1] if job.first else job.given
     context = replace(context, reference=reference)
@@ -261,6 +263,29 @@ def _search(run: Run, job: _Job) -> Shrunk:
     if not interrupted and not job.keep and not evaluation.late:  # more minutes go on from what is there
         _clean(run, reference, found)
     return result
+
+
+def _check_files(given: Model, recipes: Sequence[Recipe], context: Context, run: Run) -> None:
+    """Before anything is measured: whether the types can be had of the model, and all files fit on the disk.
+
+    Raises InvalidOption, UnsupportedModel, DiskFull.
+    """
+    known = [recipe for recipe in recipes if predictable(recipe)]
+    if not known:
+        return
+    about = anatomy(given)
+    wanted: dict[Path, int] = {}
+    largest = 0  # it may be the one that is copied to RUN/best
+    for recipe in known:
+        made = of_recipe(about, recipe)
+        for place, level in enumerate(made, 1):
+            path = planned(given, Recipe(recipe.steps[:place]), context, run.models).path
+            if not path.exists():
+                wanted[path] = level.size_bytes
+        largest = max(largest, made[-1].size_bytes)
+    if wanted:
+        what = f"{len(wanted)} models and a copy of the best take"
+        check_space(run.folder, sum(wanted.values()) + largest, what)
 
 
 def _threads(threads: int | str) -> int | Literal["auto"] | None:

@@ -250,17 +250,18 @@ def print_levels(levels: Sequence[Level]) -> None:
     """What each level of a language model takes, before it is made."""
     context = levels[0].context if levels else 0
     table = _table(
-        "level", "file", "bits", f"memory, {context} tokens", "of that cache", "tokens/s at most", "fallbacks"
-    )
+        "level", "file", "bits", f"memory, {context} tokens", "of that cache", "tokens/s at most", f"behind {context}",
+        "fallbacks",
+    )  # fmt: skip
     for level in levels:
-        rate = level.decode_tokens_per_s
+        rates = (level.decode_tokens_per_s, level.full_tokens_per_s)
         table.add_row(
             level.type,
             format_bytes(level.size_bytes),
             f"{level.bits_per_weight:.2f}",
             format_bytes(level.memory_bytes),
             format_bytes(level.cache_bytes),
-            MISSING if rate is None else f"{rate:,.0f}",
+            *(MISSING if rate is None else f"{rate:,.0f}" for rate in rates),
             str(level.fallbacks) if level.fallbacks else "",
         )
     _console().print(table)

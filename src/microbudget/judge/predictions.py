@@ -170,6 +170,6 @@ def compared(examples: Sequence[Example], vocabulary: int, stride: int) -> froze
 
     All where they are few, at most MOST_PASSAGES, fewer where half of LARGEST_STORE would not hold them.
     """
-    passage_bytes = 2 * vocabulary * stride // BYTES_PER_TOKEN
+    passage_bytes = max(1, 2 * vocabulary * stride // BYTES_PER_TOKEN)
     count = min(len(examples), MOST_PASSAGES, max(FEWEST_PASSAGES, LARGEST_STORE // 2 // passage_bytes))
     return frozenset(examples[place * len(examples) // count].name for place in range(count))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from ..budget import Measurement
 from ..candidates import Candidate
-from . import plots
+from ..units import format_bytes
+from . import phrases, plots
 from .outcome import Outcome
 from .rows import label
 
@@ -14,6 +16,33 @@ UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 Values = tuple[float, float, float]  # a number with its interval
 Read = Callable[[Candidate, Measurement], Values | None]
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """A level's file, memory and speed as they were predicted from the model's shapes, and as they are."""
+
+    name: str
+    size: tuple[str, str]
+    memory: tuple[str, str]
+    speed: tuple[str, str]  # tokens per second: at most, and measured
+
+
+def foretold(outcome: Outcome) -> Iterator[Foretold]:
+    """The levels for which there is a prediction, the largest file first."""
+    rows = [row for row in outcome.rows if row.measurement is not None and "predicted" in row.measurement.extra]
+    for row in sorted(rows, key=lambda row: -row.measurement.size_bytes if row.measurement else 0):
+        measurement = row.measurement
+        assert measurement is not None
+        told, written = measurement.extra["predicted"], measurement.latency_s
+        rates = (told["decode_tokens_per_s"], 1 / written if written else None)
+        at_most, measured = (phrases.MISSING if rate is None else f"{rate:,.0f}" for rate in rates)
+        yield Foretold(
+            label(row) or row.recipe,
+            (f"{told['size_bytes']:,}", f"{measurement.size_bytes:,}"),
+            (format_bytes(told["memory_bytes"]), phrases.memory(measurement)),
+            (at_most, measured),
+        )
 
 
 def plots_of(outcome: Outcome) -> tuple[tuple[str, str], ...]:

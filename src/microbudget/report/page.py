@@ -18,6 +18,7 @@ from .conditions import conditions
 from .confusion import confusion
 from .gallery import Gallery, gallery
 from .headline import headline
+from .ladder import foretold
 from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
 from .players import players
@@ -60,6 +61,7 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "rows": table(outcome),
         "charts": charts(outcome, trained, further(record)),
         "photos": photos,
+        "foretold": tuple(foretold(outcome)),
         "exchanges": exchanges(outcome),
         "training": trained,
         "advice": advice(trained) if trained else "",

@@ -25,6 +25,8 @@ ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
 }
 _FOREIGN_YARN = ("attention_factor", "mscale", "mscale_all_dim")  # other than llama.cpp's own 1 + 0.1 ln(factor)
 LARGEST = 2**31 - 1
+# More than any model has; without limits a config of a few bytes would make names and tokens fill the memory.
+MOST = {"num_hidden_layers": 4096, "vocab_size": 2**21}
 
 
 @dataclass(frozen=True)
@@ -309,9 +311,9 @@ def _positive(value: Any, what: str, name: str) -> float:
 
 
 def _whole(settings: dict[str, Any], key: str, name: str) -> int:
-    value = settings.get(key)
-    if type(value) is not int or not 0 < value <= LARGEST:
-        raise UnsupportedModel(f"{name}: {key} must be a whole number above zero, not {value!r}")
+    value, most = settings.get(key), MOST.get(key, LARGEST)
+    if type(value) is not int or not 0 < value <= most:
+        raise UnsupportedModel(f"{name}: {key} must be a whole number from 1 to {most}, not {value!r}")
     return value
 
 

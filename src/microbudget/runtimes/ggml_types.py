@@ -78,6 +78,8 @@ _ALL = (
 TYPES = {kind.name: kind for kind in _ALL}
 BY_ID = {kind.id: kind for kind in _ALL}
 FLOATS = ("F32", "F16", "BF16")
+# The ids that ggml_quantize_chunk writes; any other would end the process.
+WRITABLE = frozenset((0, 1, 2, 3, 6, 7, 8, *range(10, 15), *range(16, 24), 29, 30, 34, 35, 39, 40, 41, 42))
 
 # llama.h, enum llama_ftype: what `general.file_type` says of a whole file.
 FILE_TYPES = {
@@ -90,7 +92,9 @@ FILE_TYPES = {
 
 
 def find(name: str) -> GgmlType:
-    """The type of that name, in any case. Raises InvalidOption with those there are."""
-    if name.upper() not in TYPES:
-        raise InvalidOption(f"there is no type {name!r} of tensors; there are {', '.join(TYPES)}")
-    return TYPES[name.upper()]
+    """The type of that name, in any case, that tensors can be written in. Raises InvalidOption with those there are."""
+    found = TYPES.get(name.upper())
+    if found is None or found.id not in WRITABLE:
+        known = ", ".join(kind.name for kind in _ALL if kind.id in WRITABLE)
+        raise InvalidOption(f"there is no type {name!r} of tensors that can be written; there are {known}")
+    return found

@@ -83,13 +83,15 @@ class GgufReader:
 def cache_row_bytes(file: GgufFile, cache: str = "F16") -> int:
     """Bytes of keys and values of one token in all layers, from the file's metadata."""
     kind = file.architecture
-    heads = np.atleast_1d(file.get(f"{kind}.attention.head_count", 0))
-    shared = np.atleast_1d(file.get(f"{kind}.attention.head_count_kv", heads))
-    width = file.get(f"{kind}.embedding_length", 0) // max(1, int(heads.max()))
-    keys, values = (int(file.get(f"{kind}.attention.{name}_length", width)) for name in ("key", "value"))
-    layers = int(file.get(f"{kind}.block_count", 0))
-    per_layer = np.broadcast_to(shared, (layers,)) if len(shared) in (1, layers) else shared[:1].repeat(layers)
-    return int(per_layer.sum()) * (keys + values) * {"F32": 4, "F16": 2}[cache]
+    heads = file.wholes(f"{kind}.attention.head_count", 0)
+    shared = heads
+    if f"{kind}.attention.head_count_kv" in file.entries:
+        shared = file.wholes(f"{kind}.attention.head_count_kv")
+    width = file.whole(f"{kind}.embedding_length", 0) // max(1, *heads)
+    keys, values = (file.whole(f"{kind}.attention.{name}_length", width) for name in ("key", "value"))
+    layers = file.whole(f"{kind}.block_count", 0)
+    all_heads = sum(shared) if len(shared) == layers else shared[0] * layers
+    return all_heads * (keys + values) * {"F32": 4, "F16": 2}[cache]
 
 
 def open_session(model: Model, *, threads: int = 0) -> LanguageSession:

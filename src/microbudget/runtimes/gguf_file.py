@@ -21,6 +21,7 @@ VERSIONS = (2, 3)
 ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
+MAX_WHOLE = 2**31 - 1  # of layers, heads, widths, tokens
 MAX_NAME_BYTES = 63  # of a tensor: ggml keeps 64 with the end mark
 STRING, ARRAY = 8, 9
 # The id of a kind of value -> struct's letter.
@@ -126,10 +127,42 @@ class GgufFile:
     @property
     def architecture(self) -> str:
         """`general.architecture`: "llama", "qwen2"."""
-        value = self.require("general.architecture")
-        if not isinstance(value, str):
-            raise UnsupportedModel(f"{self.path} is damaged: general.architecture is {value!r}, not a name")
+        self.require("general.architecture")
+        return self.text("general.architecture") or ""
+
+    def text(self, key: str) -> str | None:
+        """A text; None where the key is not there. Raises UnsupportedModel for another kind of value."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self._strange(key, "a text")
         return value
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts; empty where the key is not there. Raises UnsupportedModel for another kind of value."""
+        value = self.get(key, [])
+        if not isinstance(value, list):
+            raise self._strange(key, "a list of texts")
+        return value
+
+    def wholes(self, key: str, default: int | None = None, *, low: int = 0) -> list[int]:
+        """Whole numbers from `low` on: one for all layers, or one for each.
+
+        Raises UnsupportedModel for another kind of value, and where the key is missing and there is no default.
+        """
+        value = self.require(key) if default is None else self.get(key, default)
+        found = value.tolist() if isinstance(value, np.ndarray) else [value]
+        if not found or not all(type(number) is int and low <= number <= MAX_WHOLE for number in found):
+            raise self._strange(key, f"a whole number from {low} to {MAX_WHOLE}")
+        return found
+
+    def whole(self, key: str, default: int | None = None, *, low: int = 0) -> int:
+        """The same, the largest of them."""
+        return max(self.wholes(key, default, low=low))
+
+    def _strange(self, key: str, expected: str) -> UnsupportedModel:
+        shown = repr(self.get(key))
+        told = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return UnsupportedModel(f"{self.path} is damaged: {key} is {told}, not {expected}. Convert it again")
 
     def read(self, tensor: TensorInfo, first_row: int = 0, rows: int | None = None) -> NDArray[np.uint8]:
         """The bytes of some rows of a tensor, by default all of it. Raises UnsupportedModel when the file shrank."""

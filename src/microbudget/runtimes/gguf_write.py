@@ -94,12 +94,12 @@ class Layout:
             stream.write(bytes(self._padded(written) - written))
 
 
-def check_space(folder: Path, wanted_bytes: int) -> None:
-    """Raise DiskFull when a file of that size does not fit into the folder's disk."""
+def check_space(folder: Path, wanted_bytes: int, what: str = "the model takes") -> None:
+    """Raise DiskFull when files of that size do not fit into the folder's disk."""
     free = shutil.disk_usage(folder).free
     if wanted_bytes > free:
         raise DiskFull(
-            f"the model takes {format_bytes(wanted_bytes)} but {os.fspath(folder)} has {format_bytes(free)} left:"
+            f"{what} {format_bytes(wanted_bytes)} but {os.fspath(folder)} has {format_bytes(free)} left:"
             " free some, or choose another folder"
         )
 

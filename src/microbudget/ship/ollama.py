@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shutil
 import subprocess
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from .go_template import COMPLETION, Form, find
 
 MODELFILE = "Modelfile"
 HOST_VARIABLE = "OLLAMA_HOST"
-DEFAULT_HOST = "127.0.0.1:11434"
+LOCAL, PORT = "127.0.0.1", 11434
 CONTEXT = 4096  # tokens, unless the model was trained for fewer
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?(:[A-Za-z0-9._-]+)?")
 CREATE_S, LIST_S, ANSWER_S = 3600, 30, 1
@@ -50,13 +52,13 @@ def modelfile(
     temperature. A chat template that has no counterpart in Ollama is said in the notes, and left to Ollama.
     """
     with GgufFile(path) as file:
-        trained = file.get(f"{file.architecture}.context_length", CONTEXT)
-        tokens = file.get("tokenizer.ggml.tokens", [])
-        begin, end = (_text(tokens, file.get(f"tokenizer.ggml.{name}_token_id")) for name in ("bos", "eos"))
-        template = file.get("tokenizer.chat_template")
+        trained = file.whole(f"{file.architecture}.context_length", CONTEXT, low=1)
+        tokens = file.texts("tokenizer.ggml.tokens")
+        begin, end = (_token(file, tokens, name) for name in ("bos", "eos"))
+        template = file.text("tokenizer.chat_template")
     lines, notes = [f"FROM ./{path.name}"], []
     form = None
-    if not isinstance(template, str):
+    if template is None:
         lines.append(_quoted("TEMPLATE", COMPLETION))
         notes.append("the model has no chat template: it continues a text and does not answer as an assistant")
     else:
@@ -65,7 +67,7 @@ def modelfile(
             lines += _conversation(form)
         except UnsupportedModel as error:
             notes.append(f"no TEMPLATE is written, Ollama chooses one by itself ({error})")
-    settings = {"num_ctx": min(CONTEXT, int(trained)) if context is None else context, **(parameters or {})}
+    settings = {"num_ctx": min(CONTEXT, trained) if context is None else context, **(parameters or {})}
     lines += [f"PARAMETER {key} {value}" for key, value in settings.items()]
     lines += [f"PARAMETER stop {_word(stop)}" for stop in _stops(form, end)]
     return Modelfile("\n".join([*(f"# {note}" for note in notes), *lines]) + "\n", tuple(notes))
@@ -111,13 +113,30 @@ def publish(name: str, folder: Path) -> Published:
 
 def answers(host: str | None = None) -> bool:
     """Whether an Ollama server answers; by default the one that OLLAMA_HOST names, else on this machine."""
-    given = host or os.environ.get(HOST_VARIABLE) or DEFAULT_HOST
-    url = given if "://" in given else f"http://{given}"
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows this machine
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/api/version", timeout=ANSWER_S) as reply:
+        url = address(host or os.environ.get(HOST_VARIABLE) or "")
+        with straight.open(f"{url}/api/version", timeout=ANSWER_S) as reply:
             return bool(reply.status == 200 and b"version" in reply.read(1000))
-    except (urllib.error.URLError, OSError, ValueError):
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError):
         return False
+
+
+def address(host: str) -> str:
+    """The URL that Ollama's client asks for a value of OLLAMA_HOST. Raises ValueError for one that is no address.
+
+    The port is 11434 where none is told, 80 and 443 behind http:// and https://; a server that listens everywhere
+    (0.0.0.0) is asked on this machine.
+    """
+    scheme, mark, rest = host.strip().strip("\"'").rpartition("://")
+    where, slash, path = rest.partition("/")
+    if where.count(":") > 1 and not where.startswith("["):
+        where = f"[{where}]"  # a bare IPv6 address
+    parts = urllib.parse.urlsplit(f"//{where}")
+    name, port = parts.hostname or LOCAL, parts.port or ({"https": 443, "http": 80}[scheme or "http"] if mark else PORT)
+    name = {"0.0.0.0": LOCAL, "::": "::1"}.get(name, name)
+    name = f"[{name}]" if ":" in name else name
+    return f"{scheme or 'http'}://{name}:{port}{slash}{path}".rstrip("/")
 
 
 def _run(command: list[str], timeout_s: float) -> str:
@@ -144,8 +163,11 @@ def _stops(form: Form | None, end: str) -> list[str]:
     return list(dict.fromkeys(text for text in found if text and "\n" not in text))
 
 
-def _text(tokens: list[str], index: int | None) -> str:
-    return tokens[index] if index is not None and 0 <= index < len(tokens) else ""
+def _token(file: GgufFile, tokens: list[str], name: str) -> str:
+    """The text of a special token; empty where the file names none."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    index = file.whole(key) if key in file.entries else len(tokens)
+    return tokens[index] if index < len(tokens) else ""
 
 
 def _quoted(word: str, text: str) -> str:

@@ -36,6 +36,7 @@ class ChatTask:
     root: Path
     fingerprint: str
     context: int
+    stride: int = 1  # bytes of an answer, on average: nothing is cut into passages
     left_out: int = 0
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
@@ -43,7 +44,6 @@ class ChatTask:
 
     kind = LANGUAGE_MODELLING
     labels: tuple[str, ...] = ()
-    stride = 0  # nothing is cut into passages
 
     @classmethod
     def open(
@@ -77,7 +77,9 @@ class ChatTask:
         content = {name: [example.key for example in ordered[name]] for name in sorted(ordered)}
         digest = hashlib.sha256(json.dumps([context, content]).encode()).hexdigest()[:16]
         del progress  # nothing takes long here
-        return cls(root, digest, context, left_out, [], ordered, said)
+        judged = [len(said[example.key][-1]["content"].encode()) for part in ordered.values() for example in part]
+        stride = max(1, round(sum(judged) / max(1, len(judged))))
+        return cls(root, digest, context, stride, left_out, [], ordered, said)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """The conversations of a split."""
@@ -92,6 +94,11 @@ class ChatTask:
     def text(self, example: Example) -> str:
         """What was said, a line for each message: for measuring inputs, not for training."""
         return "\n".join(message["content"] for message in self.conversation(example))
+
+    def question(self, example: Example) -> str:
+        """What its first user says; empty where none says anything."""
+        asked = (message["content"] for message in self.conversation(example) if message["role"] == "user")
+        return next(asked, "")
 
     def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
         """The conversations as JSON, padded: what a language session's `answer` puts into words and judges."""

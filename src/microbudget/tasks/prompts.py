@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadData
+from .chats import ChatTask
 
 if TYPE_CHECKING:
     from .text import TextTask
@@ -75,15 +76,19 @@ def _parsed(path: Path, number: int, line: str) -> str:
     return text
 
 
-def choose(given: Sequence[str] | None, answers: bool, task: TextTask) -> tuple[Prompt, ...]:
-    """The given prompts, or the default ones: questions where the model answers, else beginnings of held-out text."""
+def choose(given: Sequence[str] | None, answers: bool, task: TextTask | ChatTask) -> tuple[Prompt, ...]:
+    """The given prompts, or the default ones: questions where the model answers, else beginnings of held-out text.
+
+    Of conversations the questions are what held-out users ask first.
+    """
     if given:
         return tuple(Prompt(text, answers) for text in given)
-    if answers:
-        return tuple(Prompt(text, True) for text in QUESTIONS)
     examples = task.examples("validation")
     count = min(CONTINUED, len(examples))
-    chosen = (examples[(2 * place + 1) * len(examples) // (2 * count)] for place in range(count))
+    chosen = [examples[(2 * place + 1) * len(examples) // (2 * count)] for place in range(count)]
+    if answers:
+        asked = [task.question(example) for example in chosen] if isinstance(task, ChatTask) else []
+        return tuple(Prompt(text, True) for text in (dict.fromkeys(filter(None, asked)) or QUESTIONS))
     return tuple(Prompt(_beginning(task.text(example)), False) for example in chosen)
 
 

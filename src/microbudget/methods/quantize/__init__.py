@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,10 +12,14 @@ from ...model import Model, Record
 from ...runtimes.ggml_types import FILE_TYPES
 from ...units import parse_bytes
 from .. import Context, Method, option
+from .gguf.mixtures import overrides
 
 REPAIRS = ("equalize", "scales", "gptq", "bias")
 AUTO_REPAIR = ("auto",)
 LEVEL_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not told
+# Options that only one of the two formats has.
+FOR_ONNX = ("activations", "observer", "repair", "finer", "size", "max_kl")
+FOR_GGUF = ("type", "imatrix", "tensors")
 OBSERVERS = ("auto", "min_max", "percentile", "least_squares", "entropy")
 
 
@@ -55,23 +60,35 @@ class Quantize(Method):
             raise InvalidOption("quantize: give size or max_kl, not both: one is the limit, the other the result")
         if self.bits != 8 and (self.size is not None or self.max_kl is not None):
             raise InvalidOption("quantize: size and max_kl choose every layer's bits: leave bits at 8")
+        if self.bits != 8 and self.type is not None:
+            raise InvalidOption(f"quantize: give bits or type, not both: {self.type} says how many bits already")
         self.repairs()
+        overrides(self.tensors)
 
     def output_format(self, input_format: str) -> str:
         """The format that comes out. Raises InvalidRecipe when the input's format or its options do not fit."""
-        if input_format == "onnx" and self.type is not None:
-            raise InvalidRecipe(f"quantize: type={self.type!r} is for GGUF files, but it gets onnx: give bits")
-        return super().output_format(input_format)
+        made = super().output_format(input_format)
+        strange = {"onnx": FOR_GGUF, "gguf": FOR_ONNX}[input_format]
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if spec.name in strange and value != spec.default:
+                files, have = ("GGUF", FOR_ONNX) if input_format == "onnx" else ("ONNX", FOR_GGUF)
+                raise InvalidRecipe(
+                    f"quantize: {spec.name}={value!r} is for {files} files, but it gets {input_format}: give bits,"
+                    f" samples, or some of {', '.join(have)}"
+                )
+        return made
+
+    @property
+    def level(self) -> str:
+        """The level of a GGUF file, by `type` or else by `bits`."""
+        return self.type or LEVEL_OF_BITS[self.bits]
 
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """The content of a stored importance matrix."""
         from .gguf.quantizing import stored_hash
 
         return stored_hash(self.imatrix)
-
-    def short(self) -> str:
-        """The step with only the options that differ from their defaults; a type says more than bits."""
-        return super().short().replace(f"bits={self.bits!r}, ", "") if self.type else super().short()
 
     def repairs(self) -> tuple[str, ...]:
         """The repairs by name; `auto` is decided when the network is known."""
@@ -91,8 +108,7 @@ class Quantize(Method):
         if model.format == "gguf":
             from .gguf.quantizing import GgufOptions, quantize_gguf
 
-            level = self.type or LEVEL_OF_BITS[self.bits]
-            return quantize_gguf(model, GgufOptions(level, self.imatrix, self.samples, self.tensors), context, out)
+            return quantize_gguf(model, GgufOptions(self.level, self.imatrix, self.samples, self.tensors), context, out)
         from .onnx_model import quantize_onnx
 
         options = {

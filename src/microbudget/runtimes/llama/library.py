@@ -86,7 +86,12 @@ def find() -> Path:
 
 @cache
 def library() -> ctypes.CDLL:
-    """llama.cpp, ready to use. Raises MissingExtra when the wheel is missing or has other structures than we know."""
+    """llama.cpp, ready to use. Raises MissingExtra when the wheel is missing or is not of the version that we know.
+
+    Structures go over by value: with another version a first call could write where it must not, so none is made.
+    """
+    if version() != TESTED:
+        raise _unusable("it is of another version")
     loaded = ctypes.CDLL(str(find()))
     try:
         for name, (result, arguments) in PROTOTYPES.items():

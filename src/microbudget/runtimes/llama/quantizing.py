@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption
+from ..ggml_types import WRITABLE
 from .library import library
 
 Floats = NDArray[np.float32]
-
-# The types that ggml_quantize_chunk writes; any other would end the process.
-WRITABLE = frozenset((0, 1, 2, 3, 6, 7, 8, *range(10, 15), *range(16, 24), 29, 30, 34, 35, 39, 40, 41, 42))
 
 
 def row_bytes(type_id: int, columns: int) -> int:

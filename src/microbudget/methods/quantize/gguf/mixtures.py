@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ....errors import InvalidOption, UnsupportedModel
@@ -50,14 +50,14 @@ class Facts:
     def of(cls, file: GgufFile) -> Facts:
         """From a file's metadata. Raises UnsupportedModel when they are not there."""
         name = file.architecture
-        counts = [file.get(f"{name}.{key}") for key in ("block_count", "attention.head_count")]
-        kv_heads = file.get(f"{name}.attention.head_count_kv", counts[1])
-        experts = file.get(f"{name}.expert_count", 0)
-        if not all(type(value) is int for value in (*counts, kv_heads, experts)):
+        layers, heads = (file.wholes(f"{name}.{key}", low=1) for key in ("block_count", "attention.head_count"))
+        kv_heads = file.wholes(f"{name}.attention.head_count_kv", heads[0])
+        experts = file.wholes(f"{name}.expert_count", 0)
+        if not all(len(values) == 1 for values in (layers, heads, kv_heads, experts)):
             raise UnsupportedModel(
                 f"{file.path}: {name} has no single number of layers and heads; it is not known here"
             )
-        return cls(name, counts[0], counts[1], kv_heads, experts)
+        return cls(name, layers[0], heads[0], kv_heads[0], experts[0])
 
     @property
     def shared(self) -> bool:
@@ -245,23 +245,41 @@ class Choice:
         return round(self.tensor.parameters * (self.type.bits_per_weight - self.wanted.bits_per_weight) / 8)
 
 
+@dataclass(frozen=True)
+class Override:
+    """A type for the tensors whose names hold a pattern."""
+
+    pattern: re.Pattern[str]
+    type: GgmlType
+
+
+def overrides(text: str) -> tuple[Override, ...]:
+    """Types by pattern: "attn_v=Q8_0, blk.0.=Q6_K". Raises InvalidOption for what is none, or cannot be written."""
+    found = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        pattern, _, kind = (piece.strip() for piece in part.rpartition("="))
+        if not pattern or not kind:
+            raise InvalidOption(f"tensors: {part!r} is no pattern=TYPE, such as attn_v=Q8_0")
+        found.append(Override(_compiled(pattern), find(kind)))
+    return tuple(found)
+
+
 def choose(
     tensors: Iterable[TensorInfo],
     facts: Facts,
     file_type: str,
     *,
     imatrix: bool,
-    overrides: Mapping[str, str] | None = None,
+    overrides: Sequence[Override] = (),
 ) -> tuple[Choice, ...]:
     """The type of every tensor in a mixture, as llama.cpp's quantizer chooses it.
 
-    tensors: in the order of `gguf_write.order`. overrides: type by pattern (a regular expression searched in the name,
-    the first that is found counts); the other tensors keep what they have without them. Raises InvalidOption for a
-    mixture that is unknown, UnsupportedModel for rows that fit no type.
+    tensors: in the order of `gguf_write.order`. overrides: the first whose pattern is found in the name counts; the
+    other tensors keep what they have without them. Raises InvalidOption for a mixture that is unknown,
+    UnsupportedModel for rows that fit no type.
     """
     mixture = _mixture(file_type)
     tensors = tuple(tensors)
-    patterns = [(_compiled(pattern), find(kind)) for pattern, kind in (overrides or {}).items()]
     names = [tensor.name for tensor in tensors]
     values = sum(role_of(name) == "value" for name in names)
     seen: Counter[str] = Counter()
@@ -274,7 +292,7 @@ def choose(
                 _index(tensor.name, role, seen, facts), values if role == "value" else facts.layers, facts, imatrix
             )
             seen[role] += 1
-            wanted = _manual(tensor.name, patterns) or _stock(
+            wanted = _manual(tensor.name, overrides) or _stock(
                 mixture, file_type, tensor, role, place, tied="output.weight" not in names
             )
         found.append(Choice(tensor, _fitting(tensor, wanted), wanted))
@@ -291,6 +309,16 @@ def needs_imatrix(choice: Choice, file_type: str) -> bool:
     if choice.tensor.name in ("token_embd.weight", "output.weight") or not quantizable(choice.tensor):
         return False
     return choice.type.name in _NEED_IMATRIX or (choice.type.name == "Q2_K" and file_type == "Q2_K_S")
+
+
+def refuse_unweighted(choices: Sequence[Choice], file_type: str) -> None:
+    """Raise InvalidOption where a tensor would be garbage, since there is no importance matrix."""
+    needing = next((choice for choice in choices if needs_imatrix(choice, file_type)), None)
+    if needing is not None:
+        raise InvalidOption(
+            f"quantize: {file_type} needs an importance matrix ({needing.tensor.name} would be {needing.type.name},"
+            " garbage without one): leave imatrix=True with training text, give a stored one, or choose Q2_K or larger"
+        )
 
 
 def role_of(name: str) -> str:
@@ -320,8 +348,8 @@ def _index(name: str, role: str, seen: Counter[str], facts: Facts) -> int:
     return seen[role]
 
 
-def _manual(name: str, patterns: list[tuple[re.Pattern[str], GgmlType]]) -> GgmlType | None:
-    return next((kind for pattern, kind in patterns if pattern.search(name)), None)
+def _manual(name: str, overrides: Sequence[Override]) -> GgmlType | None:
+    return next((one.type for one in overrides if one.pattern.search(name)), None)
 
 
 def _stock(mixture: Mixture, file_type: str, tensor: TensorInfo, role: str, place: Place, *, tied: bool) -> GgmlType:

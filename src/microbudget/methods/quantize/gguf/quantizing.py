@@ -17,7 +17,7 @@ from ....runtimes.gguf_file import GgufFile, TensorInfo
 from ....runtimes.gguf_write import check_space
 from ....tasks import Example
 from ... import Context
-from .mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix
+from .mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
 from .rewrite import layout, ordered, rewrite
 
 # Types whose rounding takes no account of an importance matrix: none is computed for them.
@@ -33,16 +33,6 @@ class GgufOptions:
     samples: int = 128  # passages of training text for the importance matrix
     tensors: str = ""  # types by pattern: "attn_v=Q8_0, blk.0.=Q6_K"
 
-    def overrides(self) -> dict[str, str]:
-        """Type by pattern. Raises InvalidOption."""
-        found = {}
-        for part in filter(None, (text.strip() for text in self.tensors.split(","))):
-            pattern, _, kind = (text.strip() for text in part.rpartition("="))
-            if not pattern or not kind:
-                raise InvalidOption(f"tensors: {part!r} is no pattern=TYPE, such as attn_v=Q8_0")
-            found[pattern] = kind
-        return found
-
 
 def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Path) -> Record:
     """Write `model.gguf` of another type into `out`; what it cost goes into the record.
@@ -55,7 +45,8 @@ def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Pat
         raise InvalidOption(f"quantize: there is no type {options.type!r}; there are {', '.join(MIXTURES)}")
     with GgufFile(model.weights) as file:
         choices = _choose(file, file_type, options)
-        _refuse_unweighted(choices, file_type, options)
+        if options.imatrix is False:
+            refuse_unweighted(choices, file_type)
         _warn_of_losses(choices, context)
         check_space(out, layout(file, choices, file_type).size_bytes)
         matrix, used, origin = _importance(model, options, choices, context)
@@ -85,17 +76,7 @@ def stored_hash(imatrix: bool | str) -> dict[str, str]:
 def _choose(file: GgufFile, file_type: str, options: GgufOptions) -> tuple[Choice, ...]:
     facts, tensors = Facts.of(file), ordered(file)
     weighted = options.imatrix is not False
-    return choose(tensors, facts, file_type, imatrix=weighted, overrides=options.overrides())
-
-
-def _refuse_unweighted(choices: Sequence[Choice], file_type: str, options: GgufOptions) -> None:
-    needing = [choice for choice in choices if needs_imatrix(choice, file_type)]
-    if needing and options.imatrix is False:
-        raise InvalidOption(
-            f"quantize: {file_type} needs an importance matrix ({needing[0].tensor.name} would be"
-            f" {needing[0].type.name}, garbage without one):"
-            " leave imatrix=True with training text, give a stored one, or choose Q2_K or larger"
-        )
+    return choose(tensors, facts, file_type, imatrix=weighted, overrides=overrides(options.tensors))
 
 
 def _warn_of_losses(choices: Sequence[Choice], context: Context) -> None:
