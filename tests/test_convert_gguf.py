@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from microbudget.errors import DiskFull, InvalidOption, ModelNotFound, Unsupport
 from microbudget.runtimes import convert_gguf, gguf_write, token_check
 from microbudget.runtimes.checkpoint import Checkpoint
 from microbudget.runtimes.gguf_file import GgufFile
+from microbudget.runtimes.gguf_write import entry
 from microbudget.runtimes.llama.network import Network
 from toy_language_models import SHAPES, train_byte_level, write_network
 
@@ -218,6 +220,30 @@ def test_settings_that_cannot_be_converted(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=reason):
         convert_gguf.plan(copy(llama, tmp_path / "model", **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "context"),
+    [
+        ({"model_type": "mistral", "sliding_window": 64}, 64),
+        ({"model_type": "mistral", "sliding_window": None}, 256),
+        ({"model_type": "mistral", "max_position_embeddings": 8192}, 4096),  # the family's own where none is told
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, 64),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": False}, 256),
+    ],
+)
+def test_a_sliding_window_bounds_the_context(
+    settings: dict[str, object], context: int, llama: Path, tmp_path: Path
+) -> None:
+    """Within one window llama.cpp computes the same; beyond it would look back further than the model did."""
+    folder = copy(llama, tmp_path / "model", **settings)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made = convert_gguf.plan(folder)
+    windows = [one for one in said if "look back over" in str(one.message)]
+    assert bool(windows) == (context != 256)
+    key = f"{made.config.family.architecture}.context_length"
+    assert entry(key, context, "u32") in made.layout.entries
 
 
 def test_folders_that_are_not_whole(llama: Path, tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ from microbudget.judge.tokens import Sides, _passage, read_both
 from microbudget.loading import load
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
+from microbudget.runtimes import convert_gguf, open_session
 from microbudget.runtimes.ggml_types import TYPES
 from microbudget.runtimes.gguf_file import GgufFile
+from microbudget.runtimes.language import LanguageSession
 from microbudget.tasks import LanguageTask, Task
 from microbudget.tasks.text import TextTask
 from microbudget.units import parse_drop
+from toy_language_models import train_sentencepiece, write_network
 from toy_pair import Pair, needs_llama, prose, write_pair
 
 pytestmark = needs_llama
@@ -169,6 +172,29 @@ def test_the_ledger_adds_up(pair: Pair, rounded: Path, which: str) -> None:
 @pytest.mark.parametrize("kind", TYPES.values(), ids=lambda kind: kind.name)
 def test_nominal_bits_leave_room_for_the_scales(kind: object) -> None:
     assert 0 < nominal_bits(kind) <= kind.bits_per_weight  # type: ignore[arg-type, attr-defined]
+
+
+def test_a_passage_begins_with_no_space_that_is_not_in_it(tmp_path: Path) -> None:
+    """With a SentencePiece tokenizer that puts one before every text; the same in torch and in llama.cpp."""
+    train_sentencepiece(tmp_path / "hf", size=600)
+    write_network(tmp_path / "hf", "llama", vocab_size=700)
+    convert_gguf.plan(tmp_path / "hf", "float32").write(tmp_path / "toy.gguf")
+    history, passage = b"the quick fox\n", b"jumps over the dog"
+    inputs = {
+        "text": np.frombuffer(history + passage, np.uint8)[None], "begin": np.array([len(history)]),
+        "end": np.array([len(history + passage)]), "context": np.array([64]),
+    }  # fmt: skip
+    for path in (tmp_path / "hf", tmp_path / "toy.gguf"):
+        session = open_session(load(path), threads=1)
+        assert isinstance(session, LanguageSession)
+        encode = session.reader.encode
+        ids, _ = session.logits(inputs)
+        assert encode((history + passage).decode()) == [*encode(history.decode()), *ids]
+        assert encode(passage.decode()) != ids.tolist()
+        ends = {"begin": np.array([0]), "end": np.array([len(passage)])}
+        alone = {**inputs, **ends, "text": inputs["text"][:, len(history) :]}
+        assert session.logits(alone)[0].tolist() == encode(passage.decode())  # the beginning of a file
+        session.close()
 
 
 def test_weights_that_are_not_numbers_make_a_broken_language_model(pair: Pair, text: Path, tmp_path: Path) -> None:

@@ -80,6 +80,25 @@ def test_sentencepiece_model_is_read(tmp_path: Path) -> None:
     assert (found.add_bos, found.add_space_prefix) == (True, True)
 
 
+def test_added_tokens_of_old_folders_are_read(tmp_path: Path) -> None:
+    """added_tokens.json beside tokenizer.model, special where another file names them so."""
+    train_sentencepiece(tmp_path, size=600)
+    with_config(tmp_path)
+    words = vocabulary.read_vocabulary(tmp_path, 600)
+    (tmp_path / "tokenizer.model").write_bytes(protobuf(words))
+    (tmp_path / "tokenizer.json").unlink()
+    size = len(words.tokens)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<user>": size + 1, "<|im_end|>": size}), encoding="utf-8")
+    special = {"additional_special_tokens": ["<|im_end|>"]}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
+    found = vocabulary.read_vocabulary(tmp_path, size + 2)
+    assert found.tokens[size:] == ("<|im_end|>", "<user>")
+    assert found.types[size:] == (vocabulary.CONTROL, vocabulary.USER_DEFINED)
+    (tmp_path / "added_tokens.json").write_text('{"<user>": "7"}', encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match="gives the token '<user>' the id '7'"):
+        vocabulary.read_vocabulary(tmp_path, size + 2)
+
+
 def protobuf(words: vocabulary.Vocabulary, model_type: int = 2) -> bytes:
     def field(number: int, raw: bytes) -> bytes:
         return varint(number << 3 | 2) + varint(len(raw)) + raw

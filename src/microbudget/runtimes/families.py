@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
     "yarn": ("factor",),
 }
 _FOREIGN_YARN = ("attention_factor", "mscale", "mscale_all_dim")  # other than llama.cpp's own 1 + 0.1 ln(factor)
+SLIDING_WINDOW = 4096  # of transformers, where a family has one and config.json is silent
 LARGEST = 2**31 - 1
 # More than any model has; without limits a config of a few bytes would make names and tokens fill the memory.
 MOST = {"num_hidden_layers": 4096, "vocab_size": 2**21}
@@ -244,7 +246,7 @@ def parse_config(raw: dict[str, Any], name: str) -> LanguageConfig:
         head=head,
         inner=_whole(settings, "intermediate_size", name),
         vocabulary=_whole(settings, "vocab_size", name),
-        context=_whole(settings, "max_position_embeddings", name),
+        context=_context(raw, settings, name),
         epsilon=_real(settings, family.epsilon, 1e-6 if family.epsilon == "rms_norm_eps" else 1e-5, name),
         rope_theta=theta,
         rope_scaling=rope,
@@ -302,6 +304,26 @@ def _rope(settings: dict[str, Any], family: Family, name: str) -> tuple[dict[str
     share = found.get("partial_rotary_factor", settings.get("partial_rotary_factor", family.rotary))
     theta, share = _positive(theta, "rope_theta", name), _positive(share, "partial_rotary_factor", name)
     return {**found, "rope_type": kind}, theta, share
+
+
+def _context(raw: dict[str, Any], settings: dict[str, Any], name: str) -> int:
+    """Tokens: the positions, or the window over which each token looks back where that is less.
+
+    llama.cpp's graphs of these families look back over everything; within one window the two are the same.
+    """
+    positions = _whole(settings, "max_position_embeddings", name)
+    slides = settings["model_type"] == "mistral" or settings.get("use_sliding_window")
+    window = raw.get("sliding_window", SLIDING_WINDOW) if slides else None
+    if window is None:
+        return positions
+    window = _whole({"sliding_window": window}, "sliding_window", name)
+    if window < positions:
+        warnings.warn(
+            f"{name}: tokens look back over {window} others of {positions}, which llama.cpp does not do in this family:"
+            f" its context is set to {window} tokens",
+            stacklevel=2,
+        )
+    return min(positions, window)
 
 
 def _positive(value: Any, what: str, name: str) -> float:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -188,13 +189,30 @@ class LanguageSession:
         reader = self.reader
         size = min(context, reader.longest)
         history = reader.encode(text[:begin].decode("utf-8"), special)
-        judged = reader.encode(text[begin:].decode("utf-8"))
+        passage = text[begin:].decode("utf-8")
+        judged = self._behind_a_line(passage) if begin else reader.encode(passage)
         self._reserve(size, min(ROWS, size))
         # A text with more tokens than fit is judged in pieces of half the context, each with a history.
         step = max(1, len(judged) if len(judged) < size else size // 2)
         for start in range(0, len(judged), step):
             before, piece = history + judged[:start], judged[start : start + step]
             yield from self._read(window(before, piece, size, reader.begin, reader.adds_begin))
+
+    @cached_property
+    def _line(self) -> list[int]:
+        """The tokens of a line's end, where the tokenizer puts a space before every text; else none.
+
+        SentencePiece's often do: "x" is written " x", and only behind other text by itself.
+        """
+        line, both = (self.reader.encode(text) for text in ("\n", "\nx"))
+        prefixes = both[: len(line)] == line and both[len(line) :] != self.reader.encode("x")
+        return line if prefixes else []
+
+    def _behind_a_line(self, text: str) -> list[int]:
+        """The tokens of a text that goes on with another one: no space that is not in it stands before it."""
+        both = self.reader.encode(f"\n{text}") if self._line else []
+        whole = bool(both) and both[: len(self._line)] == self._line  # no token joins the line's end with the text
+        return both[len(self._line) :] if whole else self.reader.encode(text)
 
     def _read(self, part: Window) -> Iterator[tuple[list[int], Logits]]:
         tokens, first = part.tokens, len(part.tokens) - part.judged

@@ -94,13 +94,29 @@ def read_chat_template(folder: Path, settings: dict[str, Any] | None = None) -> 
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with the ids of config.json where it names no special tokens."""
+    """tokenizer_config.json, with the ids of config.json where it names no special tokens, and added_tokens.json."""
     path = folder / "tokenizer_config.json"
     found: dict[str, Any] = _load(path) if path.is_file() else {}
     config = _load(folder / "config.json") if (folder / "config.json").is_file() else {}
     for text in SPECIAL.values():
         value = config.get(f"{text}_id")
         found.setdefault(f"{text}_id", value[0] if isinstance(value, list) and value else value)
+    if (folder / "added_tokens.json").is_file():
+        found["added_tokens_decoder"] = _with_added(folder, found)
+    return found
+
+
+def _with_added(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The added tokens by id, with those that older folders keep in a file of their own."""
+    path, map_path = folder / "added_tokens.json", folder / "special_tokens_map.json"
+    named = {**settings, **(_load(map_path) if map_path.is_file() else {})}
+    values = [*(named.get(key) for key in SPECIAL.values()), *(named.get("additional_special_tokens") or [])]
+    special = {value.get("content") if isinstance(value, dict) else value for value in values}
+    found = dict(settings.get("added_tokens_decoder") or {})
+    for text, index in _load(path).items():
+        if type(index) is not int or index < 0:
+            raise UnsupportedModel(f"{path} gives the token {text!r} the id {index!r}, not a whole number")
+        found.setdefault(str(index), {"content": text, "special": text in special})
     return found
 
 
