@@ -18,6 +18,7 @@ from microbudget.dictation.lesson import IGNORED, Weights, divergence, lesson, l
 from microbudget.dictation.teacher import Dictation, dictate
 from microbudget.loading import load
 from microbudget.model import Model
+from microbudget.progress import SILENT
 from microbudget.runtimes.whisper import Prompt, Vocabulary
 from microbudget.runtimes.whisper_torch import load_network
 from microbudget.tasks.speech import TranscriptionTask
@@ -131,6 +132,42 @@ def test_the_teacher_hears_each_recording_once(
         assert third.text(example) == again.text(example)
         assert third.states(example).shape == (150, 32)
         assert third.states(example).dtype == np.float16
+
+
+def test_of_a_long_recording_a_window_is_read(
+    whisper: Model, task: TranscriptionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten hours of it the model hears three seconds; nothing else is decoded."""
+    asked: list[float | None] = []
+    waveform = TranscriptionTask.waveform
+
+    def noted(self: TranscriptionTask, example: Any, seconds: float | None = None) -> Any:
+        asked.append(seconds)
+        return waveform(self, example, seconds)
+
+    monkeypatch.setattr(TranscriptionTask, "waveform", noted)
+    found = dictate(whisper, task, task.examples("train")[:2], tmp_path)
+    learnt = lesson(found, task, task.examples("train")[:2], [], Weights(), hears=True)
+    learnt.batch(np.array([0, 1]), 0)
+    assert asked == [3.0] * 4
+
+
+def test_silence_is_not_dictated(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
+    """Of silence Whisper makes up a text, and a student would learn to."""
+    import soundfile
+
+    from microbudget.dictation.teaching import material
+
+    silent = write_recordings(tmp_path / "data", 6)
+    soundfile.write(silent / "unlabelled.wav", np.zeros(16_000), 16_000)
+    quiet = TranscriptionTask.open(silent, cache=tmp_path / "cache")
+    (example,) = quiet.examples("unlabelled")
+    found = dictate(whisper, quiet, [example, *quiet.examples("train")], tmp_path)
+    assert found.text(example) == ""
+    assert found.passes == len(quiet.examples("train"))
+    chosen = material(whisper, quiet, tmp_path, max_wer=1e9, longest_s=3.0, threads=1, progress=SILENT)
+    assert chosen.left_out["the teacher wrote nothing"] >= 1
+    assert example not in chosen.train
 
 
 def test_a_killed_pass_goes_on_where_it_was(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microbudget.audio import pieces
 from microbudget.audio.pieces import Piece, cut, is_silent
 
 RATE = 16_000
@@ -95,6 +96,37 @@ def test_silence_is_left_out() -> None:
     assert first.start_s == 0.0
     assert first.end_s == pytest.approx(1.2, abs=0.05)
     assert second.start_s == pytest.approx(60.8, abs=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    spans=st.lists(st.tuples(st.floats(0.1, 3.0), st.floats(0.0, 30.0)), min_size=1, max_size=5),
+    lead=st.floats(0, 30),
+    size=st.integers(1000, 200_000),
+)
+def test_digital_silence_is_skipped_whatever_the_blocks(
+    spans: list[tuple[float, float]], lead: float, size: int
+) -> None:
+    samples = spoken([(0.0, 0.0), *spans])
+    samples[np.abs(samples) <= 6 * HUM] = 0
+    samples = np.concatenate([np.zeros(int(lead * RATE), np.float32), samples])
+    found, again = list(cut(blocks(samples, size), 5.0)), list(cut([samples], 5.0))
+    assert [(piece.start_s, len(piece.samples)) for piece in again] == [
+        (piece.start_s, len(piece.samples)) for piece in found
+    ]
+    energy = np.square(samples.astype(np.float64))
+    assert energy[covered(found, len(samples))].sum() >= 0.99 * energy.sum()
+    assert found[0].start_s == pytest.approx(max(0.0, int(lead * RATE) / RATE - 0.2), abs=0.05)
+
+
+def test_hours_of_silence_are_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    loudness = pieces._loudness
+    monkeypatch.setattr(pieces, "_loudness", lambda samples: (looked.append(len(samples)), loudness(samples))[1])
+    quiet, word = np.zeros(30 * RATE, np.float32), spoken([(1.0, 0.0)])
+    found = list(cut(iter([quiet] * 100 + [word] + [quiet] * 100 + [word]), 10.0))
+    assert [round(piece.start_s, 1) for piece in found] == [2999.8, 6000.8]
+    assert sum(looked) < 100 * RATE
 
 
 def test_noise_alone_is_heard() -> None:

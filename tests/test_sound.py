@@ -57,6 +57,40 @@ def test_formats(tmp_path: Path, name: str, form: str, subtype: str, tolerance: 
     assert sound.describe(tmp_path / name).seconds == pytest.approx(0.5)
 
 
+WRITTEN = {
+    ".wav": "WAV PCM_16", ".wave": "WAV PCM_16", ".flac": "FLAC PCM_16", ".ogg": "OGG VORBIS", ".oga": "OGG VORBIS",
+    ".opus": "OGG OPUS", ".mp3": "MP3 MPEG_LAYER_III", ".aif": "AIFF PCM_16", ".aiff": "AIFF PCM_16",
+    ".aifc": "AIFF PCM_16", ".au": "AU PCM_16", ".snd": "AU PCM_16", ".caf": "CAF PCM_16", ".w64": "W64 PCM_16",
+    ".rf64": "RF64 PCM_16", ".sph": "NIST PCM_16", ".nist": "NIST PCM_16", ".voc": "VOC PCM_16", ".sf": "IRCAM PCM_16",
+    ".ircam": "IRCAM FLOAT", ".htk": "HTK PCM_16", ".avr": "AVR PCM_16", ".paf": "PAF PCM_16", ".pvf": "PVF PCM_16",
+    ".sds": "SDS PCM_16", ".svx": "SVX PCM_16", ".8svx": "SVX PCM_S8", ".iff": "SVX PCM_16", ".wve": "WVE ALAW",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", sorted(sound.EXTENSIONS))
+def test_every_suffix_that_is_looked_for_is_read(tmp_path: Path, suffix: str) -> None:
+    form, subtype = WRITTEN[suffix].split()
+    if form not in soundfile.available_formats():
+        pytest.skip(f"this libsndfile has no {form}")
+    rate = 8_000 if form == "WVE" else 16_000  # Psion's know no other
+    soundfile.write(tmp_path / f"a{suffix}", tone(0.5, rate), rate, format=form, subtype=subtype)
+    read = sound.read(tmp_path / f"a{suffix}")
+    assert len(read) == pytest.approx(8_000, abs=1)
+    assert amplitude(read, TONE_HZ) == pytest.approx(0.5, rel=0.05)
+
+
+def test_raw_samples_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(32_000))
+    with pytest.raises(BadData, match=r"a\.raw has no header"):
+        sound.describe(tmp_path / "a.raw")
+
+
+def test_a_rate_that_cannot_be(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(0.1, 16_000), 10)
+    with pytest.raises(BadData, match=r"[/\\]a\.wav says that it has 10 samples a second"):
+        sound.read(tmp_path / "a.wav")
+
+
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
 def test_rates_are_resampled_well(tmp_path: Path, rate: int) -> None:
     """The tone keeps its loudness and length; what 16 kHz cannot hold is gone and leaves no alias."""
@@ -107,6 +141,19 @@ def test_a_truncated_flac_is_refused(tmp_path: Path) -> None:
         sound.read(path)
     with pytest.raises(BadData, match=r"a\.flac is (cut off|damaged)"):
         sound.check(path)
+
+
+def test_a_beginning_is_read_without_the_rest(stereo_44100: Path, tmp_path: Path) -> None:
+    """What lies behind it is not decoded, and so may be damaged."""
+    whole = sound.read(stereo_44100)
+    for seconds in (0.0, 0.25, 1.0, 7.0):
+        np.testing.assert_array_equal(sound.read(stereo_44100, seconds), whole[: round(seconds * 16_000)])
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 90 * 16_000), 16_000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    assert len(sound.read(path, 20.0)) == 20 * 16_000
+    with pytest.raises(BadData, match=r"a\.flac is (cut off|damaged)"):
+        sound.read(path)
 
 
 def test_a_wav_whose_header_promises_more(tmp_path: Path) -> None:

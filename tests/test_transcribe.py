@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import struct
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,12 +83,14 @@ def test_a_folder_to_a_folder(capsys: pytest.CaptureFixture[str], model: Path, t
     speak(tmp_path / "in/a.wav", 1.0)
     speak(tmp_path / "in/deep/b.flac", 1.0)
     (tmp_path / "in/c.wav").write_text("no sound", encoding="utf-8")
+    (tmp_path / "in/phone.m4a").write_bytes(b"....ftypM4A ")
     out = tmp_path / "out"
     status, _, told = run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt")
     assert status == 0
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.srt")) == ["a.wav.srt", "deep/b.flac.srt"]
     assert "warning:" in told
     assert "c.wav is no sound file" in told
+    assert "not read (left out): 1 .m4a; convert them" in told
     assert not list(out.rglob("*.partial"))
     status, _, told = run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt")
     assert status == 2
@@ -138,6 +147,67 @@ def test_bad_input(
     assert re.search(message, told), told
 
 
+TEN_HOURS_S = 36_000
+
+
+def write_hours(path: Path, seconds: int) -> Path:
+    """A WAV of 16 bits with a second of noise at its begin, in the middle and at its end, and holes between them."""
+    samples = seconds * 16_000
+    head = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + 2 * samples, b"WAVE", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16, b"data",
+        2 * samples,
+    )  # fmt: skip
+    burst = (np.random.default_rng(0).normal(0, 3000, 16_000)).astype("<i2").tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        stream.write(head)
+        for begin in (0, samples // 2, samples - 16_000):
+            stream.seek(len(head) + 2 * begin)
+            stream.write(burst)
+    return path
+
+
+def heard_in_a_process(model: Path, audio: Path) -> tuple[dict[str, Any], int]:
+    """What `transcribe --json` writes, and the most memory that it took, in bytes."""
+    code = (
+        "import sys; from microbudget.cli import main; status = main(sys.argv[1:]);"
+        "lines = open('/proc/self/status').read().splitlines();"
+        "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')), file=sys.stderr); sys.exit(status)"
+    )
+    arguments = ["transcribe", str(audio), "--model", str(model), "--json", "--threads", "1", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True, env=environment
+    )
+    return json.loads(done.stdout), 1024 * int(done.stderr.split()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and wants files with holes")
+def test_ten_hours(model: Path, tmp_path: Path) -> None:
+    """All of it is heard, in the memory of a minute, and the silence between costs little more than its reading."""
+    long = write_hours(tmp_path / "data/long.wav", TEN_HOURS_S)
+    minute, minute_bytes = heard_in_a_process(model, write_hours(tmp_path / "minute.wav", 60))
+    whole, whole_bytes = heard_in_a_process(model, long)
+    assert (minute["seconds"], whole["seconds"]) == (60, TEN_HOURS_S)
+    assert whole_bytes - minute_bytes < 150e6
+    assert [one["text"] for one in whole["segments"]] == [one["text"] for one in minute["segments"]]
+    assert whole["segments"][0]["start_s"] == 0
+    assert whole["segments"][-1]["end_s"] == pytest.approx(TEN_HOURS_S, abs=0.5)
+
+    speak(tmp_path / "data/short.wav", 1.0)
+    rows = ["file_name,transcription", "long.wav,noise and noise and noise", "short.wav,noise"]
+    (tmp_path / "data/metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    tracemalloc.start()
+    task = TranscriptionTask.open(tmp_path / "data", splits=False, cache=tmp_path / "cache")
+    lengths = {example.name: task.seconds(example) for example in task.examples("test")}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert lengths == {"long.wav": TEN_HOURS_S, "short.wav": 1.0}
+    assert peak < 150e6
+    (example,) = (each for each in task.examples("test") if each.name == "long.wav")
+    assert set(task.collate([example], {})) == {"file"}
+
+
 def test_another_kind_of_model(capsys: pytest.CaptureFixture[str], onnx_model: Path, tmp_path: Path) -> None:
     status, _, told = run(capsys, speak(tmp_path / "a.wav", 0.3), "--model", onnx_model)
     assert status == 2
@@ -150,6 +220,31 @@ def test_time_left_is_told_in_a_log(
     monkeypatch.setattr("microbudget.transcribing.TOLD_EVERY_S", 0.0)
     _, _, told = run(capsys, speak(tmp_path / "a.wav"), "--model", model)
     assert re.search(r"a\.wav 00:00:0\d of 00:00:07, .* left", told)
+
+
+class Terminal(io.StringIO):
+    """Both streams of one terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("form", [None, "json"])
+def test_text_and_the_live_line_do_not_mix(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str | None
+) -> None:
+    """Whatever is written begins at the start of an empty line, and nothing of the live line is left at the end."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("microbudget.progress.REDRAWN_S", 0.0)
+    extra = ["--format", form] if form else []
+    assert main(["transcribe", str(speak(tmp_path / "a.wav")), "--model", str(model), "--threads", "1", *extra]) == 0
+    shown = terminal.getvalue()
+    assert re.search(r"a\.wav \d/7", shown)
+    lines_seen = [line.rsplit("\x1b[2K", 1)[-1] for line in shown.split("\n")]
+    assert not [line for line in lines_seen if "a.wav" in line and '"file"' not in line], lines_seen
+    assert any(line.strip() for line in lines_seen)
 
 
 @given(st.floats(0, 400_000))

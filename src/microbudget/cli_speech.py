@@ -29,7 +29,7 @@ def add_verbs(verbs: Any, verb: Any) -> None:
     parser.add_argument("--model", required=True, help="hub id or folder of Whisper (hf or ct2), or a RUN")
     parser.add_argument("--format", choices=FORMATS, help="text (default), json, srt or vtt")
     parser.add_argument("--out", type=Path, help="file, or folder for a folder of recordings (default: stdout)")
-    parser.add_argument("--language", metavar="de", help="of a model that knows several (default: detected)")
+    parser.add_argument("--language", metavar="de", help="or german, of a model that knows several (default: detected)")
     about = "the longest piece heard at once (default: the model's window; 7 for subtitles)"
     parser.add_argument("--longest", type=float, metavar="SECONDS", help=about)
     parser.add_argument("--force", action="store_true", help="write over files that stand")
@@ -40,7 +40,7 @@ def transcribe(options: argparse.Namespace, progress: Progress) -> int:
     from .transcribing import Transcriber, check_out, longest_of, recordings
 
     form = options.format or ("json" if options.json else "text")
-    found, many = recordings(options.audio), options.audio.is_dir()
+    found, many = recordings(options.audio, progress), options.audio.is_dir()
     check_out(options.out, found, many, form, options.force)
     threads = options.threads if isinstance(options.threads, int) else 0
     with Transcriber(
@@ -73,6 +73,7 @@ def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path |
             _write_whole(target(out, name, "json") if many else out, iter([text]))
     _check_any(done, found)
     if out is None:
+        progress.clear()
         print(json.dumps(done if many else done[0], indent=1, ensure_ascii=False))
 
 
@@ -88,9 +89,12 @@ def _write_lines(
             if out is not None:
                 _write_whole(target(out, name, form) if many else out, text)
             elif many:
-                print(f"{name}: " + " ".join(line.strip() for line in text), flush=True)
+                told = " ".join(line.strip() for line in text)
+                progress.clear()
+                print(f"{name}: {told}", flush=True)
             else:
                 for line in text:
+                    progress.clear()
                     sys.stdout.write(line)
                     sys.stdout.flush()
         except BadData as error:

@@ -10,6 +10,7 @@ from typing import TextIO, TypeVar
 from .units import format_seconds
 
 T = TypeVar("T")
+REDRAWN_S = 0.1  # a line that changes faster cannot be read
 
 
 class Progress:
@@ -24,7 +25,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One whole line."""
         if not self._quiet:
-            self._clear()
+            self.clear()
             print(text, file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
@@ -38,7 +39,7 @@ class Progress:
         for done, item in enumerate(items):
             self._draw(what, done, count, time.monotonic() - started)
             yield item
-        self._clear()
+        self.clear()
 
     @property
     def live(self) -> bool:
@@ -48,13 +49,13 @@ class Progress:
     def advance(self, what: str, done_s: float, total_s: float, elapsed_s: float) -> None:
         """On a terminal, how many seconds of a recording are done and the time left."""
         if done_s >= total_s:
-            self._clear()
+            self.clear()
         else:
             self._draw(what, int(done_s), max(1, int(total_s)), elapsed_s)
 
     def _draw(self, what: str, done: int, total: int | None, elapsed_s: float) -> None:
         now = time.monotonic()
-        if not self._live or now - self._drawn_at < 0.1:
+        if not self._live or now - self._drawn_at < REDRAWN_S:
             return
         self._drawn_at = now
         text = f"{what} {done}" + (f"/{total}" if total else "")
@@ -63,7 +64,8 @@ class Progress:
         self._stream.write(f"\r\x1b[2K{text}")
         self._stream.flush()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Take the line that is rewritten off the terminal, before something else is written to it."""
         if self._live:
             self._stream.write("\r\x1b[2K")
             self._stream.flush()

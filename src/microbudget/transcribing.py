@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .audio import sound
-from .audio.sound import EXTENSIONS
+from .audio.sound import EXTENSIONS, FOREIGN
 from .errors import BadData, InvalidOption, UnsupportedModel
 from .loading import load
 from .model import TRANSCRIPTION, Model
 from .progress import SILENT, Progress
 from .runtimes import open_speech
-from .tasks.folders import walk
+from .tasks.folders import about_foreign, walk
+from .tasks.utterances import REMEDY
 from .units import format_seconds
 
 FORMATS = ("text", "json", "srt", "vtt")
@@ -84,6 +86,7 @@ class Transcriber:
         watch = _Watch(self._progress, name or path.name, total_s)
         for piece, text in self._session.long(path, self._longest_s, watch):
             yield Segment(round(piece.start_s, 3), round(piece.end_s, 3), text)
+        watch(total_s)
 
     def transcript(self, path: Path, name: str = "") -> Transcript:
         """The whole of a recording. Raises BadData."""
@@ -115,21 +118,29 @@ class _Watch:
         now = time.monotonic()
         spent_s = now - self._started
         self._progress.advance(self._name, heard_s, self._total_s, spent_s)
-        if now - self._told_at >= TOLD_EVERY_S and not self._progress.live and heard_s:
+        going = 0 < heard_s < self._total_s
+        if now - self._told_at >= TOLD_EVERY_S and not self._progress.live and going:
             self._told_at = now
             left = format_seconds(spent_s / heard_s * (self._total_s - heard_s))
             self._progress.say(f"{self._name} {clock(heard_s)} of {clock(self._total_s)}, {left} left")
 
 
-def recordings(path: Path) -> list[tuple[str, Path]]:
-    """The sound files of a path with their names below it, sorted. Raises BadData where there is none."""
+def recordings(path: Path, progress: Progress = SILENT) -> list[tuple[str, Path]]:
+    """The sound files of a path with their names below it, sorted; what is no format of ours is told.
+
+    Raises BadData where there is none.
+    """
     if path.is_file():
         return [(path.name, path)]
     if not path.is_dir():
         raise BadData(f"there is no file or folder {path}")
-    found = [file for file in walk(path) if file.suffix.lower() in EXTENSIONS]
+    files = list(walk(path))
+    found = [file for file in files if file.suffix.lower() in EXTENSIONS]
+    others = about_foreign(Counter(file.suffix.lower() for file in files if file.suffix.lower() in FOREIGN), REMEDY)
     if not found:
-        raise BadData(f"{path} holds no recordings ({', '.join(sorted(EXTENSIONS))})")
+        raise BadData("; ".join([f"{path} holds no recordings ({', '.join(sorted(EXTENSIONS))})", *others]))
+    for warning in others:
+        progress.warn(warning)
     return [(file.relative_to(path).as_posix(), file) for file in found]
 
 

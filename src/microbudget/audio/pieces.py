@@ -48,8 +48,9 @@ def cut(blocks: Iterable[Samples], longest_s: float) -> Iterator[Piece]:
     held, start, source = np.zeros(0, np.float32), 0, iter(blocks)  # start: of what is held, in samples
     loudest = 0.0  # so far
     while True:
+        held, start = _skip(held, start)
         while len(held) < 2 * longest and (block := next(source, None)) is not None:
-            held = np.concatenate([held, block])
+            held, start = _skip(np.concatenate([held, block]), start)
         if not len(held):
             return
         loud = _loudness(held[: 2 * longest])
@@ -63,6 +64,14 @@ def cut(blocks: Iterable[Samples], longest_s: float) -> Iterator[Piece]:
 def is_silent(samples: Samples) -> bool:
     """Whether nothing in it can be heard."""
     return not len(samples) or float(np.abs(samples).max()) < SILENT
+
+
+def _skip(held: Samples, start: int) -> tuple[Samples, int]:
+    """Without the beginning in which nothing can be heard, but for a margin: hours of it cost only their reading."""
+    audible = np.abs(held) >= SILENT
+    first = int(audible.argmax()) if audible.any() else len(held)
+    skipped = max(0, first // _STEP - round(MARGIN_S / STEP_S)) * _STEP
+    return held[skipped:], start + skipped
 
 
 def _first(speech: NDArray[np.bool_], held: int, longest: int) -> tuple[int, slice | None]:

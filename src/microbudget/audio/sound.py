@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,10 @@ Samples = NDArray[np.float32]
 
 RATE_HZ = 16_000
 EXTENSIONS = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64"}
-)
+    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+     ".rf64", ".sph", ".nist", ".voc", ".sf", ".ircam", ".htk", ".avr", ".paf", ".pvf", ".sds", ".svx", ".8svx", ".iff",
+     ".wve"}
+)  # fmt: skip
 FOREIGN = frozenset({".m4a", ".aac", ".wma", ".webm", ".mp4", ".mkv", ".mov", ".amr", ".ac3", ".ape", ".wv"})
 BLOCK_S = 30.0
 SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000  # what a header may say without being a lie
@@ -45,23 +47,29 @@ class Sound:
 def describe(path: Path) -> Sound:
     """The header of a sound file. Raises BadData when it is none."""
     with _opened(path) as file:
-        return _sound(file)
+        return _sound(file, path)
 
 
-def read(path: Path) -> Samples:
-    """All of a file as 16 kHz mono, (samples,). Raises BadData."""
-    parts = list(blocks(path))
-    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+def read(path: Path, seconds: float | None = None) -> Samples:
+    """A file as 16 kHz mono, (samples,): all of it, or its first seconds; the rest is not decoded. Raises BadData."""
+    wanted, parts, held = None if seconds is None else round(seconds * RATE_HZ), [], 0
+    with contextlib.closing(blocks(path)) as source:
+        for block in source:
+            parts.append(block)
+            held += len(block)
+            if wanted is not None and held >= wanted:
+                break
+    return np.concatenate(parts)[:wanted] if parts else np.zeros(0, np.float32)
 
 
-def blocks(path: Path, seconds: float = BLOCK_S) -> Iterator[Samples]:
+def blocks(path: Path, seconds: float = BLOCK_S) -> Generator[Samples, None, None]:
     """A file as 16 kHz mono, block by block; together they are what `read` gives, whatever the blocks' length.
 
     Channels are averaged, and resampled without aliases (soxr, high quality). Raises BadData for a file that is no
     sound, that is cut off, or that holds NaN or infinity.
     """
     with _opened(path) as file:
-        sound = _sound(file)
+        sound = _sound(file, path)
         resample = _resampler(sound.rate_hz)
         size = max(1, int(seconds * sound.rate_hz))
         done = 0
@@ -79,7 +87,7 @@ def blocks(path: Path, seconds: float = BLOCK_S) -> Iterator[Samples]:
 def check(path: Path) -> Sound:
     """Decode all of a file and look at it, without resampling. Raises what `blocks` raises."""
     with _opened(path) as file:
-        sound = _sound(file)
+        sound = _sound(file, path)
         size, done = int(BLOCK_S * sound.rate_hz), 0
         while done < sound.frames:
             block = _decoded(file, path, min(size, sound.frames - done))
@@ -103,6 +111,8 @@ def library() -> Any:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     soundfile = library()
+    if path.suffix.lower() == ".raw":
+        raise BadData(f"{path} has no header that tells its rate: write it as WAV, for example with ffmpeg")
     try:
         with path.open("rb") as stream:
             if not stream.read(1):
@@ -117,10 +127,10 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         raise BadData(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _sound(file: soundfile.SoundFile) -> Sound:
+def _sound(file: soundfile.SoundFile, path: Path) -> Sound:
     sound = Sound(file.frames, file.samplerate, file.channels, f"{file.format}, {file.subtype}")
     if not SLOWEST_HZ <= sound.rate_hz <= FASTEST_HZ:
-        raise BadData(f"{file.name} says that it has {sound.rate_hz} samples a second: its header is damaged")
+        raise BadData(f"{path} says that it has {sound.rate_hz} samples a second: its header is damaged")
     return sound
 
 

@@ -26,6 +26,13 @@ class Written:
     ids: NDArray[np.int32]
     log_probabilities: NDArray[np.float16]
 
+    @classmethod
+    def nothing(cls, prompt: Prompt) -> Written:
+        """Of a recording in which nothing can be heard."""
+        none = np.zeros((0, 0))
+        start = np.array(prompt.tokens(), np.int32)
+        return cls(start, np.zeros(0, np.int32), none.astype(np.int32), none.astype(np.float16))
+
 
 @dataclass(frozen=True)
 class Rules:

@@ -50,7 +50,7 @@ def lesson(
 
     def inputs(examples: Sequence[Example]) -> dict[str, Tensor]:
         if hears:
-            heard = np.stack([dictation.front(task.waveform(example)) for example in examples])
+            heard = np.stack([dictation.front(task.waveform(example, dictation.front.seconds)) for example in examples])
             return {"features": torch.from_numpy(heard)}
         return {"states": torch.from_numpy(np.stack([dictation.states(example) for example in examples])).float()}
 

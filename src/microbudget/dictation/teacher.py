@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..audio.log_mel import LogMel
+from ..audio.pieces import is_silent
 from ..deadline import Clock
 from ..model import Model
 from ..progress import SILENT, Progress
@@ -24,7 +25,7 @@ from .decoding import Rules, Written, write
 
 TOP = 32  # tokens of each step that are kept; of a trained model they hold nearly all of the probability
 BATCH = 8
-REVISION = 1  # of what is kept
+REVISION = 2  # of what is kept
 
 
 @dataclass
@@ -99,12 +100,17 @@ def _listen(
     batches = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
     clock = Clock(deadline, "the teacher's listening")
     for number, batch in enumerate(progress.track(batches, "the teacher listens, batch"), start=1):
-        heard = np.stack([found.front(task.waveform(example)) for example in batch])
-        with torch.inference_mode():
-            states = network.model.encoder(torch.from_numpy(heard).to(device)).last_hidden_state
+        sounds = {example.key: task.waveform(example, found.front.seconds) for example in batch}
+        for example in (each for each in batch if is_silent(sounds[each.key])):  # of silence Whisper makes up a text
+            _keep(found.folder, example.key, Written.nothing(prompt), np.zeros((0, 0), np.float16))
+        batch = [example for example in batch if not is_silent(sounds[example.key])]
+        if batch:
+            heard = np.stack([found.front(sounds[example.key]) for example in batch])
+            with torch.inference_mode():
+                states = network.model.encoder(torch.from_numpy(heard).to(device)).last_hidden_state
+            for example, row, state in zip(batch, write(network, states, prompt, rules, top), states, strict=True):
+                _keep(found.folder, example.key, row, state.half().cpu().numpy())
         found.passes += len(batch)
-        for example, row, state in zip(batch, write(network, states, prompt, rules, top), states, strict=True):
-            _keep(found.folder, example.key, row, state.half().cpu().numpy())
         clock.tick(len(batches) - number)
     ear.close()
 

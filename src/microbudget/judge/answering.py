@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import metrics, stats
+from ..audio.sound import RATE_HZ
 from ..errors import BadData, BrokenModel, LabelsDisagree
 from ..loading import match_labels
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import SPLITS, Example, Inputs, LanguageTask, Scores, SpokenTask, Task
+from ..tasks import LONG_S, SPLITS, Example, Inputs, LanguageTask, Scores, SpokenTask, Task
 from .worker import Worker
 
 # Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in
@@ -56,6 +57,9 @@ def chunk_size(models: Iterable[Model], task: Task, examples: Sequence[Example])
     """Examples per request, so that the inputs of none of the models exceed the limit; one passage of text."""
     if isinstance(task, LanguageTask):
         return 1
+    if isinstance(task, SpokenTask):  # rows are as long as the longest, and a long recording is alone
+        longest = max((task.seconds(each) for each in examples if task.seconds(each) <= LONG_S), default=0.0)
+        return min(LARGEST_CHUNK, max(1, int(CHUNK_BYTES / (4 * RATE_HZ * max(longest, 0.1)))))
     largest = max(
         sum(array.nbytes for array in task.collate(examples[:1], preprocessing(model)).values()) for model in models
     )
@@ -96,7 +100,7 @@ def answer_chunks(
     if not examples:
         raise BadData("there is no example to measure with")
     size = size or chunk_size([model], task, examples)
-    chunks = [examples[start : start + size] for start in range(0, len(examples), size)]
+    chunks = list(_chunks(task, examples, size))
     check = Check(model, columns(model, task), len(task.labels))
     ahead = task.collate(chunks[0], preprocessing(model))
     for chunk, following in progress.track(
@@ -107,6 +111,21 @@ def answer_chunks(
             ahead = task.collate(following, preprocessing(model))
         yield chunk, check(worker.receive(), len(chunk))
     check.finish()
+
+
+def _chunks(task: Task, examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+    """The examples in their order, so many at a time; a long recording, which takes as long as many, is alone."""
+    start, spoken = 0, task if isinstance(task, SpokenTask) else None
+    for place, example in enumerate(examples):
+        alone = spoken is not None and spoken.seconds(example) > LONG_S
+        if place > start and (alone or place - start == size):
+            yield examples[start:place]
+            start = place
+        if alone:
+            yield examples[place : place + 1]
+            start = place + 1
+    if start < len(examples):
+        yield examples[start:]
 
 
 class Check:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SPLITS: tuple[Split, ...] = ("train", "validation", "test", "unlabelled")
 WORSE, BETTER, SAME = 10, 4, 2  # recordings of each kind
 MOST_AUDIO_BYTES = 3_000_000  # of all recordings in the page
-LONGEST_S = 30.0  # of a recording that is played
+LONGEST_S = 30.0  # of a recording that is played: its beginning, where it is longer
 
 Texts = NDArray[np.str_]
 Kind = Literal["equal", "substitute", "delete", "insert"]
@@ -67,6 +67,7 @@ class Player:
     words: int
     written: tuple[Written, ...]
     change: int  # word errors of what ships less those of the reference
+    longest: float = LONGEST_S  # seconds that are embedded at most
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,11 @@ class _Room:
         self._left = MOST_AUDIO_BYTES
 
     def audio(self, task: TranscriptionTask, example: Example) -> str | None:
-        """A recording as a data URI; None where it cannot be read or would not fit."""
+        """A recording, or its beginning, as a data URI; None where it cannot be read or would not fit."""
         from ..audio.sound import RATE_HZ
 
-        if task.seconds(example) > LONGEST_S:
-            return None
         try:
-            kind, data = encoded(task.waveform(example), RATE_HZ)
+            kind, data = encoded(task.waveform(example, LONGEST_S), RATE_HZ)
         except (MicrobudgetError, OSError):
             return None
         if len(data) > self._left:

@@ -15,6 +15,7 @@ from ..progress import SILENT, Progress
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+LONG_S = 60.0  # a longer recording is handed over as its path, and read block by block
 Inputs = dict[str, NDArray[Any]]
 
 
@@ -116,8 +117,8 @@ class SpokenTask(Task, Protocol):
         """How long a recording is."""
         ...
 
-    def waveform(self, example: Example) -> NDArray[np.float32]:
-        """A recording as 16 kHz mono, (samples,)."""
+    def waveform(self, example: Example, seconds: float | None = None) -> NDArray[np.float32]:
+        """A recording as 16 kHz mono, (samples,): all of it, or its first seconds."""
         ...
 
     def text(self, example: Example) -> str | None:

@@ -17,7 +17,7 @@ from ..audio.sound import Samples
 from ..errors import BadData
 from ..model import TRANSCRIPTION
 from ..progress import SILENT, Progress
-from . import SPLITS, Example, Inputs, Scores, Split, contents, utterances
+from . import LONG_S, SPLITS, Example, Inputs, Scores, Split, contents, utterances
 from . import splits as cutting
 from .cache import default_folder
 from .contents import Content
@@ -26,7 +26,6 @@ from .splits import Splits
 from .transcripts import Errors, Normalizer, count, normalizer
 
 METRIC = "wer"
-LONG_S = 60.0  # a longer recording is handed over as its path, and read block by block
 
 
 @dataclass(eq=False)
@@ -104,9 +103,9 @@ class TranscriptionTask:
             raise BadData(f"{example.name} is no example of {self.root}")
         return self._seconds[example.name]
 
-    def waveform(self, example: Example) -> Samples:
-        """A recording as 16 kHz mono, (samples,)."""
-        return sound.read(self.path_of(example))
+    def waveform(self, example: Example, seconds: float | None = None) -> Samples:
+        """A recording as 16 kHz mono, (samples,): all of it, or its first seconds."""
+        return sound.read(self.path_of(example), seconds)
 
     def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
         """What a speech session's `answer` takes: the waveforms, or the files where one is longer than a minute."""
