@@ -59,9 +59,11 @@ class Prune(Method):
             )
         if self.importance not in IMPORTANCES[self.structure]:
             takes = f"it takes {' or '.join(map(repr, IMPORTANCES[self.structure]))}"
-            told = "blocks are dropped by their measured effect, leave it out" if self.structure == "layers" else takes
+            advice = (
+                "blocks are dropped by their measured effect, leave it out" if self.structure == "layers" else takes
+            )
             raise InvalidOption(
-                f"prune: importance={self.importance!r} is not for structure={self.structure!r}: {told}"
+                f"prune: importance={self.importance!r} is not for structure={self.structure!r}: {advice}"
             )
         self._shares()
 
