@@ -1,15 +1,17 @@
 """Pruning channels of MobileNetV2 on flowers12: accuracy against latency and size, beside Torch-Pruning and NNCF.
 
-    python benchmarks/prune.py --part ours --step 0    one point (see POINTS); what is measured stands in runs/prune/
+    python benchmarks/prune.py --all                   every point that is missing, the timing, the table: 20 minutes
+    python benchmarks/prune.py --all --minutes 5       stops in time; the next call goes on
+    python benchmarks/prune.py --part ours --share 0.5 one point alone (see PARTS, POINTS)
     python benchmarks/prune.py --latency               times all ONNX files in turns (run it alone)
     python benchmarks/prune.py --table                 writes docs/prune.md
 
-Everybody starts from the same network (`resize(pixels=160) > finetune()`, then two epochs through all layers), removes
-channels, and trains as many epochs with the same loop, rates, photos and seed; the same export for all. Ours:
-`prune(size=...)` as it is. Torch-Pruning: `MetaPruner` with its group magnitude importance, one ranking of
-all channels, widths in eights, the share searched to keep as many parameters; `--part uniform` is the same with
-one rate for all layers. NNCF's structured filter pruning is gone since version 3; what it has sets single weights to
-zero (`--part nncf`), which keeps every byte and every multiplication of the ONNX file.
+What is measured stands in runs/prune/. Everybody starts from the same network (`resize(pixels=128) > finetune()`),
+removes channels, gets the statistics of its batch norm estimated anew on the same photos, and trains as many epochs
+with the same loop, rates, photos and seed; the same export for all. Ours: `prune(size=...)` as it is. Torch-Pruning:
+`MetaPruner` with its group magnitude importance, one ranking of all channels, widths in eights, the share searched to
+keep as many parameters; `uniform` is the same with one rate for all layers. NNCF's structured filter pruning is gone
+since version 3; what it has sets single weights to zero, which keeps every byte and every multiplication of the file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,16 +39,19 @@ from microbudget.tasks.images import ImageTask
 ASSETS = ROOT.parent / "shared" / "assets"
 MODEL, PHOTOS = ASSETS / "models" / "mobilenet_v2", ASSETS / "images" / "flowers12"
 RUNS = ROOT / "runs" / "prune"
-START = "resize(pixels=160) > finetune() > finetune(unfreeze='all', deep_epochs=2)"
-POINTS = (0.7, 0.5, 0.35, 0.25)  # share of the parameters that stays
+PIXELS = 128
+START = f"resize(pixels={PIXELS}) > finetune()"
+POINTS = (0.7, 0.5, 0.35)  # share of the parameters that stays
 PARTS = ("ours", "torch-pruning", "uniform", "nncf")
+JOBS = [("whole", 1.0), *((part, share) for share in POINTS for part in PARTS)]
 EPOCHS = 5
-RATE = 1e-3  # of the head; a tenth for the rest
+RATE, HEAD_SHARE = 3e-4, 1 / 3  # of the backbone; of that for the head, which reads 1,280 raw features
+SAMPLES = 64  # photos that the norms' statistics are estimated on
 
 
-def context() -> Context:
+def context(threads: int = 2) -> Context:
     cache = RUNS / "cache"
-    return Context(ImageTask.open(PHOTOS, cache=cache), cache, threads=2, progress=Progress())
+    return Context(ImageTask.open(PHOTOS, cache=cache), cache, threads=threads, progress=Progress())
 
 
 def start(about: Context) -> Model:
@@ -98,46 +105,61 @@ def torch_pruning(network: Any, pixels: Any, share: float, *, everywhere: bool) 
 
 def nncf_zeros(network: Any, share: float) -> Any:
     """The smallest weights of all layers to zero."""
+    import nncf
     import torch
 
-    weights = [m.weight for m in network.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
-    import nncf
-
-    pruned = nncf.prune(
+    return nncf.prune(
         network,
         mode=nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL,
         ratio=1 - share,
-        examples_inputs={"pixel_values": torch.zeros(1, 3, 160, 160)},
+        examples_inputs={"pixel_values": torch.zeros(1, 3, PIXELS, PIXELS)},
     )
-    del weights
-    return pruned
 
 
-def retrain(network: Any, about: Context, preprocessing: dict[str, Any]) -> list[dict[str, Any]]:
-    """The same for everybody: EPOCHS through all layers, batch norm frozen, the best epoch on validation kept."""
+def new_statistics(network: Any, about: Context, preprocessing: dict[str, Any]) -> None:
+    """Of each batch norm: those of the same photos for everybody, in one batch. The last step of a cut."""
+    import torch
+
+    from microbudget import lessons
+    from microbudget.train import fresh_norms
+
+    examples = about.task.examples("train")
+    chosen = [examples[index] for index in np.linspace(0, len(examples) - 1, SAMPLES, dtype=int)]
+    fresh_norms(network)
+    with torch.no_grad():
+        network(**lessons.inputs(about.task, chosen, preprocessing))
+    network.eval()
+
+
+def retrain(network: Any, about: Context, preprocessing: dict[str, Any], epochs: int = EPOCHS) -> float:
+    """The same for everybody: through all layers, the best epoch kept; its accuracy on validation."""
     from microbudget import classifiers, lessons
     from microbudget.train import Settings, frozen_norms, train
 
-    groups = classifiers.groups(network, only_last_block=False, share=0.1)
-    settings = Settings(EPOCHS, RATE, patience=None)
+    groups = classifiers.groups(network, only_last_block=False, share=1 / HEAD_SHARE)
+    settings = Settings(epochs, RATE * HEAD_SHARE, patience=None)
     lesson = lessons.labelled(about.task, preprocessing, views=2)
     done = train(
-        classifiers.for_training(network), lesson, settings, groups=groups, mode=frozen_norms, threads=2,
+        classifiers.for_training(network), lesson, settings, groups=groups, mode=frozen_norms, threads=about.threads,
         what="retrain", progress=about.progress,
     )  # fmt: skip
-    return done.epochs
+    scores = done.epochs[done.kept - 1] if done.kept else {"validation_accuracy": (done.before or {})["accuracy"]}
+    return float(scores["validation_accuracy"])
 
 
 def accuracy(network: Any, about: Context, preprocessing: dict[str, Any], split: Any) -> float:
-    from microbudget import lessons
+    from microbudget.lessons import answers
 
     examples = about.task.examples(split)
-    logits = lessons.answers(network, about.task, preprocessing, examples)
-    return float(about.task.score(logits, examples).value)
+    return float(about.task.score(answers(network, about.task, preprocessing, examples), examples).value)
+
+
+def row_path(part: str, share: float) -> Path:
+    return RUNS / f"{part}-{share}.json"
 
 
 def point(part: str, share: float) -> dict[str, Any]:
-    """One row: accuracy before and after the training, parameters, and an ONNX file to be timed."""
+    """Cut, train, export; what was measured."""
     import torch
 
     from microbudget.runtimes.torch import load_network, onnx_bytes
@@ -157,43 +179,65 @@ def point(part: str, share: float) -> dict[str, Any]:
     else:
         network = torch_pruning(whole, pixels, share, everywhere=part == "uniform")
     pruned_s = time.monotonic() - began
+    if part != "whole":
+        new_statistics(network, about, preprocessing)
     before = accuracy(network.eval(), about, preprocessing, "test")
-    epochs = retrain(network, about, preprocessing)
+    validation = retrain(network, about, preprocessing)
+    if part == "nncf":
+        import nncf
+
+        network = nncf.strip(network, do_copy=False, strip_format=nncf.StripFormat.IN_PLACE)
     row = {
         "part": part,
         "share": share,
         "parameters_left": kept_share(whole, network),
         "pruning_s": pruned_s,
         "untrained": before,
-        "validation": max(row["validation_accuracy"] for row in epochs),
+        "validation": validation,
         "test": accuracy(network, about, preprocessing, "test"),
         "examples": len(about.task.examples("test")),
     }
-    path = RUNS / f"{part}-{share}.onnx"
+    path = row_path(part, share).with_suffix(".onnx")
     path.write_bytes(onnx_bytes(network.to(memory_format=torch.contiguous_format), *pixels.shape[2:]))
-    (RUNS / f"{part}-{share}.json").write_text(json.dumps(row | {"bytes": path.stat().st_size}), encoding="utf-8")
+    row["bytes"] = path.stat().st_size
+    row_path(part, share).write_text(json.dumps(row), encoding="utf-8")
     return row
 
 
 def latency() -> None:
-    """Every file in turns with the unpruned one; the median ratio."""
+    """Every file that was not timed, in turns with the unpruned one; the median ratio."""
     from microbudget.methods.prune.targets import time_ratio
 
-    about = context()
-    pixels = np.zeros((1, 3, 160, 160), np.float32)
-    reference = (RUNS / "whole-1.0.onnx").read_bytes()
-    del about
+    path = row_path("whole", 1.0).with_suffix(".onnx")
+    if not path.is_file():
+        raise SystemExit("the unpruned network is not there: --part whole, or --all")
+    reference, pixels = path.read_bytes(), np.zeros((1, 3, PIXELS, PIXELS), np.float32)
     for path in sorted(RUNS.glob("*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
-        row["time_left"] = time_ratio(reference, path.with_suffix(".onnx").read_bytes(), pixels, 2)
-        path.write_text(json.dumps(row), encoding="utf-8")
-        print(row)
+        if "time_left" not in row:
+            row["time_left"] = time_ratio(reference, path.with_suffix(".onnx").read_bytes(), pixels, 2)
+            path.write_text(json.dumps(row), encoding="utf-8")
+            print(row)
+
+
+def everything(minutes: float) -> None:
+    """The points that are missing, then the timing and the table, as far as the time goes."""
+    deadline = time.monotonic() + minutes * 60
+    for part, share in JOBS:
+        if row_path(part, share).is_file():
+            continue
+        if time.monotonic() > deadline:
+            print("time is up: the same call goes on", file=sys.stderr)
+            return
+        print(point(part, share), flush=True)
+    latency()
+    write_table()
 
 
 def write_table() -> None:
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in RUNS.glob("*.json")]
     order = {name: index for index, name in enumerate(("whole", *PARTS))}
-    rows.sort(key=lambda row: (order[row["part"]], -row["share"]))
+    rows.sort(key=lambda row: (-row["share"], order[row["part"]]))
     head = [
         "",
         "parameters left",
@@ -216,21 +260,26 @@ def write_table() -> None:
         for row in rows
     ]
     note = (
-        "MobileNetV2 at 160 pixels on flowers12; `whole` trains as long without a cut. Time: one image in ONNX Runtime,"
-        " float32, 2 threads, in turns with `whole`. torch-pruning: one ranking of all channels; uniform: Torch-Pruning"
-        " with one rate for all layers; nncf: single weights, whose zeros save nothing in the file or in time."
+        f"MobileNetV2 at {PIXELS} pixels on flowers12; `whole` trains as long without a cut. Time: one image in ONNX"
+        " Runtime, float32, 2 threads, in turns with `whole`. torch-pruning: one ranking of all channels; uniform:"
+        " Torch-Pruning with one rate for all layers; nncf: single weights, whose zeros save nothing in the file or in"
+        " time."
     )
     write_between(ROOT / "docs" / "prune.md", "prune", f"{table(head, body)}\n\n{note} {provenance('prune.py')}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--part", choices=("whole", *PARTS))
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--latency", action="store_true")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
+    if options.all:
+        everything(options.minutes)
     if options.part:
         print(point(options.part, options.share))
     if options.latency:

@@ -32,6 +32,7 @@ LAYERS = [
         "lessons",
         "classifiers",
         "backbone",
+        "transfer",
         "dictation",
     },
     {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "deadline", "audio"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -117,9 +118,13 @@ def test_the_teacher_sees_each_picture_once_and_is_kept(
     made = build_step(taught, replace(QUICK, epochs=4), own, tmp_path / "a")
     photos = len(own.task.examples("train")) + len(own.task.examples("unlabelled"))
     history = made.record.history["distill"]
-    assert sum(images_answered) == history["teacher_passes"] == 2 * photos
+    assert sum(images_answered) == history["teacher_passes"] == history["teacher_answers"] == 2 * photos
     assert history["unlabelled"] == 9
-    build_step(taught, replace(QUICK, width=0.5, views=3), own, tmp_path / "b")
+    more = build_step(taught, replace(QUICK, width=0.5, views=3), own, tmp_path / "b").record.history["distill"]
+    assert sum(images_answered) == 3 * photos
+    assert (more["teacher_passes"], more["teacher_answers"]) == (photos, 3 * photos)
+    again = build_step(taught, replace(QUICK, epochs=4), own, tmp_path / "c").record.history["distill"]
+    assert (again["teacher_passes"], again["teacher_answers"]) == (0, 2 * photos)
     assert sum(images_answered) == 3 * photos
     assert {example.key for example in own.task.examples("unlabelled")} <= set(made.record.seen)
     assert not {example.key for example in own.task.examples("test")} & set(made.record.seen)
@@ -259,10 +264,31 @@ def test_with_and_without_a_teacher_at_several_shares_of_the_labels(
     history = made.record.history["distill"]
     rows = history["with_and_without"]
     assert [row["labels_share"] for row in rows] == [1.0, 0.3, 0.1]
-    assert rows[0]["quality_with_teacher"] == pytest.approx(history["validation"]["accuracy"])
+    assert all(row["gain_by_teacher"] == row["quality_with_teacher"] - row["quality_without_teacher"] for row in rows)
     assert all(0 <= row[key] <= 1 for row in rows for key in ("quality_with_teacher", "quality_without_teacher"))
     plain = build_step(taught, replace(QUICK, width=0.5), context, tmp_path)
     assert (plain.path / "model.safetensors").read_bytes() == (made.path / "model.safetensors").read_bytes()
+
+
+def test_no_cell_of_the_curve_begins_with_a_head_that_knows_the_labels(
+    taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head of the cut model has learnt from all of them, whatever share a cell may see."""
+    from microbudget.methods.distill import images
+
+    heads: list[torch.Tensor] = []
+    teach = images._train
+
+    def noting(step, network, *arguments, **options):
+        heads.append(network.classifier[1].weight.detach().clone())
+        return teach(step, network, *arguments, **options)
+
+    monkeypatch.setattr(images, "_train", noting)
+    build_step(taught, replace(QUICK, epochs=1, curve=True), context, tmp_path)
+    own, *cells = heads
+    assert len(cells) == 6
+    assert all(torch.equal(cell, cells[0]) for cell in cells)
+    assert not torch.equal(cells[0], own)
 
 
 def test_without_a_teacher_only_labelled_photos_are_shown(taught: Model, context: Context) -> None:
@@ -323,6 +349,51 @@ def test_without_validation_there_is_nothing_to_stop_on(
     own = replace(context, task=replace(context.task, _splits=splits))  # type: ignore[type-var]
     with pytest.raises(BadData, match="no validation examples"):
         build_step(taught, QUICK, own, tmp_path)
+
+
+def test_a_pruned_folder_is_a_student(taught: Model, context: Context, tmp_path: Path) -> None:
+    """Its widths stand in its record alone, and have to stand in the student's."""
+    pruned = build(taught, Recipe.parse("prune(sparsity=0.3, samples=8)"), context, tmp_path / "p")[-1]
+    assert pruned.record.state["widths"]
+    made = build_step(taught, replace(QUICK, student=str(pruned.path)), context, tmp_path / "store")
+    assert made.record.state == pruned.record.state
+    exported = build(made, Recipe.parse("export"), context, tmp_path / "store")[-1]
+    assert exported.size_bytes < taught.size_bytes
+
+
+PRUNE, LAYERS = "prune(sparsity=0.3, samples=8)", "prune(structure='layers', sparsity=0.3, samples=8)"
+START, LEARN, INTEGERS = "finetune(epochs=1)", "distill(epochs=1, views=1)", "export > quantize(samples=8)"
+
+
+def test_what_was_pruned_is_not_cut_by_its_configuration(
+    taught: Model, hf_model: Path, context: Context, tmp_path: Path
+) -> None:
+    """It would come back with the blocks that were dropped."""
+    for model, recipe in ((taught, PRUNE), (load(hf_model), f"{START} > {LAYERS}")):
+        with pytest.raises(InvalidOption, match="leave them out to train it as it is, or put distill before prune"):
+            build(model, Recipe.parse(f"{recipe} > distill(width=0.5, epochs=1)"), context, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        f"resize(pixels=24) > {START} > {PRUNE} > {LEARN} > {INTEGERS}",
+        f"{START} > {PRUNE} > {LEARN} > resize(pixels=24) > {INTEGERS}",
+        f"{START} > {PRUNE} > {LEARN} > export > resize(pixels=24) > quantize(samples=8)",
+        f"{START} > distill(width=0.5, epochs=1, views=1) > {PRUNE} > finetune(unfreeze='all', deep_epochs=1) > export",
+        f"{START} > {LAYERS} > {LEARN} > {PRUNE} > {LEARN} > export",
+    ],
+)
+def test_methods_combine_in_any_order(recipe: str, hf_model: Path, context: Context, tmp_path: Path) -> None:
+    steps = build(load(hf_model), Recipe.parse(recipe), context, tmp_path)
+    examples, last = context.task.examples("validation"), steps[-1]
+    logits = open_session(last).answer(context.task.collate(examples, last.record.preprocessing or {}))
+    assert logits.shape == (len(examples), 3)
+    assert np.isfinite(logits).all()
+    for before, after in itertools.pairwise(steps):
+        if after.record.recipe.endswith(str(Recipe.parse(LEARN).steps[0])):  # the student is the pruned model itself
+            assert after.record.state == before.record.state
+            assert np.isclose(after.size_bytes, before.size_bytes, rtol=0.01)
 
 
 def test_what_a_configuration_cannot_say_is_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,38 @@ def test_latency_is_measured_once_and_the_decision_kept(
     assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
 
 
+def test_the_decision_outlives_the_cleaning_of_a_run(
+    taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the cache goes at the end; a step that is made again is the same."""
+    from microbudget.run import Run
+    from microbudget.search import _clean
+
+    run = Run(tmp_path / "run")
+    own = replace(context, cache=run.cache)
+    monkeypatch.setattr(targets_module, "time_ratio", lambda before, after, *_: len(after) / len(before))
+    method = Prune(latency="0.7x", samples=8)
+    first = build_step(taught, method, own, tmp_path / "one")
+    (run.cache / "features").mkdir()
+    (run.cache / "note").write_text("")
+    _clean(run, taught, [])
+    assert [path.name for path in run.cache.iterdir()] == ["decisions"]
+    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 1 / 0)
+    again = build_step(taught, method, own, tmp_path / "two")
+    assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
+
+
+def test_a_vits_neurons_stand_in_its_config(context: Context, tmp_path: Path) -> None:
+    """Equally many in every block, since it has one number for them."""
+    given = load(write_classifier(tmp_path / "vit", "vit"))
+    pruned = build_step(given, Prune(sparsity=0.3, samples=8), context, tmp_path / "s")
+    layers = [row for row in pruned.record.history["prune"]["layers"] if row["before"] == 32]
+    assert len(layers) == 1, "each block's neurons are a layer of their own"
+    network = load_network(pruned.path)
+    widths = {len(tensor) for name, tensor in network.named_parameters() if name.endswith("mlp.fc1.bias")}
+    assert widths == {layers[0]["after"]}
+
+
 def test_a_latency_out_of_reach_is_told(
     taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +288,10 @@ def test_sparsity_is_a_share(sparsity: float) -> None:
         ("prune(structure='layers', size='0.5x')", "takes sparsity"),
         ("prune(importance='wanda')", "'wanda' is not for structure='channels'"),
         ("prune(structure='weights', importance='taylor')", "'taylor' is not for structure='weights'"),
+        (
+            "prune(structure='layers', importance='taylor')",
+            "structure='layers': blocks are dropped by",
+        ),
         ("prune(structure='planes')", "must be one of 'channels', 'layers', 'weights'"),
     ],
 )

@@ -25,7 +25,7 @@ from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
 from microbudget.report.photos import thumbnail
 from microbudget.report.plots import Limits, Point, front, trade_off
-from microbudget.report.steps import steps
+from microbudget.report.steps import steps, words
 from microbudget.tasks.images import ImageTask
 from report_runs import (
     COLOURS,
@@ -166,6 +166,25 @@ def test_steps_are_shown_whatever_they_reported(page):
     assert "same answers 100 %" in page.text
     assert "0.05 %" in page.section("layers")  # saturation
     assert page.section("layers").count("conv") == 3
+
+
+def test_what_a_teacher_is_worth_is_told():
+    """`distill(curve=True)`: a table of the shares of the labels, with the difference."""
+    cells = [(1.0, 0.95, 0.93), (0.3, 0.9, 0.7), (0.1, 0.5, 0.52)]
+    rows = [
+        {"labels_share": share, "quality_with_teacher": one, "quality_without_teacher": other,
+         "gain_by_teacher": one - other}
+        for share, one, other in cells
+    ]  # fmt: skip
+    (step,) = steps(Record(history={"distill": {"teacher_passes": 20, "with_and_without": rows}}))
+    assert step.facts == (("teacher passes", "20"),)
+    (listing,) = step.listings
+    assert [words(column) for column in listing.columns] == [
+        "labels share", "quality with teacher", "quality without teacher", "gain by teacher"
+    ]  # fmt: skip
+    assert [[cell.text for cell in row] for row in listing.rows] == [
+        ["100 %", "95 %", "93 %", "2.0 %"], ["30 %", "90 %", "70 %", "20 %"], ["10 %", "50 %", "52 %", "-2 %"]
+    ]  # fmt: skip
 
 
 def test_bytes_add_up_to_the_shipped_file(made, page):

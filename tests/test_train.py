@@ -332,6 +332,33 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert weights(again) == weights(other)
 
 
+def test_a_disk_that_fills_inside_of_a_large_tensor_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's writer then raises a RuntimeError over the system's error."""
+
+    class Filling(io.FileIO):
+        def write(self, data) -> int | None:
+            if self.tell() + len(data) > 1_000_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    torch.manual_seed(0)
+    layer = nn.Linear(1000, 1000)  # 4 MB
+    X = torch.randn(8, 1000)
+    large = Lesson(
+        examples=8,
+        batch=lambda rows, epoch: {"X": X[rows]},
+        loss=lambda net, batch: net(batch["X"]).square().mean(),
+    )
+    opened = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, *mode: Filling(self, "w") if self.suffix == ".partial" else opened(self, *mode)
+    )
+    with pytest.raises(DiskFull, match="no space left for the checkpoint") as caught:
+        train(layer, large, SETTINGS, checkpoint=tmp_path / "a.pt")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_share_each_batch(tmp_path: Path) -> None:
     """On the CPU through accelerate and gloo: without dropout and batch norm the weights are those of one process."""
     code = (

@@ -144,7 +144,7 @@ def write_network(folder: Path, shape: str = "llama", seed: int = 0, **more: Any
     import transformers
 
     torch.manual_seed(seed)
-    settings = {**COMMON, **SHAPES[shape], **more}
+    settings = {**COMMON, **({} if "model_type" in more else SHAPES[shape]), **more}
     config = transformers.AutoConfig.for_model(**settings)
     network = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():

@@ -31,6 +31,11 @@ class FeatureStore:
         self._threads = threads or os.cpu_count() or 1
         self._name = hashlib.sha256(backbone + json.dumps(preprocessing, sort_keys=True).encode()).hexdigest()
         self._session: OnnxSession | None = None
+        self.answered = 0  # examples that went through the backbone, in this process
+
+    def stands(self, examples: Sequence[Example], view: int, seed: int = 0) -> bool:
+        """Whether the rows of a view are in the folder."""
+        return self._path([example.key for example in examples], view, seed).is_file()
 
     def rows(
         self, task: Task, examples: Sequence[Example], view: int, seed: int = 0, progress: Progress = SILENT
@@ -68,4 +73,6 @@ class FeatureStore:
                 inputs = task.collate(examples[start : start + CHUNK], self._preprocessing, view)
                 count = len(next(iter(inputs.values())))
                 calls = [{name: array[i : i + CALL] for name, array in inputs.items()} for i in range(0, count, CALL)]
-                yield np.concatenate(list(pool.map(session.answer, calls))).reshape(count, -1)
+                answers = np.concatenate(list(pool.map(session.answer, calls))).reshape(count, -1)
+                self.answered += count
+                yield answers

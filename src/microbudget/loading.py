@@ -153,7 +153,7 @@ def _hf_record(folder: Path, weights: bool) -> Record:
 
 def _task_of(architectures: list[str], folder: Path) -> str | None:
     """The kind of task that an architecture is for. Raises UnsupportedModel for speech models other than Whisper."""
-    if any(name.endswith("ForCausalLM") for name in architectures):
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         return LANGUAGE_MODELLING
     if "WhisperForConditionalGeneration" in architectures:
         return TRANSCRIPTION
@@ -264,6 +264,17 @@ def match_labels(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
             " finetunes by itself, a recipe begins with finetune()"
         )
     return tuple(places[label].popleft() if len(places[label]) > 1 else places[label][0] for label in labels)
+
+
+def known_outputs(model: Model, labels: tuple[str, ...], outputs: int) -> tuple[int, ...] | None:
+    """As `match_labels`, of a model with so many outputs; None where it does not know the labels."""
+    if model.labels is None and outputs != len(labels):
+        return None
+    try:
+        places = match_labels(model, labels)
+    except LabelsDisagree:
+        return None
+    return places if max(places) < outputs else None
 
 
 def label_names(model: Model, labels: tuple[str, ...]) -> Model:

@@ -20,7 +20,7 @@ from .judge.measuring import choose_threads
 from .judge.verdict import can_show, check_limit
 from .ladder import ladder
 from .loading import label_names, load
-from .methods import Context, Method
+from .methods import DECISIONS, Context, Method
 from .methods.export import Export
 from .methods.finetune import Finetune
 from .methods.quantize import Quantize
@@ -404,4 +404,6 @@ def _write(run: Run, result: Shrunk, progress: Progress) -> None:
 
 def _clean(run: Run, reference: Model, found: Sequence[Candidate]) -> None:
     clean(run.models, frozenset({reference.fingerprint, *(candidate.fingerprint for candidate in found)}))
-    shutil.rmtree(run.cache, ignore_errors=True)
+    for path in run.cache.iterdir() if run.cache.is_dir() else ():
+        if path.name != DECISIONS:  # another measurement would decide otherwise, and a step made again be another
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

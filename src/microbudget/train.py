@@ -60,14 +60,17 @@ class Lesson:
     """What is learnt. A row is the number of an example, from 0.
 
     batch: rows and epoch (from 0) -> the tensors of a batch, on the CPU. loss: network and batch -> the mean loss of
-    its rows, a scalar. judge: network -> scores on validation, of which `loss` decides what is kept; None where there
-    is no validation: all epochs run and the last weights are kept.
+    its rows, a scalar. judge: network -> scores on validation, of which `decides` is read; None where there
+    is no validation: all epochs run and the last weights are kept. weight: what a batch counts for where a step's batch
+    goes through in parts; by default its rows. decides: the score by which an epoch is kept, lower is better.
     """
 
     examples: int
     batch: Callable[[Rows, int], Batch]
     loss: Callable[[Any, Batch], Tensor]
     judge: Callable[[Any], Scores] | None = None
+    weight: Callable[[Batch], float] | None = None
+    decides: str = "loss"
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,8 @@ class _Loop:
             self._learn(self._order.rows(epoch)[place], epoch, step)
             self.step = step + 1
             if place == self._order.batches - 1 and self._end_epoch(epoch):
-                return f"no better validation loss for {self.settings.patience} epochs"
+                told = self.lesson.decides.replace("_", " ")
+                return f"no better validation {told} for {self.settings.patience} epochs"
             self._keep_time()
             if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY_S:
                 self._save()
@@ -241,19 +245,20 @@ class _Loop:
     def _learn(self, rows: Rows, epoch: int, step: int) -> None:
         """One step of the optimizer. Raises _NotFiniteError, before the weights are touched."""
         self._set_rates(step)
-        mine = self._share(rows)
-        for part in (part for part in np.array_split(mine, self.settings.parts) if len(part)):
-            batch = {
-                name: tensor.to(self.accelerator.device) for name, tensor in self.lesson.batch(part, epoch).items()
-            }
+        parts = [part for part in np.array_split(self._share(rows), self.settings.parts) if len(part)]
+        batches = [self.lesson.batch(part, epoch) for part in parts]
+        of = self.lesson.weight
+        weights = [len(part) if of is None else of(batch) for part, batch in zip(parts, batches, strict=True)]
+        for given, weight in zip(batches, weights, strict=True):
+            batch = {name: tensor.to(self.accelerator.device) for name, tensor in given.items()}
             with self.accelerator.autocast():
                 loss = self.lesson.loss(self.learner, batch)
             value = self._mean(loss)
             if not math.isfinite(value):
                 raise _NotFiniteError(f"the loss was {value} in epoch {epoch + 1}, step {step + 1}")
-            self.accelerator.backward(loss * (len(part) / len(mine)))
-            self.losses[0] += value * len(part)
-            self.losses[1] += len(part)
+            self.accelerator.backward(loss * (weight / (sum(weights) or 1)))
+            self.losses[0] += value * weight
+            self.losses[1] += weight
         self._clip(epoch, step)
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -284,7 +289,7 @@ class _Loop:
 
     def _end_epoch(self, epoch: int) -> bool:
         """Judge the epoch, note it, keep it when it is the best so far; whether it is time to stop."""
-        row: dict[str, Any] = {"epoch": epoch + 1, "train_loss": self.losses[0] / self.losses[1]}
+        row: dict[str, Any] = {"epoch": epoch + 1, "train_loss": self.losses[0] / (self.losses[1] or 1)}
         self.losses = [0.0, 0.0]
         scores = self._judge(epoch + 1)
         row |= {f"validation_{name}": value for name, value in (scores or {}).items()}
@@ -301,10 +306,11 @@ class _Loop:
         self.learner.eval()
         with torch.no_grad(), self.accelerator.autocast():
             scores = {name: float(value) for name, value in self.lesson.judge(self.learner).items()}
-        if not math.isfinite(scores["loss"]):
-            raise _NotFiniteError(f"the validation loss was {scores['loss']} after epoch {epoch}")
-        if scores["loss"] < self.best_loss:
-            self.best_loss, self.kept, self.best = scores["loss"], epoch, _taken(self.network)
+        loss = scores[self.lesson.decides]
+        if not math.isfinite(loss):
+            raise _NotFiniteError(f"the validation loss was {loss} after epoch {epoch}")
+        if loss < self.best_loss:
+            self.best_loss, self.kept, self.best = loss, epoch, _taken(self.network)
         return scores
 
     def _tell(self, row: dict[str, Any]) -> None:
@@ -445,15 +451,22 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         with suppress(OSError):
             partial.unlink()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if _errno(error) == errno.ENOSPC:
             raise DiskFull(
                 f"no space left for the checkpoint {path}: free some and give the same command again, it goes on from"
                 " the checkpoint before"
             ) from error
         raise
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """Of the system's error; torch's writer of zip files raises a RuntimeError of its own over it."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error.errno if error is not None else None
 
 
 def _read(path: Path | None, progress: Progress) -> dict[str, Any] | None:

@@ -16,6 +16,8 @@ from ..model import Model, Record
 from ..progress import SILENT, Progress
 from ..tasks import Task
 
+DECISIONS = "decisions"
+
 
 @dataclass(frozen=True)
 class Context:
@@ -35,6 +37,11 @@ class Context:
     progress: Progress = SILENT
     checkpoints: Path | None = None
     deadline: float | None = None
+
+    @property
+    def decisions(self) -> Path:
+        """Where what was measured once to decide is kept: unlike the rest of the cache it survives the end of a run."""
+        return self.cache / DECISIONS
 
     def checkpoint(self, name: str) -> Path | None:
         """The file that a training of this step goes on from (see `train`)."""

@@ -11,7 +11,7 @@ from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
 from .training import DRAWN
 
-SHARES = ("share", "saturation", "same_top1", "sparsity")  # fractions that read better in per cent
+SHARES = ("share", "saturation", "same_top1", "sparsity", "_teacher")  # fractions that read better in per cent
 WORDS = {"same_top1": "same answers", "difference": "largest difference of logits"}
 
 

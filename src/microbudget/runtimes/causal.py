@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtra, UnsupportedModel, first_line
-from ..model import backbone_of
+from ..model import Record, backbone_of
 from .language import LanguageSession
 
 if TYPE_CHECKING:
@@ -100,15 +100,20 @@ def load_network(folder: Path) -> Any:
 
     Raises UnsupportedModel, also for weights that are missing: transformers would draw them at random and go on.
     """
+    from . import widths
+
     silence()
-    backbone = backbone_of(folder)
+    backbone, auto, record = backbone_of(folder), transformers.AutoModelForCausalLM, Record.read(folder)
+    state = {} if record is None else record.state
     if backbone is not None:
-        from . import widths
         from .adapters import merged
 
-        auto = transformers.AutoModelForCausalLM  # which would add an adapter in the same folder by itself
-        return merged(load_network(backbone) if backbone != folder else widths.load(auto, folder, {}), folder)
-    return open_pretrained(transformers.AutoModelForCausalLM, folder, "a language model")
+        if backbone != folder:
+            return merged(load_network(backbone), folder)
+        return merged(widths.load(auto, folder, state), folder)  # transformers would add the adapter by itself
+    if widths.special(state):
+        return widths.load(auto, folder, state)
+    return open_pretrained(auto, folder, "a language model")
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -22,6 +22,7 @@ KINDS = {"image-classification": "images", "transcription": "transcription"}
 class Distill(Method):
     """A smaller student learns the teacher's soft answers: named, cut from the model, or the pruned model itself."""
 
+    revision: ClassVar[int] = 2
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     student: str | None = option(
@@ -46,7 +47,7 @@ class Distill(Method):
         0.3, "transcription: the teacher's word error rate on a recording above which it is not learnt from", low=0.0
     )
     curve: bool = option(
-        False, "also train with and without a teacher at 100, 30 and 10 % of the labels: six times as long"
+        False, "also train with and without a teacher at 100, 30 and 10 % of the labels: seven times as long"
     )
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from ... import lessons
 from ...backbone import take_apart
 from ...classifiers import for_training, head_of, pruned_weights
-from ...errors import BadData, InvalidOption, LabelsDisagree, UnsupportedModel
+from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel
 from ...features import FeatureStore
 from ...learning_curve import stratified
 from ...loading import load, match_labels
@@ -26,6 +28,7 @@ from ...tasks import Example, Task
 from ...tasks.geometry import Geometry
 from ...tasks.preprocess import Preprocessing
 from ...train import Batch, Lesson, Rows, Settings, Trained, fresh_norms, train, zeros_stay
+from ...transfer import check_classes, check_validation
 from .. import Context
 from . import student as students
 from .loss import feature_loss, mixed_loss
@@ -41,10 +44,14 @@ SAME_CROP = 0.03  # by how much the crops of teacher and student may differ: rou
 
 @dataclass(frozen=True)
 class Teaching:
-    """What the teacher said, view by view: logits (examples, classes), and features (examples, width) where asked."""
+    """What the teacher said, view by view: logits (examples, classes), and features (examples, width) where asked.
+
+    passes: pictures that it was shown for this step; those that were in the cache before are not among them.
+    """
 
     logits: tuple[NDArray[np.float32], ...]
     features: tuple[NDArray[np.float32], ...] | None
+    passes: int = 0
 
     @property
     def width(self) -> int:
@@ -73,12 +80,10 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     """Teach the student and write it as a Hugging Face folder."""
     task = context.task
     teacher = _teacher(step, context) or model
-    network, preprocessing = _student(step, model, context)
+    network, preprocessing, state = _student(step, model, context)
     check_preprocessing(teacher, preprocessing)
     pupils = _pupils(task, preprocessing)
     teaching = _taught(step, teacher, pupils, context)
-    itself = step.student is None and step.depth == step.width == 1.0
-    state = model.record.state if itself else {}
     trained = _train(step, network, pupils, teaching, context, state=state)
     save_network(network, preprocessing, out)
     history = {
@@ -88,12 +93,13 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
         "photos": len(pupils.examples),
         "unlabelled": len(pupils.examples) - pupils.labelled,
         "views": step.views,
-        "teacher_passes": len(pupils.examples) * step.views,
+        "teacher_answers": len(pupils.examples) * step.views,
+        "teacher_passes": teaching.passes,
         **trained.as_dict(),
         "validation": _report(network, pupils),
     }
     if step.curve:
-        history["with_and_without"] = _curve(step, model, trained, pupils, teaching, context)
+        history["with_and_without"] = _curve(step, model, pupils, teaching, context)
     _say(history, context)
     seen = {*model.record.seen, *(example.key for example in (*pupils.examples, *task.examples("validation")))}
     return replace(
@@ -110,7 +116,7 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
 def _say(history: dict[str, Any], context: Context) -> None:
     context.progress.say(
         f"distill   {history['parameters']:,} parameters, validation accuracy {history['validation']['accuracy']:.3f};"
-        f" the teacher saw {history['teacher_passes']:,} pictures, each once"
+        f" {history['teacher_answers']:,} answers of the teacher, {history['teacher_passes']:,} of them new"
     )
 
 
@@ -119,8 +125,8 @@ def _teacher(step: Distill, context: Context) -> Model | None:
     return load(step.teacher) if step.teacher else context.reference
 
 
-def _student(step: Distill, model: Model, context: Context) -> tuple[Any, dict[str, Any]]:
-    """The network to train, which answers the data's labels in their order, and its preprocessing."""
+def _student(step: Distill, model: Model, context: Context) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The network to train, which answers the data's labels in their order; its preprocessing, its record's state."""
     preprocessing = model.record.preprocessing
     if preprocessing is None:
         raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
@@ -129,8 +135,10 @@ def _student(step: Distill, model: Model, context: Context) -> tuple[Any, dict[s
         if step.depth != 1.0 or step.width != 1.0:
             raise InvalidOption("distill: a named student is taken as it is; depth and width cut the given model")
         network, own = students.named(step.student, labels, context.seed)
-        return network, own or preprocessing
-    return students.cut(model, step.depth, step.width, labels, context.seed), preprocessing
+        return network, own.preprocessing or preprocessing, own.state
+    itself = step.depth == step.width == 1.0
+    network = students.cut(model, step.depth, step.width, labels, context.seed)
+    return network, preprocessing, model.record.state if itself else {}
 
 
 def check_preprocessing(teacher: Model, student: dict[str, Any]) -> None:
@@ -164,13 +172,9 @@ def _zoom(geometry: Geometry) -> float:
 
 def _pupils(task: Task, preprocessing: dict[str, Any]) -> Pupils:
     """Train and unlabelled examples. Raises BadData where a class is missing or there is nothing to stop on."""
+    check_classes(task)
+    check_validation(task)
     labelled = task.examples("train")
-    present = {example.label for example in labelled}
-    absent = [name for index, name in enumerate(task.labels) if index not in present]
-    if absent:
-        raise BadData(f"no training example of {', '.join(absent[:5])}: add some, or leave that class out")
-    if not task.examples("validation"):
-        raise BadData("no validation examples: add some, so that training knows when to stop")
     return Pupils(task, preprocessing, (*labelled, *task.examples("unlabelled")), len(labelled))
 
 
@@ -186,6 +190,10 @@ def _taught(step: Distill, teacher: Model, pupils: Pupils, context: Context) -> 
         prepare([preprocessing, pupils.preprocessing], step.views, context.progress)
     graph, logits_of = _answering(teacher, features=step.features > 0)
     store = FeatureStore(graph, preprocessing, context.cache / "features", context.threads)
+    asked = _asked(
+        [view for view in range(step.views) if not store.stands(pupils.examples, view, context.seed)], context
+    )
+    earlier = [view for view in asked if store.stands(pupils.examples, view, context.seed)]
     rows = [store.rows(task, pupils.examples, view, context.seed, context.progress) for view in range(step.views)]
     logits = [logits_of(view) for view in rows]
     if logits[0].shape[1] <= max(columns):
@@ -194,7 +202,23 @@ def _taught(step: Distill, teacher: Model, pupils: Pupils, context: Context) -> 
             " in its config.json (id2label), or take another teacher"
         )
     chosen = tuple(view[:, list(columns)].astype(np.float32) for view in logits)
-    return Teaching(chosen, tuple(rows) if step.features > 0 else None)
+    passes = store.answered + len(earlier) * len(pupils.examples)
+    return Teaching(chosen, tuple(rows) if step.features > 0 else None, passes)
+
+
+def _asked(missing: list[int], context: Context) -> list[int]:
+    """The views that the step needed from the teacher when it began: after a kill it tells the same in the end."""
+    if context.checkpoints is None:
+        return missing
+    path = context.checkpoints / "asked.json"
+    if path.is_file():
+        found: list[int] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(missing), encoding="utf-8")
+    os.replace(partial, path)
+    return missing
 
 
 def _answering(teacher: Model, *, features: bool) -> tuple[bytes, Callable[[NDArray[Any]], NDArray[Any]]]:
@@ -304,27 +328,26 @@ def _lesson(step: Distill, pupils: Pupils, teaching: Teaching | None, share: flo
         total = mixed_loss(answer.logits, batch[SOFT], batch[lessons.LABEL], step.temperature, step.hard)
         return total + step.features * feature_loss(answer.features, batch[HINT]) if width else total
 
-    return Lesson(len(pupils.examples), batch, loss, lessons.judge(pupils.task, pupils.preprocessing))
+    judge = lessons.judge(pupils.task, pupils.preprocessing)
+    return Lesson(len(pupils.examples), batch, loss, judge, decides=lessons.CALIBRATED)
 
 
-def _curve(
-    step: Distill, model: Model, trained: Trained, pupils: Pupils, teaching: Teaching, context: Context
-) -> list[dict[str, Any]]:
+def _curve(step: Distill, model: Model, pupils: Pupils, teaching: Teaching, context: Context) -> list[dict[str, Any]]:
     """The same student with and without the teacher, the same steps, at several shares of the labels.
 
+    Its head is new in every cell, the same everywhere: the one that it would take from the model knows all the labels.
     Quality is on validation, which has also chosen the epoch. The teacher itself has learnt from all the labels.
     """
     rows = []
     for share in SHARES:
         row: dict[str, Any] = {"labels_share": share}
         for name, teacher in (("with_teacher", teaching), ("without_teacher", None)):
-            if teacher is not None and share == 1.0:
-                done = trained
-            else:
-                network, _ = _student(step, model, context)
-                done = _train(step, network, pupils, teacher, context, share, f"{name}_{share:g}")
-            row[f"quality_{name}"] = _kept_quality(done)
-        rows.append(row)
+            network, _, state = _student(step, model, context)
+            students.forget_classes(network, context.task.labels, context.seed)
+            row[f"quality_{name}"] = _kept_quality(
+                _train(step, network, pupils, teacher, context, share, f"{name}_{share:g}", state)
+            )
+        rows.append({**row, "gain_by_teacher": row["quality_with_teacher"] - row["quality_without_teacher"]})
     return rows
 
 

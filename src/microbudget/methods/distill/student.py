@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,25 @@ import torch
 import transformers
 
 from ...classifiers import block_lists, set_classes
-from ...errors import LabelsDisagree, ModelNotFound, UnsupportedModel
-from ...loading import load, match_labels
-from ...model import Model
+from ...errors import InvalidOption, ModelNotFound, UnsupportedModel
+from ...loading import known_outputs, load
+from ...model import Model, Record
 from ...runtimes.torch import load_network
+from ...runtimes.widths import special
 
 CHANNELS = 8  # widths are multiples of it, as kernels like them
 
 
-def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, dict[str, Any] | None]:
-    """The network of a folder, hub id or config.json, and its preprocessing where it has one."""
+def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Record]:
+    """The network of a folder, hub id or config.json, and its record: preprocessing where it has one, and state."""
     folder = _config_alone(name)
     if folder is not None:
-        return _drawn(_read_config(folder), labels, seed), None
+        return _drawn(_read_config(folder), labels, seed), Record()
     model = load(name)
     if model.format != "hf":
         raise UnsupportedModel(f"a student must be a Hugging Face folder, and {name} is {model.format}")
     network = load_network(model.path)
-    return with_labels(network, model, labels, seed), model.record.preprocessing
+    return with_labels(network, model, labels, seed), model.record
 
 
 def fingerprint(name: str) -> str:
@@ -74,16 +75,18 @@ def _drawn(config: Any, labels: tuple[str, ...], seed: int) -> Any:
 
 def with_labels(network: Any, model: Model, labels: tuple[str, ...], seed: int) -> Any:
     """The network for the data's labels: the rows of its head for those that it knows, else a new head."""
-    try:
-        rows: Sequence[int] | None = match_labels(model, labels)
-    except LabelsDisagree:
-        rows = None
-    if rows is not None and network.config.num_labels < len(labels):
-        rows = None
+    rows = known_outputs(model, labels, network.config.num_labels)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         set_classes(network, labels, rows)
     return network
+
+
+def forget_classes(network: Any, labels: tuple[str, ...], seed: int) -> None:
+    """Give the network a new head, drawn by the seed."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        set_classes(network, labels, None)
 
 
 def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed: int) -> Any:
@@ -91,6 +94,11 @@ def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed:
     whole = with_labels(load_network(model.path), model, labels, seed)
     if depth == width == 1.0:
         return whole
+    if special(model.record.state):
+        raise InvalidOption(
+            "distill: the model was pruned to widths or blocks that its configuration does not say, and width and depth"
+            " cut by the configuration: leave them out to train it as it is, or put distill before prune"
+        )
     smaller = _drawn(smaller_config(whole.config, depth, width), labels, seed)
     inherit(smaller, whole)
     return smaller

@@ -110,6 +110,7 @@ def lesson(train: Table, validation: Table | None) -> Lesson:
         lambda rows, _epoch: train.batch(torch.from_numpy(np.asarray(rows))),
         loss,
         judge if validation is not None else None,
+        lambda batch: float((batch["targets"][:, 1:] != IGNORED).sum()),
     )
 
 

@@ -15,6 +15,11 @@ from ...model import LANGUAGE_MODELLING, Model, Record
 from .. import Context, Method, option
 
 DEFAULT_SPARSITY = 0.5
+IMPORTANCES = {  # of each structure; blocks are dropped by their measured effect
+    "channels": ("magnitude", "taylor", "batchnorm"),
+    "layers": ("magnitude",),
+    "weights": ("magnitude", "wanda"),
+}
 _SHARE = re.compile(r"\s*(0?\.\d+)\s*x\s*")
 
 
@@ -52,8 +57,14 @@ class Prune(Method):
             raise InvalidOption(
                 f"prune: structure={self.structure!r} takes sparsity; latency and size are for channels"
             )
-        if (self.importance == "wanda") != (self.structure == "weights") and self.importance != "magnitude":
-            raise InvalidOption(f"prune: importance={self.importance!r} is not for structure={self.structure!r}")
+        if self.importance not in IMPORTANCES[self.structure]:
+            takes = f"it takes {' or '.join(map(repr, IMPORTANCES[self.structure]))}"
+            advice = (
+                "blocks are dropped by their measured effect, leave it out" if self.structure == "layers" else takes
+            )
+            raise InvalidOption(
+                f"prune: importance={self.importance!r} is not for structure={self.structure!r}: {advice}"
+            )
         self._shares()
 
     def _shares(self) -> dict[str, float]:
@@ -75,12 +86,13 @@ class Prune(Method):
     def _channels(self, model: Model, context: Context, subject: Any) -> _Result:
         from ...runtimes.widths import widths_of
         from .channels import finish, plan
-        from .configs import say_widths
+        from .configs import one_width, say_widths
 
         language = model.task == LANGUAGE_MODELLING
         if language and self.latency:
             raise InvalidOption("prune: latency is measured in ONNX Runtime, on images: use size for a language model")
-        made = plan(subject, self.importance, context.progress, uniform=language)
+        uniform = language or one_width(subject.network.config)
+        made = plan(subject, self.importance, context.progress, uniform=uniform)
         counts, measured = self._counts(made, model, context)
         network = made.cut(counts)
         report = finish(made, counts, network) | measured
@@ -108,7 +120,7 @@ class Prune(Method):
     def _decision_file(self, model: Model, context: Context) -> Path:
         made_of = [model.fingerprint, str(self), self.revision, context.task.fingerprint, context.seed]
         name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
-        return context.cache / "prune" / f"{name}.json"
+        return context.decisions / f"{name}.json"
 
     def _layers(self, model: Model, context: Context, subject: Any) -> _Result:
         from ...runtimes.widths import drop, widths_of

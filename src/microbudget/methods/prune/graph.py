@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,8 +94,19 @@ def _exported(network: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
     except Exception as error:  # torch raises many kinds of its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(
-            f"{type(network).__name__} cannot be traced: {reason[0]}. Use structure='layers' or structure='weights'"
+            f"{type(network).__name__} cannot be traced{_place_of(error)}: {reason[0]}. Use structure='layers' or"
+            " structure='weights'"
         ) from error
+
+
+def _place_of(error: BaseException) -> str:
+    """Where in the network's own code it happened: the innermost line that is not torch's."""
+    inside = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith((inside, "<")) and frame.filename != __file__]
+    if not own:
+        return ""
+    return f" at {Path(own[-1].filename).name}:{own[-1].lineno} ({own[-1].line})"
 
 
 def _place(found: Trace, node: Any, name: str | None) -> None:

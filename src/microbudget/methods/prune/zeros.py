@@ -9,29 +9,44 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...errors import UnsupportedModel
 from .subject import Subject
 
 
 def prunable(network: Any) -> Iterator[tuple[str, Any]]:
-    """The weights of linear layers and convolutions, by name; not the last layer, which names the classes."""
+    """The weights of linear layers, convolutions and GPT-2's matrices, by name.
+
+    Not the last linear layer, which names the classes or, tied to the embeddings, the words.
+    """
     kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
-    found = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
+    found = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds) or _turned(module)]
     last = found[-1][0] if found and isinstance(found[-1][1], torch.nn.Linear) else None
     for name, module in found:
         if name != last:
             yield f"{name}.weight", module
 
 
+def _turned(module: Any) -> bool:
+    """Whether it is GPT-2's matrix, whose weight is (inputs, outputs)."""
+    return type(module).__name__ == "Conv1D"
+
+
 def prune(subject: Subject, sparsity: float, score: str) -> list[str]:
     """Set this share of each layer's weights to zero, in place; the names of the tensors.
 
     magnitude: the smallest |W| of the layer. wanda: in each row the smallest |W| * ||X||, X what the input feature is
-    over all examples (Sun et al. 2024, arXiv:2306.11695).
+    over all examples (Sun et al. 2024, arXiv:2306.11695). Raises UnsupportedModel.
     """
+    if not list(prunable(subject.network)):
+        raise UnsupportedModel(
+            f"{type(subject.network).__name__} has no linear layer or convolution beside its last layer: no weights to"
+            " set to zero"
+        )
     norms = _input_norms(subject) if score == "wanda" else {}
     names = []
     for name, module in prunable(subject.network):
         weight = module.weight.detach()
+        weight = weight.T if _turned(module) else weight
         if score == "wanda":
             mask = _smallest_in_rows(weight.abs().flatten(1) * norms[name], sparsity).reshape(weight.shape)
         else:
@@ -81,7 +96,7 @@ def _squares(module: Any, x: torch.Tensor) -> torch.Tensor:
 
     A convolution's kernel sees each input channel at every place, so all places of the kernel share its sum.
     """
-    if isinstance(module, torch.nn.Linear):
+    if isinstance(module, torch.nn.Linear) or _turned(module):
         return x.reshape(-1, x.shape[-1]).double().square().sum(dim=0)[None]
     channels = x.double().square().sum(dim=tuple(place for place in range(x.ndim) if place != 1))
     kernel = int(np.prod(module.kernel_size))

@@ -1,0 +1,225 @@
+"""The texts and pictures of train_smaller.py, from the rows that are there."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+
+from markdown import ROOT, provenance, table, write_between
+from microbudget.judge.verdict import judge_pair
+from microbudget.stats import wilson
+from microbudget.tasks import Scores
+from microbudget.units import Drop, format_bytes, format_seconds
+
+PAGE, PICTURE = ROOT / "docs" / "distill.md", ROOT / "docs" / "pictures" / "train_smaller.svg"
+SCRIPT = "train_smaller.py"
+GOAL_FASTER, GOAL_SMALLER, GOAL_DROP = 12, 10, 0.01
+GOAL_RECOVERED, GOAL_MINUTES, GOAL_OVERHEAD = 0.70, 15, 1.05
+Rows = dict[str, Any]
+
+
+def joined(rows: Rows, key: str, what: str, seeds: int) -> Scores:
+    """The answers of all splits together."""
+    values = np.concatenate([rows[f"{key} {seed}"][what] for seed in range(seeds)])
+    return Scores("accuracy", values.astype(np.float64), np.ones(len(values)))
+
+
+def whole(rows: Rows, text: str, seeds: int) -> bool:
+    """Whether a recipe was judged on all splits and timed."""
+    return f"latency {text}" in rows and all(f"recipe {text} {seed}" in rows for seed in range(seeds))
+
+
+def judged(rows: Rows, recipes: dict[str, str], seeds: int) -> tuple[str, list[str]] | None:
+    """The table of these recipes by name, and for each the verdict in words; None before the rows are there."""
+    from train_smaller import REFERENCE
+
+    found = {name: text for name, text in recipes.items() if whole(rows, text, seeds)}
+    if not found or any(f"recipe {REFERENCE} {seed}" not in rows for seed in range(seeds)):
+        return None
+    reference, size = joined(rows, f"recipe {REFERENCE}", "right", seeds), rows[f"recipe {REFERENCE} 0"]["size_bytes"]
+    base = statistics.median(rows[f"latency {text}"]["reference_s"] for text in found.values())
+    lines = [["torch eager, float32", format_bytes(size), "1", format_seconds(base), "1", f"{reference.value:.2%}", ""]]
+    told = []
+    for name, text in found.items():
+        scores, timing = joined(rows, f"recipe {text}", "right", seeds), rows[f"latency {text}"]
+        verdict = judge_pair(reference, scores, Drop(GOAL_DROP))
+        smaller = size / rows[f"recipe {text} 0"]["size_bytes"]
+        lines.append([
+            name, format_bytes(rows[f"recipe {text} 0"]["size_bytes"]), f"{smaller:.1f}",
+            format_seconds(timing["latency_s"]), f"{timing['speedup']:.1f} ({timing['low']:.1f}..{timing['high']:.1f})",
+            f"{scores.value:.2%}",
+            f"{verdict.change * 100:+.2f} ({verdict.change_low * 100:+.1f}..{verdict.change_high * 100:+.1f}) pt,"
+            f" {verdict.decision}",
+        ])  # fmt: skip
+        if timing["speedup"] >= GOAL_FASTER and smaller >= GOAL_SMALLER:
+            told.append(f"{name} ({smaller:.1f} times smaller, {timing['speedup']:.1f} faster: {verdict.decision})")
+    head = ["methods", "size", "smaller", "latency", "faster", "accuracy", "change, within 1 point?"]
+    return table(head, lines), told
+
+
+def recipes_text(rows: Rows, seeds: int) -> str | None:
+    """Each method alone and together, and the peer."""
+    from train_smaller import PEER, PEER_SHARE, PEER_START, RECIPES
+
+    found = judged(rows, {**RECIPES, PEER: PEER}, seeds)
+    if found is None:
+        return None
+    count = (
+        len(joined(rows, f"recipe {RECIPES['int8']}", "right", seeds).numerator)
+        if whole(rows, RECIPES["int8"], seeds)
+        else 0
+    )
+    listed = "\n".join(f"* {name}: `{text}`" for name, text in RECIPES.items() if whole(rows, text, seeds))
+    if whole(rows, PEER, seeds):
+        listed += (
+            f"\n* {PEER}: `{PEER_START}`, channels by Torch-Pruning down to {PEER_SHARE:.0%} of the parameters, as many"
+            " epochs of our loop on the labels, our export, onnxruntime's static int8"
+        )
+    reached = "; ".join(found[1]) or "none"
+    return "\n\n".join([
+        found[0],
+        listed,
+        f"Accuracy of {count} held-out photos of {seeds} split{'s' * (seeds > 1)}, paired; latency of one photo with 2"
+        " threads, in turns with torch; intervals at 95 %, and the verdict on a limit of 1 point. Goal:"
+        f" {GOAL_FASTER} times as fast, {GOAL_SMALLER} times as small, within 1 point. As fast and small: {reached}.",
+        provenance(SCRIPT),
+    ])  # fmt: skip
+
+
+def orders_text(rows: Rows) -> str | None:
+    """The same methods in another order."""
+    from train_smaller import EPOCHS, ORDERS
+
+    found = judged(rows, ORDERS, 1)
+    if found is None:
+        return None
+    listed = "\n".join(f"* {name}: `{text}`" for name, text in ORDERS.items() if whole(rows, text, 1))
+    note = (
+        f"{EPOCHS} epochs of training in every order, and the same options but in the last, which is narrowed before it"
+        f" is pruned; one split. {provenance(SCRIPT)}"
+    )
+    return "\n\n".join([found[0], listed, note])
+
+
+def recovery_text(rows: Rows, seeds: int) -> str | None:
+    """What distillation recovers, and what the teacher is worth on test."""
+    if any(f"recovery {seed}" not in rows for seed in range(seeds)):
+        return None
+    names = ("reference", "uncut", "cut", "distilled", "without_teacher")
+    teacher, uncut, cut, distilled, alone = (joined(rows, "recovery", name, seeds).value for name in names)
+    found = [rows[f"recovery {seed}"] for seed in range(seeds)]
+    one, minutes = found[0], max(row["seconds"] for row in found) / 60
+    lost = uncut - cut
+    recovered = [f"{(value - cut) / lost:.0%}" if lost > 0 else "nothing was lost" for value in (distilled, alone)]
+    lines = [
+        ["the teacher, at 224 pixels", f"{teacher:.2%}", ""],
+        ["the model at 128 pixels, uncut", f"{uncut:.2%}", "100%"],
+        ["cut to half the width", f"{cut:.2%}", "0%"],
+        ["trained on the labels alone", f"{alone:.2%}", recovered[1]],
+        ["distilled", f"{distilled:.2%}", recovered[0]],
+    ]
+    return "\n\n".join([
+        table(["MobileNetV2", "test accuracy", "recovered of what the cut lost"], lines),
+        f"{len(joined(rows, 'recovery', 'cut', seeds).numerator)} held-out photos; {format_bytes(one['uncut_bytes'])}"
+        f" to {format_bytes(one['distilled_bytes'])}; the same steps with and without the teacher. Goal: distilled, at"
+        f" least {GOAL_RECOVERED:.0%} in at most {GOAL_MINUTES} minutes; one distillation with empty caches took"
+        f" **{minutes:.1f} minutes**. The teacher made {one['teacher_passes']:,} forward passes: {one['photos']} photos"
+        f" in {one['views']} views, each once.",
+        provenance(SCRIPT),
+    ])  # fmt: skip
+
+
+def curve_text(rows: Rows) -> str | None:
+    """With and without the teacher at several shares of the labels."""
+    if "curve" not in rows:
+        return None
+    lines = []
+    for row in rows["curve"]["curve"]:
+        taught, alone = row["quality_with_teacher"], row["quality_without_teacher"]
+        lines.append(
+            [f"{row['labels_share']:.0%}", f"{taught:.2%}", f"{alone:.2%}", f"{(taught - alone) * 100:+.1f} pt"]
+        )
+    return "\n\n".join([
+        table(["labels", "with the teacher", "without", "the teacher is worth"], lines),
+        "The same student with a new head in every cell, the same steps; accuracy on validation, one split. The teacher"
+        f" has learnt from all labels. {provenance(SCRIPT)}",
+    ])  # fmt: skip
+
+
+def overhead_text(rows: Rows) -> str | None:
+    """What the loop costs."""
+    from train_smaller import BATCH, PIXELS
+
+    if "overhead" not in rows:
+        return None
+    row = rows["overhead"]
+    return (
+        f"A step of {BATCH} photos of {PIXELS} pixels through MobileNetV2: plain torch loop"
+        f" {format_seconds(row['plain_step_s'])}, ours {format_seconds(row['ours_step_s'])},"
+        f" {row['ratio']:.3f} times as long ({row['ratio_low']:.3f}..{row['ratio_high']:.3f}; goal: at most"
+        f" {GOAL_OVERHEAD}), with clipping, schedule, checks for NaN and a checkpoint at the end; both take turns."
+        f" {provenance(SCRIPT)}"
+    )
+
+
+def draw(rows: Rows) -> bool:
+    """Accuracy against latency of each method alone and of all; whether there was anything to draw."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    from train_smaller import GRID, PEER, REFERENCE
+
+    lines = {name: [text for text in texts if whole(rows, text, 1)] for name, texts in {**GRID, "peer": [PEER]}.items()}
+    lines = {name: texts for name, texts in lines.items() if texts}
+    if not lines or f"recipe {REFERENCE} 0" not in rows:
+        return False
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    base = statistics.median(rows[f"latency {text}"]["reference_s"] for texts in lines.values() for text in texts)
+    _points(axes, rows, [(base, REFERENCE)], "torch eager, float32", "s")
+    for (name, texts), marker in zip(lines.items(), "oD^v*P", strict=False):
+        _points(axes, rows, [(rows[f"latency {text}"]["latency_s"], text) for text in texts], name, marker)
+    axes.set_xscale("log")
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+    axes.set_xlabel("latency of one photo, 2 threads (ms)")
+    axes.set_ylabel("accuracy on held-out photos (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    FigureCanvasSVG(figure).print_svg(str(PICTURE), metadata={"Date": None})
+    return True
+
+
+def _points(axes: Any, rows: Rows, points: list[tuple[float, str]], label: str, marker: str) -> None:
+    drawn = []
+    for latency_s, text in sorted(points):
+        right = rows[f"recipe {text} 0"]["right"]
+        low, high = wilson(sum(right), len(right))
+        drawn.append((latency_s * 1e3, 100 * sum(right) / len(right), 100 * low, 100 * high))
+    x, y, low, high = (np.array(column) for column in zip(*drawn, strict=True))
+    axes.errorbar(x, y, (y - low, high - y), marker=marker, capsize=2, label=label, linewidth=1)
+
+
+def write(rows: Rows, seeds: int) -> None:
+    """Every text whose rows are there."""
+    picture = "![Accuracy against latency of each method alone and of all](docs/pictures/train_smaller.svg)"
+    pictured = [picture] if draw(rows) else []
+    together, orders = recipes_text(rows, seeds), orders_text(rows)
+    texts = {
+        "overhead": overhead_text(rows),
+        "recovery": recovery_text(rows, seeds),
+        "curve": curve_text(rows),
+        "orders": orders,
+        "train-smaller": _joined([each.replace("docs/pictures", "pictures") for each in pictured], together),
+    }
+    for name, text in texts.items():
+        if text is not None:
+            write_between(PAGE, name, text)
+    if together is not None:
+        parts = [*pictured, together, *(["The effect of the order:", orders] if orders else [])]
+        write_between(ROOT / "README.md", "train-smaller", "\n\n".join(parts))
+
+
+def _joined(before: list[str], text: str | None) -> str | None:
+    return None if text is None else "\n\n".join([*before, text])
