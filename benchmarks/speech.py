@@ -3,14 +3,15 @@
     python benchmarks/speech.py                    everything; can be killed and goes on
     python benchmarks/speech.py --part models      build the models
     python benchmarks/speech.py --part quality     word error rates on speech/words/validation
-    python benchmarks/speech.py --part speed       times and memory, all in turns (wants a quiet machine, 4 minutes)
+    python benchmarks/speech.py --part speed       times and memory, all in turns (wants a quiet machine, 6 minutes)
     python benchmarks/speech.py --part curve       bytes of the vocabulary against errors
     python benchmarks/speech.py --part recovery    one decoder layer: cut, and taught (wants a quiet machine)
     python benchmarks/speech.py --part shapes      random networks in the shapes of whisper-tiny and -base (quiet)
     python benchmarks/speech.py --part tables      write docs/speech_results.md, the README and the picture
 
 Trained on speech/words/train alone, of which a part is held out for early stopping; judged on speech/words/validation,
-which no method reads. What is there in runs/speech/ is not made again. Everything is greedy and on two threads.
+which no method reads. What is there in runs/speech/ is not made again. Everything is greedy,
+and timed on one thread and on two.
 """
 
 from __future__ import annotations
@@ -115,13 +116,13 @@ class Results:
 class Worker:
     """A process of `speech_worker.py`."""
 
-    def __init__(self, way: str, folder: Path) -> None:
+    def __init__(self, way: str, folder: Path, threads: int = THREADS) -> None:
         kind, *options = way.split()
         command = [sys.executable, str(Path(__file__).with_name("speech_worker.py")), kind, str(folder), *options]
         # Threads that wait must not spin: here they wait for other processes.
-        env = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "GOMP_SPINCOUNT": "10000", "HF_HUB_OFFLINE": "1"}
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000", "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
-            [*command, "--threads", str(THREADS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            [*command, "--threads", str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
         self._read()
 
@@ -239,7 +240,10 @@ def verdict(reference: Mapping[str, Any], row: Mapping[str, Any]) -> Verdict:
 
 
 def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, rounds: int, files: int) -> None:
-    """All ways in turns, in processes of their own: seconds of each round over the same recordings."""
+    """All ways in turns, in processes of their own: seconds of each round over the same recordings.
+
+    Each with one thread and with all, and the faster counts: in networks as small as these threads wait for each other.
+    """
     if results.get(part, "rounds") is not None:
         return
     task = judged()
@@ -250,17 +254,24 @@ def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, 
     heard_s = sum(task.seconds(example) for example in chosen)
     rng = np.random.default_rng(0)
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(Worker(way, folder)) for name, (way, folder) in ways.items()}
-        peaks = {name: worker.hear(paths[:1])["peak_bytes"] for name, worker in workers.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in workers}
+        workers = {
+            (name, threads): stack.enter_context(Worker(way, folder, threads))
+            for name, (way, folder) in ways.items()
+            for threads in range(1, THREADS + 1)
+        }
+        peaks = {both: worker.hear(paths[:1])["peak_bytes"] for both, worker in workers.items()}
+        seconds: dict[tuple[str, int], list[float]] = {both: [] for both in workers}
         for index in range(rounds):
-            for name in rng.permutation(list(workers)):
-                workers[name].hear(paths[:1])  # caches are another's
-                seconds[name].append(sum(workers[name].hear(paths)["seconds"]))
+            for place in rng.permutation(len(workers)):
+                both, worker = list(workers.items())[place]
+                worker.hear(paths[:1])  # caches are another's
+                seconds[both].append(sum(worker.hear(paths)["seconds"]))
             print(f"{part}: round {index + 1} of {rounds}", file=sys.stderr, flush=True)
-    results.put(part, "peaks", peaks)
+    best = {name: min(range(1, THREADS + 1), key=lambda n: float(np.median(seconds[name, n]))) for name in ways}
+    results.put(part, "peaks", {name: peaks[name, threads] for name, threads in best.items()})
     results.put(part, "heard", {"seconds": heard_s, "recordings": files})
-    results.put(part, "rounds", seconds)  # last: where they are, the part is whole
+    results.put(part, "threads", best)
+    results.put(part, "rounds", {name: seconds[name, threads] for name, threads in best.items()})
 
 
 def recovery(results: Results) -> None:

@@ -55,18 +55,20 @@ def levers(rows: Rows) -> str:
                 "" if same else told.decision,
             ]
         )
-    head = ["heard by", "size", "smaller", "memory", "time", "rtf", "faster", "wer", "change", "within 1 pt"]
+    head = ["heard by", "size", "smaller", "memory", "threads", "time", "rtf", "faster", "wer"]
+    head += ["change", "within 1 pt"]
     return table(head, lines)
 
 
 def _cost(timed: Rows, name: str) -> list[str]:
-    """Memory, time, real-time factor and speed of a way; empty where it is not timed."""
+    """Memory, threads, time, real-time factor and speed of a way; empty where it is not timed."""
     if name not in timed.get("rounds", {}):
-        return [""] * 4
+        return [""] * 5
     seconds, heard = float(np.median(timed["rounds"][name])), timed["heard"]
     same = name == speech.UNTOUCHED
     return [
         format_bytes(timed["peaks"][name]),
+        str(timed["threads"][name]),
         format_seconds(seconds / heard["recordings"]),
         f"{seconds / heard['seconds']:.4f}",
         "" if same else _times(ratio(timed["rounds"][speech.UNTOUCHED], timed["rounds"][name])),
@@ -161,12 +163,16 @@ def shapes(rows: Rows) -> str:
                     format_bytes(sizes[way]),
                     f"{sizes['transformers, float32'] / sizes[way]:.2f}" if index else "",
                     format_bytes(timed["peaks"][way]),
+                    str(timed["threads"][way]),
                     format_seconds(float(np.median(rounds[way])) / heard["recordings"]),
                     f"{float(np.median(rounds[way])) / heard['seconds']:.4f}",
                     _times(ratio(base, rounds[way])) if index else "",
                 ]
             )
-        parts += [f"**{name}**", table(["heard by", "size", "smaller", "memory", "time", "rtf", "faster"], lines)]
+        parts += [
+            f"**{name}**",
+            table(["heard by", "size", "smaller", "memory", "threads", "time", "rtf", "faster"], lines),
+        ]
     return "\n\n".join(parts)
 
 
