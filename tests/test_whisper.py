@@ -136,6 +136,8 @@ def test_languages(folder: Path, exported: Model) -> None:
     prompt = Prompt.of(folder, vocabulary, many=False)  # the folder tells
     assert prompt.languages == vocabulary.languages()
     german = Prompt.of(folder, vocabulary, many=False, language="<|de|>")
+    for name in ("de", "German", "german", " DE "):
+        assert Prompt.of(folder, vocabulary, many=False, language=name) == german
     names = ["<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
     assert german.tokens() == [vocabulary.special(name) for name in names]
     assert front_end(folder) == LogMel(80, 32_000)
@@ -150,6 +152,66 @@ def test_languages(folder: Path, exported: Model) -> None:
     for model in (load(folder), exported):
         with pytest.raises(InvalidOption, match="does not know the language 'fr'; it knows de, en"):
             open_speech(model, language="fr")
+
+
+def test_a_language_is_detected_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` detects it again, for nothing, where it is not told what stands in the prompt."""
+    from microbudget.runtimes.whisper_torch import TorchEar
+
+    passes: list[int] = []
+    session = open_speech(load(folder), threads=1)
+    session._ear.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    assert isinstance(session._ear, TorchEar)  # type: ignore[attr-defined]
+    session.text(noise(1.0))
+    detected = len(passes)
+    code = session.language([rows([noise(1.0)])])
+    passes.clear()
+    told = open_speech(load(folder), threads=1, language=code)
+    told._ear.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    told.text(noise(1.0))
+    assert detected == len(passes) + 1
+
+
+def test_names_of_languages() -> None:
+    """As transformers knows them."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES as CODES
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    from microbudget.runtimes.languages import NAMES, code_of, name_of
+
+    assert {name: code for name, code in TO_LANGUAGE_CODE.items() if NAMES.get(name) != code} == {}
+    assert {code: name_of(code).lower() for code in CODES} == CODES
+    assert (code_of("<|de|>"), code_of("Klingon"), name_of("xx")) == ("de", "klingon", "xx")
+
+
+def test_a_folder_of_faster_whispers_tells_its_mels_by_its_network(exported: Model, tmp_path: Path) -> None:
+    """Those that are on the hub have no preprocessor_config.json, and hear 30 s."""
+    from microbudget.audio.log_mel import LogMel
+    from microbudget.runtimes.whisper import WhisperSession
+
+    theirs = shutil.copytree(exported.path, tmp_path / "theirs")
+    for name in ("preprocessor_config.json", "microbudget.json"):
+        (theirs / name).unlink()
+    session = open_speech(load(theirs), threads=1, language="en")
+    assert isinstance(session, WhisperSession)
+    assert session._front == LogMel(80)
+    assert session.window_s == 30
+    assert session.answer(rows([noise(3.0)])).shape == (1,)
+
+
+def test_a_settled_language_is_told(folder: Path, task: TranscriptionTask, tmp_path: Path) -> None:
+    """A trimmed vocabulary takes from CTranslate2 the means to tell languages: the export says which it takes."""
+    import io
+
+    from microbudget.progress import Progress
+
+    said, out = io.StringIO(), tmp_path / "ct2"
+    out.mkdir()
+    context = Context(task, tmp_path / "cache", threads=1, progress=Progress(said))
+    report = Export(format="ct2").apply(load(folder), context, out).history["export"]
+    assert report["language"] in LANGUAGES
+    assert f"({report['language']}), which most of the recordings are in" in report["runtimes"]
+    assert f"warning: {report['runtimes']}" in said.getvalue()
 
 
 def test_an_english_model_takes_no_language(folder: Path, tmp_path: Path) -> None:
@@ -318,6 +380,31 @@ def test_special_tokens_are_not_text(folder: Path) -> None:
     tokens = [vocabulary.special(name) for name in special_tokens()]
     stamp = vocabulary.special("<|0.00|>")
     assert vocabulary.text([tokens[0], stamp, *spoken, stamp, *tokens]) == "seven"
+
+
+def test_real_words_made_smaller(assets: Path, tmp_path: Path) -> None:
+    """Window, vocabulary and integers at once: faster-whisper loads the folder and writes the words."""
+    faster_whisper = pytest.importorskip("faster_whisper")
+    from microbudget.audio import sound
+    from microbudget.build import build
+    from microbudget.recipe import Recipe
+    from microbudget.tasks.transcripts import basic, count
+
+    task = TranscriptionTask.open(assets / "speech/words", cache=tmp_path / "cache")
+    recipe = Recipe.parse("window(seconds=10) > trim() > export(format='ct2', type='int8')")
+    given = load(assets / "models/whisper-words")
+    model = build(given, recipe, Context(task, tmp_path / "cache", threads=2), tmp_path / "models")[-1]
+    assert model.size_bytes < 0.25 * given.size_bytes
+    foreign = faster_whisper.WhisperModel(str(model.path), device="cpu", cpu_threads=2)
+    wrong = words = 0
+    for example in task.examples("test")[:8]:
+        waveform = sound.read(task.path_of(example))
+        segments, _ = foreign.transcribe(waveform, beam_size=1, without_timestamps=True, temperature=0.0)
+        said = basic(task.text(example) or "")
+        words += len(said.split())
+        wrong += count(said, basic(" ".join(segment.text for segment in segments))).word_errors
+    assert words > 30
+    assert wrong <= 0.15 * words
 
 
 def test_real_words(assets: Path, tmp_path: Path) -> None:

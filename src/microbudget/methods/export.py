@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import Failed, InvalidOption, UnsupportedModel
 from ..model import GGUF_NAME, ONNX_NAME, TRANSCRIPTION, Model, Record, backbone_of
+from ..runtimes.languages import name_of
 from . import Context, Method, option
 
 CHECKED = 16  # calibration images that both models answer
@@ -102,21 +103,41 @@ def _to_ct2(model: Model, context: Context, out: Path, type: str) -> Record:
 
     if model.task != TRANSCRIPTION:
         raise UnsupportedModel(f"{model.path} is no Whisper: format='ct2' is for speech models")
-    examples = context.task.examples("train")[:CHECKED]
-    inputs = [context.task.collate([example], {}) for example in examples]
-    theirs = whisper_torch.open_session(model)
+    theirs = whisper_torch.open_session(model, threads=context.threads)
+    inputs = _recordings(context.task, theirs.window_s)
     report = convert_ct2.convert(model.path, out, type)
     if convert_ct2.needs_language(out) and (language := theirs.language(inputs)) is not None:
         convert_ct2.settle_language(out, language)
-        report["language"] = language
+        report |= {"language": language, "runtimes": _settled(language)}
+        context.progress.warn(report["runtimes"])
     sessions = (theirs, ct2.open_session(Model(out, "ct2", model.record), threads=context.threads))
     texts = [[str(session.answer(one)[0]) for one in inputs] for session in sessions]
     for session in sessions:
         session.close()
-    same = sum(a == b for a, b in zip(*texts, strict=True)) / max(1, len(examples))
-    report = {**report, "examples": len(examples), "same_texts": same}
-    context.progress.say(f"export    {len(examples)} recordings: the same text for {same:.0%}, {type}")
+    same = sum(a == b for a, b in zip(*texts, strict=True)) / max(1, len(inputs))
+    report = {**report, "examples": len(inputs), "same_texts": same}
+    context.progress.say(f"export    {len(inputs)} recordings: the same text for {same:.0%}, {type}")
     return replace(model.record, task=TRANSCRIPTION, history={**model.record.history, "export": report})
+
+
+def _settled(language: str) -> str:
+    """What is told of a model of many languages that now knows which it hears, in the log and in the card."""
+    return (
+        f"what it hears is taken for {name_of(language)} ({language}), which most of the recordings are in: with a"
+        " trimmed vocabulary CTranslate2 cannot tell languages. For another one say --language"
+    )
+
+
+def _recordings(task: Any, window_s: float) -> list[dict[str, Any]]:
+    """What both models hear to be compared: recordings up to a minute, or what a window hears of longer ones."""
+    from ..tasks import LONG_S
+    from ..tasks.speech import rows
+
+    examples = task.examples("train")
+    short = [example for example in examples if task.seconds(example) <= LONG_S]
+    if short:
+        return [task.collate([example], {}) for example in short[:CHECKED]]
+    return [rows([task.waveform(example, window_s)]) for example in examples[:CHECKED]]
 
 
 def _compare(network: Any, session: Any, model: Model, context: Context) -> dict[str, float]:

@@ -43,6 +43,7 @@ class Ct2Ear:
             raise UnsupportedModel(f"ctranslate2 cannot open {folder} as Whisper: {error}") from error
         self._folder = folder
         self.multilingual = bool(self._network.is_multilingual)
+        self.mels = int(self._network.n_mels)  # folders made for faster-whisper do not tell them elsewhere
 
     def write(self, features: Features, prompt: Prompt) -> list[int]:
         """The tokens behind the prompt for features (mels, frames)."""
@@ -94,7 +95,8 @@ class Ct2Ear:
 
 def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
     """Open a `ct2` Model. threads: 0 means all cores. language: its code, else detected."""
-    return WhisperSession(Ct2Ear(model.path, threads), model.path, front_end(model.path), language)
+    ear = Ct2Ear(model.path, threads)
+    return WhisperSession(ear, model.path, front_end(model.path, ear.mels), language)
 
 
 def info() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..audio.log_mel import Features, LogMel
 from ..audio.pieces import Piece
 from ..audio.sound import RATE_HZ, Samples
 from ..errors import InvalidOption, MissingExtra, UnsupportedModel
+from .languages import code_of
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -83,14 +84,15 @@ class Prompt:
 
     @classmethod
     def of(cls, folder: Path, vocabulary: Vocabulary, many: bool, language: str | None = None) -> Prompt:
-        """For a model folder. many: whether there are several languages, where the folder does not tell.
+        """For a model folder. many: whether there are several languages, where the folder does not tell. language: its
+        code ("de"), token or English name.
 
         Raises InvalidOption for a language that it does not know.
         """
         config = read_json(folder / "generation_config.json")
         many = bool(config.get("is_multilingual", many))
         known = vocabulary.languages() if many else {}
-        wanted = (language or config.get("language") or "").strip("<|>").lower() or None
+        wanted = code_of(language or config.get("language") or "") or None
         if wanted and many and wanted not in known:
             raise InvalidOption(f"the model does not know the language {wanted!r}; it knows {', '.join(sorted(known))}")
         if language and not many and wanted not in ("en", None):
@@ -208,10 +210,13 @@ class WhisperSession:
         return self._vocabulary.text(self._ear.write(self._front(waveform), self._prompt))
 
 
-def front_end(folder: Path) -> LogMel:
-    """The front end of a model folder. Raises UnsupportedModel where it says nothing of it."""
+def front_end(folder: Path, mels: int | None = None) -> LogMel:
+    """The front end of a model folder. mels: of the network itself, for a folder that says nothing of its front end,
+    which is then Whisper's of 30 s. Raises UnsupportedModel where neither is known."""
     config = read_json(folder / "preprocessor_config.json") or read_json(folder / "processor_config.json")
     nested = config.get("feature_extractor", config)
+    if not nested and mels is not None:
+        return LogMel(mels)
     if not nested:
         raise UnsupportedModel(
             f"{folder} has no preprocessor_config.json: save the model's feature extractor beside it"

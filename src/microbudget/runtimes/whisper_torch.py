@@ -48,9 +48,18 @@ class TorchEar:
                 return_timestamps=False,
                 max_new_tokens=prompt.longest,
                 suppress_tokens=self._never(prompt),
+                **self._told(start[0]),
             )
         tokens = [int(token) for token in written[0]]
         return tokens[start.shape[1] :] if tokens[: start.shape[1]] == start[0].tolist() else tokens
+
+    def _told(self, start: Any) -> dict[str, str]:
+        """The language of a prompt as `generate` wants to hear it: it would detect once more what the prompt says."""
+        settings = self.network.generation_config
+        if not getattr(settings, "is_multilingual", False):
+            return {}
+        known = getattr(settings, "lang_to_id", None) or {}
+        return next(({"language": name} for name, token in known.items() if token in start), {})
 
     def _never(self, prompt: Prompt) -> list[int]:
         """What may not be written: what the model's settings say, and timestamps."""
