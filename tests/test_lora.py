@@ -6,6 +6,8 @@ import argparse
 import inspect
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,12 @@ from microbudget.errors import BadData, InvalidOption, ModelNotFound, Unsupporte
 from microbudget.judge.ledger import ledger
 from microbudget.loading import load
 from microbudget.methods import Context
+from microbudget.methods.finetune import Finetune
 from microbudget.methods.lora import Lora
 from microbudget.methods.lora.memory import saved_bytes, training_bytes
 from microbudget.methods.prune import Prune
 from microbudget.model import Model
+from microbudget.progress import Progress
 from microbudget.recipe import Recipe
 from microbudget.runtimes import causal, open_session
 from microbudget.tasks.images import ImageTask
@@ -175,6 +179,69 @@ def test_images_get_a_head_and_adapters(images: Context, tmp_path: Path) -> None
     found = open_session(exported).answer(images.task.collate(examples, adapted.record.preprocessing or {}))
     assert adapted.labels == images.task.labels
     assert (found.argmax(1) == [example.label for example in examples]).mean() > 0.6  # guessing gives a third
+
+
+def test_the_head_comes_first(hf_model: Path, images: Context, tmp_path: Path) -> None:
+    """As finetune fits it: what the adapters go on from is no random head."""
+    adapted = build_step(load(hf_model), Lora(rank=2, epochs=1), images, tmp_path)
+    alone = build_step(load(hf_model), Finetune(), images, tmp_path)
+    before = adapted.record.history["lora"]["before"]
+    assert before["loss"] == pytest.approx(
+        min(row["validation_loss"] for row in alone.record.history["finetune"]["epochs"]), rel=1e-3
+    )
+
+
+def test_labels_in_another_order_keep_their_rows(hf_model: Path, images: Context, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    known = build_step(load(hf_model), Finetune(epochs=3), images, tmp_path)
+    turned = tmp_path / "turned"
+    shutil.copytree(known.path, turned)
+    (turned / "microbudget.json").unlink()
+    order = [2, 0, 1]
+    config = json.loads((turned / "config.json").read_text())
+    labels = [images.task.labels[place] for place in order]
+    config |= {"id2label": dict(enumerate(labels)), "label2id": {label: place for place, label in enumerate(labels)}}
+    (turned / "config.json").write_text(json.dumps(config))
+    tensors = load_file(str(turned / "model.safetensors"))
+    tensors |= {name: tensors[name][order].clone() for name in ("classifier.weight", "classifier.bias")}
+    save_file(tensors, str(turned / "model.safetensors"), metadata={"format": "pt"})
+    adapted = build_step(load(turned), Lora(rank=2, epochs=1, learning_rate=1e-8), images, tmp_path)
+    examples = images.task.examples("validation")
+    given = images.task.collate(examples, known.record.preprocessing or {})
+    ours, theirs = (open_session(one, threads=1).answer(given) for one in (adapted, known))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(np.abs(theirs).max()))
+
+
+def test_the_head_takes_smaller_steps_than_the_adapters(hf_model: Path) -> None:
+    from microbudget.methods.lora import adapting
+    from microbudget.runtimes.torch import load_network
+
+    network = load_network(hf_model)
+    names = adapting.chosen(network, None, "classifier")
+    learner = adapting.adapted(network, names, 2, 2.0, "classifier", 0)
+    (adapters, full), (head, share) = adapting.groups(learner, 0.1)
+    assert (full, share, len(adapters), len(head)) == (1.0, 0.1, 2 * len(names), 2)
+    assert len(adapters) + len(head) == sum(one.requires_grad for one in learner.parameters())
+
+
+def test_photos_without_validation_are_warned_of(
+    hf_model: Path, images: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = {**images.task._splits, "validation": ()}  # type: ignore[attr-defined]
+    own = replace(images, task=replace(images.task, _splits=splits), progress=Progress())  # type: ignore[type-var]
+    adapted = build_step(load(hf_model), Lora(rank=2, epochs=2), own, tmp_path)
+    assert "lora: there is no validation split: all epochs run" in capsys.readouterr().err
+    assert adapted.record.history["lora"]["kept"] == 2
+
+
+def test_a_class_without_training_photos_is_named(hf_model: Path, images: Context, tmp_path: Path) -> None:
+    red = images.task.labels.index("red")
+    splits = {**images.task._splits}  # type: ignore[attr-defined]
+    splits["train"] = tuple(example for example in splits["train"] if example.label != red)
+    own = replace(images, task=replace(images.task, _splits=splits))  # type: ignore[type-var]
+    with pytest.raises(BadData, match="no training example of red"):
+        build_step(load(hf_model), Lora(rank=2, epochs=1), own, tmp_path)
 
 
 def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> None:

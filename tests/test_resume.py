@@ -22,25 +22,35 @@ from microbudget.tasks.images import ImageTask
 from test_distill import write_resnet
 from test_methods import digest
 
+METHODS = ("finetune", "prune", "distill", "export", "quantize")
 RECIPE = (
-    "resize(pixels=24) > finetune(epochs=3, unfreeze='all', deep_epochs=3) > "
-    "distill(width=0.5, epochs=3, views=2) > export > quantize(samples=8)"
+    "finetune(epochs=3, unfreeze='all', deep_epochs=3) > prune(sparsity=0.3, samples=8) > distill(epochs=3, views=2) >"
+    " export > quantize(samples=8)"
 )
+STEPS = 6  # of each training: three epochs of two batches
 WORKER = """
 import os, signal, sys
+from microbudget import methods
 from microbudget import train as training
 from test_resume import built
 training.CHECKPOINT_EVERY_S = 0
-model, photos, folder, fatal_step = sys.argv[1:]
+model, photos, folder, fatal, fatal_step = sys.argv[1:]
 steps, learn = [0], training._Loop._learn
 
 def counted(self, rows, epoch, step):
-    steps[0] += 1
-    if steps[0] == int(fatal_step):
+    steps[0] += self.what == fatal
+    if self.what == fatal and steps[0] == int(fatal_step):
         os.kill(os.getpid(), signal.SIGKILL)
     learn(self, rows, epoch, step)
 
+def last(self, *arguments):
+    apply(self, *arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
 training._Loop._learn = counted
+if fatal and not int(fatal_step):
+    method = methods.find(fatal)
+    apply, method.apply = method.apply, last
 built(model, photos, folder)
 """
 
@@ -51,26 +61,27 @@ def built(model: str | Path, photos: str | Path, folder: str | Path) -> None:
     build(load(model), Recipe.parse(RECIPE), context, Path(folder) / "models")
 
 
-def start(model: Path, photos: Path, folder: Path, fatal_step: int = 0) -> subprocess.Popen[bytes]:
+def start(model: Path, photos: Path, folder: Path, fatal: str = "", step: int = 0) -> subprocess.Popen[bytes]:
+    """A process that builds, and kills itself in the step-th step of a training, or (0) when a method has written."""
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, "-c", WORKER, str(model), str(photos), str(folder), str(fatal_step)]
+    command = [sys.executable, "-c", WORKER, str(model), str(photos), str(folder), fatal, str(step)]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
 
 
-def test_killed_three_times_at_random_it_ends_with_the_same_bytes(photos: Path, tmp_path: Path) -> None:
+def test_five_methods_killed_three_times_at_random_end_with_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     model = write_resnet(tmp_path / "resnet")
-    coin = random.Random()  # another moment every time: none may make a difference
-    for step in (coin.randint(1, 4), coin.randint(2, 5)):  # of each process, in the middle of its training
-        with start(model, photos, tmp_path / "killed", step) as process:
-            assert process.wait() == -signal.SIGKILL
-    with start(model, photos, tmp_path / "killed") as process:  # somewhere: at its start, in a method, between two
-        try:
-            process.wait(coin.uniform(2, 8))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    seed = int(os.environ.get("KILLED_WITH_SEED") or random.randrange(10**6))  # another moment every time
+    print(f"KILLED_WITH_SEED={seed}")
+    coin = random.Random(seed)
+    for index in sorted(coin.sample(range(len(METHODS)), 3)):
+        method = METHODS[index]
+        step = coin.randint(1, STEPS) if method in ("finetune", "distill") else 0
+        with start(model, photos, tmp_path / "killed", method, step) as process:
+            assert process.wait() == -signal.SIGKILL, f"{method}, step {step}"
     with start(model, photos, tmp_path / "killed") as process:
         assert process.wait() == 0
     built(model, photos, tmp_path / "whole")
+    assert len(list((tmp_path / "whole" / "models").iterdir())) == len(METHODS)
     assert digest(tmp_path / "killed" / "models") == digest(tmp_path / "whole" / "models")
     assert not list((tmp_path / "killed" / "cache" / CHECKPOINTS).iterdir())
 

@@ -6,7 +6,6 @@ Kumar et al. 2022, arXiv:2202.10054).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,29 +13,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from ..backbone import Backbone, take_apart
-from ..errors import BadData, InvalidOption, InvalidRecipe, UnsupportedModel
+from ..errors import InvalidOption, InvalidRecipe, UnsupportedModel
 from ..features import FeatureStore
-from ..head import Head, HeadSettings, fit_head
+from ..head import Head, HeadSettings
 from ..learning_curve import learning_curve
 from ..metrics import classification_report, confusion_matrix
 from ..model import ONNX_NAME, Model, Record
-from ..tasks import Example
+from ..transfer import Labels, Material, check_classes, check_validation, labels_of, one_thread
 from . import Context, Method, option
 
-Labels = NDArray[np.intp]
-Features = tuple[NDArray[np.float32], Labels]
 HIDDEN = 256
 DROPOUT = 0.5
-BACKBONE_SHARE = 0.1  # of the head's learning rate
+BACKBONE_SHARE, CUT_SHARE = 0.1, 0.3  # of `deep_rate`: of a backbone that is whole, and of one that was cut
 
 
 @dataclass(frozen=True)
 class Finetune(Method):
     """Transfer learning: a new head for your labels on the frozen network."""
 
+    revision: ClassVar[int] = 2
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
 
     head: str = option(
@@ -54,10 +51,15 @@ class Finetune(Method):
         "what is trained beside the head, once the head is there: the last block, or all",
         choices=(None, "last", "all"),
     )
+    deep_views: int = option(4, "unfreeze: views of each photo, each epoch shows another", low=1, high=64)
     deep_epochs: int = option(10, "unfreeze: passes over the photos at most", low=1, high=10_000)
-    deep_patience: int = option(3, "unfreeze: epochs without a better validation loss before it stops", low=1)
+    deep_patience: int = option(5, "unfreeze: epochs without a better validation loss before it stops", low=1)
     deep_rate: float = option(
-        1e-3, "unfreeze: AdamW's learning rate of the head; the backbone's is a tenth", low=1e-8, high=1.0
+        1e-3,
+        "unfreeze: AdamW's learning rate of a head on up to 128 features, less on more; the backbone's is a tenth of"
+        " it, or three where the network was pruned",
+        low=1e-8,
+        high=1.0,
     )
 
     def output_format(self, input_format: str) -> str:
@@ -82,17 +84,19 @@ class Finetune(Method):
         preprocessing = model.record.preprocessing
         if preprocessing is None:
             raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
-        train, validation = context.task.examples("train"), context.task.examples("validation")
-        _check_classes(train, validation, context.task.labels)
-        apart = _open(model, context, self.views)
+        check_classes(context.task)
+        check_validation(context.task)
+        apart = _open(model, context, max(self.views, self.deep_views) if self.unfreeze else self.views)
         store = FeatureStore(apart.graph, preprocessing, context.cache / "features", context.threads)
-        with threadpool_limits(1):  # small matrices: on a busy machine several threads took ten times as long
-            fitted, history = self._train(store, train, validation, context)
+        with one_thread():
+            material = Material.of(store, context.task, self.views, context.seed, context.progress)
+            fitted, history = self._train(material, context)
         if self.unfreeze:
             history = self._deepen(apart, fitted, history, model, context, out)
         else:
             _write(apart, fitted, out, context.task.labels, preprocessing, hf=self.output_format(model.format) == "hf")
-        seen = {*model.record.seen, *(example.key for example in (*train, *validation))}
+        used = (*context.task.examples("train"), *context.task.examples("validation"))
+        seen = {*model.record.seen, *(example.key for example in used)}
         return replace(
             model.record,
             task=context.task.kind,
@@ -102,27 +106,19 @@ class Finetune(Method):
             history={**model.record.history, "finetune": history},
         )
 
-    def _train(
-        self, store: FeatureStore, train: Sequence[Example], validation: Sequence[Example], context: Context
-    ) -> tuple[Head, dict[str, Any]]:
+    def _train(self, material: Material, context: Context) -> tuple[Head, dict[str, Any]]:
         """The head, and what is told of its training."""
-        y, held_out_y = _labels(train), _labels(validation)
-        views = [store.rows(context.task, train, view, context.seed, context.progress) for view in range(self.views)]
-        held_out = store.rows(context.task, validation, 0, context.seed, context.progress), held_out_y
-        classes = len(context.task.labels)
+        classes, held_out_y = len(context.task.labels), material.held_out_labels
 
-        def fit(rows: NDArray[np.intp], settings: HeadSettings) -> Head:
-            chosen = np.concatenate([view[rows] for view in views]), np.tile(y[rows], len(views))
-            return fit_head(chosen, held_out, classes, settings, context.seed)
-
-        def right(head: Head) -> NDArray[np.bool_]:
-            answers: NDArray[np.bool_] = head.logits(held_out[0]).argmax(1) == held_out_y
+        def right(rows: Labels) -> NDArray[np.bool_]:
+            linear = replace(self.settings(), hidden=0, dropout=0.0)  # an mlp takes ten times as long
+            fitted = material.fit(classes, linear, context.seed, rows)
+            answers: NDArray[np.bool_] = fitted.logits(material.held_out).argmax(1) == held_out_y
             return answers
 
-        head = fit(np.arange(len(y)), self.settings())
-        linear = replace(self.settings(), hidden=0, dropout=0.0)  # for the curve: an mlp takes ten times as long
-        curve = learning_curve(lambda rows: right(fit(rows, linear)), y, context.seed)
-        report = _report(head.logits(held_out[0]), held_out_y, context.task.labels)
+        head = material.fit(classes, self.settings(), context.seed)
+        curve = learning_curve(right, material.labels, context.seed)
+        report = _report(head.logits(material.held_out), held_out_y, context.task.labels)
         context.progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
         return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
 
@@ -136,13 +132,14 @@ class Finetune(Method):
 
         task, preprocessing, network = context.task, model.record.preprocessing or {}, apart.network
         put_head(network, apart.weight, head.layers[0], task.labels)
-        groups = classifiers.groups(network, self.unfreeze == "last", BACKBONE_SHARE)
-        settings = Settings(
-            self.deep_epochs, self.deep_rate, weight_decay=self.weight_decay, patience=self.deep_patience
-        )
+        cut = "prune" in model.record.history  # there is more to learn again; prune has repaired its statistics
+        rate = self.deep_rate * classifiers.head_share(network)
+        backbone = self.deep_rate * (CUT_SHARE if cut else BACKBONE_SHARE)
+        groups = classifiers.groups(network, self.unfreeze == "last", backbone / rate)
+        settings = Settings(self.deep_epochs, rate, weight_decay=self.weight_decay, patience=self.deep_patience)
         trained = train(
             classifiers.for_training(network),
-            lessons.labelled(task, preprocessing, views=self.views),
+            lessons.labelled(task, preprocessing, views=self.deep_views),
             settings,
             groups=groups,
             mode=frozen_norms,
@@ -156,7 +153,7 @@ class Finetune(Method):
         )
         save_network(network, preprocessing, out)
         validation = task.examples("validation")
-        report = _report(lessons.answers(network, task, preprocessing, validation), _labels(validation), task.labels)
+        report = _report(lessons.answers(network, task, preprocessing, validation), labels_of(validation), task.labels)
         context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
         return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
 
@@ -165,22 +162,6 @@ def _report(logits: NDArray[Any], targets: Labels, labels: tuple[str, ...]) -> d
     answers = logits.argmax(1)
     confusion = confusion_matrix(answers, targets, len(labels))
     return {**classification_report(answers, targets, len(labels)), "confusion": confusion.tolist()}
-
-
-def _labels(examples: Sequence[Example]) -> Labels:
-    return np.array([example.label for example in examples], np.intp)
-
-
-def _check_classes(train: Sequence[Example], validation: Sequence[Example], labels: tuple[str, ...]) -> None:
-    """Every class must be in the train split, and there must be something to stop on."""
-    if len(labels) < 2:
-        raise BadData(f"the data have one class only ({', '.join(labels)}): a classifier needs at least two")
-    present = {example.label for example in train}
-    absent = [name for index, name in enumerate(labels) if index not in present]
-    if absent:
-        raise BadData(f"no training example of {', '.join(absent[:5])}: add some, or leave that class out")
-    if not validation:
-        raise BadData("no validation examples: add some, so that training knows when to stop")
 
 
 def _write(

@@ -7,23 +7,42 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import BadData, InvalidOption, UnsupportedModel
+from ...loading import known_outputs
 from ...model import LANGUAGE_MODELLING, Model, Record
 from ...units import format_bytes
 from .. import Context, Method, option
+
+LANGUAGE_RATE, IMAGE_RATE = 2e-3, 5e-4
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What differs between images and language."""
+
+    head: str | None  # name of the layer that is trained whole
+    head_share: float  # of the rate
+    alpha: float
+    rate: float
+    mode: Any  # of the network at the start of an epoch
 
 
 @dataclass(frozen=True)
 class Lora(Method):
     """Low-rank adaptation: trains a few numbers beside frozen weights; for images and language models."""
 
+    revision: ClassVar[int] = 2
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     rank: int = option(8, "inner width of each adapter", low=1, high=1024)
-    alpha: float | None = option(None, "scale of the adapters; twice the rank by default", low=1e-3, high=1e6)
+    alpha: float | None = option(
+        None, "scale of the adapters; by default twice the rank, for images the rank", low=1e-3, high=1e6
+    )
     targets: str | None = option(None, "names of layers, separated by commas; by default all that can be adapted")
     epochs: int = option(5, "passes over the training examples at most", low=1, high=10_000)
     patience: int = option(2, "epochs without a better validation loss before it stops", low=1, high=10_000)
-    learning_rate: float = option(2e-3, "of AdamW at the start of the cosine", low=1e-8, high=1.0)
+    learning_rate: float | None = option(
+        None, "of AdamW at the start of the cosine; by default 0.002, for images 0.0005", low=1e-8, high=1.0
+    )
     batch_size: int = option(8, "examples, or rows of tokens, in a step", low=1, high=4096)
     length: int = option(256, "language: tokens in a row", low=8, high=1_000_000)
     checkpointing: bool = option(False, "compute each block again in the backward pass: less memory, a third slower")
@@ -44,24 +63,27 @@ class Lora(Method):
         return self._language(model, context, out) if language else self._images(model, context, out)
 
     def _images(self, model: Model, context: Context, out: Path) -> Record:
-        import torch
-
+        """The head first, on features, then the adapters and it together: a random head would teach them nonsense."""
         from ... import classifiers, lessons
-        from ...runtimes.torch import load_network
         from ...train import frozen_norms
+        from ...transfer import check_classes
 
         preprocessing = model.record.preprocessing
         if preprocessing is None:
             raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
-        labels = tuple(context.task.labels)
-        network = load_network(model.path)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
-            classifiers.set_classes(network, labels, None if model.labels != labels else range(len(labels)))
-        head = classifiers.head_of(network)[0]
+        check_classes(context.task)
+        self._has_validation(context)
+        network = _headed(model, preprocessing, context)
+        training = _Training(
+            classifiers.head_of(network)[0],
+            classifiers.head_share(network),
+            self.alpha or float(self.rank),
+            self.learning_rate or IMAGE_RATE,
+            frozen_norms,
+        )
         lesson = lessons.labelled(context.task, preprocessing)
-        history = self._train(classifiers.for_training(network), head, lesson, model, context, out, frozen_norms)
-        return self._record(model, context, history, labels=labels)
+        history = self._train(classifiers.for_training(network), training, lesson, model, context, out)
+        return self._record(model, context, history, labels=tuple(context.task.labels))
 
     def _language(self, model: Model, context: Context, out: Path) -> Record:
         from torch.nn import Module
@@ -74,38 +96,42 @@ class Lora(Method):
         length = min(self.length, int(longest))
         rows = table(context.task, "train", tokenizer, length)
         held_out = table(context.task, "validation", tokenizer, length) if self._has_validation(context) else None
-        history = self._train(network, None, lesson(rows, held_out), model, context, out, Module.train)
+        training = _Training(
+            None, 1.0, self.alpha or 2.0 * self.rank, self.learning_rate or LANGUAGE_RATE, Module.train
+        )
+        history = self._train(network, training, lesson(rows, held_out), model, context, out)
         return self._record(model, context, {**history, "rows": len(rows), "length": length})
 
     def _has_validation(self, context: Context) -> bool:
         found = bool(context.task.examples("validation"))
         if not found:
-            context.progress.warn("lora: there is no validation text: all epochs run and the last weights are kept")
+            context.progress.warn("lora: there is no validation split: all epochs run and the last weights are kept")
         return found
 
     def _train(
-        self, network: Any, head: str | None, lesson: Any, model: Model, context: Context, out: Path, mode: Any
+        self, network: Any, training: _Training, lesson: Any, model: Model, context: Context, out: Path
     ) -> dict[str, Any]:
         """Train, and write what is asked for; what is told of it."""
         from ...train import Settings, train
-        from .adapting import adapted, chosen, last_parts, numbers
+        from .adapting import adapted, chosen, groups, last_parts, numbers
 
-        names = chosen(network, self.targets, head)
-        learner = adapted(network, names, self.rank, self.alpha or 2.0 * self.rank, head, context.seed)
+        names = chosen(network, self.targets, training.head)
+        learner = adapted(network, names, self.rank, training.alpha, training.head, context.seed)
         trained, everything = numbers(learner)
-        estimate = self._estimate(learner, lesson, mode)
+        estimate = self._estimate(learner, lesson, training.mode)
         context.progress.say(
             f"lora      {trained:,} of {everything:,} numbers are trained ({trained / everything:.2%}), in"
             f" {len(names)} layers ({', '.join(last_parts(names)[:8])}); about {format_bytes(estimate)} of memory at"
             " most, beside what Python and torch take"
         )
         parts = self.batch_size if self.checkpointing else 1
-        settings = Settings(self.epochs, self.learning_rate, self.batch_size, patience=self.patience, parts=parts)
+        settings = Settings(self.epochs, training.rate, self.batch_size, patience=self.patience, parts=parts)
         done = train(
             learner,
             lesson,
             settings,
-            mode=mode,
+            groups=groups(learner, training.head_share),
+            mode=training.mode,
             seed=context.seed,
             threads=context.threads,
             checkpoint=context.checkpoint("lora"),
@@ -169,6 +195,30 @@ class Lora(Method):
             seen=tuple(sorted({*model.record.seen, *keys})),
             history={**model.record.history, "lora": history},
         )
+
+
+def _headed(model: Model, preprocessing: dict[str, Any], context: Context) -> Any:
+    """The network with a head for the data's labels: its own rows where it knows all, else one fitted on features."""
+    from ... import classifiers
+    from ...backbone import take_apart
+    from ...features import FeatureStore
+    from ...head import HeadSettings
+    from ...runtimes.torch import load_network, put_head
+    from ...transfer import Material, one_thread
+
+    labels = tuple(context.task.labels)
+    network = load_network(model.path)
+    rows = known_outputs(model, labels, network.config.num_labels)
+    if rows is not None:
+        classifiers.set_classes(network, labels, rows)
+        return network
+    apart = take_apart(model)
+    store = FeatureStore(apart.graph, preprocessing, context.cache / "features", context.threads)
+    with one_thread():
+        material = Material.of(store, context.task, 1, context.seed, context.progress)
+        head = material.fit(len(labels), HeadSettings(), context.seed)
+    put_head(apart.network, apart.weight, head.layers[0], labels)
+    return apart.network
 
 
 def _weights(learner: Any) -> list[tuple[str, Any]]:

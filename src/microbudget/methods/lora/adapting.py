@@ -10,6 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ...errors import InvalidOption
+from ...train import Group
+
+WHOLE = ".modules_to_save."  # in PEFT's names of what is trained whole
 
 
 def layers(network: Any, head: str | None) -> tuple[str, ...]:
@@ -71,6 +74,13 @@ def adapted(network: Any, names: Sequence[str], rank: int, alpha: float, head: s
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         return get_peft_model(network, config)
+
+
+def groups(learner: Any, head_share: float) -> list[Group]:
+    """What `train` takes: the adapters at the learning rate, a head that is trained whole at a share of it."""
+    trained = [(name, tensor) for name, tensor in learner.named_parameters() if tensor.requires_grad]
+    head = [tensor for name, tensor in trained if WHOLE in name]
+    return [([tensor for name, tensor in trained if WHOLE not in name], 1.0), (head, head_share)]
 
 
 def numbers(network: Any) -> tuple[int, int]:
