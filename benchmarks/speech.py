@@ -68,6 +68,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "2 decoder layers alone": ("microbudget", f"{DISTILL_2} > {FLOAT}"),
     "1 decoder layer alone": ("microbudget", f"{DISTILL_1} > {FLOAT}"),
     "window, trim, int8": ("microbudget", f"window(seconds=10) > trim() > {INT8}"),
+    "window, 5 epochs, trim, int8": ("microbudget", f"window(seconds=10, epochs=5) > trim() > {INT8}"),
     "all: window, trim, 2 decoder layers, int8": (
         "microbudget",
         f"window(seconds=10) > trim() > {DISTILL_2} > {INT8}",

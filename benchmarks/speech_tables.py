@@ -79,7 +79,7 @@ def goals(rows: Rows) -> str:
     """What was to be reached, and what was."""
     rounds, quality = rows["speed"]["rounds"], rows["quality"]
     lines = []
-    for name in (name for name in rounds if name.startswith(("all:", "window, trim"))):
+    for name in (name for name in rounds if name.startswith(("all:", "window, "))):
         told = speech.verdict(quality[speech.UNTOUCHED], quality[name])
         fast = ratio(rounds[speech.UNTOUCHED], rounds[name])
         peer = ratio(rounds[speech.SAME_WINDOW], rounds[name])
