@@ -407,3 +407,5 @@ def _clean(run: Run, reference: Model, found: Sequence[Candidate]) -> None:
     for path in run.cache.iterdir() if run.cache.is_dir() else ():
         if path.name != DECISIONS:  # another measurement would decide otherwise, and a step made again be another
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if run.cache.is_dir() and not any(run.cache.iterdir()):
+        run.cache.rmdir()
