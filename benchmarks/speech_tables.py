@@ -152,7 +152,10 @@ def shapes(rows: Rows) -> str:
     """Times and sizes of random networks."""
     parts = []
     for name in speech_shapes.SHAPES:
-        sizes, timed = rows[f"shapes {name} sizes"], rows[f"shapes {name}"]
+        sizes, timed = rows.get(f"shapes {name} sizes", {}), rows.get(f"shapes {name}", {})
+        if "rounds" not in timed:
+            parts.append(f"**{name}**: not measured yet, `python benchmarks/speech.py --part shapes` goes on.")
+            continue
         rounds, heard = timed["rounds"], timed["heard"]
         lines = []
         for index, way in enumerate(speech_shapes.WAYS):
