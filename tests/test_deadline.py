@@ -139,6 +139,28 @@ def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
     assert not (out / "cache").exists(), "nothing is late any more"
 
 
+@pytest.mark.usefixtures("_quick")
+def test_a_slow_recipe_does_not_keep_a_distillation_from_its_chance(
+    folder: Path, recordings: Path, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 30 minutes one took 20. A distillation is stopped by its own clock, so it may begin; an export is not."""
+    from microbudget.methods.export import Export
+
+    apply = Export.apply
+
+    def slow(*arguments: Any) -> Any:
+        hands.ahead_s += 20 * 60
+        return apply(*arguments)
+
+    monkeypatch.setattr(Export, "apply", slow)
+    distilled = f"distill(decoder_layers=1, epochs=0) > {EXPORT}"
+    for second, tried in ((distilled, 2), (f"window(seconds=2) > {EXPORT}", 1)):
+        monkeypatch.setattr(search, "plan", lambda *_, second=second: [Recipe.parse(EXPORT), Recipe.parse(second)])
+        limit = Budget(max_drop=Drop(0.9), minutes=30)
+        result = search.shrink(folder, recordings, limit, out=tmp_path / second[:6], threads=1)
+        assert len(result.candidates) == tried, second
+
+
 def test_the_teacher_keeps_what_it_has_heard(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,10 @@ from microbudget import evaluation, search
 from microbudget.budget import Budget
 from microbudget.errors import InvalidOption
 from microbudget.judge import compare, measure
-from microbudget.judge.answering import READING_S, _patience_s
+from microbudget.judge.answering import READING_S, _chunks, _patience_s, chunk_size
 from microbudget.judge.measuring import open_task
 from microbudget.loading import load
+from microbudget.methods.export import _recordings
 from microbudget.recipe import Recipe
 from microbudget.report.players import encoded, marked
 from microbudget.search import plan, run_recipe
@@ -92,6 +93,41 @@ def test_the_report_has_players(ran: search.Shrunk) -> None:
     assert len(page) < 6_000_000
 
 
+def test_long_audio_is_judged_too(ran: search.Shrunk) -> None:
+    """Of what ships and of its reference, in the card and on the page."""
+    assert ran.best is not None
+    assert ran.best.test is not None
+    assert ran.reference.test is not None
+    ours, theirs = (row.test.extra["long_form"] for row in (ran.best, ran.reference))  # type: ignore[union-attr]
+    assert ours["joined"] == theirs["joined"] == ran.best.test.examples
+    card = (ran.folder / "best/README.md").read_text(encoding="utf-8")
+    told = re.search(r"\| wer on long audio, test \((\d+) utterances joined, .*\) \| ([\d.]+) \| ([\d.]+) \|", card)
+    assert told is not None
+    assert told.groups() == (str(ours["joined"]), f"{ours['wer']:.4f}", f"{theirs['wer']:.4f}")
+    assert "On long audio" in (ran.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_card_tells_what_runtimes_take(folder: Path, recordings: Path, ran: search.Shrunk, tmp_path: Path) -> None:
+    from microbudget.build import build
+    from microbudget.methods import Context
+    from microbudget.run import Run
+    from microbudget.ship import deliver
+
+    task = TranscriptionTask.open(recordings)
+    recipe = Recipe.parse("window(seconds=3) > trim() > export(format='ct2')")
+    model = build(load(folder), recipe, Context(task, tmp_path / "cache", threads=1), tmp_path / "models")[-1]
+    assert ran.best is not None
+    run = Run(shutil.copytree(ran.folder, tmp_path / "run"))
+    card = (deliver(run, model, ran.best, Budget(), photos=False) / "README.md").read_text(encoding="utf-8")
+    for note in (
+        "CTranslate2 takes features of 3 s as it is",
+        "fills every piece up to 30 s",
+        "faster-whisper take the trimmed vocabulary as it is",
+        "which most of the recordings are in",
+    ):
+        assert card.count(note) == 1, note
+
+
 def test_measure_and_compare(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
     measured = measure(ran.folder / "best", recordings, threads=1, seconds=0.2, ledger=True)
     assert measured.examples == 24
@@ -122,6 +158,45 @@ def test_patience_grows_with_the_recordings(recordings: Path) -> None:
     assert _patience_s(task) == 72_000.0
 
 
+def test_a_long_recording_is_asked_for_alone(recordings: Path) -> None:
+    """It takes as long as many; the short ones beside it are not read from their files because of it."""
+    task = TranscriptionTask.open(recordings)
+    examples = task.examples("train")[:7]
+    for place in (0, 3, 6):
+        task._seconds[examples[place].name] = 3600.0
+    parts = [[examples.index(example) for example in part] for part in _chunks(task, examples, 2)]
+    assert parts == [[0], [1, 2], [3], [4, 5], [6]]
+    longest = max(task.seconds(example) for example in examples if task.seconds(example) < 60)
+    size = chunk_size([], task, examples)
+    assert size * longest * 16_000 * 4 <= 2_500_000 < (size + 1) * longest * 16_000 * 4
+
+
+def test_an_export_is_compared_on_short_recordings(recordings: Path) -> None:
+    task = TranscriptionTask.open(recordings)
+    examples = task.examples("train")
+    task._seconds[examples[0].name] = 3600.0
+    heard = _recordings(task, 6.0)
+    assert len(heard) == min(16, len(examples) - 1)
+    for example in examples:
+        task._seconds[example.name] = 3600.0
+    heard = _recordings(task, 0.25)  # the beginning, of so much as a window holds
+    assert len(heard) == min(16, len(examples))
+    assert all(one["waveform"].shape == (1, 4000) for one in heard)
+
+
+def test_players_play_the_beginning_of_what_is_long(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from microbudget.report import players
+
+    task = TranscriptionTask.open(recordings)
+    example = next(each for each in task.examples("train") if task.seconds(each) > 1.5)
+    whole = players._Room().audio(task, example)
+    monkeypatch.setattr(players, "LONGEST_S", 0.5)
+    begin = players._Room().audio(task, example)
+    assert whole is not None
+    assert begin is not None
+    assert len(begin) < 0.6 * len(whole)
+
+
 def test_the_ladder(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
     task = TranscriptionTask.open(recordings)
     recipes = [recipe.short() for recipe in plan(load(folder), (), task)]
@@ -139,6 +214,16 @@ def test_the_ladder(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
     assert fewer_layers(load(folder)) == [2, 1]
     with pytest.raises(InvalidOption, match="is exported already"):
         list(plan(load(ran.folder), (), task))
+
+
+def test_one_long_recording_does_not_decide_the_window(folder: Path, recordings: Path) -> None:
+    task = TranscriptionTask.open(recordings)
+    example = max(task.examples("train"), key=task.seconds)
+    task._seconds[example.name] = 25.0
+    assert window_s(load(folder), task) == 3
+    for other in task.examples("validation"):
+        task._seconds[other.name] = 4.2
+    assert window_s(load(folder), task) == 0, "5 of 6 seconds save too little"
 
 
 def test_a_window_that_saves_too_little_is_not_tried(recordings: Path, tmp_path: Path) -> None:

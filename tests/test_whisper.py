@@ -214,6 +214,49 @@ def test_a_settled_language_is_told(folder: Path, task: TranscriptionTask, tmp_p
     assert f"warning: {report['runtimes']}" in said.getvalue()
 
 
+def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> None:
+    """With 51,865 tokens CTranslate2 tells languages itself, and faster-whisper loads the folder and agrees."""
+    faster_whisper = pytest.importorskip("faster_whisper")
+    from microbudget.runtimes.ct2 import Ct2Ear
+    from microbudget.runtimes.whisper import Prompt, Vocabulary, front_end
+    from microbudget.runtimes.whisper_torch import TorchEar
+
+    # With the window of all Whispers: faster-whisper detects a language from 30 s, whatever the front end says.
+    folder = write_whisper(tmp_path / "whole", whole=True, older=False)
+    model = export(folder, task, tmp_path / "ct2", type="float32")
+    assert model.record.history["export"]["tokens"] == 51_865
+    assert "language" not in model.record.history["export"], "nothing is settled: it is detected"
+    vocabulary, front = Vocabulary(folder), front_end(folder)
+    theirs, ours = TorchEar(folder, 1), Ct2Ear(model.path, 1)
+    assert ours.multilingual
+    prompt = Prompt.of(model.path, vocabulary, many=True)
+    assert (len(prompt.languages), prompt.language) == (99, None)
+    foreign = faster_whisper.WhisperModel(str(model.path), device="cpu", cpu_threads=1)
+    assert foreign.model.is_multilingual
+    names = {token: name for name, token in prompt.languages.items()}
+    for seed in range(3):
+        waveform = noise(2.0, seed)
+        features = front(waveform)
+        spoken = ours.spoken(features, prompt)
+        assert spoken == theirs.spoken(features, prompt)
+        assert ours.write(features, prompt) == [t for t in theirs.write(features, prompt) if t != prompt.end]
+        language, *_ = foreign.detect_language(waveform)
+        assert language == names[spoken]
+    segments, told = foreign.transcribe(waveform, beam_size=1, temperature=0.0, max_new_tokens=8)
+    assert told.language == names[spoken]
+    assert all(0 <= segment.start <= segment.end <= 30 for segment in segments)
+
+
+def test_a_whole_vocabulary_without_the_empty_token_is_settled_too(tmp_path: Path) -> None:
+    """By which CTranslate2 knows a multilingual model depends on its version: both must hold, or a language is set."""
+    from microbudget.runtimes.convert_ct2 import needs_language
+
+    (tmp_path / "generation_config.json").write_text(json.dumps({"is_multilingual": True}))
+    for tokens, settled in (([""] * 51_865, False), (["a"] * 51_865, True), (["", "a"], True)):
+        (tmp_path / "vocabulary.json").write_text(json.dumps(tokens))
+        assert needs_language(tmp_path) == settled
+
+
 def test_an_english_model_takes_no_language(folder: Path, tmp_path: Path) -> None:
     english = shutil.copytree(folder, tmp_path / "en")
     settings = json.loads((english / "generation_config.json").read_text())

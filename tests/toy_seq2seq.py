@@ -11,6 +11,8 @@ from toy_language_models import TEXT
 LANGUAGES = ("en", "zh", "de")  # as far as the last, those of Whisper: transformers counts their tokens
 TASKS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
 TIMESTAMPS = 51  # one second of them
+# Of Whisper's whole vocabulary of 51,865, by which CTranslate2 knows a multilingual model.
+WHOLE_TEXT, WHOLE_TIMESTAMPS, WHOLE_LANGUAGES = 50_257, 1501, 99
 
 
 def special_tokens(languages: tuple[str, ...] = LANGUAGES) -> list[str]:
@@ -18,16 +20,22 @@ def special_tokens(languages: tuple[str, ...] = LANGUAGES) -> list[str]:
     return [f"<|{name}|>" for name in ("endoftext", "startoftranscript", *languages, *TASKS)]
 
 
-def write_whisper(folder: Path, *, pieces: int = 400, seed: int = 0, older: bool = True, **shape: Any) -> Path:
-    """A multilingual Whisper of 2 + 4 layers and width 32. older: vocab.json, merges.txt and added_tokens.json too."""
+def write_whisper(
+    folder: Path, *, pieces: int = 400, seed: int = 0, older: bool = True, whole: bool = False, **shape: Any
+) -> Path:
+    """A multilingual Whisper of 2 + 4 layers and width 32. older: vocab.json, merges.txt and added_tokens.json too.
+
+    whole: with 51,865 tokens, most of them never used, and 99 languages.
+    """
     import torch
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
-    ids, text = _write_tokenizer(folder, pieces, older)
+    languages, stamps = (whole_languages(), WHOLE_TIMESTAMPS) if whole else (LANGUAGES, TIMESTAMPS)
+    ids, text = _write_tokenizer(folder, pieces, older, languages, stamps, WHOLE_TEXT if whole else 0)
     config = WhisperConfig(
         **{
-            "vocab_size": text + len(ids) + TIMESTAMPS,
+            "vocab_size": text + len(ids) + stamps,
             "d_model": 32,
             "encoder_layers": 2,
             "decoder_layers": 4,
@@ -47,12 +55,21 @@ def write_whisper(folder: Path, *, pieces: int = 400, seed: int = 0, older: bool
     torch.manual_seed(seed)
     network = WhisperForConditionalGeneration(config)
     network.save_pretrained(str(folder))
-    (folder / "generation_config.json").write_text(json.dumps(_generation(ids)), encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps(_generation(ids, languages)), encoding="utf-8")
     WhisperFeatureExtractor(chunk_length=config.max_source_positions // 50).save_pretrained(str(folder))
     return folder
 
 
-def _write_tokenizer(folder: Path, pieces: int, older: bool) -> tuple[dict[str, int], int]:
+def whole_languages() -> tuple[str, ...]:
+    """Those of whisper-tiny, in its order."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES as CODES
+
+    return tuple(CODES)[:WHOLE_LANGUAGES]
+
+
+def _write_tokenizer(
+    folder: Path, pieces: int, older: bool, languages: tuple[str, ...], stamps: int, least: int
+) -> tuple[dict[str, int], int]:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -61,10 +78,16 @@ def _write_tokenizer(folder: Path, pieces: int, older: bool) -> tuple[dict[str, 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=pieces, show_progress=False, initial_alphabet=alphabet)
     tokenizer.train_from_iterator([*TEXT, *(f" {word}" * 9 for word in ["seven", "eleven", "Seven"])], trainer)
-    text = tokenizer.get_vocab_size()
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special_tokens()])
-    tokenizer.add_tokens([AddedToken(f"<|{0.02 * step:.2f}|>", normalized=False) for step in range(TIMESTAMPS)])
-    ids = {name: tokenizer.token_to_id(name) for name in special_tokens()}
+    if least:
+        description = json.loads(tokenizer.to_str())
+        vocabulary = description["model"]["vocab"]
+        vocabulary |= {f"unused{index}": index for index in range(len(vocabulary), least - 1)}
+        vocabulary |= {"": least - 1}  # as in Whisper's: newer versions of CTranslate2 look for it
+        tokenizer = Tokenizer.from_str(json.dumps(description))
+    text, special = tokenizer.get_vocab_size(), special_tokens(languages)
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
+    tokenizer.add_tokens([AddedToken(f"<|{0.02 * step:.2f}|>", normalized=False) for step in range(stamps)])
+    ids = {name: tokenizer.token_to_id(name) for name in special}
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|startoftranscript|> $A <|endoftext|>", special_tokens=[(name, ids[name]) for name in ids]
     )
@@ -75,7 +98,7 @@ def _write_tokenizer(folder: Path, pieces: int, older: bool) -> tuple[dict[str, 
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
         "pad_token": "<|endoftext|>",
-        "extra_special_tokens": special_tokens()[1:],
+        "extra_special_tokens": special[1:],
         "added_tokens_decoder": {
             str(index): {"content": name, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
                          "special": True}
@@ -97,10 +120,10 @@ def _write_older(folder: Path) -> None:
     (folder / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
 
 
-def _generation(ids: dict[str, int]) -> dict[str, Any]:
+def _generation(ids: dict[str, int], languages: tuple[str, ...]) -> dict[str, Any]:
     return {
         "is_multilingual": True,
-        "lang_to_id": {f"<|{name}|>": ids[f"<|{name}|>"] for name in LANGUAGES},
+        "lang_to_id": {f"<|{name}|>": ids[f"<|{name}|>"] for name in languages},
         "task_to_id": {name: ids[f"<|{name}|>"] for name in ("translate", "transcribe")},
         "no_timestamps_token_id": ids["<|notimestamps|>"],
         "prev_sot_token_id": ids["<|startofprev|>"],

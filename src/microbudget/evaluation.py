@@ -22,6 +22,7 @@ from .fits import Anatomy, anatomy, of_recipe, predictable
 from .judge import Worker, answers, memory, time_one, time_pair
 from .judge.answering import Check, Quality, Tally, hire, one
 from .judge.ceilings import ceilings
+from .judge.listening import long_form
 from .judge.measuring import cost_fields, measurement, quality_fields
 from .judge.predictions import Predictions
 from .judge.tokens import keep_predictions, read_beside
@@ -69,7 +70,7 @@ class Evaluation:
         self._rows = {row.fingerprint: row for row in run.candidates()}
         # A network that diverged, one that a method does not take, no time left, data that do not suit.
         self._refusals = (Failed, UnsupportedModel, *((BadData, InvalidOption) if tolerant else ()))
-        self._measuring_s = REFERENCE_S + PAIR_S  # at most, so far
+        self.measuring_s = REFERENCE_S + PAIR_S  # at most, so far
         self.late = False  # whether a recipe was given up for lack of time
 
     def __enter__(self) -> Evaluation:
@@ -131,13 +132,13 @@ class Evaluation:
             raise
         except self._refusals as error:
             return self._add(str(recipe), model, started, failure=str(error))
-        self._measuring_s = max(self._measuring_s, time.monotonic() - built)
+        self.measuring_s = max(self.measuring_s, time.monotonic() - built)
         return found
 
     def _in_time(self) -> Context:
         """The context for a build: behind it there must be time to measure."""
         deadline = self._context.deadline
-        return self._context if deadline is None else replace(self._context, deadline=deadline - self._measuring_s)
+        return self._context if deadline is None else replace(self._context, deadline=deadline - self.measuring_s)
 
     def _measured_twice(
         self, model: Model, recipe: Recipe, started: float, unrounded: Model | None, predicted: dict[str, Any]
@@ -249,7 +250,7 @@ class Evaluation:
     def on_test(self, candidate: Candidate) -> Candidate:
         """The candidate with its measurement and verdict on the test split."""
         model = self.model(candidate)
-        apart = self._apart(model, "test")
+        apart = {**self._apart(model, "test"), **self._long_form(model)}
         logits = self._answers(model, "test")
         assert candidate.measurement is not None
         judged = _scored(self._task, self._task.examples("test"), logits)
@@ -260,6 +261,17 @@ class Evaluation:
             if model.fingerprint != self.reference.fingerprint
             else None,
         )
+
+    def _long_form(self, model: Model) -> dict[str, Any]:
+        """How a speech model fares on long audio; else empty."""
+        if not isinstance(self._task, SpokenTask):
+            return {}
+        examples = self._task.examples("test")
+        if model.fingerprint == self.reference.fingerprint:
+            return long_form(self._reference_worker(), self._task, examples)
+        with hire(self._task) as worker:
+            worker.open(model, threads=self._threads)
+            return long_form(worker, self._task, examples)
 
     def model(self, candidate: Candidate) -> Model:
         """The Model of a row of this run."""

@@ -80,7 +80,7 @@ def headline(outcome: Outcome) -> Headline:
     has_predict = (outcome.run.best / "predict.py").is_file()
     return Headline(
         sentence=_sentence(outcome),
-        loss="" if outcome.smaller is None else _loss(outcome.smaller),
+        loss="" if outcome.smaller is None else " ".join(filter(None, (_loss(outcome.smaller), _long_form(outcome)))),
         speed="" if outcome.smaller is None else _speed_interval(outcome.smaller),
         budget=budget,
         budget_state=state,
@@ -169,6 +169,17 @@ def _loss(best: Candidate) -> str:
     if not verdict.limit:
         return text
     return f"{text} {decision(verdict)}: {verdict.reason}."
+
+
+def _long_form(outcome: Outcome) -> str:
+    """What speech models make of long audio, on test; "" where it was not measured."""
+    rows = [None if row is None else row.test for row in (outcome.smaller, outcome.reference)]
+    ours, theirs = ({} if test is None else test.extra.get("long_form") or {} for test in rows)
+    if not ours:
+        return ""
+    against = f" against {theirs['wer'] * 100:.1f} % of the reference" if theirs else ""
+    what = f"{ours['joined']} utterances joined to" if ours["joined"] else f"{ours['recordings']} recordings of"
+    return f"On long audio, {what} {format_seconds(ours['seconds'])}, the wer is {ours['wer'] * 100:.1f} %{against}."
 
 
 def decision(verdict: Verdict) -> str:

@@ -88,10 +88,14 @@ def vocabulary(folder: Path, size: int) -> list[str]:
 
 
 def needs_language(out: Path) -> bool:
-    """Whether a written folder knows several languages and CTranslate2 cannot tell which it hears."""
+    """Whether a written folder knows several languages and CTranslate2 cannot tell which it hears.
+
+    Older versions know a multilingual model by the number of its tokens, newer ones (4.8) by an empty one among them.
+    """
     settings = read_json(out / "generation_config.json")
     tokens = json.loads((out / "vocabulary.json").read_text(encoding="utf-8"))
-    return bool(settings.get("is_multilingual")) and len(tokens) < MULTILINGUAL and not settings.get("language")
+    told = len(tokens) >= MULTILINGUAL and "" in tokens
+    return bool(settings.get("is_multilingual")) and not told and not settings.get("language")
 
 
 def settle_language(out: Path, language: str) -> None:
