@@ -18,6 +18,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 
+from figures import save_latency_figure
 from markdown import ROOT, provenance, table, write_between
 from microbudget.build import build
 from microbudget.judge import Worker, time_pair
@@ -142,7 +143,6 @@ def text(rows: dict[str, Row]) -> str:
 
 def draw(rows: dict[str, Row]) -> None:
     """The picture of the README: accuracy against latency with 2 threads."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
@@ -160,13 +160,7 @@ def draw(rows: dict[str, Row]) -> None:
         axes.errorbar(x, y, (y - low, high - y), marker=marker, capsize=2, label=label, linewidth=1)
         for place in zip(x, y, names, strict=True):
             axes.annotate(str(place[2]), place[:2], textcoords="offset points", xytext=(5, 5), fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-    axes.set_xlabel("latency of one photo, 2 threads (ms)")
-    axes.set_ylabel("accuracy on held-out photos (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
-    FigureCanvasSVG(figure).print_svg(str(ROOT / "docs" / "pictures" / "images.svg"), metadata={"Date": None})
+    save_latency_figure(figure, axes, ROOT / "docs" / "pictures" / "images.svg")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from figures import save_latency_figure
 from markdown import ROOT, provenance, table, write_between
 from microbudget.judge.verdict import judge_pair
 from microbudget.stats import wilson
@@ -166,7 +167,6 @@ def overhead_text(rows: Rows) -> str | None:
 
 def draw(rows: Rows) -> bool:
     """Accuracy against latency of each method alone and of all; whether there was anything to draw."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     from train_smaller import GRID, PEER, REFERENCE
@@ -181,13 +181,7 @@ def draw(rows: Rows) -> bool:
     _points(axes, rows, [(base, REFERENCE)], "torch eager, float32", "s")
     for (name, texts), marker in zip(lines.items(), "oD^v*P", strict=False):
         _points(axes, rows, [(rows[f"latency {text}"]["latency_s"], text) for text in texts], name, marker)
-    axes.set_xscale("log")
-    axes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-    axes.set_xlabel("latency of one photo, 2 threads (ms)")
-    axes.set_ylabel("accuracy on held-out photos (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
-    FigureCanvasSVG(figure).print_svg(str(PICTURE), metadata={"Date": None})
+    save_latency_figure(figure, axes, PICTURE)
     return True
 
 

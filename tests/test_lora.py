@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import inspect
 import json
 import math
 import shutil
@@ -28,9 +26,8 @@ from microbudget.progress import Progress
 from microbudget.recipe import Recipe
 from microbudget.runtimes import causal, open_session
 from microbudget.tasks.images import ImageTask
-from microbudget.tasks.text import TextTask
 from test_distill import write_resnet
-from toy_language_models import train_byte_level, write_network
+from toy_language_models import text_context, train_byte_level, write_network
 
 QUICK = Lora(rank=2, epochs=2, length=64, batch_size=4)
 
@@ -45,9 +42,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    path = tmp_path_factory.mktemp("text") / "source.txt"
-    path.write_text(inspect.getsource(argparse)[:30_000], encoding="utf-8")
-    return Context(TextTask.open(path), tmp_path_factory.mktemp("cache"), threads=1)
+    return text_context(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

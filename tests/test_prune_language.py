@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from microbudget.methods.prune import Prune
 from microbudget.model import Model
 from microbudget.recipe import Recipe
 from microbudget.runtimes import causal, open_session
-from microbudget.tasks.text import TextTask
 from microbudget.train import Settings, train
-from toy_language_models import train_byte_level, write_network
+from toy_language_models import text_context, train_byte_level, write_network
 
 SHAPES = {
     "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
@@ -37,9 +35,7 @@ def written(folder: Path, kind: str) -> Model:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    path = tmp_path_factory.mktemp("text") / "source.txt"
-    path.write_text(inspect.getsource(argparse)[:30_000], encoding="utf-8")
-    return Context(TextTask.open(path), tmp_path_factory.mktemp("cache"), threads=1)
+    return text_context(tmp_path_factory)
 
 
 def bits(model: Model, context: Context) -> float:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from microbudget.methods import Context
+from microbudget.tasks.text import TextTask
 
 TEXT = [
     "def answer(question):\n    return 42  # the question is lost, isn't it?\n",
@@ -155,3 +162,10 @@ def write_network(folder: Path, shape: str = "llama", seed: int = 0, **more: Any
                 parameter *= 4
     network.save_pretrained(str(folder), safe_serialization=True)
     return network
+
+
+def text_context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """What a method sees of a text of Python, in splits."""
+    path = tmp_path_factory.mktemp("text") / "source.txt"
+    path.write_text(inspect.getsource(argparse)[:30_000], encoding="utf-8")
+    return Context(TextTask.open(path), tmp_path_factory.mktemp("cache"), threads=1)
