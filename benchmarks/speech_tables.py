@@ -150,6 +150,8 @@ def curve(rows: Rows) -> str:
 
 def shapes(rows: Rows) -> str:
     """Times and sizes of random networks."""
+    if not any(key.startswith("shapes ") for key in rows):
+        raise KeyError("shapes")
     parts = []
     for name in speech_shapes.SHAPES:
         sizes, timed = rows.get(f"shapes {name} sizes", {}), rows.get(f"shapes {name}", {})
