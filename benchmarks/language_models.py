@@ -20,11 +20,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from markdown import ROOT
 from microbudget.judge import Worker, time_one, time_pair
@@ -38,6 +36,7 @@ from microbudget.report.rows import label
 from microbudget.run import Run
 from microbudget.runtimes.ggml_types import FILE_TYPES
 from microbudget.tasks.text import TextTask
+from results import Results
 
 HERE, STORE = Path(__file__).parent, ROOT / "runs" / "language"
 ASSETS = ROOT.parent / "shared" / "assets"
@@ -54,36 +53,6 @@ PAIR_S, PREFILL_S = 12.0, 6.0
 WEIGHED = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0", "Q2_K", "IQ3_XXS")
 CONTEXTS = (512, 2048)
 PARTS = ("models", "quality", "size", "memory", "cost", "speed", "tables")
-
-
-class Results:
-    """Rows by key in a JSON file, saved at every change; two parts may run at once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._lock = path, FileLock(path.with_suffix(".lock"))
-        self.rows: dict[str, Any] = self._read()
-
-    def _read(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text("utf-8")) if self.path.is_file() else {}
-
-    def put(self, key: str, row: Any) -> None:
-        with self._lock:
-            self.rows = {**self._read(), key: row}
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps(self.rows, indent=1, sort_keys=True), encoding="utf-8")
-            os.replace(partial, self.path)
-
-    def fill(self, key: str, make: Callable[[], Any], deadline: float) -> bool:
-        """Make a row unless it stands or the time is up; whether the time is up."""
-        if key in self.rows and "failure" not in self.rows[key]:
-            return False
-        if time.monotonic() > deadline:
-            print(f"the time is up before {key}")
-            return True
-        row = make()
-        self.put(key, row)
-        print(key, json.dumps(row)[:200], flush=True)
-        return False
 
 
 def folder_of(model: str) -> Path:

@@ -31,7 +31,8 @@ from microbudget.judge.twins import RESOLUTION, PairTiming
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.model import Model, Record
 from microbudget.units import format_seconds
-from quantize import Results, digest, own_sources
+from quantize import digest, own_sources
+from results import Results
 
 STORE = ROOT / "runs" / "never_slower"
 QUICK = ("plain convolutions", "tiny linear", "small transformer")
@@ -149,7 +150,7 @@ def build(bench: Bench, kind: str) -> None:
         except Exception as error:  # a peer may raise anything; the row says so
             row = {"failure": f"{type(error).__name__}: {error}"[:300]}
             file_of(kind, scheme).unlink(missing_ok=True)
-        bench.results.put(key, stamp(), row)
+        bench.results.put(key, row, stamp())
 
 
 def pair(kind: str, a: str, b: str, threads: int, seconds: float, seed: int) -> PairTiming:
@@ -174,10 +175,10 @@ def timed(bench: Bench, kind: str, a: str, b: str, threads: int, *, seed: int = 
     try:
         found = pair(kind, a, b, threads, bench.options.seconds, seed)
     except MicrobudgetError as error:
-        bench.results.put(key, stamp(), {"failure": str(error)[:300]})
+        bench.results.put(key, {"failure": str(error)[:300]}, stamp())
         return None
     row = {"ratio": found.ratio, "low": found.low, "high": found.high, "verdict": found.verdict}
-    bench.results.put(key, stamp(), {**row, "a_s": found.reference.median_s, "b_s": found.candidate.median_s})
+    bench.results.put(key, {**row, "a_s": found.reference.median_s, "b_s": found.candidate.median_s}, stamp())
     print(f"{key}: {found.ratio:.3f} ({found.low:.3f}..{found.high:.3f})", file=sys.stderr, flush=True)
     return bench.results.get(key)
 

@@ -40,6 +40,7 @@ from microbudget.errors import MicrobudgetError
 from microbudget.judge import Worker, memory, time_pair
 from microbudget.model import Model, Record
 from quantizers import ours_options
+from results import Results
 
 HERE, STORE = Path(__file__).parent, ROOT / "runs" / "quantize"
 SAMPLES = {"resnet20": 256, "resnet56": 256, "mobilenet_v2": 128, "vit": 256}  # calibration images of a draw
@@ -74,33 +75,6 @@ TIMED = (
     "quantize_dynamic",
 )
 BOTH_RUNTIMES = ("float", "ours 8", "nncf onnx")
-
-
-class Results:
-    """Rows by key in a JSON file, each with the stamp of what made it; saved at every change."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, Any] = {}
-        self._read()
-
-    def _read(self) -> None:
-        """What is on disk, with what another process (of another network, say) put there meanwhile."""
-        if self.path.is_file():
-            self.rows |= json.loads(self.path.read_text("utf-8"))
-
-    def get(self, key: str, stamp: str | None = None) -> dict[str, Any] | None:
-        """The row of a key, None when there is none or another stamp is asked for."""
-        row = self.rows.get(key)
-        return row if row is not None and stamp in (None, row["stamp"]) else None
-
-    def put(self, key: str, stamp: str, row: dict[str, Any]) -> None:
-        self._read()
-        self.rows[key] = {**row, "stamp": stamp}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(self.rows, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(partial, self.path)
 
 
 @dataclass(frozen=True)
@@ -257,13 +231,7 @@ def quality(bench: Bench) -> None:
                         judge(setting, network, draw)
                     except MicrobudgetError as error:
                         row["failure"] = str(error)[:300]
-                bench.results.put(key, mark, row)
-                tell(key, row)
-
-
-def tell(key: str, row: dict[str, Any]) -> None:
-    facts = {name: row[name] for name in ("failure", "seconds", "peak_bytes", "ratio", "low", "high") if name in row}
-    print(f"{key}: {facts}", file=sys.stderr, flush=True)
+                bench.results.put(key, row, mark)
 
 
 def timed_file(setting: str, network: str) -> Path:
@@ -283,8 +251,7 @@ def latency(bench: Bench) -> None:
                 if bench.late() or known or not timed_file(setting, network).is_file():
                     continue
                 row = time_against(setting, runtime, network, threads, bench.options.seconds)
-                bench.results.put(key, mark, row)
-                tell(key, row)
+                bench.results.put(key, row, mark)
 
 
 def time_against(setting: str, runtime: str, network: str, threads: int, seconds: float) -> dict[str, Any]:
@@ -320,8 +287,7 @@ def cost(bench: Bench) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             out = kept if samples == SAMPLES[network] else Path(scratch) / kept.name
             row = quantize(bench, setting, network, 0, samples, out)
-        bench.results.put(key, mark, row)
-        tell(key, row)
+        bench.results.put(key, row, mark)
 
 
 def tables(bench: Bench) -> None:

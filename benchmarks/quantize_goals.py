@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import quantize as bench
 from microbudget.units import format_bytes, format_seconds
+from results import Results
 
 if TYPE_CHECKING:
     from quantize_tables import Judged, Network
@@ -21,7 +22,7 @@ def verdict(met: bool | None) -> str:
     return "not measured" if met is None else "reached" if met else "missed"
 
 
-def goals(networks: list[Network], results: bench.Results) -> list[Line]:
+def goals(networks: list[Network], results: Results) -> list[Line]:
     """All of them."""
     by_name = {network.name: network for network in networks}
     lines = [line for network in networks for line in eight_bits(network)]
@@ -117,7 +118,7 @@ def four_bits(network: Network, most_points: float, most_kl: float | None) -> li
     return lines
 
 
-def cost(results: bench.Results) -> list[Line]:
+def cost(results: Results) -> list[Line]:
     """Seconds and memory of quantizing MobileNetV2."""
     samples, network = bench.SAMPLES[bench.COST_NETWORK], bench.COST_NETWORK
 

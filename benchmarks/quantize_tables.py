@@ -14,6 +14,7 @@ import quantize as bench
 from markdown import provenance, table
 from microbudget.methods.quantize.divergence import kl_divergence
 from microbudget.units import format_bytes, format_seconds
+from results import Results
 
 DRAWN = 4000  # samples of the bootstrap over test images
 TITLES = {
@@ -43,7 +44,7 @@ class Network:
     """A network's results."""
 
     name: str
-    results: bench.Results
+    results: Results
     most_draws: int = 16
 
     @cached_property
@@ -236,7 +237,7 @@ def low_bits(network: Network) -> list[list[str]]:
     return lines
 
 
-def cost_lines(results: bench.Results) -> list[list[str]]:
+def cost_lines(results: Results) -> list[list[str]]:
     """Seconds and memory of each quantizer, alone on the machine."""
     lines = []
     for key, row in results.rows.items():
@@ -251,7 +252,7 @@ def cost_lines(results: bench.Results) -> list[list[str]]:
     return sorted(lines, key=lambda line: (line[0], line[1], int(line[2])))
 
 
-def page(results: bench.Results) -> str:
+def page(results: Results) -> str:
     """All tables."""
     from quantize_goals import goals
 

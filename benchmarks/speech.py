@@ -43,6 +43,7 @@ from microbudget.recipe import Recipe
 from microbudget.tasks import SPLITS
 from microbudget.tasks.speech import TranscriptionTask
 from microbudget.units import Drop
+from results import Results
 
 ASSETS = ROOT.parent / "shared" / "assets"
 MODEL, WORDS = ASSETS / "models" / "whisper-words", ASSETS / "speech" / "words"
@@ -87,31 +88,6 @@ CURVE = {
     **{f"keep={count}": f"trim(keep={count}) > {INT8}" for count in (1000, 4000, 16000)},
     "all tokens": INT8,
 }
-
-
-class Results:
-    """What is known, in a JSON file that is saved at every change."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, Any] = {}
-        self.read()
-
-    def read(self) -> None:
-        """Another process may have measured another part meanwhile."""
-        if self.path.is_file():
-            self.rows = json.loads(self.path.read_text(encoding="utf-8"))
-
-    def get(self, part: str, name: str) -> Any:
-        return self.rows.get(part, {}).get(name)
-
-    def put(self, part: str, name: str, value: Any) -> None:
-        self.read()
-        self.rows.setdefault(part, {})[name] = value
-        partial = self.path.with_suffix(".partial")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
-        os.replace(partial, self.path)
 
 
 class Worker:
@@ -211,7 +187,7 @@ def quality(results: Results, part: str, ways: Mapping[str, tuple[str, str]]) ->
     task = judged()
     examples = task.examples("test")
     for name, (way, recipe) in sorted(ways.items(), key=lambda item: item[1][1].startswith("distill")):  # slow: last
-        if results.get(part, name) is not None:
+        if results.get(f"{part}/{name}") is not None:
             continue
         model = made(recipe)
         with Worker(way, model.path) as worker:
@@ -225,7 +201,7 @@ def quality(results: Results, part: str, ways: Mapping[str, tuple[str, str]]) ->
             "texts": texts,
             "recipe": recipe,
         }
-        results.put(part, name, row)
+        results.put(f"{part}/{name}", row)
         print(f"{name}: wer {scores.value:.4f}, {row['size_bytes']:,} bytes", file=sys.stderr, flush=True)
 
 
@@ -245,7 +221,7 @@ def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, 
 
     Each with one thread and with all, and the faster counts: in networks as small as these threads wait for each other.
     """
-    if results.get(part, "rounds") is not None:
+    if results.get(f"{part}/rounds") is not None:
         return
     task = judged()
     examples = sorted(task.examples("test"), key=task.seconds)
@@ -269,15 +245,15 @@ def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, 
                 seconds[both].append(sum(worker.hear(paths)["seconds"]))
             print(f"{part}: round {index + 1} of {rounds}", file=sys.stderr, flush=True)
     best = {name: min(range(1, THREADS + 1), key=lambda n: float(np.median(seconds[name, n]))) for name in ways}
-    results.put(part, "peaks", {name: peaks[name, threads] for name, threads in best.items()})
-    results.put(part, "heard", {"seconds": heard_s, "recordings": files})
-    results.put(part, "threads", best)
-    results.put(part, "rounds", {name: seconds[name, threads] for name, threads in best.items()})
+    results.put(f"{part}/peaks", {name: peaks[name, threads] for name, threads in best.items()})
+    results.put(f"{part}/heard", {"seconds": heard_s, "recordings": files})
+    results.put(f"{part}/threads", best)
+    results.put(f"{part}/rounds", {name: seconds[name, threads] for name, threads in best.items()})
 
 
 def recovery(results: Results) -> None:
     """How long one decoder layer is taught on one thread; the cache is empty, so the teacher hears all in this time."""
-    if results.get("recovery", "cost") is not None:
+    if results.get("recovery/cost") is not None:
         return
     given, step = made(BEFORE), Recipe.parse(DISTILL_1)
     own = replace(context(), cache=STORE / "recovery")
@@ -291,8 +267,7 @@ def recovery(results: Results) -> None:
         **{key: value for key, value in told.items() if key != "epochs"},
         "epochs": len(told["epochs"]),
     }
-    results.put("recovery", "cost", row)
-    print(row, file=sys.stderr, flush=True)
+    results.put("recovery/cost", row)
 
 
 def main() -> None:
@@ -314,7 +289,7 @@ def main() -> None:
             {
                 name: (way, made(recipe).path)
                 for name, (way, recipe) in ROWS.items()
-                if results.get("quality", name) is not None
+                if results.get(f"quality/{name}") is not None
             },
             rounds=options.rounds,
             files=8,
@@ -322,7 +297,7 @@ def main() -> None:
         "curve": lambda: quality(results, "curve", {name: ("microbudget", recipe) for name, recipe in CURVE.items()}),
         "recovery": lambda: recovery(results),
         "shapes": lambda: speech_shapes.measure(results, rounds=max(3, options.rounds // 2)),
-        "tables": lambda: speech_tables.write(results.rows),
+        "tables": lambda: speech_tables.write(results.parts()),
     }
     for part in (options.part,) if options.part else parts:
         work[part]()

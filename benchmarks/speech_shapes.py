@@ -11,12 +11,10 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import speech
-
-if TYPE_CHECKING:
-    from speech import Results
+from results import Results
 
 SHAPES = {
     "whisper-tiny.en": {"d_model": 384, "layers": 4, "heads": 6},
@@ -46,7 +44,7 @@ def measure(results: Results, rounds: int) -> None:
         ways = {}
         for way, (how, recipe) in WAYS.items():
             model = speech.made(recipe, folder)
-            results.put(f"shapes {name} sizes", way, model.size_bytes)
+            results.put(f"shapes {name} sizes/{way}", model.size_bytes)
             ways[way] = (how, model.path)
         speech.speed(results, f"shapes {name}", ways, rounds=rounds, files=3)
 

@@ -12,8 +12,6 @@ the test photos of the splits together; no model has seen its own.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
 import statistics
 import sys
@@ -37,6 +35,7 @@ from microbudget.model import Model
 from microbudget.progress import Progress
 from microbudget.recipe import Recipe
 from microbudget.tasks.images import ImageTask
+from results import Results
 
 ASSETS, STORE = ROOT.parent / "shared" / "assets", ROOT / "runs" / "train_smaller"
 MODEL, PHOTOS = ASSETS / "models" / "mobilenet_v2", ASSETS / "images" / "flowers12"
@@ -95,22 +94,6 @@ CUT_AT = "resize(pixels=128) > finetune"  # where recovery is measured: of the s
 PARTS = ("overhead", "recovery", "curve", "recipes", "peer", "orders", "grid", "latency")
 STEPS, BATCH, PIXELS = 30, 16, 128  # of the overhead: steps in a turn, photos in a step, their side
 SHORTEST_S = 1.0  # of a training: less was read from a cache
-
-
-class Results:
-    """Rows by key in a JSON file, saved at every change."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.rows: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-    def put(self, key: str, row: Any) -> None:
-        self.rows[key] = row
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
-        os.replace(partial, self._path)
-        print(key, json.dumps(row)[:300], file=sys.stderr, flush=True)
 
 
 class Bench:
