@@ -16,7 +16,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,7 @@ GRID = {
         for pixels, size in ((192, 0.5), (160, 0.35), (128, 0.35))
     ],
 }
+SPLITS = (1, 2)  # of the photos; the rates of `finetune` were chosen with split 0 seen
 CUT_AT = "resize(pixels=128) > finetune"  # where recovery is measured: of the student that is cut here
 PARTS = ("overhead", "recovery", "curve", "recipes", "peer", "orders", "grid", "latency")
 STEPS, BATCH, PIXELS = 30, 16, 128  # of the overhead: steps in a turn, photos in a step, their side
@@ -141,7 +142,7 @@ class Bench:
         from microbudget.tasks.preprocess import Preprocessing
         from microbudget.train import Settings, train
 
-        context = self.context(0)
+        context = self.context(SPLITS[0])
         preprocessing = Preprocessing.parse(load(MODEL).record.preprocessing or {}).resized(PIXELS)
         examples = context.task.examples("train")[: STEPS * BATCH]
         lesson = replace(lessons.labelled(context.task, preprocessing, train=examples), judge=None)
@@ -213,9 +214,9 @@ class Bench:
         shutil.rmtree(apart, ignore_errors=True)
         return row
 
-    def curve(self) -> dict[str, Any]:
+    def curve(self, seed: int) -> dict[str, Any]:
         """With and without the teacher at several shares of the labels, on validation; of one split."""
-        made = self.built(f"{CUT_AT} > distill(width=0.5, epochs={EPOCHS}, curve=True)", 0)
+        made = self.built(f"{CUT_AT} > distill(width=0.5, epochs={EPOCHS}, curve=True)", seed)
         return {"curve": made.record.history["distill"]["with_and_without"]}
 
     def peer(self, seed: int) -> dict[str, Any]:
@@ -248,7 +249,7 @@ class Bench:
 
     def latency(self, path: str) -> dict[str, Any]:
         """In turns with the reference in torch eager, 2 threads, one photo."""
-        context = self.context(0)
+        context = self.context(SPLITS[0])
         reference, model = context.reference, load(path)
         assert reference is not None
         task, examples = context.task, context.task.examples("test")
@@ -302,30 +303,31 @@ def _onnxruntime_int8(path: Path, out: Path, context: Context, preprocessing: di
 Job = tuple[str, str, Callable[[], Any]]  # part, key of its row, what makes it
 
 
-def jobs(seeds: int, bench: Bench) -> list[Job]:
-    """Everything but the timing. Seeds are of the recipes, recovery and peer; the rest is of the first split."""
+def jobs(splits: Sequence[int], bench: Bench) -> list[Job]:
+    """Everything but the timing: recipes, recovery and peer on all splits, the rest on the first."""
+    first = splits[0]
     found: list[Job] = [("overhead", "overhead", bench.overhead)]
-    for seed in range(seeds):
+    for split in splits:
         found += [
-            ("recovery", f"recovery {seed}", partial(bench.recovery, seed)),
-            *recipes("recipes", [REFERENCE, *RECIPES.values()], seed, bench),
-            ("peer", f"recipe {PEER} {seed}", partial(bench.peer, seed)),
+            ("recovery", f"recovery {split}", partial(bench.recovery, split)),
+            *recipes("recipes", [REFERENCE, *RECIPES.values()], split, bench),
+            ("peer", f"recipe {PEER} {split}", partial(bench.peer, split)),
         ]
-    found += [("curve", "curve", bench.curve)]
-    found += recipes("grid", [text for texts in GRID.values() for text in texts], 0, bench)
-    return found + recipes("orders", list(ORDERS.values()), 0, bench)
+    found += [("curve", "curve", partial(bench.curve, first))]
+    found += recipes("grid", [text for texts in GRID.values() for text in texts], first, bench)
+    return found + recipes("orders", list(ORDERS.values()), first, bench)
 
 
 def recipes(part: str, texts: list[str], seed: int, bench: Bench) -> list[Job]:
     return [(part, f"recipe {text} {seed}", partial(bench.recipe, text, seed)) for text in dict.fromkeys(texts)]
 
 
-def timings(rows: dict[str, Any], bench: Bench) -> list[Job]:
+def timings(rows: dict[str, Any], first: int, bench: Bench) -> list[Job]:
     """Of all models of the first split that are there."""
     paths = {
-        key.removeprefix("recipe ").removesuffix(" 0"): row["path"]
+        key.removeprefix("recipe ").removesuffix(f" {first}"): row["path"]
         for key, row in rows.items()
-        if key.startswith("recipe ") and key.endswith(" 0")
+        if key.startswith("recipe ") and key.endswith(f" {first}")
     }
     return [
         ("latency", f"latency {text}", partial(bench.latency, path))
@@ -337,22 +339,22 @@ def timings(rows: dict[str, Any], bench: Bench) -> list[Job]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", default="all", choices=("all", *PARTS, "tables"))
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--splits", type=int, nargs="+", default=SPLITS)
     parser.add_argument("--threads", type=int, default=2, help="of what is not timed")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--again", action="store_true", help="make rows again that stand")
     options = parser.parse_args()
     results, bench = Results(STORE / "results.json"), Bench(options.threads)
     deadline = time.monotonic() + options.minutes * 60
-    for made in (jobs(options.seeds, bench), None):
-        for part, key, make in timings(results.rows, bench) if made is None else made:
+    for made in (jobs(options.splits, bench), None):
+        for part, key, make in timings(results.rows, options.splits[0], bench) if made is None else made:
             if options.part not in ("all", part) or (key in results.rows and not options.again):
                 continue
             if time.monotonic() > deadline:
                 print(f"time is up before {key}: the same call goes on", file=sys.stderr)
                 break
             results.put(key, make())
-    train_smaller_tables.write(results.rows, options.seeds)
+    train_smaller_tables.write(results.rows, options.splits)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,34 +22,37 @@ GOAL_RECOVERED, GOAL_MINUTES, GOAL_OVERHEAD = 0.70, 15, 1.05
 Rows = dict[str, Any]
 
 
-def joined(rows: Rows, key: str, what: str, seeds: int) -> Scores:
+def joined(rows: Rows, key: str, what: str, splits: Sequence[int]) -> Scores:
     """The answers of all splits together."""
-    values = np.concatenate([rows[f"{key} {seed}"][what] for seed in range(seeds)])
+    values = np.concatenate([rows[f"{key} {split}"][what] for split in splits])
     return Scores("accuracy", values.astype(np.float64), np.ones(len(values)))
 
 
-def whole(rows: Rows, text: str, seeds: int) -> bool:
+def whole(rows: Rows, text: str, splits: Sequence[int]) -> bool:
     """Whether a recipe was judged on all splits and timed."""
-    return f"latency {text}" in rows and all(f"recipe {text} {seed}" in rows for seed in range(seeds))
+    return f"latency {text}" in rows and all(f"recipe {text} {split}" in rows for split in splits)
 
 
-def judged(rows: Rows, recipes: dict[str, str], seeds: int) -> tuple[str, list[str]] | None:
+def judged(rows: Rows, recipes: dict[str, str], splits: Sequence[int]) -> tuple[str, list[str]] | None:
     """The table of these recipes by name, and for each the verdict in words; None before the rows are there."""
     from train_smaller import REFERENCE
 
-    found = {name: text for name, text in recipes.items() if whole(rows, text, seeds)}
-    if not found or any(f"recipe {REFERENCE} {seed}" not in rows for seed in range(seeds)):
+    found = {name: text for name, text in recipes.items() if whole(rows, text, splits)}
+    if not found or any(f"recipe {REFERENCE} {split}" not in rows for split in splits):
         return None
-    reference, size = joined(rows, f"recipe {REFERENCE}", "right", seeds), rows[f"recipe {REFERENCE} 0"]["size_bytes"]
+    reference, size = (
+        joined(rows, f"recipe {REFERENCE}", "right", splits),
+        rows[f"recipe {REFERENCE} {splits[0]}"]["size_bytes"],
+    )
     base = statistics.median(rows[f"latency {text}"]["reference_s"] for text in found.values())
     lines = [["torch eager, float32", format_bytes(size), "1", format_seconds(base), "1", f"{reference.value:.2%}", ""]]
     told = []
     for name, text in found.items():
-        scores, timing = joined(rows, f"recipe {text}", "right", seeds), rows[f"latency {text}"]
+        scores, timing = joined(rows, f"recipe {text}", "right", splits), rows[f"latency {text}"]
         verdict = judge_pair(reference, scores, Drop(GOAL_DROP))
-        smaller = size / rows[f"recipe {text} 0"]["size_bytes"]
+        smaller = size / rows[f"recipe {text} {splits[0]}"]["size_bytes"]
         lines.append([
-            name, format_bytes(rows[f"recipe {text} 0"]["size_bytes"]), f"{smaller:.1f}",
+            name, format_bytes(rows[f"recipe {text} {splits[0]}"]["size_bytes"]), f"{smaller:.1f}",
             format_seconds(timing["latency_s"]), f"{timing['speedup']:.1f} ({timing['low']:.1f}..{timing['high']:.1f})",
             f"{scores.value:.2%}",
             f"{verdict.change * 100:+.2f} ({verdict.change_low * 100:+.1f}..{verdict.change_high * 100:+.1f}) pt,"
@@ -60,20 +64,20 @@ def judged(rows: Rows, recipes: dict[str, str], seeds: int) -> tuple[str, list[s
     return table(head, lines), told
 
 
-def recipes_text(rows: Rows, seeds: int) -> str | None:
+def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
     """Each method alone and together, and the peer."""
     from train_smaller import PEER, PEER_SHARE, PEER_START, RECIPES
 
-    found = judged(rows, {**RECIPES, PEER: PEER}, seeds)
+    found = judged(rows, {**RECIPES, PEER: PEER}, splits)
     if found is None:
         return None
     count = (
-        len(joined(rows, f"recipe {RECIPES['int8']}", "right", seeds).numerator)
-        if whole(rows, RECIPES["int8"], seeds)
+        len(joined(rows, f"recipe {RECIPES['int8']}", "right", splits).numerator)
+        if whole(rows, RECIPES["int8"], splits)
         else 0
     )
-    listed = "\n".join(f"* {name}: `{text}`" for name, text in RECIPES.items() if whole(rows, text, seeds))
-    if whole(rows, PEER, seeds):
+    listed = "\n".join(f"* {name}: `{text}`" for name, text in RECIPES.items() if whole(rows, text, splits))
+    if whole(rows, PEER, splits):
         listed += (
             f"\n* {PEER}: `{PEER_START}`, channels by Torch-Pruning down to {PEER_SHARE:.0%} of the parameters, as many"
             " epochs of our loop on the labels, our export, onnxruntime's static int8"
@@ -82,21 +86,21 @@ def recipes_text(rows: Rows, seeds: int) -> str | None:
     return "\n\n".join([
         found[0],
         listed,
-        f"Accuracy of {count} held-out photos of {seeds} split{'s' * (seeds > 1)}, paired; latency of one photo with 2"
-        " threads, in turns with torch; intervals at 95 %, and the verdict on a limit of 1 point. Goal:"
+        f"Accuracy of {count} held-out photos of {len(splits)} split{'s' * (len(splits) > 1)}, paired; latency of one"
+        " photo with 2 threads, in turns with torch; intervals at 95 %, and the verdict on a limit of 1 point. Goal:"
         f" {GOAL_FASTER} times as fast, {GOAL_SMALLER} times as small, within 1 point. As fast and small: {reached}.",
         provenance(SCRIPT),
     ])  # fmt: skip
 
 
-def orders_text(rows: Rows) -> str | None:
+def orders_text(rows: Rows, splits: Sequence[int]) -> str | None:
     """The same methods in another order."""
     from train_smaller import EPOCHS, ORDERS
 
     found = judged(rows, ORDERS, 1)
     if found is None:
         return None
-    listed = "\n".join(f"* {name}: `{text}`" for name, text in ORDERS.items() if whole(rows, text, 1))
+    listed = "\n".join(f"* {name}: `{text}`" for name, text in ORDERS.items() if whole(rows, text, splits[:1]))
     note = (
         f"{EPOCHS} epochs of training in every order, and the same options but in the last, which is narrowed before it"
         f" is pruned; one split. {provenance(SCRIPT)}"
@@ -104,13 +108,13 @@ def orders_text(rows: Rows) -> str | None:
     return "\n\n".join([found[0], listed, note])
 
 
-def recovery_text(rows: Rows, seeds: int) -> str | None:
+def recovery_text(rows: Rows, splits: Sequence[int]) -> str | None:
     """What distillation recovers, and what the teacher is worth on test."""
-    if any(f"recovery {seed}" not in rows for seed in range(seeds)):
+    if any(f"recovery {split}" not in rows for split in splits):
         return None
     names = ("reference", "uncut", "cut", "distilled", "without_teacher")
-    teacher, uncut, cut, distilled, alone = (joined(rows, "recovery", name, seeds).value for name in names)
-    found = [rows[f"recovery {seed}"] for seed in range(seeds)]
+    teacher, uncut, cut, distilled, alone = (joined(rows, "recovery", name, splits).value for name in names)
+    found = [rows[f"recovery {split}"] for split in splits]
     one, minutes = found[0], max(row["seconds"] for row in found) / 60
     lost = uncut - cut
     recovered = [f"{(value - cut) / lost:.0%}" if lost > 0 else "nothing was lost" for value in (distilled, alone)]
@@ -123,7 +127,7 @@ def recovery_text(rows: Rows, seeds: int) -> str | None:
     ]
     return "\n\n".join([
         table(["MobileNetV2", "test accuracy", "recovered of what the cut lost"], lines),
-        f"{len(joined(rows, 'recovery', 'cut', seeds).numerator)} held-out photos; {format_bytes(one['uncut_bytes'])}"
+        f"{len(joined(rows, 'recovery', 'cut', splits).numerator)} held-out photos; {format_bytes(one['uncut_bytes'])}"
         f" to {format_bytes(one['distilled_bytes'])}; the same steps with and without the teacher. Goal: distilled, at"
         f" least {GOAL_RECOVERED:.0%} in at most {GOAL_MINUTES} minutes; one distillation with empty caches took"
         f" **{minutes:.1f} minutes**. The teacher made {one['teacher_passes']:,} forward passes: {one['photos']} photos"
@@ -165,44 +169,46 @@ def overhead_text(rows: Rows) -> str | None:
     )
 
 
-def draw(rows: Rows) -> bool:
+def draw(rows: Rows, split: int) -> bool:
     """Accuracy against latency of each method alone and of all; whether there was anything to draw."""
     from matplotlib.figure import Figure
 
     from train_smaller import GRID, PEER, REFERENCE
 
-    lines = {name: [text for text in texts if whole(rows, text, 1)] for name, texts in {**GRID, "peer": [PEER]}.items()}
+    lines = {
+        name: [text for text in texts if whole(rows, text, [split])] for name, texts in {**GRID, "peer": [PEER]}.items()
+    }
     lines = {name: texts for name, texts in lines.items() if texts}
-    if not lines or f"recipe {REFERENCE} 0" not in rows:
+    if not lines or f"recipe {REFERENCE} {split}" not in rows:
         return False
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
     base = statistics.median(rows[f"latency {text}"]["reference_s"] for texts in lines.values() for text in texts)
-    _points(axes, rows, [(base, REFERENCE)], "torch eager, float32", "s")
+    _points(axes, rows, split, [(base, REFERENCE)], "torch eager, float32", "s")
     for (name, texts), marker in zip(lines.items(), "oD^v*P", strict=False):
-        _points(axes, rows, [(rows[f"latency {text}"]["latency_s"], text) for text in texts], name, marker)
+        _points(axes, rows, split, [(rows[f"latency {text}"]["latency_s"], text) for text in texts], name, marker)
     save_latency_figure(figure, axes, PICTURE)
     return True
 
 
-def _points(axes: Any, rows: Rows, points: list[tuple[float, str]], label: str, marker: str) -> None:
+def _points(axes: Any, rows: Rows, split: int, points: list[tuple[float, str]], label: str, marker: str) -> None:
     drawn = []
     for latency_s, text in sorted(points):
-        right = rows[f"recipe {text} 0"]["right"]
+        right = rows[f"recipe {text} {split}"]["right"]
         low, high = wilson(sum(right), len(right))
         drawn.append((latency_s * 1e3, 100 * sum(right) / len(right), 100 * low, 100 * high))
     x, y, low, high = (np.array(column) for column in zip(*drawn, strict=True))
     axes.errorbar(x, y, (y - low, high - y), marker=marker, capsize=2, label=label, linewidth=1)
 
 
-def write(rows: Rows, seeds: int) -> None:
+def write(rows: Rows, splits: Sequence[int]) -> None:
     """Every text whose rows are there."""
     picture = "![Accuracy against latency of each method alone and of all](docs/pictures/train_smaller.svg)"
-    pictured = [picture] if draw(rows) else []
-    together, orders = recipes_text(rows, seeds), orders_text(rows)
+    pictured = [picture] if draw(rows, splits[0]) else []
+    together, orders = recipes_text(rows, splits), orders_text(rows, splits)
     texts = {
         "overhead": overhead_text(rows),
-        "recovery": recovery_text(rows, seeds),
+        "recovery": recovery_text(rows, splits),
         "curve": curve_text(rows),
         "orders": orders,
         "train-smaller": _joined([each.replace("docs/pictures", "pictures") for each in pictured], together),
