@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from microbudget import classifiers
-from microbudget.build import build_step
-from microbudget.errors import InvalidOption, InvalidRecipe
+from microbudget.build import build, build_step
+from microbudget.errors import BadData, InvalidOption, InvalidRecipe
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
@@ -119,3 +122,100 @@ def test_onnx_and_mlp_cannot_be_unfrozen() -> None:
         Recipe.parse("finetune(unfreeze='last', head='mlp')").formats("hf")
     with pytest.raises(InvalidOption, match="must be one of None, 'last', 'all'"):
         Finetune(unfreeze="first")
+
+
+def test_the_head_of_wide_features_takes_smaller_steps(hf_model: Path, resnet: Path) -> None:
+    """Of 1,280 raw features each step moves a logit by the rate times their sum."""
+    wide, narrow = load_network(hf_model), load_network(resnet)
+    assert (classifiers.head_of(wide)[1].in_features, classifiers.head_of(narrow)[1].in_features) == (1280, 32)
+    assert (classifiers.head_share(wide), classifiers.head_share(narrow)) == (0.1, 1.0)
+
+
+def trained_with(given: Model, context: Context, store: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the loop is given: its settings, the shares of the groups, the mode."""
+    from microbudget import train as training
+
+    seen: dict[str, Any] = {}
+
+    def noting(network: object, lesson: object, settings: object, **options: Any) -> training.Trained:
+        seen.update(options, settings=settings)
+        return training.Trained(kept=0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", noting)
+        build_step(given, Finetune(epochs=3, unfreeze="all"), context, store)
+    return seen
+
+
+def test_a_network_that_was_cut_learns_more(
+    hf_model: Path, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load(hf_model)
+    pruned = build(whole, Recipe.parse("finetune(epochs=3) > prune(sparsity=0.3, samples=8)"), context, tmp_path)[-1]
+    for given, backbone in ((whole, 1e-4), (pruned, 3e-4)):
+        seen = trained_with(given, context, tmp_path / str(backbone), monkeypatch)
+        rate = seen["settings"].learning_rate
+        assert rate == pytest.approx(1e-3 * classifiers.head_share(load_network(given.path)))
+        assert [rate * share for _, share in seen["groups"]] == pytest.approx([rate, backbone])
+
+
+def test_a_network_that_grew_too_sure_is_kept_for_what_it_answers(context: Context) -> None:
+    """Its loss rises with its certainty; at its best temperature it falls with its errors."""
+    from microbudget.lessons import calibrated_loss
+
+    examples = context.task.examples("validation")
+    coin = np.random.default_rng(0)
+    unsure = coin.normal(0, 1, (len(examples), 3)).astype(np.float32)
+    targets = np.array([example.label for example in examples])
+    unsure[np.arange(len(examples)), targets] += 2
+    sure = unsure.copy()
+    wrong = np.flatnonzero(unsure.argmax(1) != targets)
+    sure[wrong[: len(wrong) // 2 + 1], targets[wrong[: len(wrong) // 2 + 1]]] += 3
+    sure *= 20
+    losses = [float(context.task.loss(logits, examples).mean()) for logits in (unsure, sure)]
+    assert losses[1] > losses[0]
+    calibrated = [calibrated_loss(context.task, logits, examples) for logits in (unsure, sure)]
+    assert calibrated[1] < calibrated[0] <= losses[0]
+    assert calibrated_loss(context.task, 3 * unsure, examples) == pytest.approx(calibrated[0], rel=0.01)
+
+
+def test_a_loss_of_ones_own_decides_as_it_is(context: Context) -> None:
+    from microbudget.lessons import calibrated_loss
+
+    examples = context.task.examples("validation")
+
+    class Own:
+        def loss(self, outputs: np.ndarray, examples: Any) -> np.ndarray:
+            return np.abs(outputs).sum(axis=1)
+
+    logits = np.random.default_rng(0).normal(0, 5, (len(examples), 3))
+    assert calibrated_loss(Own(), logits, examples) == pytest.approx(np.abs(logits).sum(axis=1).mean())  # type: ignore[arg-type]
+
+
+def test_a_pruned_mobilenet_recovers_by_training_on(assets: Path, tmp_path: Path) -> None:
+    """By the loss as it is no epoch was kept: the network had grown too sure of itself, and better."""
+    cache = tmp_path / "cache"
+    photos = tmp_path / "photos"
+    for folder in sorted((assets / "images" / "flowers12").iterdir()):
+        (photos / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:16]:
+            (photos / folder.name / file.name).write_bytes(file.read_bytes())
+    own = Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    recipe = "resize(pixels=64) > finetune > prune(sparsity=0.3, samples=8) > finetune(unfreeze='all', deep_epochs=8)"
+    history = build(load(assets / "models" / "mobilenet_v2"), Recipe.parse(recipe), own, tmp_path / "models")[
+        -1
+    ].record.history["finetune"]
+    assert history["kept"] >= 1
+    kept = history["epochs"][history["kept"] - 1]
+    assert kept["validation_calibrated_loss"] < 0.9 * history["before"]["calibrated_loss"]
+    assert history["validation"]["accuracy"] > history["before"]["accuracy"]
+
+
+@pytest.mark.parametrize("unfreeze", [None, "all"])
+def test_without_validation_there_is_nothing_to_stop_on(
+    unfreeze: str | None, resnet: Path, context: Context, tmp_path: Path
+) -> None:
+    splits = {**context.task._splits, "validation": ()}  # type: ignore[attr-defined]
+    own = replace(context, task=replace(context.task, _splits=splits))  # type: ignore[type-var]
+    with pytest.raises(BadData, match="no validation examples: add some, so that training knows when to stop"):
+        tuned(resnet, own, tmp_path, unfreeze=unfreeze)
