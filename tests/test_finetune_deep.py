@@ -164,14 +164,16 @@ def test_a_network_that_grew_too_sure_is_kept_for_what_it_answers(context: Conte
     from microbudget.lessons import calibrated_loss
 
     examples = context.task.examples("validation")
-    coin = np.random.default_rng(0)
-    unsure = coin.normal(0, 1, (len(examples), 3)).astype(np.float32)
     targets = np.array([example.label for example in examples])
-    unsure[np.arange(len(examples)), targets] += 2
-    sure = unsure.copy()
-    wrong = np.flatnonzero(unsure.argmax(1) != targets)
-    sure[wrong[: len(wrong) // 2 + 1], targets[wrong[: len(wrong) // 2 + 1]]] += 3
-    sure *= 20
+
+    def answered(wrong: int, margin: float) -> np.ndarray:
+        """Logits (examples, 3) whose first answers are wrong, all by the same margin."""
+        chosen = np.where(np.arange(len(targets)) < wrong, (targets + 1) % 3, targets)
+        return margin * np.eye(3, dtype=np.float32)[chosen]
+
+    few = len(examples) // 5
+    assert few >= 1
+    unsure, sure = answered(2 * few, 1), answered(few, 10)
     losses = [float(context.task.loss(logits, examples).mean()) for logits in (unsure, sure)]
     assert losses[1] > losses[0]
     calibrated = [calibrated_loss(context.task, logits, examples) for logits in (unsure, sure)]
