@@ -342,6 +342,13 @@ def test_variants_of_a_word() -> None:
     assert variants(" Don't") >= {" Don't", "Don't", "don't", " don't", "DON'T", " DON'T"}
 
 
+def test_a_model_of_many_languages_stays_one_when_it_is_trimmed_again(small: Model, tmp_path: Path) -> None:
+    """After the first time its tokens are no longer as many as CTranslate2 counts."""
+    again = trimmed(small, tmp_path / "again", ["one two three"])
+    assert again.record.history["trim"]["runtimes"] == small.record.history["trim"]["runtimes"]
+    assert any("multilingual" in line for line in again.record.history["trim"]["runtimes"])
+
+
 class Multilingual:
     """As docs/whisper.md shows: faster-whisper is told that a trimmed model has languages. Keeps the prompts."""
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from microbudget.errors import InvalidOption, ModelNotFound, UnsafeModel, UnsupportedModel
 from microbudget.loading import load
@@ -21,6 +23,7 @@ from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.model import Model
 from microbudget.runtimes import open_session, open_speech
+from microbudget.runtimes.whisper import LOOPS, without_loop
 from microbudget.tasks.speech import TranscriptionTask, rows
 from toy_seq2seq import LANGUAGES, special_tokens, write_recordings, write_whisper
 
@@ -105,8 +108,43 @@ def test_as_transformers_generates(folder: Path) -> None:
         ids = torch.tensor([tokenizer.convert_tokens_to_ids(prompt[0])])
         with torch.inference_mode():
             tokens = network.generate(features, decoder_input_ids=ids, do_sample=False, num_beams=1, max_new_tokens=32)
-        expected = tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
+        written = without_loop(tokens[0].tolist(), 32)
+        expected = tokenizer.decode(written, skip_special_tokens=True).strip()
         assert session.text(waveform) == expected
+
+
+@given(
+    said=st.lists(st.integers(0, 9), max_size=20),
+    unit=st.lists(st.integers(10, 19), min_size=1, max_size=5, unique=True),
+    longest=st.integers(45, 100),
+)
+def test_a_loop_is_said_once(said: list[int], unit: list[int], longest: int) -> None:
+    endless = (said + unit * longest)[:longest]
+    assert without_loop(endless, longest) == said + unit
+    ended = said + unit * 4
+    assert without_loop(ended, longest) == ended, "the model ended it itself"
+    other = [*endless[: longest - 1], 20]
+    assert without_loop(other, longest) == other, "it did not go on to the end"
+
+
+@given(tokens=st.lists(st.integers(0, 2), max_size=60))
+def test_the_shortest_text_that_a_loop_was_made_of(tokens: list[int]) -> None:
+    """Against the equation: the loop that reaches back farthest."""
+    reach = [
+        max(at for at in range(len(tokens) - period + 1) if tokens[-at:] == tokens[-at - period : -period] or not at)
+        for period in range(1, len(tokens) // LOOPS + 1)
+    ]
+    looped = [at for period, at in enumerate(reach, 1) if at >= (LOOPS - 1) * period]
+    assert without_loop(tokens, len(tokens)) == tokens[: len(tokens) - max(looped, default=0)]
+
+
+def test_a_session_writes_no_loop(exported: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_speech(exported, threads=1, language="en")
+    loop = [ord("!"), ord("?")] * 16
+    monkeypatch.setattr(type(session._ear), "write", lambda *_: loop)
+    looped = session.text(noise(1.0))
+    monkeypatch.setattr(type(session._ear), "write", lambda *_: loop[:2])
+    assert looped == session.text(noise(1.0)) != ""
 
 
 def test_a_file_is_heard_as_its_waveform(folder: Path, exported: Model, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ Inputs = dict[str, NDArray[Any]]
 START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 POSITIONS = 448  # of every Whisper's decoder
 MULTILINGUAL = 51_865  # tokens from which on Whisper's vocabulary is that of many languages
+LOOPS = 4  # times that the same is said at the end of a text that did not end, before it is a loop
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 _TOKEN = re.compile(r"<\|[^|]*\|>")
 
@@ -207,7 +209,28 @@ class WhisperSession:
         """Nothing is said where nothing can be heard: of pure silence Whisper makes up a text."""
         if pieces.is_silent(waveform):
             return ""
-        return self._vocabulary.text(self._ear.write(self._front(waveform), self._prompt))
+        written = self._ear.write(self._front(waveform), self._prompt)
+        return self._vocabulary.text(without_loop(written, self._prompt.longest))
+
+
+def without_loop(tokens: Sequence[int], longest: int) -> Sequence[int]:
+    """What a decoder wrote before it began to say the same again and again until its positions ended, said once.
+
+    A small decoder that has lost its place does not find the end any more. Whisper's own way out (Radford et al. 2022,
+    arXiv:2212.04356, section 4.5) draws the text once more at a higher temperature, another one in every run, and needs
+    seconds for it. A text that the model ended by itself is left as it is, however often it says a word.
+
+    longest: tokens that are written at most.
+    """
+    if len(tokens) < longest:
+        return tokens
+    repeated = 0
+    for period in range(1, len(tokens) // LOOPS + 1):
+        pairs = zip(reversed(tokens[period:]), reversed(tokens[:-period]), strict=True)
+        count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if count >= (LOOPS - 1) * period:
+            repeated = max(repeated, count)
+    return tokens[: len(tokens) - repeated]
 
 
 def front_end(folder: Path, mels: int | None = None) -> LogMel:

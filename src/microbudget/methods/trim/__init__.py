@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from ...errors import BadData, Failed, UnsupportedModel
 from ...model import Model, Record
+from ...runtimes.whisper import MULTILINGUAL, read_json
 from .. import Context, Method, option
 from . import configs, tokenizer, weights, words
 
 CONFIGS = ("config.json", "generation_config.json")
 CHECKED = 1000  # texts that are written and read with the trimmed tokenizer
-MULTILINGUAL = 51865  # entries of the vocabulary by which CTranslate2 knows a multilingual Whisper
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Trim(Method):
             "saved_bytes": saved,
             "texts": len(texts),
             **_check(texts, found, after),
-            "runtimes": _runtimes(config, rows),
+            "runtimes": _runtimes(config, rows, model.path),
         }
         context.progress.say(
             f"trim      {rows:,} tokens to {len(kept):,}; a text of yours takes"
@@ -176,11 +176,11 @@ def _check(texts: list[str], before: tokenizer.FolderTokenizer, after: tokenizer
     return {"pieces_before": pieces_before, "pieces_after": pieces_after}
 
 
-def _runtimes(config: dict[str, Any], rows: int) -> list[str]:
-    """What opens the trimmed model as it is, for its card."""
+def _runtimes(config: dict[str, Any], rows: int, folder: Path) -> list[str]:
+    """What opens the trimmed model as it is, for its card; one that was trimmed before is known by its settings."""
     if config.get("model_type") != "whisper":
         return ["transformers opens the trimmed model as it is"]
-    if rows < MULTILINGUAL:
+    if not read_json(folder / "generation_config.json").get("is_multilingual", rows >= MULTILINGUAL):
         return [
             "transformers, CTranslate2 and faster-whisper take the trimmed vocabulary as it is (an English model:"
             " its prompt has no language)"
