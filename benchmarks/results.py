@@ -26,7 +26,7 @@ class Results:
     def get(self, key: str, stamp: str | None = None) -> Any:
         """The row of a key; None where there is none, or where it was made by other sources than the stamp says."""
         row = self.rows.get(key)
-        return row if row is not None and stamp in (None, row["stamp"]) else None
+        return row if row is not None and (stamp is None or row["stamp"] == stamp) else None
 
     def put(self, key: str, row: Any, stamp: str | None = None) -> None:
         """Keep a row, with what other processes have put there meanwhile, and tell of it."""

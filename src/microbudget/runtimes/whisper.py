@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 POSITIONS = 448  # of every Whisper's decoder
 MULTILINGUAL = 51_865  # tokens from which on Whisper's vocabulary is that of many languages
 LOOPS = 4  # times that the same is said at the end of a text that did not end, before it is a loop
+REPETITIVE = 2.4  # times that a text is longer than what zlib makes of it: Whisper's threshold
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 _TOKEN = re.compile(r"<\|[^|]*\|>")
 
@@ -210,17 +212,18 @@ class WhisperSession:
         if pieces.is_silent(waveform):
             return ""
         written = self._ear.write(self._front(waveform), self._prompt)
-        return self._vocabulary.text(without_loop(written, self._prompt.longest))
+        return self._vocabulary.text(without_loop(written, self._prompt.longest, self._vocabulary.text))
 
 
-def without_loop(tokens: Sequence[int], longest: int) -> Sequence[int]:
+def without_loop(tokens: Sequence[int], longest: int, text: Callable[[Sequence[int]], str]) -> Sequence[int]:
     """What a decoder wrote before it began to say the same again and again until its positions ended, said once.
 
     A small decoder that has lost its place does not find the end any more. Whisper's own way out (Radford et al. 2022,
     arXiv:2212.04356, section 4.5) draws the text once more at a higher temperature, another one in every run, and needs
     seconds for it. A text that the model ended by itself is left as it is, however often it says a word.
 
-    longest: tokens that are written at most.
+    longest: tokens that are written at most. text: what tokens say; only a text that compresses as well as what Whisper
+    itself calls repetitive ends where its loop begins without being the same to the last token.
     """
     if len(tokens) < longest:
         return tokens
@@ -230,7 +233,20 @@ def without_loop(tokens: Sequence[int], longest: int) -> Sequence[int]:
         count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         if count >= (LOOPS - 1) * period:
             repeated = max(repeated, count)
-    return tokens[: len(tokens) - repeated]
+    if repeated:
+        return tokens[: len(tokens) - repeated]
+    said = text(tokens).encode()
+    return tokens[: _wandering(tokens)] if len(said) > REPETITIVE * len(zlib.compress(said)) else tokens
+
+
+def _wandering(tokens: Sequence[int]) -> int:
+    """Where the first pair of tokens that comes back again and again has come for the first time; else the end."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for at, pair in enumerate(pairwise(tokens)):
+        places.setdefault(pair, []).append(at)
+        if len(places[pair]) == LOOPS:
+            return places[pair][0] + 2
+    return len(tokens)
 
 
 def front_end(folder: Path, mels: int | None = None) -> LogMel:
