@@ -220,7 +220,7 @@ class Bench:
         return {"curve": made.record.history["distill"]["with_and_without"]}
 
     def peer(self, seed: int) -> dict[str, Any]:
-        """Torch-Pruning's channels, our loop for as many epochs on the labels, the same export, onnxruntime's int8."""
+        """Torch-Pruning's channels; the labels, learnt as `distill` learns; our export, onnxruntime's int8."""
         import onnx
         import torch
 
@@ -235,7 +235,7 @@ class Bench:
         )
         network = prune.torch_pruning(load_network(given.path), pixels, PEER_SHARE, everywhere=False)
         prune.new_statistics(network, context, preprocessing)
-        prune.retrain(network, context, preprocessing, EPOCHS)
+        _learn(network, context, preprocessing)
         folder = STORE / "peer" / str(seed)
         folder.mkdir(parents=True, exist_ok=True)
         proto = onnx.load_from_string(onnx_bytes(network.to(memory_format=torch.contiguous_format), *pixels.shape[2:]))
@@ -270,6 +270,22 @@ def _seconds(call: Callable[[], None]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+def _learn(network: Any, context: Context, preprocessing: dict[str, Any]) -> None:
+    """As `distill` trains, but from the labels alone."""
+    from microbudget import classifiers, lessons
+    from microbudget.methods.distill import Distill
+    from microbudget.train import Settings, fresh_norms, train
+
+    as_ours = Distill(epochs=EPOCHS)
+    settings = Settings(EPOCHS, as_ours.learning_rate, as_ours.batch_size, patience=as_ours.patience)
+    lesson = lessons.labelled(context.task, preprocessing, views=as_ours.views)
+    train(
+        classifiers.for_training(network), lesson, settings, mode=fresh_norms, seed=context.seed,
+        threads=context.threads, what="peer", progress=context.progress,
+    )  # fmt: skip
+    network.eval()
 
 
 def _onnxruntime_int8(path: Path, out: Path, context: Context, preprocessing: dict[str, Any]) -> None:
