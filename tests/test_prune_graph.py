@@ -17,7 +17,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from microbudget.errors import Failed, UnsupportedModel
 from microbudget.methods.prune.axes import Atoms, blocks, reshaped
 from microbudget.methods.prune.graph import Dependencies, trace
-from microbudget.methods.prune.moments import input_moments, match, repaired_logits
+from microbudget.methods.prune.moments import input_moments, match, moments, repaired_logits
 from microbudget.methods.prune.sensitivity import silenced
 from microbudget.methods.prune.subject import Subject, divergence
 from microbudget.methods.prune.surgery import check, cut
@@ -113,6 +113,16 @@ def test_the_classes_stay() -> None:
     graph = trace(random_net([("conv", 0, 8, 1, 3)], True, 0), {"pixel_values": PIXELS[:2]})
     assert (graph.axes["classifier.weight"][0] == -1).all()
     assert len(np.unique(graph.axes["classifier.weight"][1])) == 8  # 16 places of 8 channels
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 6, 7), (4, 6, 7, 8), (2, 3, 4, 5, 6)])
+def test_moments_are_of_each_channel(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 3
+    for one in (x, x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x):
+        channels = [one[:, index].numpy().astype(np.float64) for index in range(shape[1])]
+        mean, variance = moments(one)
+        np.testing.assert_allclose(mean, [each.mean() for each in channels], rtol=1e-5)
+        np.testing.assert_allclose(variance, [each.var() for each in channels], rtol=1e-4)
 
 
 def test_batch_norm_takes_up_what_the_removed_channels_said() -> None:

@@ -28,6 +28,7 @@ class Prune(Method):
     """Remove the least important channels, heads, neurons or blocks: smaller and faster without special kernels."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+    revision: ClassVar[int] = 2
 
     structure: str = option(
         "channels",
