@@ -243,13 +243,26 @@ def test_what_reads_behind_the_bias_joins_the_integers(quantized, tmp_path):
     assert kernels(path, tmp_path).count("QLinearSigmoid") == 2
 
 
-def test_openvino_agrees_on_linear_layers(quantized):
+def test_what_is_kept_finer_behind_a_bias_is_the_layer(quantized):
+    x = np.random.default_rng(0).normal(size=(64, 7, 12)).astype(np.float32)
+    model = linear(["batch", 7, 12])
+    _, plain = quantized(model, batches(x))
+    path, finer = quantized(model, batches(x), finer=3)
+    schemes = [layer.scheme for layer in finer.layers]
+    assert schemes == ["float", "float", "static"], "who makes the three tensors, not the layer that reads"
+    assert finer.kl < plain.kl
+    assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > 0.995
+
+
+@pytest.mark.parametrize("arm", [False, True])
+@pytest.mark.parametrize("shape", [["batch", 12], ["batch", 7, 12], IMAGE])
+def test_openvino_agrees_on_signed_activations_and_linear_layers(shape, arm, quantized):
     openvino = pytest.importorskip("openvino")
-    for shape in (["batch", 12], ["batch", 7, 12]):
-        x = np.random.default_rng(0).normal(size=(64, *shape[1:])).astype(np.float32)
-        path, _ = quantized(linear(shape), batches(x))
-        theirs = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0]
-        assert np.abs(theirs - run(path, x)).max() < 0.1 * np.abs(theirs).max()
+    model = residual() if shape == IMAGE else linear(shape)
+    x = images(64) if shape == IMAGE else np.random.default_rng(0).normal(size=(64, *shape[1:])).astype(np.float32)
+    path, _ = quantized(model, batches(x), machine=Machine(arm=arm, saturates=Machine.here().saturates))
+    theirs = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0]
+    assert np.abs(theirs - run(path, x)).max() < 0.1 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("make", [residual, depthwise])
