@@ -12,11 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from microbudget.errors import BadData, BrokenModel, InvalidOption, UnsupportedModel
+from microbudget.methods.quantize.moments import Moments
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine
 from toy_networks import IMAGE, Net, batches, depthwise, images, residual, run, transformer
 
-NEWEST = min(onnx.defs.onnx_opset_version(), 23)  # what onnxruntime reads without a warning
+NEWEST = min(onnx.defs.onnx_opset_version(), 26)  # what onnxruntime 1.31 reads
 REFERENCE = 19  # the first opset whose DequantizeLinear ONNX's own evaluator knows
 DENORMAL = np.float32(1e-41)
 
@@ -60,6 +61,56 @@ def test_activations_that_are_no_numbers_are_refused(value, quantize):
     x[5, 0, 0, 0] = value
     with pytest.raises(BrokenModel, match=r"tensor 'x'.*NaN or infinit"):
         quantize(residual(), batches(x))
+
+
+TRANSFORMER = [
+    {"repair": ("scales",)},  # nothing looks at activations but the check of the answers
+    {"repair": ("scales", "bias")},
+    {"repair": ("scales", "gptq", "bias"), "bits": 4},
+    {"repair": ("scales", "gptq", "bias"), "activation_bits": None},
+]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("options", TRANSFORMER)
+def test_a_transformer_on_inputs_that_are_no_numbers_names_the_tensor(value, options, quantize):
+    x = np.random.default_rng(0).normal(size=(16, 12, 64)).astype(np.float32)
+    x[9, 3, 5] = value
+    with pytest.raises(BrokenModel, match=r"tensor 'x' is NaN or infinite.*is the model or an input broken"):
+        quantize(transformer(), batches(x), **options)
+
+
+@pytest.mark.parametrize("options", TRANSFORMER)
+def test_a_transformer_that_makes_a_nan_names_where_it_begins(options, quantize):
+    model = transformer()
+    table = next(t for t in model.graph.initializer if list(t.dims) == [64])  # the bias of the queries
+    table.CopyFrom(numpy_helper.from_array(np.full(64, 3e38, np.float32), table.name))
+    with pytest.raises(BrokenModel, match=r"tensor '\w+' is NaN or infinite"):
+        quantize(model, batches(np.random.default_rng(0).normal(size=(16, 12, 64)).astype(np.float32)), **options)
+
+
+@pytest.mark.parametrize("scale", [1e15, 1e20, 1e30])
+@pytest.mark.parametrize("options", [{}, {"bits": 4}, {"activation_bits": None}, {"repair": ("scales", "bias")}])
+def test_large_inputs_are_numbers(scale, options, quantize):
+    """Their squares are none in float32."""
+    x = images(32) * np.float32(scale)
+    path, outcome = quantize(residual(), batches(x), **options)
+    ours, floats = run(path, x), run(residual(), x)
+    assert np.isfinite(outcome.kl)
+    assert np.corrcoef(ours.ravel() / scale, floats.ravel() / scale)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("columns", [9, 1600])
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_moments_of_large_values_are_those_of_small_ones(columns, diagonal):
+    x = np.random.default_rng(0).normal(size=(2, 3, 1, columns)).astype(np.float32)
+    x *= np.float32([1e14, 1e22]).reshape(2, 1, 1, 1)  # two batches: the first fits into float32, the second does not
+    moments = Moments(1, columns, diagonal=diagonal)
+    for part in x:
+        moments.update(part, part)
+    covariance = np.cov(x.reshape(6, columns).astype(np.float64).T, bias=True)
+    expected = np.diag(covariance) if diagonal else covariance
+    np.testing.assert_allclose(moments.own[0], expected, atol=1e-3 * covariance.max())
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
@@ -165,6 +216,56 @@ def control_flow() -> onnx.ModelProto:
     return net.model(net.gemm(flat, 4, 3), IMAGE)
 
 
+def body(kind: str) -> onnx.GraphProto:
+    """Of a Loop or a Scan: a MatMul by weights of its own, and an Add of a tensor from outside."""
+    inner = numpy_helper.from_array(np.random.default_rng(7).normal(0, 0.3, (6, 6)).astype("f"), "inner")
+    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("state", "next", "seen")]
+    nodes = [
+        helper.make_node("MatMul", ["state", "inner"], ["product"]),
+        helper.make_node("Add", ["product", "outside"], ["next"]),
+        helper.make_node("Identity", ["next"], ["seen"]),
+    ]
+    if kind == "Scan":
+        nodes[0] = helper.make_node("Add", ["state", "step"], ["sum"])
+        nodes.insert(1, helper.make_node("MatMul", ["sum", "inner"], ["product"]))
+        given = [told[0], helper.make_tensor_value_info("step", TensorProto.FLOAT, None)]
+        return helper.make_graph(nodes, "body", given, told[1:], [inner])
+    counter = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    condition = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "on")]
+    nodes.append(helper.make_node("Identity", ["go"], ["on"]))
+    return helper.make_graph(nodes, "body", [counter, condition[0], told[0]], [condition[1], *told[1:]], [inner])
+
+
+def repeated(kind: str) -> onnx.ModelProto:
+    """Layers, then a Loop or a Scan over what they made, then a layer."""
+    net = Net()
+    y = net.op("Relu", net.gemm("x", 12, 6))
+    net.gemm(net.op("Relu", net.gemm("x", 12, 6)), 6, 6)
+    net.nodes[-1].output[0] = "outside"
+    if kind == "Scan":
+        steps = net.op("Unsqueeze", y, net.const(np.int64([0])))
+        node = helper.make_node("Scan", [y, steps], ["last", "all"], name="Scan", body=body(kind), num_scan_inputs=1)
+    else:
+        trips = [net.const(np.int64(3)), net.const(np.bool_(True))]
+        node = helper.make_node("Loop", [*trips, y], ["last", "all"], name="Loop", body=body(kind))
+    net.nodes.append(node)
+    return net.model(net.gemm(net.op("Relu", "last"), 6, 4), ["batch", 12])
+
+
+@pytest.mark.parametrize("kind", ["Loop", "Scan"])
+@pytest.mark.parametrize("options", [{}, {"bits": 4}, {"activation_bits": None}])
+def test_loops_stay_float_and_are_named(kind, options, quantize):
+    """What a body reads from outside is rounded for others, and keeps its name for the body."""
+    model, x = repeated(kind), np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32)
+    path, outcome = quantize(model, batches(x), **options)
+    assert any(f"{kind} is control flow" in note for note in outcome.notes)
+    assert len(outcome.layers) == 4
+    inner = [t for node in onnx.load(str(path)).graph.node for a in node.attribute for t in a.g.initializer]
+    assert [t.data_type for t in inner] == [TensorProto.FLOAT]
+    ours, floats = run(path, x), run(model, x)
+    assert np.linalg.norm(ours - floats) < (0.3 if "bits" in options else 0.06) * np.linalg.norm(floats)
+
+
 def test_control_flow_stays_float_and_is_named(quantize):
     path, outcome = quantize(control_flow(), [{"x": sign * np.abs(images(8))} for sign in (1, -1)])
     assert any("control flow" in note for note in outcome.notes)
@@ -222,10 +323,63 @@ def unknown_operators() -> onnx.ModelProto:
 def test_unknown_operators_stay_float_and_are_named(quantize):
     path, outcome = quantize(unknown_operators())
     assert any("ConvTranspose" in note for note in outcome.notes)
+    assert any("Gelu of com.microsoft has no integer kernel here" in note for note in outcome.notes)
     ran = [node.op_type for node in onnx.load(str(path)).graph.node]
     assert {"Gelu", "ConvTranspose"} <= set(ran)
     x = images(6, seed=4)
     assert np.corrcoef(run(path, x).ravel(), run(unknown_operators(), x).ravel())[0, 1] > 0.99
+
+
+def test_many_operators_of_one_foreign_kind_are_one_note(quantize):
+    net, x = Net(), "x"
+    for _ in range(3):
+        x = net.op("Relu", net.conv(x, 3, 3))
+    model = net.model(net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), 3, 5), IMAGE)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type, node.domain = "Gelu", "com.microsoft"
+    _, outcome = quantize(model)
+    (note,) = [note for note in outcome.notes if "Gelu" in note]
+    assert note.endswith("(and 2 more)")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 5), (5,)])
+@pytest.mark.parametrize("options", [{}, {"activation_bits": None, "bits": 4}])
+def test_a_gemms_bias_of_any_row_is_taken(shape, options, quantize):
+    net = Net()
+    W, b = (net.random.normal(0, 0.3, size).astype("f") for size in ((12, 5), shape))
+    model = net.model(net.op("Gemm", "x", net.const(W), net.const(b)), ["batch", 12])
+    x = net.random.normal(size=(64, 12)).astype(np.float32)
+    path, outcome = quantize(model, batches(x), **options)
+    assert [layer.bits < 32 for layer in outcome.layers] == [True]
+    assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > 0.97
+
+
+def test_a_gemms_bias_that_differs_from_row_to_row_stays_float_in_words(quantize):
+    net = Net()
+    a = net.op("Relu", net.gemm("x", 12, 6))
+    W, b = (net.const(net.random.normal(size=size).astype("f")) for size in ((6, 5), (8, 1)))
+    _, outcome = quantize(net.model(net.op("Gemm", a, W, b), [8, 12]), [{"x": np.ones((8, 12), np.float32)}])
+    assert any("its bias is not one number for each output" in note for note in outcome.notes)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Gemm"])
+def test_computed_biases_stay_float_in_words(kind, quantize):
+    """Before a BatchNormalization too, which is then not folded."""
+    net = Net()
+    a = net.op("Relu", net.conv("x", 3, 4))
+    computed = net.op("ReduceMean", a, axes=[0, 2, 3], keepdims=0)
+    if kind == "Conv":
+        y = net.op("Conv", a, net.const(net.random.normal(size=(4, 4, 1, 1)).astype("f")), computed)
+        y = net.op("BatchNormalization", y, *(net.const(net.random.uniform(1, 2, 4).astype("f")) for _ in range(4)))
+    else:
+        flat = net.op("Flatten", net.op("GlobalAveragePool", a))
+        y = net.op("Gemm", flat, net.const(net.random.normal(size=(4, 4)).astype("f")), computed)
+    model = net.model(y, IMAGE)
+    path, outcome = quantize(model)
+    assert any("its bias is computed" in note for note in outcome.notes)
+    assert np.corrcoef(run(path, images(8)).ravel(), run(model, images(8)).ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])

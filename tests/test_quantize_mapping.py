@@ -12,14 +12,17 @@ from hypothesis.extra import numpy as hnp
 
 from microbudget.errors import BrokenModel, InvalidOption
 from microbudget.methods.quantize.mapping import (
+    SMALLEST_SCALE,
     affine,
     dequantize,
     extremes,
     integer_range,
+    lost,
     quantize,
     spread,
     symmetric,
 )
+from microbudget.methods.quantize.plan import Mapping
 
 BITS = st.integers(2, 8)
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -72,6 +75,47 @@ def test_rounding_error_is_at_most_half_a_step_and_levels_stay_in_range(x, bits,
     error = np.abs(dequantize(q, S, Z, axis=axis).astype(np.float64) - x)
     # half a step, or at the ends half a step of the rounded zero point; float32 adds its own rounding
     assert np.all(error <= step * 0.5001 + np.abs(x) * 1e-6)
+
+
+@SETTINGS
+@given(low=FINITE, high=FINITE, signed=st.booleans())
+def test_the_mapping_of_an_activation_uses_all_integers_for_its_range(low, high, signed):
+    """Signed or not, the same reals: 255 steps from about the lower end, or zero, to about the upper."""
+    low, high = min(low, high), max(low, high)
+    m = Mapping.of_range(low, high, signed=signed)
+    smallest, largest = integer_range(8, signed=signed)
+    low, high = min(low, 0.0), max(high, 0.0)
+    assert smallest <= m.Z <= largest
+    if high - low > 255 * SMALLEST_SCALE:
+        assert abs(m.S * 255 - (high - low)) <= 1e-6 * (high - low)
+        assert abs(m.ends[0] - low) <= 0.501 * m.S
+        assert abs(m.ends[1] - high) <= 0.501 * m.S
+    if low == 0:
+        assert smallest == m.Z, "a ReLU's zero is the smallest integer"
+    other = Mapping.of_range(low, high, signed=not signed)
+    assert other.S == m.S
+    assert abs((other.Z - m.Z) - (128 if signed else -128)) <= 1  # at a tie of the rounding the last bit decides
+    assert m.kind == (np.int8 if signed else np.uint8)
+
+
+SMALL = st.floats(-(2.0**40), 2.0**40, width=32)
+
+
+@SETTINGS
+@given(
+    x=hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=6), elements=SMALL),
+    ends=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+    signed=st.booleans(),
+)
+def test_what_is_lost_is_what_rounding_and_back_loses(x, ends, signed):
+    m = Mapping.of_range(float(x.min()) * ends[0], float(x.max()) * ends[1], signed=signed)
+    S, Z = np.float32(m.S), np.int32(m.Z)
+    back = dequantize(quantize(x, S, Z, signed=signed), S, Z)
+    given_ = x.copy()
+    found = lost(x, m.S, m.Z, signed=signed)
+    np.testing.assert_array_equal(x, given_, "the values themselves are left alone")
+    slack = 2.0**-22 * max(float(np.abs(x).max()), float(np.abs(back).max()))  # one product is float32's, one float64's
+    np.testing.assert_allclose(found.astype(np.float64), back.astype(np.float64) - x, atol=slack, rtol=0)
 
 
 @SETTINGS

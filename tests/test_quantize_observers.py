@@ -64,6 +64,22 @@ def test_counts_are_the_naive_ones(values):
 
 
 @SETTINGS
+@given(VALUES, st.integers(1, 9), st.integers(1, 5))
+def test_every_nth_value_of_a_batch_is_counted_and_the_extremes_are_of_all(values, every, parts):
+    thinned, batches = Histogram(), np.array_split(values, parts)
+    for batch in batches:
+        thinned.update(batch, every=every)
+    assert (thinned.low, thinned.high, thinned.count) == (values.min(), values.max(), len(values))
+    taken = np.concatenate([batch[::every] for batch in batches])
+    naive = np.zeros(2 * BINS, np.int64)
+    for value in taken.tolist():
+        if value != 0:
+            naive[math.floor(value / thinned.width) + BINS] += 1
+    np.testing.assert_array_equal(thinned.counts, naive)
+    assert thinned.counts.sum() + thinned.zeros == len(taken)
+
+
+@SETTINGS
 @given(VALUES)
 def test_bins_are_as_fine_as_promised(values):
     histogram = histogram_of(values)

@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.mapping import integer_range
 from microbudget.methods.quantize.packing import FIELDS, pack, packed_size, split, unpack
+from microbudget.methods.quantize.plan import Plan, Weights
+from microbudget.methods.quantize.weightonly import blobs
+from microbudget.methods.quantize.write import write
+from toy_networks import Net, run
 
 
 @st.composite
@@ -69,3 +74,49 @@ def test_values_that_do_not_fit_are_refused():
 def test_wrong_count_is_refused():
     with pytest.raises(ValueError, match="take 2 bytes, not 1"):
         unpack(np.zeros(1, np.uint8), 4, 4)
+
+
+KERNELS = (2, 4, 8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    outputs=st.integers(1, 5),
+    K=st.integers(1, 100),
+    bits=st.sampled_from(KERNELS),
+    group=st.sampled_from([16, 32, 64, 128]),
+)
+def test_blobs_are_the_naive_ones(seed, outputs, K, bits, group):
+    """Value by value: offset binary, lowest bits first, a group's bytes together, the last group padded with zero."""
+    half = 1 << (bits - 1)
+    q = np.random.default_rng(seed).integers(-half, half, (outputs, K)).astype(np.int8)
+    found = blobs(q, bits, group)
+    assert found.shape == (outputs, -(-K // group), group * bits // 8)
+    per_byte = 8 // bits
+    for row in range(outputs):
+        for k in range(found.shape[1] * group):
+            byte = int(found[row, k // group, k % group // per_byte])
+            value = (byte >> (bits * (k % per_byte))) % (1 << bits) - half
+            assert value == (q[row, k] if k < K else 0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**31),
+    outputs=st.integers(1, 9),
+    K=st.integers(1, 100),
+    bits=st.sampled_from(KERNELS),
+    group=st.sampled_from([16, 32, 64]),
+)
+def test_the_kernel_reads_blobs_of_any_length(seed, outputs, K, bits, group):
+    random, half = np.random.default_rng(seed), 1 << (bits - 1)
+    net = Net()
+    graph = prepared(net.model(net.matmul("x", K, outputs, bias=False), ["b", K]))
+    q = random.integers(-half, half, (K, outputs)).astype(np.int8)
+    S = random.uniform(0.5, 2, (outputs, -(-K // group))).astype(np.float32)
+    (layer,) = graph.layers
+    plan = Plan({layer.name: "weights"}, weights={layer.name: Weights(q, S, bits, group)})
+    expected = q * np.repeat(S, group, axis=1)[:, :K].T
+    found = run(write(graph, plan), np.eye(K, dtype=np.float32))
+    np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02 * max(np.abs(expected).max(), 1))

@@ -204,6 +204,78 @@ def test_a_float_layer_between_integers_keeps_its_float_weights(quantized, tmp_p
     assert sum(name in ("Conv", "FusedConv") for name in ran) == 1, "onnxruntime must not quantize it by itself"
 
 
+def linear(shape: list[int | str], bias: tuple[int, ...] = (-1,), activation: str = "Relu") -> onnx.ModelProto:
+    """Three MatMuls, each with the Add of its bias, activations between."""
+    net, x = Net(0), "x"
+    for inputs, outputs in ((12, 24), (24, 24), (24, 5)):
+        x = net.op("MatMul", x, net.const(net.random.normal(0, inputs**-0.5, (inputs, outputs)).astype("f")))
+        b = net.random.normal(0, 0.3, outputs).astype("f")
+        x = net.op("Add", x, net.const((b if -1 in bias else b[:1]).reshape(bias)))
+        x = net.op(activation, x) if outputs == 24 else x
+    return net.model(x, shape)
+
+
+@pytest.mark.parametrize("arm", [False, True])
+@pytest.mark.parametrize("bias", [(-1,), (1, -1), (1,), ()])
+def test_linear_layers_of_rows_are_one_kernel_with_their_bias(bias, arm, quantized, tmp_path):
+    """Also the last one, whose output is float: onnxruntime would make a float Gemm of its MatMul and Add."""
+    x = np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32)
+    model = linear(["batch", 12], bias)
+    path, outcome = quantized(model, batches(x), machine=Machine(arm=arm, saturates=False))
+    assert kernels(path, tmp_path, signed=arm) == ["QuantizeLinear", *["QGemm"] * 3]
+    assert {layer.scheme for layer in outcome.layers} == {"static"}
+    assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("arm", [False, True])
+def test_linear_layers_of_more_dimensions_are_rounded_once_behind_their_bias(arm, quantized, tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 7, 12)).astype(np.float32)
+    model = linear(["batch", 7, 12])
+    path, _ = quantized(model, batches(x), machine=Machine(arm=arm, saturates=False))
+    assert kernels(path, tmp_path, signed=arm) == ["QuantizeLinear", "MatMulIntegerToFloat", "Add"] * 3
+    assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > 0.985
+
+
+def test_what_reads_behind_the_bias_joins_the_integers(quantized, tmp_path):
+    """A Sigmoid between two such layers computes on integers: what it reads is rounded anyway."""
+    x = np.random.default_rng(0).normal(size=(64, 7, 12)).astype(np.float32)
+    path, _ = quantized(linear(["batch", 7, 12], activation="Sigmoid"), batches(x))
+    assert kernels(path, tmp_path).count("QLinearSigmoid") == 2
+
+
+def test_what_is_kept_finer_behind_a_bias_is_the_layer(quantized):
+    x = np.random.default_rng(0).normal(size=(64, 7, 12)).astype(np.float32)
+    model = linear(["batch", 7, 12])
+    _, plain = quantized(model, batches(x))
+    path, finer = quantized(model, batches(x), finer=3)
+    schemes = [layer.scheme for layer in finer.layers]
+    assert schemes == ["float", "float", "static"], "who makes the three tensors, not the layer that reads"
+    assert finer.kl < plain.kl
+    assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > 0.995
+
+
+@pytest.mark.parametrize("arm", [False, True])
+@pytest.mark.parametrize("shape", [["batch", 12], ["batch", 7, 12], IMAGE])
+def test_openvino_agrees_on_signed_activations_and_linear_layers(shape, arm, quantized):
+    openvino = pytest.importorskip("openvino")
+    model = residual() if shape == IMAGE else linear(shape)
+    x = images(64) if shape == IMAGE else np.random.default_rng(0).normal(size=(64, *shape[1:])).astype(np.float32)
+    path, _ = quantized(model, batches(x), machine=Machine(arm=arm, saturates=Machine.here().saturates))
+    theirs = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0]
+    assert np.abs(theirs - run(path, x)).max() < 0.1 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("make", [residual, depthwise])
+def test_signed_activations_run_in_the_same_kernels(make, quantized, tmp_path):
+    """onnxruntime absorbs a ReLU only where its zero is the smallest integer; on x86 S8 kernels must be allowed."""
+    ran = {}
+    for arm in (False, True):
+        path, _ = quantized(make(), machine=Machine(arm=arm, saturates=False))
+        ran[arm] = kernels(path, tmp_path, signed=arm)
+    assert ran[True] == ran[False]
+    assert not {"Conv", "Gemm", "Add", "Relu", "Clip", "FusedConv"} & set(ran[True])
+
+
 def test_signed_activations_for_arm(quantized):
     path, _ = quantized(residual(), machine=Machine(arm=True, saturates=False))
     types = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}

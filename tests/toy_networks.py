@@ -134,12 +134,13 @@ def run(model: onnx.ModelProto | Path, x: np.ndarray, name: str = "x") -> np.nda
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, {name: x})[0]
 
 
-def kernels(model: onnx.ModelProto | Path, folder: Path) -> list[str]:
-    """The operators that ONNX Runtime really executes, after its optimizations."""
+def kernels(model: onnx.ModelProto | Path, folder: Path, *, signed: bool = False) -> list[str]:
+    """The operators that ONNX Runtime really executes, after its optimizations; `signed`: as on ARM, S8 activations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.qdqisint8allowed", str(int(signed)))
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     source = str(model) if isinstance(model, Path) else model.SerializeToString()

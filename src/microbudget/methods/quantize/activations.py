@@ -185,6 +185,32 @@ def watch(
             del answers  # before the next ones are made
 
 
+def finite(values: Array) -> bool:
+    """Whether no value is NaN or infinite; without a temporary."""
+    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+
+
+def broken_tensor(model: onnx.ModelProto, calibration: Calibration, threads: int = 0) -> str:
+    """The tensor where what is no number begins: an input, else the first NaN in the graph's order (attention masks
+    with infinity), else the first infinity. Falls back to the first output.
+    """
+    inputs = [v.name for v in model.graph.input]
+    names = [*inputs, *(node.output[0] for node in model.graph.node if node.output[0])]
+    broken: dict[int, int] = {}  # place -> 0 for an input, 1 for NaN, 2 for infinity
+
+    def see(place: int, values: list[Array]) -> None:
+        value = np.asarray(values[0])
+        if value.dtype.kind == "f" and not finite(value):
+            rank = 0 if place < len(inputs) else 1 if np.isnan(value.min()) else 2
+            broken[place] = min(rank, broken.get(place, rank))
+
+    try:
+        watch([(model, names)], calibration, see, threads=threads)
+    except (BadData, UnsupportedModel, ValueError):  # not every tensor can be an output
+        return str(model.graph.output[0].name)
+    return names[min(broken, key=lambda place: (broken[place], place))] if broken else str(model.graph.output[0].name)
+
+
 def _at_once(example: Batch, seen_bytes: int) -> int:
     """How many examples go through together."""
     given = sum(int(value.nbytes) for value in example.values())

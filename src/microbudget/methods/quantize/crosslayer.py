@@ -36,16 +36,23 @@ def _constants(pair: tuple[Layer, Layer]) -> Iterator[str]:
 
 
 def _pairs(graph: Graph) -> Iterator[tuple[Layer, Layer]]:
-    """Two layers, both alone with their weights, the second the only reader of the first through at most a ReLU."""
+    """Two layers, both alone with their weights, the second the only reader of the first through at most a ReLU.
+
+    A Conv's channels are axis 1 and a Gemm or MatMul contracts the last axis: only layers of one kind share an axis.
+    """
     by_node = {layer.name: layer for layer in graph.layers}
     for first in graph.layers:
         tensor, reader = first.output, graph.only_reader(first.output)
         if reader is not None and reader.op_type == "Relu":
             tensor, reader = reader.output[0], graph.only_reader(reader.output[0])
         second = by_node.get(reader.name) if reader is not None else None
-        if second is not None and second.input == tensor and _alone(graph, first) and _alone(graph, second):
+        if second is None or second.input != tensor or (first.op == "Conv") != (second.op == "Conv"):
+            continue
+        if _alone(graph, first) and _alone(graph, second):
             yield first, second
 
 
 def _alone(graph: Graph, layer: Layer) -> bool:
-    return not graph.shares_weights(layer) and (layer.bias is None or len(graph.readers[layer.bias]) == 1)
+    """Whether nothing else reads the layer's constants, the model's own answers included."""
+    names = [name for name in (layer.weight, layer.bias) if name]
+    return all(len(graph.readers[name]) == 1 and name not in graph.outputs for name in names)

@@ -25,7 +25,7 @@ def write_dynamic(writer: Writer, layer: Layer) -> None:
     q, S_x, Z_x = (f"{x}.dynamic.{part}" for part in ("q", "S", "Z"))
     if not writer.has(q):
         writer.add_many("DynamicQuantizeLinear", [x], [q, S_x, Z_x])
-    name, short = node.output[0], writer.short(layer.weight)
+    name, short = node.output[0], writer.short(layer)
     W = integers(writer, layer, transposed=layer.outputs_axis == 0)
     zero = writer.constant("Z0.int8", np.int8(0))
     sums = writer.add("MatMulInteger", [q, W, Z_x, zero], f"{name}.sums")

@@ -26,6 +26,9 @@ QUANTIZED_OPS = frozenset({
 })  # fmt: skip
 
 
+PLAIN_GEMM = {"transA": 0, "alpha": 1.0, "beta": 1.0}
+
+
 @dataclass(frozen=True)
 class Layer:
     """A Conv, Gemm or MatMul whose weights are constant."""
@@ -64,6 +67,8 @@ class Graph:
         self.left_float: dict[str, str] = {}  # node -> why it cannot be quantized
         self._connect()
         self.layers = tuple(self._find_layers())
+        self.added = {layer.output: layer for layer in self.layers if layer.op == "MatMul" and layer.bias}
+        self._name_foreign()
 
     def _connect(self) -> None:
         for node in self.nodes:
@@ -107,6 +112,16 @@ class Graph:
             elif node.op_type in ("ConvTranspose", "LSTM", "GRU", "RNN", "Einsum"):
                 self.left_float[node.name] = f"{node.op_type} stays float: it is not supported yet"
 
+    def _name_foreign(self) -> None:
+        """Operators of other domains, each kind by its first node: a transformer has dozens of one kind."""
+        kinds: dict[tuple[str, str], list[str]] = {}
+        for node in self.nodes:
+            if node.domain not in ("", "ai.onnx") and node.name not in self.left_float:
+                kinds.setdefault((node.domain, node.op_type), []).append(node.name)
+        for (domain, op), names in kinds.items():
+            others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            self.left_float[names[0]] = f"{op} of {domain} has no integer kernel here{others}"
+
     def _obstacle(self, node: Any) -> str | None:
         """Why this Conv, Gemm or MatMul cannot be quantized, None when it can."""
         W = self.constants.get(node.input[1])
@@ -118,19 +133,17 @@ class Graph:
             return f"its weights have {W.ndim} dimensions, not 2"
         if node.input[0] in self.constants:
             return "its input is constant"
-        if node.op_type == "Gemm" and (attribute(node, "transA", 0) or not self._plain_gemm(node)):
+        if node.op_type == "Gemm" and any(attribute(node, name, is_) != is_ for name, is_ in PLAIN_GEMM.items()):
             return "it transposes or scales its input"
         if not W.size:
             return "its weights are empty"
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and node.input[2] not in self.constants:
+        bias = node.input[2] if len(node.input) > 2 else ""
+        if bias and bias not in self.constants:
             return "its bias is computed"
+        if bias and node.op_type == "Gemm" and self.constants[bias].shape != (_gemm_outputs(node, W),):
+            return "its bias is not one number for each output"
         others = {reader.op_type for reader in self.readers[node.input[1]]} - {"Conv", "Gemm", "MatMul"}
         return f"its weights also serve {', '.join(sorted(others))}" if others else None
-
-    def _plain_gemm(self, node: Any) -> bool:
-        bias = self.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
-        plain: bool = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
-        return plain and bias is not None and bias.ndim == 1
 
     def _layer(self, node: Any) -> Layer:
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in self.constants else None
@@ -178,6 +191,10 @@ class Graph:
         return len(self.readers[layer.weight]) > 1
 
 
+def _gemm_outputs(node: Any, W: Array) -> int:
+    return int(W.shape[0 if attribute(node, "transB", 0) else 1])
+
+
 def attribute(node: Any, name: str, default: Any) -> Any:
     """The value of a node's attribute, or the default."""
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
@@ -206,13 +223,17 @@ def read_graph(path: Path | str) -> Graph:
 
 
 def prepared(model: onnx.ModelProto) -> Graph:
-    """The graph with constants as initializers, named nodes and folded batch norms. The model given is left alone."""
+    """The graph with constants as initializers, named nodes, folded batch norms, and every linear layer of rows with a
+    bias a Gemm with one number for each output. The model given is left alone.
+    """
     model = _of_known_opset(_copy(model))
     _refuse_quantized(model)
     _name_nodes(model)
     _drop_overridable_inputs(model)
     _constants_to_initializers(model)
     _fold_batch_norms(model)
+    _join_added_biases(model)
+    _widen_biases(model)
     return Graph(model)
 
 
@@ -300,7 +321,9 @@ def _fold_batch_norms(model: Any) -> None:
         conv = graph.maker.get(node.input[0])
         if conv is None or conv.op_type != "Conv" or graph.only_reader(node.input[0]) is None:
             continue
-        if conv.input[1] in graph.constants and len(graph.readers[conv.input[1]]) == 1:
+        if attribute(node, "training_mode", 0) or not all(name in graph.constants for name in conv.input[1:] if name):
+            continue
+        if len(graph.readers[conv.input[1]]) == 1 and conv.input[1] not in graph.outputs:
             _fold_into(graph, conv, node)
             folded.append(node)
     for node in folded:
@@ -309,16 +332,90 @@ def _fold_batch_norms(model: Any) -> None:
 
 def _fold_into(graph: Graph, conv: Any, norm: Any) -> None:
     W = graph.constants[conv.input[1]].astype(np.float64)
+    kind = graph.constants[conv.input[1]].dtype
     has_bias = len(conv.input) > 2 and conv.input[2] != ""
     b = graph.constants[conv.input[2]].astype(np.float64) if has_bias else np.zeros(len(W))
     gamma, beta, mean, variance = (graph.constants[name].astype(np.float64) for name in norm.input[1:5])
     W, b = fold_batch_norm(W, b, gamma, beta, mean, variance, attribute(norm, "epsilon", 1e-5))
     bias = f"{conv.name}.folded_bias"
-    set_constant(graph.model, conv.input[1], W.astype(np.float32))
-    set_constant(graph.model, bias, b.astype(np.float32))
+    set_constant(graph.model, conv.input[1], W.astype(kind))
+    set_constant(graph.model, bias, b.astype(kind))
     del conv.input[2:]
     conv.input.append(bias)
     conv.output[0] = norm.output[0]
+
+
+def _join_added_biases(model: Any) -> None:
+    """A MatMul of rows (two dimensions) and the Add of its bias become one Gemm.
+
+    onnxruntime does that when it loads the model, and then multiplies floats: its integer kernel wants the bias as
+    int32 in the Gemm. With more dimensions there is no Gemm, and the bias stays an Add.
+    """
+    graph = Graph(model)
+    pairs = [(node, add, bias) for node in graph.nodes for add, bias in _added(graph, node)]
+    ranks = _ranks(model) if pairs else {}
+    for node, add, bias in pairs:
+        if ranks.get(node.input[0]) == 2:
+            node.op_type = "Gemm"
+            node.input.append(bias)
+            node.output[0] = add.output[0]
+            model.graph.node.remove(add)
+
+
+def _added(graph: Graph, node: Any) -> Iterator[tuple[Any, str]]:
+    """The Add that alone reads a MatMul with constant weights, and the constant that it adds to every row."""
+    if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx") or node.input[0] in graph.constants:
+        return
+    W, add = graph.constants.get(node.input[1]), graph.only_reader(node.output[0])
+    if W is None or W.ndim != 2 or W.dtype != np.float32 or add is None or add.op_type != "Add":
+        return
+    for name in add.input:
+        b = graph.constants.get(name)
+        if b is not None and _one_row(b, W.shape[1]):
+            yield add, name
+            return
+
+
+def _one_row(b: Array, outputs: int) -> bool:
+    """Whether b is one row that is added to all, or one number."""
+    return b.ndim <= 2 and b.size in (1, outputs) and (b.ndim < 2 or b.shape[0] == 1)
+
+
+def _ranks(model: Any) -> dict[str, int]:
+    """The number of dimensions of every tensor for which shape inference finds it; weights are told by shape alone."""
+    told = [t for t in model.graph.initializer if np.prod(t.dims) > 1000]
+    known = {t.name for t in told}
+    light = helper.make_model(
+        helper.make_graph(
+            model.graph.node,
+            "ranks",
+            [*model.graph.input, *(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in told)],
+            model.graph.output,
+            [t for t in model.graph.initializer if t.name not in known],
+        ),
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+        functions=model.functions,
+    )
+    try:
+        graph = onnx.shape_inference.infer_shapes(light).graph
+    except Exception:  # of several kinds; an operator that it does not know is no error
+        return {}
+    values = [*graph.input, *graph.value_info, *graph.output]
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def _widen_biases(model: Any) -> None:
+    """A Gemm's constant bias that is one number or one row gets one number for each output."""
+    graph = Graph(model)
+    for node in graph.nodes:
+        if node.op_type != "Gemm" or len(node.input) < 3 or not {*node.input[1:3]} <= graph.constants.keys():
+            continue
+        W, b = (graph.constants[name] for name in node.input[1:3])
+        outputs = _gemm_outputs(node, W) if W.ndim == 2 else 0
+        if outputs and b.shape != (outputs,) and _one_row(b, outputs):
+            node.input[2] = f"{node.name}.wide_bias"
+            set_constant(model, node.input[2], np.array(np.broadcast_to(b.reshape(-1), outputs)))
 
 
 def set_constant(model: Any, name: str, value: Array) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 LARGEST_IN_FLOAT64 = 1536  # above this many columns the sums are kept in float32, for memory
+LARGEST_IN_FLOAT32 = 1e15  # above this value the sums of squares may exceed float32
 
 
 class Moments:
@@ -44,6 +45,8 @@ class Moments:
         x = self._from_origin(float_rows, 0)
         y = x if float_rows is quantized_rows else self._from_origin(quantized_rows, 1)
         self.rows += x.shape[1]
+        if np.float64 in (x.dtype, y.dtype):
+            self._own, self._cross = self._own.astype(np.float64), self._cross.astype(np.float64)
         squares = np.einsum("grk,grk->gk", x, x)
         self._float_squares += squares
         if self.diagonal:
@@ -56,10 +59,13 @@ class Moments:
         self._sum += y.sum(axis=1, dtype=np.float64)
         self._float_sum += x.sum(axis=1, dtype=np.float64)
 
-    def _from_origin(self, rows: NDArray[Any], which: int) -> NDArray[np.float32]:
-        """(groups, rows, K), float32."""
+    def _from_origin(self, rows: NDArray[Any], which: int) -> NDArray[Any]:
+        """(groups, rows, K), float32; float64 where the squares need it."""
         assert self._origins is not None
-        return np.ascontiguousarray((rows - self._origins[which]).transpose(1, 0, 2), np.float32)
+        large = rows.size and max(-float(rows.min()), float(rows.max())) > LARGEST_IN_FLOAT32
+        wide = rows.astype(np.float64) if large else rows
+        apart = (wide - self._origins[which]).transpose(1, 0, 2)
+        return np.ascontiguousarray(apart, np.float64 if large else np.float32)
 
     @property
     def mean(self) -> Array:

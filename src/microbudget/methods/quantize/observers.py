@@ -1,7 +1,8 @@
 """Observers: the range of a tensor from batches seen once, in memory that does not grow with their number.
 
 `MinMax` keeps two numbers. `Histogram` keeps counts in bins whose width is a power of two, so that widening merges bins
-exactly: what it knows depends only on the values seen, not on their order nor on how they came in batches.
+exactly: what it knows depends only on the values counted, not on their order nor on how they came in batches. With
+`every` not all are counted, and which ones are depends on the batches; the smallest and the largest value do not.
 The ranges that are read from a histogram: min/max, percentile, least squared error, entropy (Kullback-Leibler).
 """
 
@@ -73,7 +74,7 @@ class Histogram(MinMax):
         return self.centres[some], self.counts[some].astype(np.float64)
 
     def update(self, x: Real, every: int = 1) -> None:
-        """See one batch, any shape; count every `every`-th value, but take the smallest and largest of all.
+        """See one batch, any shape; count every `every`-th value from its first, but take the extremes of all.
 
         Raises BrokenModel on NaN or infinity.
         """

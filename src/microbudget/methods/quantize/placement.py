@@ -37,11 +37,13 @@ def place(graph: Graph, static: frozenset[str], kept_float: frozenset[str] = fro
             continue
         for name in _activations(graph, node):
             rounded.setdefault(source.get(name, name))
-        output = node.output[0]
-        if node.op_type in MOVING and node.name not in layers:
+        layer, output = layers.get(node.name), node.output[0]
+        if layer is not None:
+            output = layer.output  # behind the bias: what comes before it is not rounded
+        if node.op_type in MOVING and layer is None:
             moved = node.input[0]
             source[output] = source.get(moved, moved)
-        elif _output_is_rounded(graph, nodes, layers.get(node.name)):
+        elif _output_is_rounded(graph, nodes, layer):
             rounded.setdefault(settled(graph, output))
     return Placement(nodes, tuple(rounded), source)
 
@@ -102,14 +104,17 @@ def _read_by(graph: Graph, nodes: set[str], tensor: str, besides: Any) -> bool:
 
 
 def made_by(graph: Graph, tensor: str) -> str:
-    """The name of the node that makes a tensor, looking through an absorbed Relu or Clip; "" for a model's input."""
+    """The name of the node that makes a tensor, looking through an absorbed Relu or Clip and through the Add of a
+    MatMul's bias; "" for a model's input.
+    """
     maker = graph.maker.get(tensor)
     if maker is None:
         return ""
     behind = maker.input[0] if maker.op_type in ("Relu", "Clip") else ""
     if behind in graph.maker and settled(graph, behind) == tensor:
-        return str(graph.maker[behind].name)
-    return str(maker.name)
+        maker = graph.maker[behind]
+    added = graph.added.get(maker.output[0])
+    return str(maker.name) if added is None else added.name
 
 
 def _output_is_rounded(graph: Graph, nodes: frozenset[str], layer: Layer | None) -> bool:

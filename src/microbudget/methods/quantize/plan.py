@@ -24,10 +24,11 @@ class Mapping:
 
     @classmethod
     def of_range(cls, low: float, high: float, *, signed: bool) -> Mapping:
-        """The affine mapping of [low, high]; symmetric and signed on hardware that wants S8 activations."""
-        if signed:
-            magnitude = max(-low, high, 0.0)
-            low, high = -magnitude * 128 / 127, magnitude
+        """The affine mapping of [low, high] onto 0 to 255 or, signed, -128 to 127.
+
+        Signed too it has a zero point: what a ReLU leaves then begins at the smallest integer, so that rounding clips
+        as the ReLU does (onnxruntime fuses it only then), and all 256 integers are used.
+        """
         S, Z = affine(np.asarray(low), np.asarray(high), 8, signed=signed)
         return cls(float(S), int(Z), signed)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import BrokenModel
 from ...progress import SILENT, Progress
-from .activations import Calibration, watch
+from .activations import Calibration, finite, watch
 from .bias import corrected_bias
 from .graph import Graph, Layer, captured
 from .integer import scale_with_room
@@ -102,6 +102,12 @@ def _moments(
     repairing = repairers(graph, stage)
 
     def see(place: int, values: list[NDArray[Any]]) -> None:
+        for value, whose in zip(values, ("", " of the quantized model"), strict=False):
+            if not finite(value):
+                raise BrokenModel(
+                    f"tensor {stage[place].input!r}{whose} is NaN or infinite on calibration data: is the model or an"
+                    " input broken?"
+                )
         groups, _, K = matrices[place]
         wanted = ROWS_FOR_MEANS if diagonal else _rows(K)
         limit = max(1, min(-(-wanted * len(values[0]) // examples), ROWS_AT_ONCE_BYTES // (4 * groups * K)))
@@ -143,7 +149,7 @@ def _round(
     if not np.isfinite(W).all():
         raise BrokenModel(f"the weights of {layer.name!r} hold NaN or infinity: did the training diverge?")
     H = None if moments is None else moments.own
-    twin = next((other for other in graph.layers if other.weight == layer.weight and other.name in plan.weights), None)
+    twin = _twin(graph, plan, layer, bits, group)
     if twin is not None:
         plan.weights[layer.name] = plan.weights[twin.name]
         W_q = real_matrix(layer, plan.weights[twin.name])
@@ -158,6 +164,23 @@ def _round(
         W_q = real_matrix(layer, plan.weights[layer.name])
     _set_bias(graph, plan, layer, W, W_q, moments if "bias" in repair else None)
     return _reported(W, target, W_q, H, bits, moments)
+
+
+def _twin(graph: Graph, plan: Plan, layer: Layer, bits: int, group: int | None) -> Layer | None:
+    """A rounded layer whose integers and scales serve this one too: of the same weights, with their outputs along the
+    same axis, in the same kernel, and with scales at which this layer's own bias fits into int32.
+
+    Layers that read shared weights otherwise are rounded on their own, and the file holds the weights once for each.
+    """
+    for other in graph.layers:
+        known = plan.weights.get(other.name)
+        if known is None or other.weight != layer.weight or other.outputs_axis != layer.outputs_axis:
+            continue
+        if plan.schemes[other.name] == plan.schemes[layer.name] and (known.bits, known.group) == (bits, group):
+            S = known.S.astype(np.float64)
+            if group is not None or bool(np.all(_needed_scale(graph, plan, layer, S) <= S)):
+                return other
+    return None
 
 
 def real_matrix(layer: Layer, weights: Weights) -> Array:
@@ -192,12 +215,17 @@ def _integers(
 
 def _with_room(graph: Graph, plan: Plan, layer: Layer, W: Array, Q: Array, S: Array, bits: int) -> tuple[Array, Array]:
     """Q and S, coarser for outputs whose bias would not fit into int32 (dead channels that have a bias)."""
+    room = _needed_scale(graph, plan, layer, S)
+    return np.where((room > S)[..., None], rounded(W, room, bits), Q), np.maximum(S, room)
+
+
+def _needed_scale(graph: Graph, plan: Plan, layer: Layer, S: Array) -> Array:
+    """S, enlarged where the layer's bias, as int32, needs it. As S, any shape with one scale for each output."""
     b = _bias(graph, layer)
     if plan.schemes[layer.name] != "static" or b is None:
-        return Q, S
+        return S
     S_x = plan.activations[layer.input].S
-    room = scale_with_room(S.reshape(-1).astype(np.float32), S_x, 2 * b).reshape(S.shape).astype(np.float64)
-    return np.where((room > S)[..., None], rounded(W, room, bits), Q), np.maximum(S, room)
+    return scale_with_room(S.reshape(-1).astype(np.float32), S_x, 2 * b).reshape(S.shape).astype(np.float64)
 
 
 def _set_bias(graph: Graph, plan: Plan, layer: Layer, W: Array, W_q: Array, moments: Moments | None) -> None:

@@ -27,7 +27,7 @@ def integers(writer: Writer, layer: Layer, *, transposed: bool = False) -> str:
     """The name of the layer's int8 weights, as they are or (of a matrix) transposed."""
     weights = writer.plan.weights[layer.name]
     q = np.ascontiguousarray(weights.q.T) if transposed else weights.q
-    name = f"{writer.short(layer.weight)}{'t' if transposed else ''}.int8"
+    name = f"{writer.short(layer)}{'t' if transposed else ''}.int8"
     if writer.has(name):
         return name
     if weights.bits > PACKED:
@@ -76,7 +76,7 @@ def _fields(writer: Writer, name: str, packed: NDArray[np.uint8], width: int, co
 
 def real_weights(writer: Writer, layer: Layer) -> str:
     """The name of the layer's weights as floats, S times the stored integers: folded on loading, float at run time."""
-    weights, name = writer.plan.weights[layer.name], f"{writer.short(layer.weight)}.real"
+    weights, name = writer.plan.weights[layer.name], f"{writer.short(layer)}.real"
     if writer.has(name):
         return name
     wide = writer.add("Cast", [integers(writer, layer)], f"{name}.integers", to=TensorProto.FLOAT)

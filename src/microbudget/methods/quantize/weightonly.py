@@ -37,7 +37,7 @@ def write_weight_only(writer: Writer, layer: Layer) -> None:
     weights, node = writer.plan.weights[layer.name], writer.graph.node(layer.name)
     assert weights.group is not None
     q = weights.q if layer.outputs_axis == 0 else weights.q.T
-    short, name, b = writer.short(layer.weight), node.output[0], writer.plan.biases.get(layer.name)
+    short, name, b = writer.short(layer), node.output[0], writer.plan.biases.get(layer.name)
     added = layer.op == "Gemm" and b is not None
     writer.domains["com.microsoft"] = 1
     inputs = [

@@ -1,7 +1,8 @@
 """Write a plan as an ONNX model: Q/DQ nodes where ONNX Runtime and OpenVINO fuse them into integer kernels.
 
 Static layers become DQ -> Conv -> Q, which the runtimes compute as one QLinearConv; a Relu or Clip that the output's
-range implies is left out. Nodes that only move values (reshape, slice, pad) work on the integers themselves.
+range implies is left out. A MatMul of more than two dimensions is rounded behind the Add of its bias, once. Nodes that
+only move values (reshape, slice, pad) work on the integers themselves.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Writer:
         self._layers = {layer.name: layer for layer in graph.layers}
         self._layer_of_bias = {layer.bias: layer for layer in graph.layers if layer.op == "MatMul" and layer.bias}
         self._made: set[str] = set()
-        self._shorts: dict[str, str] = {}
+        self._shorts: dict[tuple[str, int], str] = {}
         self._absorbed: set[str] = set()
         self._real: set[str] = set()  # rounded tensors whose unrounded value exists as well
         inner = {name for node in graph.nodes for name in captured(node)}  # subgraphs read these by name
@@ -50,9 +51,12 @@ class Writer:
         """Whether a tensor of this name was added already."""
         return name in self._made or name in self.constants
 
-    def short(self, name: str) -> str:
-        """A short name that stands for a long one: unpacking has many nodes, and names are bytes in the file."""
-        return self._shorts.setdefault(name, f"w{len(self._shorts)}")
+    def short(self, layer: Layer) -> str:
+        """A short name for a layer's integers: unpacking has many nodes, and names are bytes in the file.
+
+        Layers that share their integers share it; weights that were rounded twice, for two kernels, have two.
+        """
+        return self._shorts.setdefault((layer.weight, id(self.plan.weights[layer.name].q)), f"w{len(self._shorts)}")
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Add a node with one output, named after it."""
@@ -113,8 +117,9 @@ class Writer:
             self._give_bias(new, layer, self.constant(f"{layer.name}.bias", self.plan.biases[layer.name]))
         self._place_added_bias(new)
         self.nodes.append(new)
-        final = settled(self.graph, node.output[0])
-        if final in self.plan.activations and node.name in self.plan.integer_nodes:
+        final, adding = settled(self.graph, node.output[0]), self.graph.added.get(node.output[0])
+        name = node.name if adding is None else adding.name  # the Add of a bias belongs to its MatMul
+        if final in self.plan.activations and name in self.plan.integer_nodes:
             self._absorb(node, new, final)
         else:
             for name in node.output:
@@ -204,7 +209,7 @@ class Writer:
         weights, S_x = self.plan.weights[layer.name], self.plan.activations[layer.input].S
         S = weights.S
         zeros = self.constant(f"Z0.int8x{len(S)}", np.zeros(len(S), np.int8))
-        scale = self.constant(f"{self.short(layer.weight)}.S", S)
+        scale = self.constant(f"{self.short(layer)}.S", S)
         stored = integers(self, layer)
         new.input[1] = self.add("DequantizeLinear", [stored, scale, zeros], f"{layer.name}.w", axis=layer.outputs_axis)
         if b is not None and layer.op != "MatMul":
