@@ -27,7 +27,7 @@ OBSERVERS = ("auto", "min_max", "percentile", "least_squares", "entropy")
 class Quantize(Method):
     """Small integers in place of floats: a quarter of the size or less, and faster where there is int8 arithmetic."""
 
-    revision: ClassVar[int] = 4
+    revision: ClassVar[int] = 5
     formats: ClassVar[dict[str, str]] = {"onnx": "onnx", "gguf": "gguf"}
 
     bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2))
