@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +115,7 @@ class Mixer:
 
     def file_bytes(self, bits: dict[str, int]) -> int:
         """The size of the file with these bits: zeros for weights take the bytes of any others."""
-        plan = self.planned(bits)
+        plan, stored = self.planned(bits), dict[tuple[Any, ...], Weights]()
         for layer in self.layers:
             if bits[layer.name] == FLOAT_BITS:
                 continue
@@ -122,7 +123,9 @@ class Mixer:
             outputs = shape[layer.outputs_axis]
             K = int(np.prod(shape)) // outputs
             S = np.ones(outputs if group is None else (outputs, -(-K // group)), np.float32)
-            plan.weights[layer.name] = Weights(np.zeros(shape, np.int8), S, bits[layer.name], group)
+            weights = Weights(np.zeros(shape, np.int8), S, bits[layer.name], group)
+            same = (layer.weight, layer.outputs_axis, plan.schemes[layer.name], weights.bits, group)
+            plan.weights[layer.name] = stored.setdefault(same, weights)
             if layer.bias is not None or (self._corrects and layer.op != "MatMul"):
                 plan.biases[layer.name] = np.zeros(outputs, np.float32)
         proto = write(self.graph, plan)
