@@ -2,7 +2,7 @@
 
     python benchmarks/quantize.py                         all of it: about two hours on 2 quiet cores
     python benchmarks/quantize.py --quick                 a first look at ResNet-20, one draw, writes no page
-    python benchmarks/quantize.py --part latency          one part: networks, quality, latency, cost or tables
+    python benchmarks/quantize.py --part latency          one part: networks, quality, latency, cost, runtimes, tables
     python benchmarks/quantize.py --only "ours*"          settings by their names
     python benchmarks/quantize.py --minutes 8             stops in time; the next call goes on
     python benchmarks/quantize.py --nncf-python PATH      where NNCF is installed: pip install 'microbudget[bench]'
@@ -46,9 +46,20 @@ HERE, STORE = Path(__file__).parent, ROOT / "runs" / "quantize"
 SAMPLES = {"resnet20": 256, "resnet56": 256, "mobilenet_v2": 128, "vit": 256}  # calibration images of a draw
 INT8 = ("ours 8", "ours 8 gptq", "ours 8 finer")
 PEERS = {
-    "onnxruntime": ("onnxruntime minmax", "onnxruntime entropy", "onnxruntime percentile"),
+    "onnxruntime": (
+        "onnxruntime minmax",
+        "onnxruntime minmax reduced",
+        "onnxruntime entropy",
+        "onnxruntime percentile",
+    ),
     "NNCF": ("nncf openvino", "nncf accuracy control", "nncf onnx"),
     "quantize_dynamic": ("quantize_dynamic",),
+}
+# One repair more in each than in the one before; the last but one is what `auto` does, where it may take its time.
+REPAIRS = ("none", "+ scales by least squares", "+ bias correction", "+ error-compensated rounding", "+ equalization")
+REPAIRED = {
+    8: ("ours 8 none", "ours 8 scales", "ours 8 bias", "ours 8 gptq", "ours 8 equalize"),
+    4: ("ours 4 none", "ours 4 scales", "ours 4 bias", "ours 4", "ours 4 equalize"),
 }
 LOW_BITS = ("ours 4", "nearest 4", "ours 3", "nearest 3", "ours 2", "nearest 2")
 # Accuracy control takes minutes, and within its limit gives the file of `nncf openvino`; onnxruntime's entropy gives
@@ -60,8 +71,20 @@ ONE_DRAW = (
     "nearest 4",
     "nearest 3",
     "nearest 2",
+    *(setting for settings in REPAIRED.values() for setting in settings if setting not in (*INT8, "ours 4")),
 )
-SETTINGS = (*INT8, *(setting for settings in PEERS.values() for setting in settings), *LOW_BITS)
+SETTINGS = tuple(
+    dict.fromkeys(
+        (
+            *INT8,
+            *(setting for settings in PEERS.values() for setting in settings),
+            *LOW_BITS,
+            *(setting for settings in REPAIRED.values() for setting in settings),
+        )
+    )
+)
+AGREEING = 8  # calibration images that three runtimes answer: ONNX's own evaluator takes seconds for each
+REFERENCE_OPSET = 19  # the first whose DequantizeLinear ONNX's own evaluator knows
 COST_NETWORK, SAMPLE_COUNTS = "mobilenet_v2", (32, 128, 512, 2048)
 COST_SETTINGS = ("ours 8 minmax", *INT8, "ours 4", *(s for settings in PEERS.values() for s in settings))
 TIMED = (
@@ -290,6 +313,48 @@ def cost(bench: Bench) -> None:
         bench.results.put(key, row, mark)
 
 
+def runtimes(bench: Bench) -> None:
+    """Whether what `quantize()` makes by default answers alike in three runtimes that share no code."""
+    for network in bench.options.networks:
+        key, mark = f"runtimes/{network}", stamp("ours 8", network)
+        if not (bench.late() or bench.results.get(key, mark) is not None or not bench.wants("ours 8")):
+            try:
+                row = answered_alike(STORE / "networks" / network, SAMPLES[network])
+            except Exception as error:  # of onnx, OpenVINO or ours: the row says it
+                row = {"failure": f"{type(error).__name__}: {error}"[:300]}
+            bench.results.put(key, row, mark)
+
+
+def answered_alike(folder: Path, samples: int) -> dict[str, Any]:
+    """Answers to calibration images: in how many of them the top answers are all one, and how far logits differ."""
+    from onnx.reference import ReferenceEvaluator
+
+    from microbudget.methods.quantize.quantizing import quantize_graph
+    from quantizers import BATCH, Job
+
+    with tempfile.TemporaryDirectory() as scratch:
+        source, out = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
+        model = onnx.load(str(folder / "model.onnx"))
+        opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        if opset < REFERENCE_OPSET:
+            model = onnx.version_converter.convert_version(model, REFERENCE_OPSET)
+        onnx.save(model, str(source))
+        job = Job(folder, 0, samples, out)
+        quantize_graph(source, job.calibration(BATCH), out, **ours_options("ours 8"))
+        images = np.concatenate([batch["pixel_values"] for batch in Job(folder, 0, AGREEING, out).calibration()])
+        logits = {runtime: answers(out, runtime, images) for runtime in ("onnxruntime", "openvino")}
+        evaluator = ReferenceEvaluator(str(out))
+        own = [evaluator.run(None, {"pixel_values": image[None]})[0] for image in images]
+    logits["onnx"] = np.concatenate(own)
+    top = np.stack([one.argmax(1) for one in logits.values()])
+    span = float(np.abs(logits["onnx"]).max())
+    return {
+        "images": len(images),
+        "alike": int((top == top[0]).all(axis=0).sum()),
+        **{name: float(np.abs(logits[name] - logits["onnx"]).max() / span) for name in ("onnxruntime", "openvino")},
+    }
+
+
 def tables(bench: Bench) -> None:
     """Write the page."""
     from quantize_tables import page
@@ -305,6 +370,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "quality": quality,
     "latency": latency,
     "cost": cost,
+    "runtimes": runtimes,
     "tables": tables,
 }
 

@@ -136,8 +136,11 @@ def _preprocessed(job: Job, folder: str) -> str:
     return path
 
 
-def onnxruntime_static(method: str) -> Quantizer:
-    """onnxruntime's best recipe: pre-processed, QDQ, U8 activations, S8 weights per channel."""
+def onnxruntime_static(method: str, *, reduce_range: bool = False) -> Quantizer:
+    """onnxruntime's best recipe: pre-processed, QDQ, U8 activations, S8 weights per channel.
+
+    reduce_range: weights of 7 bits, as its guide says for CPUs without VNNI.
+    """
 
     def prepare(job: Job) -> Callable[[], Said]:
         from onnxruntime import quantization as ort
@@ -150,6 +153,7 @@ def onnxruntime_static(method: str) -> Quantizer:
                     _Reader(job.calibration()),
                     quant_format=ort.QuantFormat.QDQ,
                     per_channel=True,
+                    reduce_range=reduce_range,
                     activation_type=ort.QuantType.QUInt8,
                     weight_type=ort.QuantType.QInt8,
                     calibrate_method=getattr(ort.CalibrationMethod, method),
@@ -275,10 +279,19 @@ OURS: dict[str, dict[str, Any]] = {  # options of the method
     "ours 4": {"bits": 4},
     "ours 3": {"bits": 3},
     "ours 2": {"bits": 2},
+    "ours 8 none": {"repair": "none"},
+    "ours 8 scales": {"repair": "scales"},
+    "ours 8 bias": {"repair": "scales,bias"},
+    "ours 8 equalize": {"repair": "equalize,scales,gptq,bias"},
+    "ours 4 none": {"bits": 4, "repair": "none"},
+    "ours 4 scales": {"bits": 4, "repair": "scales"},
+    "ours 4 bias": {"bits": 4, "repair": "scales,bias"},
+    "ours 4 equalize": {"bits": 4, "repair": "equalize,scales,gptq,bias"},
 }
 QUANTIZERS: dict[str, Quantizer] = {
     **{setting: ours(setting) for setting in OURS},
     "onnxruntime minmax": onnxruntime_static("MinMax"),
+    "onnxruntime minmax reduced": onnxruntime_static("MinMax", reduce_range=True),
     "onnxruntime entropy": onnxruntime_static("Entropy"),
     "onnxruntime percentile": onnxruntime_static("Percentile"),
     "nncf openvino": nncf_openvino,

@@ -146,13 +146,13 @@ def test_without_training_examples_it_says_what_is_missing(quantized) -> None:
 
 def test_size_and_divergence_are_limits(quantized) -> None:
     small = quantized(size="9kB")
-    assert small.size_bytes <= 9000 + 200  # labels and preprocessing come on top
+    assert small.size_bytes <= 9000, "with labels and preprocessing"
     bits = {layer["bits"] for layer in small.record.history["quantize"]["layers"]}
-    assert bits <= {32, 8, 4}
-    assert 4 in bits
+    assert bits <= {32, 8, 7, 4}
+    assert bits & {8, 7}, "of small layers the nodes of 4 bits take more than they save"
     fine = quantized(max_kl=0.02)
     assert fine.record.history["quantize"]["kl"] <= 0.02
-    with pytest.raises(InvalidOption, match="smallest file is about"):
+    with pytest.raises(InvalidOption, match=r"smallest file has \d+ bytes"):
         quantized(size="1kB")
 
 
@@ -170,6 +170,8 @@ def test_the_report_draws_the_layers_worst_first(quantized) -> None:
     assert all(0 <= row.bar <= 1 for row in found.rows)
     assert [row.error for row in found.rows] == sorted((row.error for row in found.rows), reverse=True)
     assert "3 bits" in found.summary
+    assert all(row.activation_before.endswith("%") for row in found.rows), "what the min/max range would lose"
+    assert all(row.share.endswith("%") for row in found.rows)
 
 
 def test_a_record_without_layers_draws_nothing() -> None:

@@ -166,6 +166,21 @@ def test_transformers_get_dynamic_kernels(quantized, tmp_path):
     assert np.abs(run(path, x) - run(model, x)).max() < 0.1
 
 
+def test_a_transformer_gives_the_same_top_answers_in_three_runtimes(quantized):
+    """Which share no code: onnxruntime, OpenVINO, and ONNX's own evaluator."""
+    openvino = pytest.importorskip("openvino")
+    x = np.random.default_rng(0).normal(size=(24, 12, 64)).astype(np.float32)
+    model = transformer()
+    path, outcome = quantized(model, batches(x), bits=8)
+    assert {layer.scheme for layer in outcome.layers} == {"dynamic"}
+    compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    ours, theirs, true = run(path, x), compiled([x])[0], ReferenceEvaluator(str(path)).run(None, {"x": x})[0]
+    for answers in (ours, theirs):
+        np.testing.assert_array_equal(answers.argmax(axis=1), true.argmax(axis=1))
+        assert np.abs(answers - true).max() < 0.02 * np.abs(true).max()
+    assert np.mean(true.argmax(axis=1) == run(model, x).argmax(axis=1)) >= 0.95
+
+
 @pytest.mark.parametrize("bits", [4, 2, 8])
 def test_weights_alone_use_the_narrow_kernel(bits, quantized, tmp_path):
     x = np.random.default_rng(0).normal(size=(32, 12, 64)).astype(np.float32)

@@ -26,6 +26,7 @@ class Row:
     scheme: str
     before: str
     after: str
+    activation_before: str
     activation: str
     cut: str
     share: str
@@ -84,6 +85,7 @@ def _row(row: Mapping[str, Any], worst: float) -> Row:
         scheme=SCHEMES.get(str(row.get("scheme")), phrases.MISSING),
         before=_percent(row.get("weight_error_before")),
         after=_percent(row.get("weight_error")),
+        activation_before=_percent(row.get("activation_error_before")),
         activation=_percent(row.get("activation_error")),
         cut=_percent(row.get("saturation")),
         share=_percent(row.get("loss_share")),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 BAD_ERROR = 1e-3  # of the output's variance: 30 dB
@@ -28,7 +29,7 @@ class LayerReport:
     activation_error_before: float | None = None  # in the min/max range
     observer: str | None = None
     saturation: float | None = None  # fraction of input values that the range cuts
-    loss_share: float | None = None  # of the sum of all layers' KL divergences
+    loss_share: float | None = None  # of what all layers lose: see `with_shares`
     reason: str = ""  # why it is as it is, in words
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,16 +43,33 @@ class Symptoms:
 
     channel_outlier: float  # the input's largest channel over its median channel
     weight_outlier: float  # the largest weight over the root mean square, of the worst output
-    rows_per_column: float | None  # samples of the input over its length; None without data
+    rows_per_column: float | None  # rows of the input that the data hold over its length; None where none are needed
+    depthwise_error: float = 0.0  # of a depthwise layer: what the one scale of its input costs the median channel
+
+
+def with_shares(reports: Sequence[LayerReport]) -> tuple[LayerReport, ...]:
+    """The reports with each layer's share of the loss.
+
+    With `size` or `max_kl` that is its share of all layers' KL divergences, each layer's weights rounded alone, and
+    stands already. Otherwise it costs nothing: its share of the sum of all layers' relative squared errors, of their
+    outputs by the weights and of their inputs by the ranges. That takes every layer for equally important.
+    """
+    errors = [(report.weight_error or 0.0) + (report.activation_error or 0.0) for report in reports]
+    if not sum(errors) or any(report.loss_share is not None for report in reports):
+        return tuple(reports)
+    return tuple(replace(report, loss_share=e / sum(errors)) for report, e in zip(reports, errors, strict=True))
 
 
 def reason(report: LayerReport, symptoms: Symptoms) -> str:
     """The likeliest cause of the layer's error in words; empty where nothing is wrong."""
-    activation, weight = report.activation_error or 0.0, report.weight_error or 0.0
+    activation = max(report.activation_error or 0.0, symptoms.depthwise_error)
+    weight, rows = report.weight_error or 0.0, symptoms.rows_per_column
+    # what was fitted to few rows loses little on just these: how much there was to lose tells more
+    at_stake = max(weight, report.weight_error_before or 0.0)
+    if rows is not None and rows < FEW_ROWS and at_stake >= max(activation, BAD_ERROR):
+        return f"too few samples: {rows:.1f} inputs seen per weight of an output"
     if max(activation, weight) < BAD_ERROR:
         return ""
-    if symptoms.rows_per_column is not None and symptoms.rows_per_column < FEW_ROWS and weight >= activation:
-        return f"too few samples: {symptoms.rows_per_column:.1f} inputs seen per weight of an output"
     if activation >= weight:
         return _activation_reason(report, symptoms)
     if symptoms.weight_outlier > OUTLIER:
@@ -62,6 +80,11 @@ def reason(report: LayerReport, symptoms: Symptoms) -> str:
 def _activation_reason(report: LayerReport, symptoms: Symptoms) -> str:
     if report.saturation and report.saturation > SATURATED:
         return f"saturated activation: {report.saturation:.1%} of its input is cut"
+    if symptoms.depthwise_error > max(report.activation_error or 0.0, BAD_ERROR):
+        return (
+            f"depthwise per tensor: one scale for all channels of its input, the largest {symptoms.channel_outlier:.0f}"
+            " times the median one"
+        )
     if symptoms.channel_outlier > OUTLIER:
         return f"outlier channel: one channel of its input is {symptoms.channel_outlier:.0f} times the median one"
     return f"{report.activation_bits} bits are coarse for its input"

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ...errors import InvalidOption
 from ...progress import SILENT, Progress
 from .activations import Calibration, First, fixed_batch, input_shapes
 from .allocate import Allocation, Choice, least_bytes, least_loss
 from .divergence import mean_kl
-from .graph import Graph
-from .packing import packed_size
-from .plan import FLOAT_BITS, Plan, Scheme
+from .graph import Graph, Layer
+from .plan import FLOAT_BITS, Plan, Scheme, Weights
 from .repair import round_layers
 from .sensitivity import EXAMPLES, weight_losses
 from .slim import slim
 from .write import write
 
-BITS = (FLOAT_BITS, 8, 4)
-CORRECTIONS = 3  # times that the answer is checked against the written file and the limit tightened
+LOW_BITS = 4
+CORRECTIONS = 3  # times that the written file is checked against the limit and the limit tightened
+SIZE_CORRECTIONS = 6  # bytes are not quite sums over layers, and looking costs no inference
 
 
 @dataclass(frozen=True)
@@ -32,39 +35,45 @@ class Mixed:
 
 
 class Mixer:
-    """The choices of every layer with their bytes and losses; answers what to choose under a limit."""
+    """The choices of every layer with their bytes and losses; answers what to choose under a limit.
+
+    full_bits: what each layer gets as integers where bytes do not matter, 8 or 7. groups: inputs to a scale, of the
+    layers that have such groups. repair: what will be done to the weights: it decides which layers get a bias.
+    """
 
     def __init__(
         self,
         graph: Graph,
         plan: Plan,
+        full_bits: dict[str, int],
+        groups: dict[str, int],
         calibration: Calibration,
+        repair: Sequence[str],
         *,
         threads: int,
         seed: int,
         progress: Progress = SILENT,
     ) -> None:
-        self.graph, self.plan = graph, plan
+        self.graph, self.plan, self.full_bits, self.groups = graph, plan, full_bits, groups
         self.layers = [layer for layer in graph.layers if plan.schemes[layer.name] != "float"]
+        self.sharing = _sharing(self.layers)
+        self._corrects = "bias" in repair
         few = First(calibration, EXAMPLES, fixed_batch(input_shapes(graph.model)))
-        losses = self._losses(few, threads, seed, progress)
-        self.choices = [
-            [Choice(bits, self._bytes(layer, bits), losses.get((layer.name, bits), 0.0)) for bits in BITS]
-            for layer in self.layers
-        ]
-        self.activation_kl = mean_kl(graph.model, [write(graph, self._unrounded())], few, threads=threads)[0]
+        self.losses = self._losses(few, threads, seed, progress)
+        self.fixed_bytes, self.choices = self._choices()
+        unrounded = write(graph, self.planned(self._all(FLOAT_BITS)))
+        self.activation_kl = mean_kl(graph.model, [unrounded], few, threads=threads, fused=True)[0]
 
     def _losses(self, few: Calibration, threads: int, seed: int, progress: Progress) -> dict[tuple[str, int], float]:
         """KL of each layer alone at each number of bits, rounded against the float model's inputs."""
         candidates = []
-        for bits in BITS[1:]:
+        for wanted in (self.full_bits, self._all(LOW_BITS)):
             plan = Plan(self.plan.schemes, self.plan.activations, self.plan.integer_nodes)
-            wanted = {layer.name: bits for layer in self.layers}
             round_layers(
                 self.graph,
                 plan,
-                wanted,
-                {},
+                {layer.name: wanted[layer.name] for layer in self.layers},
+                self.groups,
                 few,
                 EXAMPLES,
                 ("scales", "gptq", "bias"),
@@ -75,73 +84,121 @@ class Mixer:
             candidates += list(plan.weights.items())
         return weight_losses(self.graph, candidates, few, threads=threads, progress=progress)
 
-    def _bytes(self, layer: Any, bits: int) -> int:
-        W = self.graph.constants[layer.weight]
-        if bits == FLOAT_BITS:
-            return 4 * int(W.size)
-        return packed_size(int(W.size), bits) + 8 * int(W.shape[layer.outputs_axis])
+    def _choices(self) -> tuple[int, list[list[Choice]]]:
+        """The bytes that every file has, and the ways to store each of `sharing` with what they add.
 
-    def _unrounded(self) -> Plan:
-        """All weights float, all activations rounded."""
-        schemes: dict[str, Scheme] = dict.fromkeys(self.plan.schemes, "float")
-        return Plan(schemes, self.plan.activations, self.plan.integer_nodes)
+        Bytes are those of files in which all other layers have LOW_BITS: with their nodes, scales and biases.
+        """
+        low = self._all(LOW_BITS)
+        base = fixed = self.file_bytes(low)
+        choices = []
+        for layers in self.sharing:
+            ways = dict.fromkeys((FLOAT_BITS, min(self.full_bits[layer.name] for layer in layers), LOW_BITS))
+            sizes = {bits: self.file_bytes(low | {layer.name: bits for layer in layers}) for bits in ways}
+            least = min(sizes.values())
+            choices.append([Choice(bits, size - least, self._loss(layers, bits)) for bits, size in sizes.items()])
+            fixed += least - base
+        return fixed, choices
+
+    def _loss(self, layers: Sequence[Layer], bits: int) -> float:
+        return sum(max(self.losses.get((layer.name, bits), 0.0), 0.0) for layer in layers)
+
+    def planned(self, bits: dict[str, int]) -> Plan:
+        """The plan for these bits, still without weights.
+
+        A layer that stays float is no integer node: onnxruntime would quantize the float weights of a layer between
+        integers by itself, per tensor.
+        """
+        floats = {name for name, n in bits.items() if n == FLOAT_BITS}
+        schemes: dict[str, Scheme] = {n: "float" if n in floats else s for n, s in self.plan.schemes.items()}
+        return Plan(schemes, self.plan.activations, self.plan.integer_nodes - floats)
 
     def file_bytes(self, bits: dict[str, int]) -> int:
-        """The size of the file with these bits; what the weights are does not matter for it."""
-        schemes: dict[str, Scheme] = {
-            n: "float" if bits.get(n) == FLOAT_BITS else s for n, s in self.plan.schemes.items()
-        }
-        plan = Plan(schemes, self.plan.activations, self.plan.integer_nodes)
-        wanted = {name: n for name, n in bits.items() if n != FLOAT_BITS}
-        round_layers(self.graph, plan, wanted, {}, [], 1, ())
+        """The size of the file with these bits: zeros for weights take the bytes of any others."""
+        plan, stored = self.planned(bits), dict[tuple[Any, ...], Weights]()
+        for layer in self.layers:
+            if bits[layer.name] == FLOAT_BITS:
+                continue
+            shape, group = self.graph.constants[layer.weight].shape, self.groups.get(layer.name)
+            outputs = shape[layer.outputs_axis]
+            K = int(np.prod(shape)) // outputs
+            S = np.ones(outputs if group is None else (outputs, -(-K // group)), np.float32)
+            weights = Weights(np.zeros(shape, np.int8), S, bits[layer.name], group)
+            same = (layer.weight, layer.outputs_axis, plan.schemes[layer.name], weights.bits, group)
+            plan.weights[layer.name] = stored.setdefault(same, weights)
+            if layer.bias is not None or (self._corrects and layer.op != "MatMul"):
+                plan.biases[layer.name] = np.zeros(outputs, np.float32)
         proto = write(self.graph, plan)
         slim(proto)
         return int(proto.ByteSize())
 
     def within_bytes(self, size_bytes: int) -> Mixed:
         """Least loss for a file of at most `size_bytes`; raises InvalidOption with the smallest that is possible."""
-        every = [min(layer, key=lambda choice: choice.size_bytes) for layer in self.choices]
-        fixed = self.file_bytes(self._named(every)) - sum(choice.size_bytes for choice in every)
-        limit = size_bytes - fixed
-        for _ in range(CORRECTIONS):
+        smallest, least = self._smallest()
+        if least > size_bytes:
+            raise InvalidOption(f"size_bytes={size_bytes} cannot be met: the smallest file has {least} bytes")
+        limit, best = size_bytes - self.fixed_bytes, None
+        for _ in range(SIZE_CORRECTIONS):
             try:
                 found = least_loss(self.choices, limit)
-            except InvalidOption as error:
-                raise InvalidOption(
-                    f"size_bytes={size_bytes} cannot be met: the smallest file is about "
-                    f"{fixed + sum(choice.size_bytes for choice in every)} bytes"
-                ) from error
-            excess = self.file_bytes(self._bits(found)) - size_bytes
-            if excess <= 0:
+            except InvalidOption:
                 break
-            limit -= excess
-        return self._mixed(found, f"at most {size_bytes} bytes")
+            spare = size_bytes - self.file_bytes(self._bits(found))
+            if spare >= 0 and (best is None or found.loss < best.loss):
+                best = found
+            elif best is not None:
+                break
+            limit += spare
+        if best is None:
+            return self._mixed(smallest, f"at most {size_bytes} bytes", exact=False)
+        return self._mixed(self._bits(best), f"at most {size_bytes} bytes", exact=best.exact)
+
+    def _smallest(self) -> tuple[dict[str, int], int]:
+        """The bits of the smallest file, and its bytes: in a tiny network 4 bits' nodes take more than floats."""
+        every = {
+            layer.name: min(choices, key=lambda choice: choice.size_bytes).bits
+            for layers, choices in zip(self.sharing, self.choices, strict=True)
+            for layer in layers
+        }
+        full = {layer.name: self.full_bits[layer.name] for layer in self.layers}
+        candidates = [every, self._all(LOW_BITS), full, self._all(FLOAT_BITS)]
+        sizes = [self.file_bytes(bits) for bits in candidates]
+        return min(zip(candidates, sizes, strict=True), key=lambda pair: pair[1])
 
     def within_kl(self, max_kl: float, tightened: float = 1.0) -> Mixed:
-        """Fewest bytes for weights that lose what `max_kl` leaves them beside the activations."""
-        room = (max_kl - self.activation_kl) * tightened
-        try:
-            return self._mixed(least_bytes(self.choices, room), f"a KL divergence of at most {max_kl:g}")
-        except InvalidOption:
-            every = [min(layer, key=lambda choice: choice.loss) for layer in self.choices]
-            note = f"max_kl={max_kl:g} cannot be met: the activations alone lose {self.activation_kl:.2g}; try finer"
-            return Mixed(self._named(every), {}, note)
+        """Fewest bytes for weights that lose what `max_kl` leaves them beside the activations.
 
-    def _named(self, choices: list[Choice]) -> dict[str, int]:
-        return {layer.name: choice.bits for layer, choice in zip(self.layers, choices, strict=True)}
+        All float where it leaves nothing: whether that is enough is for the finished file to show.
+        """
+        try:
+            found = least_bytes(self.choices, (max_kl - self.activation_kl) * tightened)
+        except InvalidOption:
+            return self.finest(max_kl)
+        return self._mixed(self._bits(found), f"a KL divergence of at most {max_kl:g}", exact=found.exact)
+
+    def finest(self, max_kl: float) -> Mixed:
+        """All weights float: no bits lose less."""
+        return self._mixed(self._all(FLOAT_BITS), f"a KL divergence of at most {max_kl:g}", exact=True)
+
+    def _all(self, bits: int) -> dict[str, int]:
+        return {layer.name: bits for layer in self.layers}
 
     def _bits(self, found: Allocation) -> dict[str, int]:
-        return {layer.name: bits for layer, bits in zip(self.layers, found.bits, strict=True)}
+        return {layer.name: n for layers, n in zip(self.sharing, found.bits, strict=True) for layer in layers}
 
-    def _mixed(self, found: Allocation, limit: str) -> Mixed:
-        bits = self._bits(found)
-        losses = {
-            layer.name: next(choice.loss for choice in choices if choice.bits == bits[layer.name])
-            for layer, choices in zip(self.layers, self.choices, strict=True)
-        }
+    def _mixed(self, bits: dict[str, int], limit: str, *, exact: bool) -> Mixed:
+        losses = {layer.name: self._loss([layer], bits[layer.name]) for layer in self.layers}
+        chosen = list(bits.values())
         counts = ", ".join(
-            f"{list(bits.values()).count(n)} layers {'float' if n == FLOAT_BITS else f'{n} bits'}"
-            for n in BITS
-            if n in bits.values()
+            f"{chosen.count(n)} layers {'float' if n == FLOAT_BITS else f'{n} bits'}"
+            for n in sorted(set(chosen), reverse=True)
         )
-        return Mixed(bits, losses, f"{limit}: {counts}" + ("" if found.exact else " (not proven optimal)"))
+        return Mixed(bits, losses, f"{limit}: {counts}" + ("" if exact else " (not proven optimal)"))
+
+
+def _sharing(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """The layers by their weights: those that share them have the same bits, and are stored once."""
+    found: dict[str, list[Layer]] = {}
+    for layer in layers:
+        found.setdefault(layer.weight, []).append(layer)
+    return list(found.values())

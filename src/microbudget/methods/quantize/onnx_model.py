@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from ...errors import BadData
 from ...model import ONNX_NAME, Model, Record
 from ...runtimes.onnx import write_metadata
@@ -47,15 +45,13 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
         model.weights,
         batches,
         path,
+        describe=lambda proto: write_metadata(proto, model.labels, model.record.preprocessing),
         examples=len(calibration),
         threads=context.threads,
         seed=context.seed,
         progress=context.progress,
         **options,
     )
-    proto = onnx.load(str(path))
-    write_metadata(proto, model.labels, model.record.preprocessing)
-    onnx.save(proto, str(path))
     for line in said(outcome):
         context.progress.say(f"quantize  {line}")
     seen = tuple(sorted({*model.record.seen, *(example.key for example in calibration)}))

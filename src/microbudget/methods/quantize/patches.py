@@ -26,6 +26,11 @@ class Geometry:
         n = len(kernel)
         return cls(kernel, (stride,) * n, (1,) * n, (pad,) * n, (pad,) * n, groups)
 
+    def positions(self, space: tuple[int, ...]) -> tuple[int, ...]:
+        """How many places the kernel takes along every axis of an input of this size."""
+        axes = zip(space, self.kernel, self.strides, self.dilations, self.pads_before, self.pads_after, strict=True)
+        return tuple((n + before + after - (k - 1) * d - 1) // s + 1 for n, k, s, d, before, after in axes)
+
 
 def windows(x: NDArray[Any], geometry: Geometry, padding: float = 0) -> NDArray[Any]:
     """x: (batch, channels, *space). Returns (batch, *positions, channels, *kernel), a view of the padded input."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from .activations import Calibration, First, checked, fixed_batch, input_shapes
 from .crosslayer import equalize
 from .divergence import mean_kl
 from .graph import Graph, Layer, read_graph
-from .layer_report import LayerReport, reason
+from .layer_report import LayerReport, reason, with_shares
 from .mapping import integer_range
-from .mixed import CORRECTIONS, Mixer
+from .mixed import CORRECTIONS, Mixed, Mixer
 from .placement import Placement, place
 from .plan import FLOAT_BITS, Mapping, Plan
 from .ranges import AUTO, Observed, choose, observe
 from .repair import Rounding, round_layers
-from .scheme import Decision, Machine, decide
+from .scheme import Decision, Machine, decide, full_bits
 from .sensitivity import activation_losses, finer_nodes
 from .slim import slim
 from .write import write
@@ -33,7 +33,7 @@ DEFAULT_REPAIR = ("scales", "gptq", "bias")
 AUTO_REPAIR = ("auto",)
 SMALL = 1_000_000  # weights up to which error-compensated rounding takes seconds, and is done at 8 bits too
 FEW = 100  # examples, below which it learns them by heart: at 8 bits nearest does better on others
-CHECKED_EXAMPLES = 64  # that the finished file answers
+CHECKED_EXAMPLES = 64  # that the finished file answers; all of them under a limit of divergence
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,20 @@ def quantize_graph(
     calibration: Calibration | None,
     out_path: Path | str,
     *,
+    describe: Callable[[Any], None] | None = None,
     progress: Progress = SILENT,
     **options: Any,
 ) -> Outcome:
     """Quantize the model of `float_path` into `out_path`; the options are the fields of Options.
 
     calibration: batches of inputs by name, without labels; give something that can be iterated again, else it is kept
-    in memory. None is enough where nothing needs data. Raises UnsupportedModel, BrokenModel, BadData or InvalidOption.
+    in memory. None is enough where nothing needs data. describe: puts metadata into the `onnx.ModelProto`, whose bytes
+    count in `size_bytes`. Raises UnsupportedModel, BrokenModel, BadData or InvalidOption.
     """
-    return _Job(read_graph(float_path), calibration, Options(**options), progress).run(Path(out_path))
+    graph = read_graph(float_path)
+    if describe is not None:
+        describe(graph.model)
+    return _Job(graph, calibration, Options(**options), progress).run(Path(out_path))
 
 
 class _Job:
@@ -122,19 +127,18 @@ class _Job:
         self.notes += decision.notes
         losses: dict[str, float] = {}
         if self.options.size_bytes is not None or self.options.max_kl is not None:
-            losses = self._mix(plan, decision)
+            plan, losses = self._mix(plan, decision)
         else:
-            bits = {name: self._base_bits(name, decision) for name, s in decision.schemes.items() if s != "float"}
-            self._round(plan, bits, decision)
+            bits = self._full_bits(decision)
+            self._round(plan, {name: bits[name] for name, s in decision.schemes.items() if s != "float"}, decision)
         return self._written(plan, placement, losses, out)
 
     def _decided(self, keep_float: frozenset[str]) -> Decision:
-        return decide(self.graph, self.options.bits, self.options.activation_bits, keep_float)
+        return decide(self.graph, self.options.bits, self.options.activation_bits, keep_float, self.machine)
 
-    def _base_bits(self, layer: str, decision: Decision) -> int:
-        """7 where this processor's sums of 8-bit products saturate."""
-        integer = decision.schemes[layer] in ("static", "dynamic")
-        return min(self.options.bits, 7) if integer and self.machine.saturates else self.options.bits
+    def _full_bits(self, decision: Decision) -> dict[str, int]:
+        """The bits of every layer's weights where no limit asks for fewer."""
+        return {name: full_bits(s, self.options.bits, self.machine) for name, s in decision.schemes.items()}
 
     def _calibrated(self, decision: Decision, keep_float: frozenset[str]) -> tuple[Plan, Placement]:
         """Where to round, and the range of every rounded tensor; what was observed before is not observed again."""
@@ -191,43 +195,72 @@ class _Job:
             self.examples = sum(len(next(iter(batch.values()))) for batch in data)
         return self.examples
 
-    def _mix(self, plan: Plan, decision: Decision) -> dict[str, float]:
-        """Choose bits under the limit, round, and tighten the limit of divergence while the result breaks it."""
-        data, options = self._data("mixed precision"), self.options
-        mixer = Mixer(self.graph, plan, data, threads=options.threads, seed=options.seed, progress=self.progress)
-        tightened = 1.0
-        for attempt in range(CORRECTIONS):
-            if options.size_bytes is not None:
-                mixed = mixer.within_bytes(options.size_bytes)
-            else:
-                mixed = mixer.within_kl(options.max_kl or 0.0, tightened)
-            plan.weights, plan.biases = {}, {}
-            for name, bits in mixed.bits.items():
-                plan.schemes[name] = "float" if bits == FLOAT_BITS else decision.schemes[name]
-            self._round(plan, mixed.bits, decision)
-            if options.max_kl is None or attempt + 1 == CORRECTIONS:
-                break
-            kl = mean_kl(self.graph.model, [write(self.graph, plan)], data, threads=options.threads)[0]
-            if kl <= options.max_kl:
-                break
-            tightened *= 0.8 * options.max_kl / kl
+    def _mix(self, plan: Plan, decision: Decision) -> tuple[Plan, dict[str, float]]:
+        """Choose bits under the limit and round: the plan, and each layer's loss alone."""
+        options = self.options
+        mixer = Mixer(
+            self.graph,
+            plan,
+            self._full_bits(decision),
+            decision.groups,
+            self._data("mixed precision"),
+            options.repair,
+            threads=options.threads,
+            seed=options.seed,
+            progress=self.progress,
+        )
+        if options.size_bytes is None:
+            plan, mixed = self._within_kl(mixer, options.max_kl or 0.0, decision)
+        else:
+            mixed = mixer.within_bytes(options.size_bytes)
+            plan = self._rounded(mixer, mixed, decision)
         self.notes.append(mixed.note)
-        return mixed.losses
+        return plan, mixed.losses
+
+    def _within_kl(self, mixer: Mixer, max_kl: float, decision: Decision) -> tuple[Plan, Mixed]:
+        """Tighten the limit while the finished file breaks it: layers together lose more than the sum of each alone.
+
+        Raises InvalidOption where float weights break it too.
+        """
+        tightened = 1.0
+        for attempt in range(CORRECTIONS + 1):
+            mixed = mixer.within_kl(max_kl, tightened) if attempt < CORRECTIONS else mixer.finest(max_kl)
+            plan = self._rounded(mixer, mixed, decision)
+            kl = self._checked(write(self.graph, plan)) or 0.0
+            if kl <= max_kl:
+                return plan, mixed
+            if set(mixed.bits.values()) <= {FLOAT_BITS}:
+                break
+            tightened *= 0.8 * max_kl / kl
+        raise InvalidOption(
+            f"max_kl={max_kl:g} cannot be met: with all weights in float the answers still diverge by {kl:.2g} nats, by"
+            " the rounding of activations: allow more, leave the worst activations unrounded (finer), or all of them"
+        )
+
+    def _rounded(self, mixer: Mixer, mixed: Mixed, decision: Decision) -> Plan:
+        plan = mixer.planned(mixed.bits)
+        self._round(plan, mixed.bits, decision)
+        return plan
 
     def _written(self, plan: Plan, placement: Placement, losses: dict[str, float], out: Path) -> Outcome:
         model = write(self.graph, plan)
         slim(model)
+        limit, size = self.options.size_bytes, model.ByteSize()
+        if limit is not None and size > limit:
+            raise InvalidOption(f"size_bytes={limit} cannot be met: the file would have {size} bytes")
         kl = self._checked(model)
         onnx.save(model, str(out))
-        reports = tuple(self._report(plan, placement, layer, losses) for layer in self.graph.layers)
+        reports = with_shares([self._report(plan, placement, layer, losses) for layer in self.graph.layers])
         return Outcome(reports, tuple(self.notes), kl, out.stat().st_size, self.options.repair)
 
     def _checked(self, model: Any) -> float | None:
         """The divergence of the written model's answers; raises BrokenModel when they are not finite."""
         if self.calibration is None:
             return None
-        few = First(self.calibration, CHECKED_EXAMPLES, fixed_batch(input_shapes(self.graph.model)))
-        kl = mean_kl(self.graph.model, [model], few, threads=self.options.threads, fused=True)[0]
+        data: Calibration = self.calibration
+        if self.options.max_kl is None:  # a limit is held on all that is known
+            data = First(data, CHECKED_EXAMPLES, fixed_batch(input_shapes(self.graph.model)))
+        kl = mean_kl(self.graph.model, [model], data, threads=self.options.threads, fused=True)[0]
         if not np.isfinite(kl):
             raise BrokenModel("the quantized model's answers are NaN or infinite on calibration data")
         return kl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,6 +182,13 @@ def _products(x: NDArray[np.float32], W: NDArray[np.float32]) -> NDArray[np.floa
     if W.shape[1] == 1:  # depthwise: a thousand products of a matrix with a vector
         return np.asarray(np.einsum("grk,gok->gro", x, W), np.float32)
     return x @ W.transpose(0, 2, 1)
+
+
+def row_count(graph: Graph, layer: Layer, x: NDArray[Any]) -> int:
+    """The rows that a layer multiplies with its weights, of its input x."""
+    if layer.op == "Conv":
+        return len(x) * math.prod(graph.geometry(layer, x.shape[2:]).positions(x.shape[2:]))
+    return int(x.size // x.shape[-1])
 
 
 def input_rows(

@@ -19,7 +19,7 @@ from .layer_report import Symptoms
 from .mapping import integer_range
 from .moments import Moments, output_error
 from .plan import Plan, Weights
-from .ranges import input_rows
+from .ranges import input_rows, row_count
 from .rounding import best_rounding, compensating_weights
 from .scales import group_scales, least_squares_scale, min_max_scale, rounded
 from .write import write
@@ -115,6 +115,7 @@ def _moments(
         seen = values if stage[place].name in repairing else values[:1]
         rows = [input_rows(graph, stage[place], v, limit, np.random.default_rng(where)) for v in seen]
         found[place].update(rows[0], rows[-1])
+        found[place].available += row_count(graph, stage[place], values[0])
 
     watch(models, calibration, see, threads=threads)
     return {layer.name: one for layer, one in zip(stage, found, strict=True)}
@@ -163,7 +164,8 @@ def _round(
         plan.weights[layer.name] = Weights(q, S.astype(np.float32), bits, group)
         W_q = real_matrix(layer, plan.weights[layer.name])
     _set_bias(graph, plan, layer, W, W_q, moments if "bias" in repair else None)
-    return _reported(W, target, W_q, H, bits, moments)
+    fitted = "gptq" in repair and not graph.shares_weights(layer)
+    return _reported(W, target, W_q, H, bits, _symptoms(W, moments, _depthwise_step(graph, plan, layer), fitted))
 
 
 def _twin(graph: Graph, plan: Plan, layer: Layer, bits: int, group: int | None) -> Layer | None:
@@ -248,19 +250,39 @@ def _corrected(b: Array, W: Array, W_q: Array, moments: Moments) -> Array:
     return np.stack([corrected_bias(b[g], W[g], W_q[g], x, y) for g, (x, y) in enumerate(means)])
 
 
-def _reported(W: Array, target: Array, W_q: Array, H: Array | None, bits: int, moments: Moments | None) -> Rounding:
+def _reported(W: Array, target: Array, W_q: Array, H: Array | None, bits: int, symptoms: Symptoms) -> Rounding:
     S = min_max_scale(W, bits)
     power = float(output_error(np.zeros_like(W), W, H).sum()) or 1.0
     before = float(output_error(W, rounded(W, S, bits) * S[..., None], H).sum())
     after = float(output_error(target, W_q, H).sum())
-    return Rounding(before / power, after / power, _symptoms(W, moments))
+    return Rounding(before / power, after / power, symptoms)
 
 
-def _symptoms(W: Array, moments: Moments | None) -> Symptoms:
+def _depthwise_step(graph: Graph, plan: Plan, layer: Layer) -> float:
+    """The step of a static depthwise layer's input, 0 for other layers."""
+    m = plan.activations.get(layer.input)
+    depthwise = layer.op == "Conv" and layer.groups > 1 and graph.constants[layer.weight].shape[1] == 1
+    return m.S if m is not None and depthwise and plan.schemes[layer.name] == "static" else 0.0
+
+
+def _depthwise_error(W: Array, moments: Moments, step: float) -> float:
+    """The median over the outputs of lost power over power, where the input is rounded to steps of this size.
+
+    Every channel is computed alone: what a small one loses by the scale that a large one needs, no other makes good.
+    """
+    power = output_error(np.zeros_like(W), W, moments.own)
+    noise = step**2 / 12 * np.einsum("gok,gok->go", W, W)
+    alive = power > 0
+    return float(np.median(noise[alive] / power[alive])) if step and alive.any() else 0.0
+
+
+def _symptoms(W: Array, moments: Moments | None, depthwise_step: float, fitted: bool) -> Symptoms:
+    """fitted: the integers were fitted to the rows seen, and should be to many."""
     rms = np.sqrt(np.mean(W**2, axis=-1))
     weight_outlier = float(np.max(np.abs(W).max(axis=-1) / np.where(rms > 0, rms, 1.0)))
     if moments is None:
         return Symptoms(1.0, weight_outlier, None)
     power = np.sqrt(moments.variance + moments.mean**2).ravel()
     middle = float(np.median(power[power > 0])) if power.any() else 1.0
-    return Symptoms(float(power.max() / middle), weight_outlier, moments.rows / W.shape[2])
+    rows = moments.available / W.shape[2] if fitted else None
+    return Symptoms(float(power.max() / middle), weight_outlier, rows, _depthwise_error(W, moments, depthwise_step))

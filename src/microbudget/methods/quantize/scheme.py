@@ -13,9 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .graph import Graph, Layer
 from .plan import Scheme
-from .weightonly import KERNEL_BITS
+from .weightonly import ACCURACY_LEVEL, KERNEL_BITS
 
 GROUP = 32  # inputs to a scale where weights are quantized alone
+INTEGER: frozenset[Scheme] = frozenset({"static", "dynamic"})  # schemes that multiply integers with integers
+UNSATURATED = 7  # bits of weights whose products, two by two, fit into 16 bits
 ATTENTION = frozenset({"Softmax", "LayerNormalization", "SkipLayerNormalization", "Attention", "MultiHeadAttention"})
 
 
@@ -57,9 +59,16 @@ class Decision:
     notes: list[str] = field(default_factory=list)
 
 
-def decide(graph: Graph, bits: int, activation_bits: int | None, keep_float: frozenset[str]) -> Decision:
+def full_bits(scheme: Scheme, bits: int, machine: Machine) -> int:
+    """The bits of a layer's weights when `bits` are asked for: 7 in place of 8 where integer sums would saturate."""
+    return min(bits, UNSATURATED) if scheme in INTEGER and machine.saturates else bits
+
+
+def decide(
+    graph: Graph, bits: int, activation_bits: int | None, keep_float: frozenset[str], machine: Machine
+) -> Decision:
     """Convolutions are static. Linear layers are static in a plain network; in a transformer, dynamic at 8 bits and
-    weight-only below. `keep_float` names nodes.
+    weight-only below. `keep_float` names nodes. The machine decides the integers' types and the bits of 8-bit weights.
     """
     transformer = any(node.op_type in ATTENTION for node in _inner_nodes(graph))
     decision = Decision({})
@@ -68,7 +77,7 @@ def decide(graph: Graph, bits: int, activation_bits: int | None, keep_float: fro
         decision.schemes[layer.name] = "float" if layer.name in keep_float else scheme
         if decision.schemes[layer.name] == "weights" and layer.op != "Conv" and bits in KERNEL_BITS:
             decision.groups[layer.name] = GROUP
-    decision.notes.extend(_reasons(graph, decision, bits))
+    decision.notes.extend(_reasons(graph, decision, bits, machine))
     return decision
 
 
@@ -85,18 +94,40 @@ def _scheme(layer: Layer, bits: int, activation_bits: int | None, transformer: b
     return "static"
 
 
-def _reasons(graph: Graph, decision: Decision, bits: int) -> list[str]:
+def _reasons(graph: Graph, decision: Decision, bits: int, machine: Machine) -> list[str]:
     notes, schemes = [], list(decision.schemes.values())
     if "static" in schemes:
-        notes.append(f"{schemes.count('static')} layers static int8, calibrated: the runtimes' fastest kernels")
+        types = "S8 activations and S8 weights (ARM)" if machine.arm else "U8 activations and S8 weights (x86)"
+        count = schemes.count("static")
+        notes.append(f"{count} layers static int8, calibrated, {types}: the runtimes' fastest kernels")
     if "dynamic" in schemes:
         notes.append(
-            f"{schemes.count('dynamic')} linear layers dynamic int8: a transformer's activations have outliers"
+            f"{schemes.count('dynamic')} linear layers dynamic int8 (U8 activations, S8 weights): a transformer's"
+            " activations have outliers"
         )
-    if "weights" in schemes:
-        kernel = f", groups of {GROUP} in MatMulNBits" if decision.groups else ""
-        notes.append(f"{schemes.count('weights')} layers with {bits}-bit weights and float activations{kernel}")
-        if any(s == "weights" and n not in decision.groups for n, s in decision.schemes.items()):
-            notes.append("weights without such a kernel are unpacked to floats on loading: smaller on disk, not faster")
+    if INTEGER & set(schemes) and bits > UNSATURATED:
+        notes.append(_sums(bits, machine))
+    narrow = len(decision.groups)
+    if narrow:
+        notes.append(
+            f"{narrow} layers with {bits}-bit weights alone, groups of {GROUP} in MatMulNBits, whose kernel may round"
+            f" activations to int8 (accuracy_level={ACCURACY_LEVEL})"
+        )
+    if unpacked := schemes.count("weights") - narrow:
+        notes.append(
+            f"{unpacked} layers with {bits}-bit weights and float activations: without such a kernel weights are"
+            " unpacked to floats on loading, smaller on disk, not faster"
+        )
     notes += [f"{name} stays float: {why}" for name, why in graph.left_float.items()]
     return notes
+
+
+def _sums(bits: int, machine: Machine) -> str:
+    """How this processor adds the products of integers, and what follows for the weights."""
+    if machine.saturates:
+        return (
+            f"weights of {UNSATURATED} bits: this CPU has no VNNI and adds two products in 16 bits, which weights of"
+            f" {bits} would saturate"
+        )
+    kernels = "ARM" if machine.arm else "VNNI or its kin"
+    return f"this CPU adds products in 32 bits ({kernels}): weights keep all {bits} bits"

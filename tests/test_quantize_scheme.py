@@ -1,0 +1,68 @@
+"""How layers compute, on which processor, and that the reason is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from microbudget.methods.quantize.graph import prepared
+from microbudget.methods.quantize.quantizing import quantize_graph
+from microbudget.methods.quantize.scheme import Machine, decide, full_bits
+from toy_networks import batches, images, residual, transformer
+
+VNNI, NO_VNNI, ARM = Machine(False, False), Machine(False, True), Machine(True, False)
+
+
+def notes(model: onnx.ModelProto, machine: Machine, bits: int = 8, activation_bits: int | None = 8) -> str:
+    return "; ".join(decide(prepared(model), bits, activation_bits, frozenset(), machine).notes)
+
+
+@pytest.mark.parametrize(
+    ("machine", "types", "weights"),
+    [
+        (VNNI, "U8 activations and S8 weights (x86)", "32 bits (VNNI or its kin): weights keep all 8 bits"),
+        (NO_VNNI, "U8 activations and S8 weights (x86)", "weights of 7 bits: this CPU has no VNNI"),
+        (ARM, "S8 activations and S8 weights (ARM)", "32 bits (ARM): weights keep all 8 bits"),
+    ],
+)
+def test_the_types_and_bits_are_told_with_the_reason(machine, types, weights, tmp_path):
+    told = notes(residual(), machine)
+    assert types in told
+    assert weights in told
+    assert weights in notes(transformer(), machine)
+    assert "VNNI" not in notes(residual(), machine, bits=4), "four bits are the same everywhere"
+    onnx.save(residual(), str(tmp_path / "float.onnx"))
+    data, out = batches(images(8)), tmp_path / "out.onnx"
+    outcome = quantize_graph(tmp_path / "float.onnx", data, out, machine=machine, threads=1, repair=())
+    assert types in "; ".join(outcome.notes)
+    assert {layer.bits for layer in outcome.layers} == {7 if machine is NO_VNNI else 8}
+
+
+def test_only_integer_sums_take_a_bit():
+    for scheme in ("static", "dynamic"):
+        assert [full_bits(scheme, bits, NO_VNNI) for bits in (8, 4, 2)] == [7, 4, 2]
+        assert full_bits(scheme, 8, VNNI) == full_bits(scheme, 8, ARM) == 8
+    assert full_bits("weights", 8, NO_VNNI) == full_bits("float", 8, NO_VNNI) == 8
+
+
+@pytest.mark.parametrize(("bits", "activation_bits"), [(4, 8), (2, 8), (8, None)])
+def test_the_kernel_of_narrow_weights_may_round_activations_and_that_is_told(bits, activation_bits, tmp_path):
+    source, out = tmp_path / "float.onnx", tmp_path / "out.onnx"
+    onnx.save(transformer(), str(source))
+    data = batches(np.random.default_rng(0).normal(size=(8, 12, 64)).astype(np.float32))
+    outcome = quantize_graph(source, data, out, bits=bits, activation_bits=activation_bits, threads=1, repair=())
+    told = "; ".join(outcome.notes)
+    assert "round activations to int8 (accuracy_level=4)" in told
+    assert "float activations" not in told
+    found = [node for node in onnx.load(str(out)).graph.node if node.op_type == "MatMulNBits"]
+    assert len(found) == len(outcome.layers)
+    named = [{a.name: helper.get_attribute_value(a) for a in node.attribute} for node in found]
+    assert [attributes["accuracy_level"] for attributes in named] == [4] * len(found)
+
+
+def test_convolutions_with_weights_alone_are_unpacked():
+    told = notes(residual(), VNNI, activation_bits=None)
+    assert "5 layers with 8-bit weights and float activations: without such a kernel" in told
+    assert "1 layers with 8-bit weights alone, groups of 32 in MatMulNBits" in told
