@@ -196,11 +196,18 @@ def draw(rows: Mapping[str, Any]) -> None:
         y = [row["wer"] * 100 for row, _ in points]
         spread = np.array([_spread(row) for row, _ in points]).T * 100
         axes.errorbar(x, y, spread, marker=marker, capsize=2, label=label, linewidth=1)
+        shown: dict[tuple[str, str], list[str]] = {}  # points that cannot be told apart have one label
         for place_x, place_y, (_, name) in zip(x, y, points, strict=True):
-            shown = name.partition("=")[2] or name
-            axes.annotate(shown, (place_x, place_y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+            shown.setdefault((f"{place_x:.2f}", f"{place_y:.1f}"), []).append(name.partition("=")[2] or name)
+        left = begin != "keep"
+        for (place_x, place_y), names in shown.items():
+            axes.annotate(
+                ", ".join(names), (float(place_x), float(place_y)), textcoords="offset points", fontsize=8,
+                xytext=(-6, 4) if left else (4, 6), horizontalalignment="right" if left else "left",
+            )  # fmt: skip
     axes.set_xlabel("size of the int8 model (MB)")
     axes.set_ylabel("word error rate (%)")
+    axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
