@@ -203,7 +203,7 @@ def test_a_pruned_mobilenet_recovers_by_training_on(assets: Path, tmp_path: Path
         for file in sorted(folder.iterdir())[:16]:
             (photos / folder.name / file.name).write_bytes(file.read_bytes())
     own = Context(ImageTask.open(photos, cache=cache), cache, threads=1)
-    recipe = "resize(pixels=64) > finetune > prune(sparsity=0.3, samples=8) > finetune(unfreeze='all', deep_epochs=8)"
+    recipe = "resize(pixels=64) > finetune > prune(sparsity=0.5, samples=8) > finetune(unfreeze='all', deep_epochs=8)"
     history = build(load(assets / "models" / "mobilenet_v2"), Recipe.parse(recipe), own, tmp_path / "models")[
         -1
     ].record.history["finetune"]
