@@ -97,7 +97,7 @@ def orders_text(rows: Rows, splits: Sequence[int]) -> str | None:
     """The same methods in another order."""
     from train_smaller import EPOCHS, ORDERS
 
-    found = judged(rows, ORDERS, 1)
+    found = judged(rows, ORDERS, splits[:1])
     if found is None:
         return None
     listed = "\n".join(f"* {name}: `{text}`" for name, text in ORDERS.items() if whole(rows, text, splits[:1]))
@@ -203,12 +203,14 @@ def _points(axes: Any, rows: Rows, split: int, points: list[tuple[float, str]], 
 
 def write(rows: Rows, splits: Sequence[int]) -> None:
     """Every text whose rows are there."""
+    from train_smaller import SPLITS
+
     picture = "![Accuracy against latency of each method alone and of all](docs/pictures/train_smaller.svg)"
     pictured = [picture] if draw(rows, splits[0]) else []
     together, orders = recipes_text(rows, splits), orders_text(rows, splits)
     texts = {
         "overhead": overhead_text(rows),
-        "recovery": recovery_text(rows, splits),
+        "recovery": recovery_text(rows, [split for split in SPLITS if f"recovery {split}" in rows] or splits),
         "curve": curve_text(rows),
         "orders": orders,
         "train-smaller": _joined([each.replace("docs/pictures", "pictures") for each in pictured], together),
