@@ -132,13 +132,13 @@ def new_statistics(network: Any, about: Context, preprocessing: dict[str, Any]) 
     network.eval()
 
 
-def retrain(network: Any, about: Context, preprocessing: dict[str, Any], epochs: int = EPOCHS) -> float:
+def retrain(network: Any, about: Context, preprocessing: dict[str, Any]) -> float:
     """The same for everybody: through all layers, the best epoch kept; its accuracy on validation."""
     from microbudget import classifiers, lessons
     from microbudget.train import Settings, frozen_norms, train
 
     groups = classifiers.groups(network, only_last_block=False, share=1 / HEAD_SHARE)
-    settings = Settings(epochs, RATE * HEAD_SHARE, patience=None)
+    settings = Settings(EPOCHS, RATE * HEAD_SHARE, patience=None)
     lesson = lessons.labelled(about.task, preprocessing, views=2)
     done = train(
         classifiers.for_training(network), lesson, settings, groups=groups, mode=frozen_norms, threads=about.threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from microbudget.errors import BadData, BrokenModel, InvalidOption, UnsupportedM
 from microbudget.methods.quantize.moments import Moments
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine
-from toy_networks import IMAGE, Net, batches, depthwise, images, residual, run, transformer
+from toy_networks import IMAGE, Net, batches, depthwise, images, quantized_in, residual, run, transformer
 
 NEWEST = min(onnx.defs.onnx_opset_version(), 26)  # what onnxruntime 1.31 reads
 REFERENCE = 19  # the first opset whose DequantizeLinear ONNX's own evaluator knows
@@ -25,14 +26,7 @@ DENORMAL = np.float32(1e-41)
 @pytest.fixture
 def quantize(tmp_path):
     """Quantize a toy network: (path, outcome)."""
-
-    def make(model: onnx.ModelProto, data=None, **options):
-        source, out = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
-        onnx.save(model, str(source))
-        data = batches(images(32)) if data is None else data
-        return out, quantize_graph(source, data, out, threads=1, **options)
-
-    return make
+    return partial(quantized_in, tmp_path, threads=1)
 
 
 def with_weights(fill) -> onnx.ModelProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import partial
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from microbudget.methods.quantize.mixed import Mixer
 from microbudget.methods.quantize.plan import Plan
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine, decide
-from toy_networks import IMAGE, Net, batches, images, kernels, residual, run, transformer
+from toy_networks import IMAGE, Net, batches, images, kernels, quantized_in, residual, run, transformer
 
 PLAIN, SATURATING = Machine(arm=False, saturates=False), Machine(arm=False, saturates=True)
 FAST = {"threads": 1, "repair": ("scales", "bias"), "observer": "min_max", "machine": SATURATING}
@@ -25,14 +26,7 @@ FAST = {"threads": 1, "repair": ("scales", "bias"), "observer": "min_max", "mach
 @pytest.fixture
 def quantized(tmp_path):
     """Quantize a toy network into a file: (path, outcome)."""
-
-    def make(model: onnx.ModelProto, data=None, **options):
-        source, out = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
-        onnx.save(model, str(source))
-        data = batches(images(32)) if data is None else data
-        return out, quantize_graph(source, data, out, **{**FAST, **options})
-
-    return make
+    return partial(quantized_in, tmp_path, **FAST)
 
 
 def tokens(count: int = 32) -> list[dict[str, np.ndarray]]:

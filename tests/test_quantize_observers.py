@@ -50,16 +50,21 @@ def test_order_and_batches_do_not_matter(values, random, parts):
     assert same(histogram_of(values), histogram_of(*np.array_split(shuffled, parts)))
 
 
+def naive_counts(values: np.ndarray, width: float) -> np.ndarray:
+    """Values by the bin that they fall into, 0 apart."""
+    counts = np.zeros(2 * BINS, np.int64)
+    for value in values.tolist():
+        if value != 0:
+            counts[math.floor(value / width) + BINS] += 1
+    return counts
+
+
 @SETTINGS
 @given(VALUES)
 @example(np.array([2.0**35, -(2.0**-126)], np.float32))  # their quotient is no float32
 def test_counts_are_the_naive_ones(values):
     histogram = histogram_of(values)
-    naive = np.zeros(2 * BINS, np.int64)
-    for value in values.tolist():
-        if value != 0:
-            naive[math.floor(value / histogram.width) + BINS] += 1
-    np.testing.assert_array_equal(histogram.counts, naive)
+    np.testing.assert_array_equal(histogram.counts, naive_counts(values, histogram.width))
     assert histogram.counts.sum() + histogram.zeros == len(values)
 
 
@@ -71,11 +76,7 @@ def test_every_nth_value_of_a_batch_is_counted_and_the_extremes_are_of_all(value
         thinned.update(batch, every=every)
     assert (thinned.low, thinned.high, thinned.count) == (values.min(), values.max(), len(values))
     taken = np.concatenate([batch[::every] for batch in batches])
-    naive = np.zeros(2 * BINS, np.int64)
-    for value in taken.tolist():
-        if value != 0:
-            naive[math.floor(value / thinned.width) + BINS] += 1
-    np.testing.assert_array_equal(thinned.counts, naive)
+    np.testing.assert_array_equal(thinned.counts, naive_counts(taken, thinned.width))
     assert thinned.counts.sum() + thinned.zeros == len(taken)
 
 

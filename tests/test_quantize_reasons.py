@@ -10,10 +10,9 @@ from microbudget.methods.quantize import repair
 from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.layer_report import LayerReport, with_shares
 from microbudget.methods.quantize.patches import Geometry, windows
-from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.ranges import input_rows, row_count
 from microbudget.methods.quantize.scheme import Machine
-from toy_networks import Net, batches, images, residual
+from toy_networks import Net, batches, images, quantized_in, residual
 
 CHANNELS = 16
 WIDE = ["batch", CHANNELS, 8, 8]
@@ -25,10 +24,8 @@ def reports(tmp_path):
     """The table of layers of a quantized network."""
 
     def make(model: onnx.ModelProto, x: np.ndarray, **options) -> tuple[LayerReport, ...]:
-        source, out = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
-        onnx.save(model, str(source))
         chosen = {"threads": 1, "repair": ("scales", "bias"), "machine": EXACT, **options}
-        return quantize_graph(source, batches(x), out, **chosen).layers
+        return quantized_in(tmp_path, model, batches(x), **chosen)[1].layers
 
     return make
 

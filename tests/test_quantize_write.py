@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
@@ -14,26 +16,18 @@ from microbudget.methods.quantize.integer import Quantized, Target, conv, quanti
 from microbudget.methods.quantize.mapping import dequantize, quantize
 from microbudget.methods.quantize.placement import place
 from microbudget.methods.quantize.plan import Mapping, Plan, Weights
-from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.repair import round_layers
 from microbudget.methods.quantize.scheme import Machine
 from microbudget.methods.quantize.weightonly import blobs
 from microbudget.methods.quantize.write import write
 from microbudget.model import Model, Record
-from toy_networks import IMAGE, Net, batches, depthwise, images, kernels, residual, run, transformer
+from toy_networks import IMAGE, Net, batches, depthwise, images, kernels, quantized_in, residual, run, transformer
 
 
 @pytest.fixture
 def quantized(tmp_path):
     """Quantize a toy network into a file: (path, outcome)."""
-
-    def make(model: onnx.ModelProto, data=None, **options):
-        source, out = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
-        onnx.save(model, str(source))
-        data = batches(images(32)) if data is None else data
-        return out, quantize_graph(source, data, out, threads=1, **options)
-
-    return make
+    return partial(quantized_in, tmp_path, threads=1)
 
 
 def test_one_convolution_is_our_integer_forward_pass():

@@ -123,6 +123,15 @@ def batches(values: np.ndarray, size: int = 16, name: str = "x") -> list[dict[st
     return [{name: values[i : i + size]} for i in range(0, len(values), size)]
 
 
+def quantized_in(folder: Path, model: onnx.ModelProto, data: Any = None, **options: Any) -> tuple[Path, Any]:
+    """A network quantized into a file of the folder: (path, outcome). data: batches, by default of 32 images."""
+    from microbudget.methods.quantize.quantizing import quantize_graph
+
+    source, out = folder / "float.onnx", folder / "quantized.onnx"
+    onnx.save(model, str(source))
+    return out, quantize_graph(source, batches(images(32)) if data is None else data, out, **options)
+
+
 def run(model: onnx.ModelProto | Path, x: np.ndarray, name: str = "x") -> np.ndarray:
     """The first output in ONNX Runtime with all its optimizations."""
     import onnxruntime

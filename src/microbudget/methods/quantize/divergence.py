@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from ...errors import BrokenModel
-from .activations import Calibration, broken_tensor, watch
+from .activations import Calibration, broken_tensor, finite, watch
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def mean_kl(
     answers, normals = Answers.of(float_model), _Normals(len(models))
 
     def see(_: int, values: list[NDArray[Any]]) -> None:
-        if not np.isfinite(values[0]).all():
+        if not finite(values[0]):
             name = broken_tensor(float_model, calibration, threads)
             raise BrokenModel(
                 f"tensor {name!r} is NaN or infinite on calibration data, and with it the float model's answers: is the"

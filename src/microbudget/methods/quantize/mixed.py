@@ -68,7 +68,7 @@ class Mixer:
         """KL of each layer alone at each number of bits, rounded against the float model's inputs."""
         candidates = []
         for wanted in (self.full_bits, self._all(LOW_BITS)):
-            plan = Plan(self.plan.schemes, self.plan.activations, self.plan.integer_nodes)
+            plan = self.planned(wanted)
             round_layers(
                 self.graph,
                 plan,
