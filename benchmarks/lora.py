@@ -8,10 +8,10 @@
 
 The text is the source of a package of the standard library that the model has not been trained on, cut into train,
 validation and test by the task; how many of its lines stand in the model's training text all the same is told. All ways
-use the same loop, rows, batch, epochs and seed, each at the best of its learning rates by validation; bits per byte are
-of the test split, judged as `measure` does. Memory, in a process of its own: the peak during the training (VmHWM, set
-back just before it) less what the process took before, and the weights, which it took before; what is told before the
-start covers the same.
+use the same loop, rows, batch and seed, each at the best of its learning rates and epochs by validation; bits per byte
+are of the test split, judged as `measure` does. Memory, in a process of its own: the peak during the training (VmHWM,
+set back just before it) less what the process took before, and the weights, which it took before; what is told before
+the start covers the same.
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ MODULES = (
 )  # fmt: skip
 LARGEST = 200_000  # bytes of a module's text: 6 trainings in 20 minutes
 TELLING = 25  # characters of a line that does not stand in every file
-EPOCHS, BATCH, LENGTH = 3, 8, 256
+PATIENCE, BATCH, LENGTH = 3, 8, 256
+# Learning rates and epochs to try, each at the best by validation: adapters want higher rates and more steps.
+TRIES = {
+    "full": ((3e-4, 3), (1e-3, 3), (2e-3, 3), (1e-3, 12)),
+    "lora, rank 4": ((5e-3, 3), (1e-2, 12), (2e-2, 12)),
+}
 WAYS: dict[str, dict[str, Any]] = {
-    "full": {"rates": (3e-4, 1e-3)},
+    "full": {},
     "full, checkpointing": {"checkpointing": True, "as": "full"},
-    "lora, rank 4": {"rank": 4, "rates": (2e-3, 5e-3)},
+    "lora, rank 4": {"rank": 4},
     "lora, rank 4, checkpointing": {"rank": 4, "checkpointing": True, "as": "lora, rank 4"},
 }
 
@@ -83,7 +88,7 @@ def status(name: str) -> int:
     return int(rows[name].split()[0]) * 1024
 
 
-def train_once(way: str, rate: float, threads: int) -> dict[str, Any]:
+def train_once(way: str, rate: float, epochs: int, threads: int) -> dict[str, Any]:
     """In a process of its own: train, note the peak, judge on validation and test."""
     from microbudget.methods import Context
     from microbudget.methods.lora import adapting, memory, reading
@@ -112,7 +117,7 @@ def train_once(way: str, rate: float, threads: int) -> dict[str, Any]:
     trained, everything = adapting.numbers(learner)
     forget_the_peak()
     before, began = status("VmRSS"), time.monotonic()
-    settings = Settings(EPOCHS, rate, BATCH, patience=None, parts=BATCH if checkpointing else 1)
+    settings = Settings(epochs, rate, BATCH, patience=PATIENCE, parts=BATCH if checkpointing else 1)
     done = train(learner, lesson, settings, threads=threads, what=way, progress=about.progress)
     peak = status("VmHWM")
     seconds = time.monotonic() - began
@@ -120,6 +125,8 @@ def train_once(way: str, rate: float, threads: int) -> dict[str, Any]:
     return {
         "way": way,
         "rate": rate,
+        "epochs": epochs,
+        "best_epoch": done.kept,
         "trained": trained,
         "parameters": everything,
         "validation": min(row["validation_loss"] for row in done.epochs),
@@ -147,31 +154,31 @@ def bits(network: Any, tokenizer: Any, task: Any) -> float:
         return float(task.score(session.answer(task.collate(examples, {})), examples).value)
 
 
-def way_path(way: str, rate: float) -> Path:
-    return RUNS / f"way-{way.replace(', ', '-').replace(' ', '')}-{rate:g}.json"
+def way_path(way: str, rate: float, epochs: int) -> Path:
+    return RUNS / f"way-{way.replace(', ', '-').replace(' ', '')}-{rate:g}-{epochs}.json"
 
 
-def rates(way: str) -> tuple[float, ...]:
-    """The learning rates to try; with checkpointing the best one without, which the result does not depend on."""
+def tries(way: str) -> tuple[tuple[float, int], ...]:
+    """Learning rates and epochs to try; with checkpointing the best without, which the result does not depend on."""
     alike = WAYS[way].get("as")
     if alike is None:
-        found: tuple[float, ...] = WAYS[way]["rates"]
-        return found
+        return TRIES[way]
     rows = [row for row in ways() if row["way"] == alike]
     if not rows:
-        raise SystemExit(f"{way} takes the best rate of {alike}: run that first")
-    return (min(rows, key=lambda row: row["validation"])["rate"],)
+        raise SystemExit(f"{way} takes the best rate and epochs of {alike}: run that first")
+    best = min(rows, key=lambda row: row["validation"])
+    return ((best["rate"], best["epochs"]),)
 
 
 def ways() -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RUNS.glob("way-*.json"))]
 
 
-def run_way(way: str, rate: float, threads: int) -> None:
-    path = way_path(way, rate)
+def run_way(way: str, rate: float, epochs: int, threads: int) -> None:
+    path = way_path(way, rate, epochs)
     if path.exists():
         return
-    command = [sys.executable, __file__, "--once", way, "--rate", str(rate), "--threads", str(threads)]
+    command = [sys.executable, __file__, "--once", way, str(rate), str(epochs), "--threads", str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     path.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
     print(done.stdout.splitlines()[-1])
@@ -225,7 +232,7 @@ def write_table() -> None:
     ]
     body = [
         [
-            f"{row['way']} (rate {row['rate']:g})",
+            f"{row['way']} (rate {row['rate']:g}, {row['epochs']} epochs)",
             f"{row['trained'] / full['parameters']:.2%}",
             f"{row['test']:.4f}",
             f"{row['test'] / full['test'] - 1:+.2%}",
@@ -264,11 +271,11 @@ def everything(minutes: float, threads: int) -> None:
     """All ways and adapters that are missing, then the table, as far as the time goes."""
     deadline = time.monotonic() + minutes * 60
     for way in WAYS:
-        for rate in rates(way):
+        for rate, epochs in tries(way):
             if time.monotonic() > deadline:
                 print("time is up: the same call goes on", file=sys.stderr)
                 return
-            run_way(way, rate, threads)
+            run_way(way, rate, epochs, threads)
     for module in MODULES:
         if (RUNS / f"adapter-{module}.json").exists():
             continue
@@ -284,8 +291,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--way", choices=tuple(WAYS))
-    parser.add_argument("--once", choices=tuple(WAYS))
-    parser.add_argument("--rate", type=float)
+    parser.add_argument("--once", nargs=3, metavar=("WAY", "RATE", "EPOCHS"))
     parser.add_argument("--module", choices=MODULES)
     parser.add_argument("--table", action="store_true")
     parser.add_argument(
@@ -294,12 +300,13 @@ def main() -> None:
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
     if options.once:
-        print(json.dumps(train_once(options.once, options.rate, options.threads)))
+        way, rate, epochs = options.once
+        print(json.dumps(train_once(way, float(rate), int(epochs), options.threads)))
     if options.all:
         everything(options.minutes, options.threads)
     if options.way:
-        for rate in (options.rate,) if options.rate else rates(options.way):
-            run_way(options.way, rate)
+        for rate, epochs in tries(options.way):
+            run_way(options.way, rate, epochs, options.threads)
     if options.module:
         adapter(options.module, options.threads)
     if options.table:

@@ -19,7 +19,7 @@ from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.lora import Lora
-from microbudget.methods.lora.memory import saved_bytes, training_bytes
+from microbudget.methods.lora.memory import HEAP, saved_bytes, training_bytes
 from microbudget.methods.prune import Prune
 from microbudget.model import Model
 from microbudget.progress import Progress
@@ -160,7 +160,7 @@ def test_saved_bytes_are_those_of_the_graph() -> None:
     for parameter in layer.parameters():
         parameter.requires_grad_(False)
     assert saved_bytes(layer, lambda network: network(x).sum()) == (0, 0)
-    assert training_bytes(layer, rows=3, row_bytes=100, largest=10) == 4 * 1010 + 3 * 120
+    assert training_bytes(layer, rows=3, row_bytes=100, largest=10) == 4 * 1010 + HEAP * 3 * 120
 
 
 def test_images_get_a_head_and_adapters(images: Context, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ...tasks import Example, Split, Task
 from ...train import Batch, Lesson, Scores
 
 IGNORED = -100  # a target that is not learnt: what the user said, and padding
-JUDGED_AT_ONCE = 4
+JUDGED_AT_ONCE = 1  # rows: more would take more memory than a training with checkpointing
 
 
 @dataclass(frozen=True)
