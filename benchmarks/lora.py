@@ -43,13 +43,15 @@ PATIENCE, BATCH, LENGTH = 3, 8, 256
 # Learning rates and epochs to try, each at the best by validation: adapters want higher rates and more steps.
 TRIES = {
     "full": ((3e-4, 3), (1e-3, 3), (2e-3, 3), (1e-3, 12)),
-    "lora, rank 4": ((5e-3, 3), (1e-2, 12), (2e-2, 12)),
+    "lora, rank 4": ((5e-3, 3), (3e-3, 12), (1e-2, 12)),
+    "lora, rank 32": ((3e-3, 6),),
 }
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
     "full, checkpointing": {"checkpointing": True, "as": "full"},
     "lora, rank 4": {"rank": 4},
     "lora, rank 4, checkpointing": {"rank": 4, "checkpointing": True, "as": "lora, rank 4"},
+    "lora, rank 32": {"rank": 32},
 }
 
 
@@ -210,6 +212,9 @@ def adapter(module: str, threads: int) -> None:
 
 
 def write_table() -> None:
+    from microbudget.runtimes.causal import load_network, load_tokenizer
+    from microbudget.tasks.text import TextTask
+
     rows = ways()
     best = [
         min((row for row in rows if row["way"] == way), key=lambda row: row["validation"])
@@ -230,7 +235,9 @@ def write_table() -> None:
         "whole process",
         "time",
     ]
-    body = [
+    untrained = bits(load_network(MODEL), load_tokenizer(MODEL), TextTask.open(source(MODULE)))
+    body = [["as it is", "0%", f"{untrained:.4f}", f"{untrained / full['test'] - 1:+.2%}", "", "", "", "", ""]]
+    body += [
         [
             f"{row['way']} (rate {row['rate']:g}, {row['epochs']} epochs)",
             f"{row['trained'] / full['parameters']:.2%}",

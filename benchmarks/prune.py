@@ -11,7 +11,8 @@ removes channels, gets the statistics of its batch norm estimated anew on the sa
 with the same loop, rates, photos and seed; the same export for all. Ours: `prune(size=...)` as it is. Torch-Pruning:
 `MetaPruner` with its group magnitude importance, one ranking of all channels, widths in eights, the share searched to
 keep as many parameters; `uniform` is the same with one rate for all layers. NNCF's structured filter pruning is gone
-since version 3; what it has sets single weights to zero, which keeps every byte and every multiplication of the file.
+since version 3; what it has sets single weights to zero, which keeps every byte and every multiplication of the file
+(it wants torchao: `pip install torchao`).
 """
 
 from __future__ import annotations
