@@ -105,16 +105,15 @@ def torch_pruning(network: Any, pixels: Any, share: float, *, everywhere: bool) 
     return best
 
 
-def nncf_zeros(network: Any, share: float) -> Any:
+def nncf_zeros(network: Any, share: float, pixels: Any) -> Any:
     """The smallest weights of all layers to zero."""
     import nncf
-    import torch
 
     return nncf.prune(
         network,
         mode=nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL,
         ratio=1 - share,
-        examples_inputs={"pixel_values": torch.zeros(1, 3, PIXELS, PIXELS)},
+        examples_inputs={"pixel_values": pixels},
     )
 
 
@@ -175,7 +174,7 @@ def point(part: str, share: float, threads: int) -> dict[str, Any]:
     if part == "ours":
         network = ours(model, about, share)
     elif part == "nncf":
-        network = nncf_zeros(copy.deepcopy(whole), share)
+        network = nncf_zeros(copy.deepcopy(whole), share, pixels)
     elif part == "whole":
         network = copy.deepcopy(whole)
     else:

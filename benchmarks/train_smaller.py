@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import train_smaller_peers as peers
 import train_smaller_tables
 from markdown import ROOT
 from microbudget.build import build, build_step
@@ -40,7 +40,7 @@ from results import Results
 ASSETS, STORE = ROOT.parent / "shared" / "assets", ROOT / "runs" / "train_smaller"
 MODEL, PHOTOS = ASSETS / "models" / "mobilenet_v2", ASSETS / "images" / "flowers12"
 REFERENCE = "finetune"
-EPOCHS = 15  # of every distillation, and of the peer
+EPOCHS = peers.EPOCHS  # of every distillation, too
 DISTILL, TUNE = f"distill(epochs={EPOCHS})", f"finetune(unfreeze='all', deep_epochs={EPOCHS // 2})"
 
 
@@ -69,8 +69,7 @@ RECIPES = {
 RECIPES["the same, trained 3 times as long"] = (
     f"resize(pixels=160) > finetune > {cut(0.35)} > distill(epochs={3 * EPOCHS}) > export > quantize"
 )
-ALL, PEER = "resize, prune, distill, int8", "Torch-Pruning, trained, onnxruntime's int8"
-PEER_START, PEER_SHARE = "resize(pixels=160) > finetune", 0.35
+ALL = "resize, prune, distill, int8"
 # The same methods with the same options and epochs, in another order.
 ORDERS = {
     "resize, prune, distill, quantize": (f"resize(pixels=128) > finetune > {cut(0.5)} > {DISTILL} > export > quantize"),
@@ -223,43 +222,20 @@ class Bench:
         made = self.built(f"{CUT_AT} > distill(width=0.5, epochs={EPOCHS}, curve=True)", seed)
         return {"curve": made.record.history["distill"]["with_and_without"]}
 
-    def peer(self, seed: int) -> dict[str, Any]:
-        """Torch-Pruning's channels; the labels, learnt as `distill` learns; our export, onnxruntime's int8."""
-        import onnx
-        import torch
+    def peer(self, name: str, seed: int) -> dict[str, Any]:
+        """One of the peers, see train_smaller_peers.py."""
+        given, context = self.built(peers.START, seed), self.context(seed)
+        return self.row(peers.PEERS[name].make(given, context, STORE / "peer" / str(seed)), seed)
 
-        import prune
-        from microbudget.runtimes.onnx import write_metadata
-        from microbudget.runtimes.torch import load_network, onnx_bytes
-
-        given, context = self.built(PEER_START, seed), self.context(seed)
-        preprocessing = given.record.preprocessing or {}
-        pixels = torch.from_numpy(
-            context.task.collate(context.task.examples("train")[:2], preprocessing)["pixel_values"]
-        )
-        network = prune.torch_pruning(load_network(given.path), pixels, PEER_SHARE, everywhere=False)
-        prune.new_statistics(network, context, preprocessing)
-        _learn(network, context, preprocessing)
-        folder = STORE / "peer" / str(seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        proto = onnx.load_from_string(onnx_bytes(network.to(memory_format=torch.contiguous_format), *pixels.shape[2:]))
-        onnx.save(proto, str(folder / "float.onnx"))
-        _onnxruntime_int8(folder / "float.onnx", folder / "model.onnx", context, preprocessing)
-        (folder / "float.onnx").unlink()
-        proto = onnx.load(str(folder / "model.onnx"))
-        write_metadata(proto, context.task.labels, preprocessing)
-        onnx.save(proto, str(folder / "model.onnx"))
-        return self.row(load(folder), seed)
-
-    def latency(self, path: str) -> dict[str, Any]:
-        """In turns with the reference in torch eager, 2 threads, one photo."""
+    def latency(self, path: str, runtime: str | None) -> dict[str, Any]:
+        """In turns with the reference in torch eager, 2 threads, one photo; runtime: another than its format's."""
         context = self.context(SPLITS[0])
         reference, model = context.reference, load(path)
         assert reference is not None
         task, examples = context.task, context.task.examples("test")
         with Worker() as first, Worker() as second:
             first.open(reference, threads=2)
-            second.open(model, threads=2)
+            second.open(model, threads=2, runtime=runtime)
             timing = time_pair(first, second, one(reference, task, examples), one(model, task, examples), seconds=8)
         return {
             "reference_s": timing.reference.median_s,
@@ -276,50 +252,6 @@ def _seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _learn(network: Any, context: Context, preprocessing: dict[str, Any]) -> None:
-    """As `distill` trains, but from the labels alone."""
-    from microbudget import classifiers, lessons
-    from microbudget.methods.distill import Distill
-    from microbudget.train import Settings, fresh_norms, train
-
-    as_ours = Distill(epochs=EPOCHS)
-    settings = Settings(EPOCHS, as_ours.learning_rate, as_ours.batch_size, patience=as_ours.patience)
-    lesson = lessons.labelled(context.task, preprocessing, views=as_ours.views)
-    train(
-        classifiers.for_training(network), lesson, settings, mode=fresh_norms, seed=context.seed,
-        threads=context.threads, what="peer", progress=context.progress,
-    )  # fmt: skip
-    network.eval()
-
-
-def _onnxruntime_int8(path: Path, out: Path, context: Context, preprocessing: dict[str, Any]) -> None:
-    """As its guide says: pre-processed, QDQ, U8 activations, S8 weights per channel, on 64 training photos."""
-    from onnxruntime import quantization as ort
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            examples = context.task.examples("train")
-            chosen = [examples[index] for index in np.linspace(0, len(examples) - 1, 64, dtype=int)]
-            self._batches = iter([context.task.collate([example], preprocessing) for example in chosen])
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._batches, None)
-
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-    ort.quantize_static(
-        str(prepared),
-        str(out),
-        Reader(),
-        quant_format=ort.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=ort.QuantType.QUInt8,
-        weight_type=ort.QuantType.QInt8,
-    )
-    prepared.unlink()
-
-
 Job = tuple[str, str, Callable[[], Any]]  # part, key of its row, what makes it
 
 
@@ -331,7 +263,7 @@ def jobs(splits: Sequence[int], bench: Bench) -> list[Job]:
         found += [
             ("recovery", f"recovery {split}", partial(bench.recovery, split)),
             *recipes("recipes", [REFERENCE, *RECIPES.values()], split, bench),
-            ("peer", f"recipe {PEER} {split}", partial(bench.peer, split)),
+            *(("peer", f"recipe {name} {split}", partial(bench.peer, name, split)) for name in peers.PEERS),
         ]
     found += [("curve", "curve", partial(bench.curve, first))]
     found += recipes("grid", [text for texts in GRID.values() for text in texts], first, bench)
@@ -350,7 +282,7 @@ def timings(rows: dict[str, Any], first: int, bench: Bench) -> list[Job]:
         if key.startswith("recipe ") and key.endswith(f" {first}")
     }
     return [
-        ("latency", f"latency {text}", partial(bench.latency, path))
+        ("latency", f"latency {text}", partial(bench.latency, path, peers.RUNTIMES.get(text)))
         for text, path in paths.items()
         if text != REFERENCE
     ]

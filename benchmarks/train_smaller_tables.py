@@ -66,9 +66,10 @@ def judged(rows: Rows, recipes: dict[str, str], splits: Sequence[int]) -> tuple[
 
 def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
     """Each method alone and together, and the peer."""
-    from train_smaller import PEER, PEER_SHARE, PEER_START, RECIPES
+    from train_smaller import RECIPES
+    from train_smaller_peers import PEERS, START
 
-    found = judged(rows, {**RECIPES, PEER: PEER}, splits)
+    found = judged(rows, {**RECIPES, **{name: name for name in PEERS}}, splits)
     if found is None:
         return None
     count = (
@@ -77,11 +78,9 @@ def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
         else 0
     )
     listed = "\n".join(f"* {name}: `{text}`" for name, text in RECIPES.items() if whole(rows, text, splits))
-    if whole(rows, PEER, splits):
-        listed += (
-            f"\n* {PEER}: `{PEER_START}`, channels by Torch-Pruning down to {PEER_SHARE:.0%} of the parameters, as many"
-            " epochs of our loop on the labels, our export, onnxruntime's static int8"
-        )
+    for name, peer in PEERS.items():
+        if whole(rows, name, splits):
+            listed += f"\n* {name}: `{START}`, {peer.told}, as many epochs of our loop on the labels, our export"
     reached = "; ".join(found[1]) or "none"
     return "\n\n".join([
         found[0],
@@ -173,10 +172,12 @@ def draw(rows: Rows, split: int) -> bool:
     """Accuracy against latency of each method alone and of all; whether there was anything to draw."""
     from matplotlib.figure import Figure
 
-    from train_smaller import GRID, PEER, REFERENCE
+    from train_smaller import GRID, REFERENCE
+    from train_smaller_peers import PEERS
 
     lines = {
-        name: [text for text in texts if whole(rows, text, [split])] for name, texts in {**GRID, "peer": [PEER]}.items()
+        name: [text for text in texts if whole(rows, text, [split])]
+        for name, texts in {**GRID, **{name.split(",")[0]: [name] for name in PEERS}}.items()
     }
     lines = {name: texts for name, texts in lines.items() if texts}
     if not lines or f"recipe {REFERENCE} {split}" not in rows:
