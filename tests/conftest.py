@@ -12,6 +12,9 @@ import pytest
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# As many workers as cores run the tests: threads of torch and BLAS that wait for each other in turns of the scheduler
+# make a training several times slower. What a test asks for by name (`threads=2`) it still gets.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 PIXELS = 32
 CONFIG = {
