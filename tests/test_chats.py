@@ -15,7 +15,7 @@ from microbudget.errors import BadData
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.lora import Lora
-from microbudget.methods.lora.reading import IGNORED, table
+from microbudget.methods.lora.reading import IGNORED, _conversations, table
 from microbudget.model import LANGUAGE_MODELLING
 from microbudget.runtimes import causal, open_session
 from microbudget.runtimes.chat import last_answer
@@ -65,6 +65,47 @@ def test_only_answers_are_learnt(chats: Path, folder: Path) -> None:
         answers = "".join(m["content"] for m in task.conversation(example) if m["role"] == "assistant")
         assert torch.equal(learnt, targets[targets != IGNORED])
         assert tokenizer.decode(learnt) == answers  # the toy's template writes contents and nothing else
+
+
+class OneEach:
+    """A tokenizer of characters. `template` writes a conversation."""
+
+    bos_token = eos_token = ""
+
+    def __init__(self, template: str | None) -> None:
+        self.chat_template = template
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [ord(each) for each in text]}
+
+
+def said(row: torch.Tensor) -> str:
+    return "".join(chr(int(token)) for token in row if token not in (0, IGNORED))
+
+
+def talk(*contents: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
+
+
+def test_what_a_row_has_no_room_for_is_told() -> None:
+    short, long = talk("a?", "yes"), talk("b" * 50, "never read")
+    rows = _conversations([short, long], OneEach(None), 40)
+    assert len(rows) == 1, "a conversation whose answers are all behind the cut teaches nothing"
+    assert said(rows.targets[0]) == " yes\n"
+    assert rows.cut == pytest.approx(len(" never read\n") / len(" yes\n never read\n"))
+    with pytest.raises(BadData, match="no answer of an assistant stands in the first 40 tokens"):
+        _conversations([long], OneEach(None), 40)
+
+
+def test_a_template_that_writes_earlier_turns_anew_repeats_none() -> None:
+    """As those do that leave out what was thought in earlier turns: these are read, and the last answer is learnt."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}A:{{ m.content.split('/')[-1] }};"
+        "{% else %}{{ m.role[0] }}:{{ m.content }};{% endif %}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+    )
+    rows = _conversations([talk("one", "hm/first", "two", "ah/second")], OneEach(template), 200)
+    assert said(rows.tokens[0]) == "u:one;A:first;u:two;a:ah/second;"
+    assert said(rows.targets[0]) == "ah/second;"
 
 
 def test_a_plain_template_goes_on_where_the_prompt_ends() -> None:

@@ -259,10 +259,63 @@ def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> N
     assert moved > 0
 
 
+def test_what_is_judged_beside_zeros_is_what_is_written(hf_model: Path, images: Context, tmp_path: Path) -> None:
+    """The adapters do not fill pruned zeros in the training either, so the scores are those of the merged one."""
+    from microbudget import lessons
+    from microbudget.runtimes.torch import load_network
+
+    recipe = Recipe.parse(
+        "finetune(epochs=1) > prune(structure='weights', sparsity=0.8, samples=8)"
+        " > lora(rank=4, epochs=6, patience=6, learning_rate=0.003)"
+    )
+    adapted = build(load(hf_model), recipe, images, tmp_path)[-1]
+    history = adapted.record.history["lora"]
+    assert history["kept"], "an epoch was kept"
+    lesson = lessons.labelled(images.task, adapted.record.preprocessing or {})
+    assert lesson.judge is not None
+    with torch.no_grad():
+        found = lesson.judge(load_network(adapted.path).eval())
+    told = history["epochs"][history["kept"] - 1]
+    assert float(found["loss"]) == pytest.approx(told["validation_loss"], rel=1e-3)
+
+
+def test_an_adapter_of_a_model_that_was_made_before_keeps_it_as_its_backbone(
+    reader: Model, text: Context, tmp_path: Path
+) -> None:
+    """RUN/best of another run, given as the model."""
+    earlier = build_step(reader, QUICK, text, tmp_path / "earlier")
+    kept = build_step(load(earlier.path), Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path / "now")
+    backbone = json.loads((kept.path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(backbone) == earlier.path.resolve()
+    assert bits(load(kept.path), text) < 1.05 * bits(earlier, text)
+
+
+def test_checkpointing_of_images_is_told_to_take_less(tmp_path: Path, images: Context) -> None:
+    """What enters a block is measured: not guessed from the pixels."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        image_size=32, patch_size=4, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64,
+        num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ViTForImageClassification(config).save_pretrained(str(tmp_path / "vit"))
+    shutil.copy(write_resnet(tmp_path / "resnet") / "preprocessor_config.json", tmp_path / "vit")
+    estimates = [
+        build_step(
+            load(tmp_path / "vit"), Lora(rank=2, epochs=1, checkpointing=checkpointing), images, tmp_path
+        ).record.history["lora"]["memory_estimate_bytes"]
+        for checkpointing in (False, True)
+    ]
+    assert estimates[1] < 0.5 * estimates[0]
+
+
 def test_an_adapter_would_fill_zeros(hf_model: Path, images: Context, tmp_path: Path) -> None:
     pruned = build_step(load(hf_model), Prune(structure="weights", samples=8), images, tmp_path)
-    with pytest.raises(InvalidOption, match=r"put lora first|fill the zeros"):
+    with pytest.raises(InvalidOption, match=r"put lora first"):
         build_step(pruned, Lora(merge=False, epochs=1), images, tmp_path)
+    with pytest.raises(InvalidOption, match=r"fill the zeros"):
+        build_step(pruned, Lora(merge=False, epochs=1), images, tmp_path / "another")
 
 
 def test_a_killed_training_goes_on(

@@ -20,10 +20,32 @@ from torch import nn
 
 from microbudget import train as training
 from microbudget.errors import DiskFull, Diverged, OutOfTime
+from microbudget.order import Order, schedule
 from microbudget.progress import Progress
-from microbudget.train import Lesson, Settings, Trained, fresh_norms, frozen_norms, schedule, train, zeros_stay
+from microbudget.train import Lesson, Settings, Trained, fresh_norms, frozen_norms, train, zeros_stay
 
 SETTINGS = Settings(epochs=4, batch_size=8, learning_rate=0.02, patience=None)
+
+
+def test_no_batch_has_a_single_example_unless_it_is_asked_for() -> None:
+    """Batch norm of one example has no variance."""
+    for examples in range(2, 40):
+        for size in range(2, 12):
+            batches = Order(examples, size, seed=0).rows(0)
+            assert min(map(len, batches)) >= 2
+            assert sorted(np.concatenate(batches)) == list(range(examples))
+            assert max(map(len, batches)) <= max(size, 3)
+    assert [len(rows) for rows in Order(3, 1, seed=0).rows(0)] == [1, 1, 1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_gives_the_same_result_for_the_same_seed(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):
+        one = network()
+        train(one, lesson(), SETTINGS, seed=3)
+        found.append({name: tensor.clone() for name, tensor in one.state_dict().items()})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def network(seed: int = 0) -> nn.Sequential:

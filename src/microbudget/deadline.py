@@ -17,6 +17,11 @@ class Clock:
         self._deadline, self._what = deadline, what
         self._done, self._look, self._began = 0, FIRST_LOOK, 0.0
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is an end."""
+        return self._deadline is not None
+
     def tick(self, left: int) -> None:
         """After each step: `left` more are to come. Raises OutOfTime when there is no time for them."""
         now = time.monotonic()

@@ -12,16 +12,17 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .deadline import Clock
 from .errors import DiskFull, Diverged, MissingExtra, OutOfTime
+from .order import Order, schedule
+from .order import Rows as Rows
 from .progress import SILENT, Progress
 from .units import format_seconds
 
@@ -35,7 +36,6 @@ except ImportError as error:
 
 CHECKPOINT_EVERY_S = 20.0  # a kill costs at most this much work, and the writing less than 1 % of the time
 SAY_EVERY_S = 10.0
-Rows = NDArray[np.intp]
 Batch = Mapping[str, Tensor]
 Scores = dict[str, float]
 Group = tuple[Sequence[Parameter], float]  # parameters, and their share of the learning rate
@@ -116,7 +116,7 @@ def train(
         torch.set_num_threads(threads)
     accelerator = Accelerator(mixed_precision=_precision())
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), _repeatable(bool(devices)):
         torch.manual_seed(seed)
         loop = _Loop(network, lesson, settings, groups, mode, after_step, seed, checkpoint, what, progress, accelerator)
         loop.clock = Clock(deadline, what)
@@ -161,6 +161,12 @@ def zeros_stay(parameters: Iterable[Parameter]) -> Callable[[], None]:
     return clear
 
 
+def _repeatable(cuda: bool) -> AbstractContextManager[None]:
+    """Kernels of cuDNN that give the same result each time; a CPU has no others."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True) if cuda else nullcontext()
+
+
 def _precision() -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
 
@@ -197,7 +203,7 @@ class _Loop:
         optimizer = torch.optim.AdamW(_decayed(chosen, self.settings), lr=self.settings.learning_rate, fused=True)
         self._shares = [group["share"] for group in optimizer.param_groups]
         self.learner, self._optimizer = self.accelerator.prepare(self.network, optimizer)
-        self._order = _Order(self.lesson.examples, self.settings.batch_size, self.seed)
+        self._order = Order(self.lesson.examples, self.settings.batch_size, self.seed)
         self._total = self.settings.epochs * self._order.batches
         self._saved_at = self._said_at = time.monotonic()
 
@@ -236,11 +242,14 @@ class _Loop:
 
     def _keep_time(self) -> None:
         """Raises OutOfTime when all epochs do not fit in; the checkpoint has what is learnt."""
+        late: OutOfTime | None = None
         try:
             self.clock.tick(self._total - self.step)
-        except OutOfTime:
+        except OutOfTime as error:
+            late = error
+        if self._any(late is not None):
             self._save()
-            raise
+            raise late or OutOfTime(f"the time is up for another process of {self.what}")
 
     def _learn(self, rows: Rows, epoch: int, step: int) -> None:
         """One step of the optimizer. Raises _NotFiniteError, before the weights are touched."""
@@ -269,6 +278,13 @@ class _Loop:
         """What this process takes of a batch; a batch that does not go round is taken by all."""
         count = self.accelerator.num_processes
         return rows if len(rows) < count else np.array_split(rows, count)[self.accelerator.process_index]
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so in one of the processes: all of them stop at the same step, or none does."""
+        if self.accelerator.num_processes == 1 or not self.clock.limited:
+            return here
+        found = torch.tensor(float(here), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(found, "sum") > 0)
 
     def _mean(self, loss: Tensor) -> float:
         """Over the processes, so that all of them see a NaN."""
@@ -373,36 +389,6 @@ class _Loop:
 
 class _NotFiniteError(Exception):
     """NaN or infinity, and where."""
-
-
-@dataclass
-class _Order:
-    """The rows of each batch: shuffled anew for each epoch, by the seed and the epoch's number alone."""
-
-    examples: int
-    batch_size: int
-    seed: int
-    _epoch: int = -1
-    _batches: list[Rows] = field(default_factory=list)
-
-    @property
-    def batches(self) -> int:
-        """How many an epoch has."""
-        return math.ceil(self.examples / self.batch_size)
-
-    def rows(self, epoch: int) -> list[Rows]:
-        if epoch != self._epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
-            self._epoch, self._batches = epoch, np.array_split(order, self.batches)
-        return self._batches
-
-
-def schedule(step: int, total: int, warmup: float) -> float:
-    """Share of the learning rate at a step: up in a line over the warm-up, then down to zero in half a cosine."""
-    warm = round(total * warmup)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
 
 
 def _decayed(groups: Sequence[Group], settings: Settings) -> list[dict[str, Any]]:

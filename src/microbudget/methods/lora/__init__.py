@@ -50,7 +50,7 @@ class Lora(Method):
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Train adapters on the train split, stop early on validation; write the merged model, or the adapters."""
-        if not self.merge and model.record.recipe:
+        if not self.merge and model.record.recipe and model.path.resolve().parent == out.resolve().parent:
             raise InvalidOption(
                 "lora: merge=False leaves a folder that needs its backbone, which must be the model that you gave:"
                 " put lora first in the recipe, or merge"
@@ -99,8 +99,13 @@ class Lora(Method):
         training = _Training(
             None, 1.0, self.alpha or 2.0 * self.rank, self.learning_rate or LANGUAGE_RATE, Module.train
         )
+        if rows.cut:
+            context.progress.warn(
+                f"lora: {rows.cut:.0%} of what the assistant says lies behind token {length} of its conversation and is"
+                " not learnt: a larger length takes it in"
+            )
         history = self._train(network, training, lesson(rows, held_out), model, context, out)
-        return self._record(model, context, {**history, "rows": len(rows), "length": length})
+        return self._record(model, context, {**history, "rows": len(rows), "length": length, "cut": rows.cut})
 
     def _has_validation(self, context: Context) -> bool:
         found = bool(context.task.examples("validation"))
@@ -113,10 +118,11 @@ class Lora(Method):
     ) -> dict[str, Any]:
         """Train, and write what is asked for; what is told of it."""
         from ...train import Settings, train
-        from .adapting import adapted, chosen, groups, last_parts, numbers
+        from .adapting import adapted, chosen, groups, keep_zeros, last_parts, numbers
 
         names = chosen(network, self.targets, training.head)
         learner = adapted(network, names, self.rank, training.alpha, training.head, context.seed)
+        keep_zeros(learner, model.record.state.get("zeros", ()))
         trained, everything = numbers(learner)
         estimate = self._estimate(learner, lesson, training.mode)
         context.progress.say(
@@ -149,7 +155,7 @@ class Lora(Method):
         import torch
 
         from .adapting import enable_checkpointing
-        from .memory import checkpointed, saved_bytes, training_bytes
+        from .memory import checkpointed, entering_bytes, saved_bytes, training_bytes
 
         batch = lesson.batch(np.array([0]), 0)
         mode(learner)
@@ -161,10 +167,9 @@ class Lora(Method):
             if not getattr(network, "supports_gradient_checkpointing", False):
                 raise UnsupportedModel(f"{type(network).__name__} knows no gradient checkpointing: leave it out")
             enable_checkpointing(network)
+            blocks = int(getattr(network.config, "num_hidden_layers", 1))
+            entering = entering_bytes(network, blocks, lambda _: lesson.loss(learner, batch))
             outside, _ = saved_bytes(learner, lambda network: lesson.loss(network, batch))
-        config, tokens = network.config, max(tensor.numel() for tensor in batch.values())
-        entering = 4 * tokens * int(getattr(config, "hidden_size", 0))
-        blocks = int(getattr(config, "num_hidden_layers", 1))
         return training_bytes(learner, 1, checkpointed(kept, outside, blocks, entering), largest)
 
     def _write(self, learner: Any, model: Model, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,6 +75,23 @@ def adapted(network: Any, names: Sequence[str], rank: int, alpha: float, head: s
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         return get_peft_model(network, config)
+
+
+def keep_zeros(learner: Any, zeros: Sequence[str]) -> None:
+    """Let the adapters leave the zeros of these weights alone: what is trained and judged is what will be merged.
+
+    zeros: names of weights as the network has them without adapters. Such a layer computes with `W + (W != 0) s B A`,
+    so its forward pass holds a second matrix.
+    """
+    for name, layer in learner.base_model.model.named_modules():
+        if f"{name}.weight" in zeros and hasattr(layer, "get_delta_weight"):
+            layer.forward = partial(_without_filling, layer, layer.base_layer.weight != 0)
+
+
+def _without_filling(layer: Any, kept: torch.Tensor, x: torch.Tensor) -> Any:
+    (adapter,) = layer.active_adapters
+    weight = layer.base_layer.weight + kept.to(x.device) * layer.get_delta_weight(adapter)
+    return torch.func.functional_call(layer.base_layer, {"weight": weight}, (x,))
 
 
 def groups(learner: Any, head_share: float) -> list[Group]:

@@ -11,8 +11,8 @@ import torch
 BYTES = 4  # of a float32
 STATES = 3  # a gradient and AdamW's two averages, of each number that is trained
 KEPT = 1  # and its best value so far
-# glibc's heap cannot give the place of a freed tensor to one of the same size (its requests are aligned: its bug 14581),
-# so that what a step computes and drops stays beside what it keeps; twice as much was seen, other heaps were not tried.
+# glibc's heap cannot give the place of a freed tensor to one of the same size (they are aligned: its bug 14581), so
+# that what a step computes and drops stays beside what it keeps; twice as much was seen, other heaps were not tried.
 HEAP = 2 if platform.libc_ver()[0] == "glibc" else 1
 
 
@@ -46,6 +46,26 @@ def training_bytes(network: Any, rows: int, row_bytes: int, largest: int) -> int
     sizes = [(int(tensor.numel()), bool(tensor.requires_grad)) for tensor in network.parameters()]
     numbers, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     return BYTES * (numbers + (STATES + KEPT) * trained) + HEAP * rows * (row_bytes + 2 * largest)
+
+
+def entering_bytes(network: Any, blocks: int, forward: Callable[[Any], torch.Tensor]) -> int:
+    """Bytes of what the first of the network's `blocks` blocks is given in a forward pass; 0 where none is found."""
+    rows = [each for each in network.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == blocks]
+    if not rows:
+        return 0
+    seen = [0]
+
+    def note(_block: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        tensors = [each for each in (*given, *named.values()) if isinstance(each, torch.Tensor)]
+        seen[0] = tensors[0].numel() * tensors[0].element_size() if tensors else 0
+
+    handle = rows[0][0].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            forward(network)
+    finally:
+        handle.remove()
+    return seen[0]
 
 
 def checkpointed(row_bytes: int, outside: int, blocks: int, entering: int) -> int:

@@ -20,10 +20,14 @@ JUDGED_AT_ONCE = 1  # rows: more would take more memory than a training with che
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of equal length: tokens and targets, both (rows, length), the targets not shifted."""
+    """Rows of equal length: tokens and targets, both (rows, length), the targets not shifted.
+
+    cut: share of the tokens to be learnt that a row had no room for.
+    """
 
     tokens: torch.Tensor
     targets: torch.Tensor
+    cut: float = 0.0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -61,37 +65,45 @@ def _texts(text: Any, examples: Sequence[Example], tokenizer: Any, length: int) 
 
 def _conversations(conversations: Sequence[Any], tokenizer: Any, length: int) -> Table:
     """Each message's tokens; targets are what the assistant says, with the token that ends it."""
-    rows = [list(_spoken(messages, tokenizer)) for messages in conversations]
-    width = min(length, max(len(row) for row in rows))
+    rows = [_spoken(messages, tokenizer) for messages in conversations]
+    meant = sum(learnt for row in rows for _, learnt in row)
+    rows = [row for row in (row[:length] for row in rows) if any(learnt for _, learnt in row)]
+    if not rows:
+        raise BadData(
+            f"no answer of an assistant stands in the first {length} tokens of a conversation: nothing to learn"
+        )
+    width = max(len(row) for row in rows)
     tokens = np.zeros((len(rows), width), np.int64)
     targets = np.full((len(rows), width), IGNORED, np.int64)
     for index, row in enumerate(rows):
-        for place, (token, learnt) in enumerate(row[:width]):
+        for place, (token, learnt) in enumerate(row):
             tokens[index, place] = token
             targets[index, place] = token if learnt else IGNORED
-    if not (targets != IGNORED).any():
-        raise BadData(
-            f"no answer of an assistant stands in the first {width} tokens of a conversation: nothing to learn"
-        )
-    return Table(torch.from_numpy(tokens), torch.from_numpy(targets))
+    taken = sum(learnt for row in rows for _, learnt in row)
+    return Table(torch.from_numpy(tokens), torch.from_numpy(targets), 1 - taken / meant)
 
 
-def _spoken(messages: Sequence[Any], tokenizer: Any) -> Iterator[tuple[int, bool]]:
+def _spoken(messages: Sequence[Any], tokenizer: Any) -> list[tuple[int, bool]]:
     """Tokens in the model's own template, or in a plain one, and whether the assistant said them.
 
-    The text grows answer by answer; what each part adds is encoded for itself.
+    The text grows answer by answer; what each part adds is encoded for itself. Some templates write earlier turns anew
+    (without what was thought in them): then those are only read, in their last form.
     """
     from ...runtimes.chat import last_answer
 
     begin, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     before = ""
+    row: list[tuple[int, bool]] = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt, reply = last_answer(tokenizer.chat_template, messages[: index + 1], begin, end)
-        yield from _encoded(tokenizer, prompt[len(before) :] if prompt.startswith(before) else prompt, False)
-        yield from _encoded(tokenizer, reply, True)
+        if not prompt.startswith(before):
+            before, row = "", []
+        row += _encoded(tokenizer, prompt[len(before) :], False)
+        row += _encoded(tokenizer, reply, True)
         before = prompt + reply
+    return row
 
 
 def _encoded(tokenizer: Any, text: str, learnt: bool) -> Iterator[tuple[int, bool]]:
