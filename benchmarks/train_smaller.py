@@ -58,10 +58,11 @@ RECIPES = {
     "int8": "finetune > export > quantize",
     "resize": "resize(pixels=160) > finetune > export",
     "distill": f"finetune > {narrow(0.5)} > export",
-    "prune": f"finetune > {cut(0.5)} > {TUNE} > export",
+    "prune, finetune": f"finetune > {cut(0.5)} > {TUNE} > export",
+    "lora": "lora > export",
     "resize, int8": "resize(pixels=160) > finetune > export > quantize",
     "distill, int8": f"finetune > {narrow(0.5)} > export > quantize",
-    "prune, int8": f"finetune > {cut(0.5)} > {TUNE} > export > quantize",
+    "prune, finetune, int8": f"finetune > {cut(0.5)} > {TUNE} > export > quantize",
     "resize, distill, int8": f"resize(pixels=160) > finetune > {narrow(0.5)} > export > quantize",
     "resize, prune, distill, int8": f"resize(pixels=160) > finetune > {cut(0.35)} > {DISTILL} > export > quantize",
 }

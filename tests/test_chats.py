@@ -97,6 +97,13 @@ def test_what_a_row_has_no_room_for_is_told() -> None:
         _conversations([long], OneEach(None), 40)
 
 
+def test_a_folder_of_texts_and_conversations_is_neither(chats: Path, tmp_path: Path) -> None:
+    (tmp_path / "talks.jsonl").write_bytes(chats.read_bytes() if chats.is_file() else b"{}")
+    (tmp_path / "more.txt").write_text("a text", encoding="utf-8")
+    with pytest.raises(BadData, match=r"holds conversations \(talks.jsonl\) and text \(more.txt\)"):
+        open_data(tmp_path, LANGUAGE_MODELLING)
+
+
 def test_a_template_that_writes_earlier_turns_anew_repeats_none() -> None:
     """As those do that leave out what was thought in earlier turns: these are read, and the last answer is learnt."""
     template = (

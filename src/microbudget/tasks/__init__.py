@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import BadData
 from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from ..progress import SILENT, Progress
 
@@ -179,7 +180,13 @@ def open_data(
 
 
 def _holds_conversations(path: Path) -> bool:
-    """Whether a path is a `.jsonl` file, or a folder with such files and no `.txt`."""
+    """Whether a path is a `.jsonl` file, or a folder with such files. Raises BadData where it has `.txt` files too."""
     if path.is_dir():
-        return any(path.rglob("*.jsonl")) and not any(path.rglob("*.txt"))
+        chats, texts = (next(path.rglob(f"*.{suffix}"), None) for suffix in ("jsonl", "txt"))
+        if chats and texts:
+            raise BadData(
+                f"{path} holds conversations ({chats.name}) and text ({texts.name}), which are judged differently: give"
+                " one of them, in a folder of its own"
+            )
+        return chats is not None
     return path.suffix.lower() == ".jsonl"
