@@ -180,7 +180,8 @@ class Prune(Method):
             raise InvalidOption(
                 f"prune: sparsity={self.sparsity!r} is less than one weight of any {of}: nothing would change"
             )
-        report = {"divergence": divergence(reference, subject.logits()), **savings(subject.network, names)}
+        report: dict[str, Any] = {"divergence": divergence(reference, subject.logits())}
+        report |= savings(subject.network, names)
         if left := [name for name in dict(prunable(subject.network)) if name not in names]:
             report["not_called"] = left
             context.progress.warn(f"prune: {', '.join(left[:5])} stay whole: no example reaches them")

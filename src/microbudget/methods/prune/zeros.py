@@ -68,7 +68,7 @@ def _rows(module: Any, weight: torch.Tensor) -> torch.Tensor:
         return weight.T
     if not getattr(module, "transposed", False):
         return weight
-    by_group = weight.unflatten(0, (module.groups, -1))  # (groups, inputs / groups, outputs / groups, ...)
+    by_group = weight.reshape(module.groups, -1, *weight.shape[1:])  # (groups, inputs / groups, outputs / groups, ...)
     return by_group.transpose(1, 2).flatten(0, 1)
 
 
