@@ -1,4 +1,4 @@
-"""Random networks with residuals, gates, concatenations, depthwise and grouped convolutions, for the pruning tests."""
+"""Random networks with residuals, gates, concatenations, shared weights, depthwise and grouped convolutions."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class RandomNet(nn.Module):
         layers = []
         for kind, *rest in program:
             layer, width = _layer(kind, rest, widths)
+            if kind == "twin":
+                layer.weight = layers[rest[1]].weight
             layers.append(layer)
             widths.append(width)
         self.layers = nn.ModuleList(layers)
@@ -57,6 +59,8 @@ def _layer(kind: str, rest: list[Any], widths: list[int]) -> tuple[nn.Module, in
         return nn.Identity(), width
     if kind == "cat":
         return nn.Identity(), width + widths[rest[1]]
+    if kind == "twin":  # the layer whose weight it shares, and what that layer was made with
+        return _layer("conv", [rest[0], *rest[2:]], widths)
     if kind == "conv":
         _, out, groups, kernel = rest
         return nn.Conv2d(width, out, kernel, padding=kernel // 2, groups=groups, bias=bool(out % 3)), out
@@ -80,6 +84,9 @@ def programs(draw: st.DrawFn) -> list[tuple[Any, ...]]:
         source = draw(st.integers(1, len(widths) - 1))
         width = widths[source]
         alike = [index for index in range(1, len(widths)) if widths[index] == width and index != source]
+        twins = [
+            (index, *rest) for index, (kind, at, *rest) in enumerate(steps) if kind == "conv" and widths[at] == width
+        ]
         kinds = [
             "conv",
             "conv",
@@ -91,10 +98,14 @@ def programs(draw: st.DrawFn) -> list[tuple[Any, ...]]:
             "gate",
             "cat",
             *["add"] * 3 * bool(alike),
+            *["twin"] * 2 * bool(twins),
         ]
         kind = draw(st.sampled_from(kinds))
         if kind == "add":
             step("add", source, draw(st.sampled_from(alike)), width=width)
+        elif kind == "twin":
+            layer, out, groups, kernel = draw(st.sampled_from(twins))
+            step("twin", source, layer, out, groups, kernel, width=out)
         elif kind == "cat":
             other = draw(st.integers(1, len(widths) - 1))
             step("cat", source, other, width=width + widths[other])

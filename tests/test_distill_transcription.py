@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.build import build, build_step
-from microbudget.errors import BadData, InvalidOption
+from microbudget.errors import BadData, InvalidOption, UnsupportedModel
 from microbudget.loading import load
-from microbudget.methods import Context
+from microbudget.methods import Context, Method
 from microbudget.methods.distill import Distill
 from microbudget.methods.distill.transcription import spaced
+from microbudget.methods.finetune import Finetune
+from microbudget.methods.lora import Lora
+from microbudget.methods.prune import Prune
 from microbudget.methods.trim import Trim
 from microbudget.model import Model
 from microbudget.recipe import Recipe
@@ -185,6 +188,12 @@ def test_options_for_images_are_refused(whisper: Model, context: Context, tmp_pa
             build_step(whisper, Distill(**options), context, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="2 layers, 9 cannot be kept"):
         build_step(whisper, Distill(encoder_layers=9), context, tmp_path)
+
+
+@pytest.mark.parametrize("method", [Prune(), Lora(), Finetune()], ids=lambda method: method.name())
+def test_methods_of_other_kinds_name_this_one(method: Method, whisper: Model, context: Context, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=rf"{method.name()} does not know transcription.*distill\(decoder"):
+        build_step(whisper, method, context, tmp_path / "s")
 
 
 def test_all_levers_together(whisper: Model, context: Context, tmp_path: Path) -> None:

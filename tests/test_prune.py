@@ -18,6 +18,7 @@ from microbudget.errors import BadInput, InvalidOption, UnsupportedModel
 from microbudget.judge.ledger import ledger
 from microbudget.loading import load
 from microbudget.methods import Context
+from microbudget.methods.finetune import Finetune
 from microbudget.methods.prune import Prune
 from microbudget.methods.prune import targets as targets_module
 from microbudget.methods.prune.allocate import allocate, step_of, widths
@@ -27,6 +28,7 @@ from microbudget.methods.prune.sensitivity import Curve, Family
 from microbudget.methods.prune.subject import Subject
 from microbudget.model import Model
 from microbudget.recipe import Recipe
+from microbudget.report.steps import steps
 from microbudget.runtimes import open_session
 from microbudget.runtimes.torch import load_network
 from microbudget.tasks.images import ImageTask
@@ -155,6 +157,71 @@ def test_latency_is_measured_once_and_the_decision_kept(
     monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 1 / 0)
     again = build_step(taught, method, context, tmp_path / "two")
     assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
+
+
+def test_blocks_go_until_it_is_fast_enough(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no longer than that; the number is kept, like that of channels."""
+    given = load(write_classifier(tmp_path / "vit", "vit"))
+    calls: list[float] = []
+
+    def by_size(before: bytes, after: bytes, pixels: np.ndarray, threads: int) -> float:
+        calls.append(len(after) / len(before))
+        return calls[-1]
+
+    monkeypatch.setattr(targets_module, "time_ratio", by_size)
+    method = Prune(structure="layers", latency="0.6x", samples=8)
+    first = build_step(given, method, context, tmp_path / "one")
+    report = first.record.history["prune"]
+    assert len(report["dropped"]) == len(calls) == 2
+    assert report["latency_left_measured"] == calls[-1] <= 0.6 < calls[0]
+    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 1 / 0)
+    again = build_step(given, method, context, tmp_path / "two")
+    assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
+    assert again.record.history["prune"]["latency_left_measured"] == report["latency_left_measured"]
+    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 0.9)
+    with pytest.raises(InvalidOption, match="cannot be reached by dropping blocks: 2 of 3 are too few"):
+        build_step(given, replace(method, latency="0.5x"), context, tmp_path / "three")
+
+
+def test_each_step_of_a_name_keeps_its_report(taught: Model, context: Context, tmp_path: Path) -> None:
+    text = "prune(structure='weights', sparsity=0.1) > prune(structure='layers', sparsity=0.2) > prune(sparsity=0.2)"
+    made = build(taught, Recipe.parse(text.replace(")", ", samples=4)")), context, tmp_path)[-1].record
+    assert list(made.history) == ["finetune", "prune 1", "prune 2", "prune"]
+    assert [made.history[name]["structure"] for name in list(made.history)[1:]] == ["weights", "layers", "channels"]
+    assert [step.name for step in steps(made)] == list(made.history)
+
+
+@pytest.mark.parametrize(("structure", "share"), [("weights", 0.1), ("layers", 0.1), ("channels", 0.3)])
+def test_a_backbone_learns_faster_where_it_lost_channels(
+    structure: str, share: float, taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from microbudget import classifiers
+
+    shares: list[float] = []
+
+    def groups(network: Any, last: bool, share: float) -> Any:
+        shares.append(share * classifiers.head_share(network))
+        return real(network, last, share)
+
+    real = classifiers.groups
+    monkeypatch.setattr(classifiers, "groups", groups)
+    pruned = Prune(structure=structure, sparsity=0.2, samples=4)
+    build(taught, Recipe((pruned, Finetune(unfreeze="all", epochs=1, deep_epochs=1))), context, tmp_path)
+    assert shares == [pytest.approx(share)]
+
+
+def test_importance_by_batch_norm_wants_one(context: Context, tmp_path: Path) -> None:
+    given = load(write_classifier(tmp_path / "vit", "vit"))
+    with pytest.raises(InvalidOption, match="ViTForImageClassification has none behind its layers"):
+        build_step(given, Prune(importance="batchnorm", samples=4), context, tmp_path / "s")
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "wanda"])
+def test_a_share_below_one_weight_is_refused(importance: str, taught: Model, context: Context, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="nothing would change"):
+        build_step(
+            taught, Prune(structure="weights", sparsity=1e-8, importance=importance, samples=4), context, tmp_path
+        )
 
 
 def test_the_decision_outlives_the_cleaning_of_a_run(
@@ -286,6 +353,7 @@ def test_sparsity_is_a_share(sparsity: float) -> None:
         ("prune(size='0.0x')", "size must be a share"),
         ("prune(latency='0.5x', sparsity=0.5)", "sparsity and latency are targets of the same cut"),
         ("prune(structure='layers', size='0.5x')", "takes sparsity"),
+        ("prune(structure='weights', latency='0.5x')", "takes sparsity"),
         ("prune(importance='wanda')", "'wanda' is not for structure='channels'"),
         ("prune(structure='weights', importance='taylor')", "'taylor' is not for structure='weights'"),
         (

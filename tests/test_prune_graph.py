@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,15 +14,20 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from microbudget.errors import Failed, UnsupportedModel
+from microbudget.errors import InvalidOption, UnsupportedModel
+from microbudget.methods.prune import costs, zeros
 from microbudget.methods.prune.axes import Atoms, blocks, reshaped
+from microbudget.methods.prune.channels import finish, plan
 from microbudget.methods.prune.graph import Dependencies, trace
 from microbudget.methods.prune.moments import input_moments, match, moments, repaired_logits
 from microbudget.methods.prune.sensitivity import silenced
 from microbudget.methods.prune.subject import Subject, divergence
 from microbudget.methods.prune.surgery import check, cut
+from microbudget.progress import SILENT
+from microbudget.runtimes import widths
 from random_graphs import programs, random_net
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 4, 4)).astype(np.float32))
@@ -72,12 +79,66 @@ def test_pruned_equals_zeroed(program: list, flat: bool, seed: int, data: st.Dat
     with zeroed(network, graph, removed):
         expected = logits(network)
     torch.testing.assert_close(logits(smaller), expected, rtol=1e-4, atol=1e-5)
+    assert all(
+        smaller.layers[index].weight is smaller.layers[step[2]].weight
+        for index, step in enumerate(program)
+        if step[0] == "twin"
+    )
     subject = Subject(network, [{"pixel_values": PIXELS}])
     with silenced(subject, graph, removed):
         torch.testing.assert_close(subject.logits(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(subject.logits(), logits(network))  # nothing is left of the silence
     if len(removed):
         assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+class Sharing(PreTrainedModel):
+    """Three layers, of which the last two share their weights, and the norms behind them too; with another between."""
+
+    config_class = PretrainedConfig
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        "second.weight": "first.weight",
+        **{f"after.{name}": f"before.{name}" for name in ("weight", "bias", "running_mean", "running_var")},
+    }
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        self.stem, self.first, self.second = (nn.Conv2d(inputs, 12, 3, padding=1) for inputs in (3, 12, 12))
+        self.before, self.after = nn.BatchNorm2d(12), nn.BatchNorm2d(12)
+        self.between, self.classifier = nn.Conv2d(12, 12, 1), nn.Linear(12, 3)
+        self.post_init()
+        self.tie_weights()
+
+    def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
+        x = torch.relu(self.before(self.first(torch.relu(self.stem(pixel_values)))))
+        x = torch.relu(self.after(self.second(torch.relu(self.between(x)))))
+        return ImageClassifierOutput(logits=self.classifier(x.mean((2, 3))))
+
+
+def test_layers_that_share_a_weight_are_cut_as_one(tmp_path: Path) -> None:
+    """Through the cut, the file and the widths: it stays one tensor, and the answers those of silent channels."""
+    torch.manual_seed(0)
+    network = Sharing(PretrainedConfig(tie_word_embeddings=True)).eval()
+    assert network.second.weight is network.first.weight
+    subject = Subject(network, [{"pixel_values": PIXELS}])
+    made = plan(subject, "taylor", SILENT, uniform=False)
+    assert {"first.weight", "second.weight"} <= {name for name, _ in made.sites[0].uses}
+    numbers = sum(one.numel() for one in network.parameters())
+    assert costs.parameters(made.graph, made.sites)(np.array([12.0, 12.0])) >= numbers
+    counts = made.for_sparsity(0.5)
+    smaller = made.cut(counts)  # answers as with silent channels, or raises
+    assert smaller.second.weight is smaller.first.weight
+    assert smaller.second.weight.shape == (smaller.second.out_channels, smaller.second.in_channels, 3, 3)
+    assert finish(made, counts, smaller)["parameters_left"] < 0.7
+    state = {"widths": widths.widths_of(smaller)}
+    widths.mark(smaller)
+    widths.save(smaller, tmp_path)
+    again = Sharing(PretrainedConfig(tie_word_embeddings=True)).eval()
+    widths.narrow(again, state["widths"])
+    assert again.second.weight is again.first.weight
+    widths.read_weights(again, tmp_path)
+    assert again.second.weight is again.first.weight
+    torch.testing.assert_close(logits(again), logits(smaller))
 
 
 def site_of(network: nn.Module, layer: str, **inputs: torch.Tensor) -> set[tuple[str, int]]:
@@ -196,8 +257,54 @@ def test_a_width_in_the_code_is_found_out() -> None:
     cut(smaller, graph, removed)
     with silenced(subject, graph, removed):
         expected = subject.logits()
-    with pytest.raises(Failed, match="its code has their number written down"):
+    with pytest.raises(UnsupportedModel, match="its code has their number written down"):
         check(subject, smaller, expected)
+
+
+def test_layers_of_one_channel_cannot_lose_it() -> None:
+    network = random_net([("conv", 0, 1, 1, 3), ("conv", 1, 1, 1, 3)], False, 0)
+    with pytest.raises(InvalidOption, match="a single one and would lose its last channel"):
+        plan(Subject(network, [{"pixel_values": PIXELS}]), "magnitude", SILENT, uniform=False)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_wanda_knows_the_axes_of_a_transposed_convolution(groups: int) -> None:
+    """Naively: the output at a place is a sum over inputs of weight[input, output] * x."""
+    torch.manual_seed(0)
+    network = Sorting("number")
+    network.first = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 8, 3, groups=groups))
+    last = network.last
+    del network.last
+    network.unused, network.last = nn.Linear(5, 5), last  # what names the classes is the last of them
+    network.eval()
+    subject = Subject(network, [{"pixel_values": PIXELS}])
+    with torch.inference_mode():
+        x = network.first[0](PIXELS).transpose(0, 1).flatten(1).norm(dim=1)
+    layer, unused = network.first[1], network.unused.weight.clone()
+    before = layer.weight.detach().clone()
+    names = zeros.prune(subject, 0.4, "wanda")
+    assert names == ["first.0.weight", "first.1.weight"]  # the classes' layer stays, and what is never called
+    torch.testing.assert_close(network.unused.weight, unused)
+    for output in range(8):
+        group, place = divmod(output, 8 // groups)
+        inputs = range(group * 4 // groups, (group + 1) * 4 // groups)
+        scores = torch.cat([before[one, place].abs().flatten() * x[one] for one in inputs])
+        left = torch.cat([layer.weight[one, place].flatten() for one in inputs])
+        gone = scores.argsort()[: int(0.4 * len(scores))].tolist()
+        assert torch.nonzero(left == 0).flatten().tolist() == sorted(gone)
+
+
+def test_wanda_adds_up_what_layers_with_one_weight_hear() -> None:
+    torch.manual_seed(0)
+    network = random_net([("conv", 0, 4, 1, 1), ("conv", 1, 4, 1, 1), ("twin", 2, 1, 4, 1, 1)], False, 0)
+    weight = network.layers[1].weight.detach().clone()[:, :, 0, 0]
+    with torch.inference_mode():
+        heard = network.layers[0](PIXELS)
+        both = torch.cat([heard, network.layers[1](heard)]).transpose(0, 1).flatten(1).norm(dim=1)
+    names = zeros.prune(Subject(network, [{"pixel_values": PIXELS}]), 0.5, "wanda")
+    assert names == ["layers.0.weight", "layers.1.weight"]
+    for row, values in zip(network.layers[1].weight[:, :, 0, 0], weight.abs() * both, strict=True):
+        assert set(torch.nonzero(row == 0).flatten().tolist()) == set(values.argsort()[:2].tolist())
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.data())

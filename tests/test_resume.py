@@ -10,13 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from microbudget import train as training
 from microbudget.build import CHECKPOINTS, build
-from microbudget.errors import Diverged
+from microbudget.errors import DiskFull, Diverged
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
+from microbudget.methods.resize import Resize
 from microbudget.recipe import Recipe
 from microbudget.tasks.images import ImageTask
 from test_distill import write_resnet
@@ -84,6 +86,22 @@ def test_five_methods_killed_three_times_at_random_end_with_the_same_bytes(photo
     assert len(list((tmp_path / "whole" / "models").iterdir())) == len(METHODS)
     assert digest(tmp_path / "killed" / "models") == digest(tmp_path / "whole" / "models")
     assert not list((tmp_path / "killed" / "cache" / CHECKPOINTS).iterdir())
+
+
+def test_a_full_disk_while_a_model_is_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors says so in an error of its own, which is no OSError; its other errors are as they were."""
+    context = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=1)
+    model = load(write_resnet(tmp_path / "resnet"))
+    full = "Error while serializing: I/O error: No space left on device (os error 28)"
+    for told, raised in ((full, DiskFull), ("Error while serializing: NaN", SafetensorError)):
+
+        def writing(self: Resize, *_: object, told: str = told) -> None:
+            raise SafetensorError(told)
+
+        monkeypatch.setattr(Resize, "apply", writing)
+        with pytest.raises(raised):
+            build(model, Recipe((Resize(pixels=16),)), context, tmp_path / "models")
+        assert not list((tmp_path / "models").iterdir())
 
 
 def test_the_checkpoint_of_a_failed_step_stays(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

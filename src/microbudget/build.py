@@ -51,7 +51,7 @@ def build_step(model: Model, step: Method, context: Context, store: Path) -> Mod
     started = time.monotonic()
     context = replace(context, checkpoints=context.cache / CHECKPOINTS / fingerprint)
     with _whole_or_nothing(folder) as partial:
-        record = step.apply(model, context, partial)
+        record = step.apply(model, context, partial).after(model.record, step.name())
         text = f"{model.record.recipe} > {step}" if model.record.recipe else str(step)
         record = replace(record, recipe=text, fingerprint=fingerprint, versions=versions())
         record.save(partial)
@@ -91,14 +91,22 @@ def _whole_or_nothing(folder: Path) -> Iterator[Path]:
         yield partial
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        if _disk_is_full(error):
             raise DiskFull(
                 f"no space left while writing {folder}: free some and give the same command again; finished steps stand"
             ) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether it says so; safetensors has an error of its own, which is no OSError, for what Rust's library says."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    numbers = (errno.ENOSPC, 112)  # the latter on Windows
+    return type(error).__name__ == "SafetensorError" and any(f"(os error {one})" in str(error) for one in numbers)
 
 
 def versions() -> dict[str, str]:

@@ -44,9 +44,18 @@ class Record:
     reference: str | None = None  # fingerprint of the model that losses are measured against
     seen: tuple[str, ...] = ()  # content hashes of the examples it was made with
     state: dict[str, Any] = field(default_factory=dict)  # zero masks, scales, widths: what later steps need
-    history: dict[str, Any] = field(default_factory=dict)  # what each step reported, by the step's name
+    history: dict[str, Any] = field(default_factory=dict)  # what each step reported, by its name (see `after`)
     versions: dict[str, str] = field(default_factory=dict)
     fingerprint: str | None = None  # of a built model: the hash of what made it
+
+    def after(self, before: Record, step: str) -> Record:
+        """With what an earlier step of the same name had reported too: `prune 1`, `prune 2`, and `prune` the latest."""
+        if step not in before.history or step not in self.history:
+            return self
+        number = 1 + sum(name.startswith(f"{step} ") for name in before.history)
+        earlier = {f"{step} {number}" if name == step else name: report for name, report in before.history.items()}
+        later = {name: report for name, report in self.history.items() if name == step or name not in before.history}
+        return replace(self, history={**earlier, **later})
 
     def save(self, folder: Path) -> None:
         """Write `microbudget.json` into the folder."""

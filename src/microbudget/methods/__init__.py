@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import InvalidOption, InvalidRecipe
-from ..model import Model, Record
+from ..errors import InvalidOption, InvalidRecipe, UnsupportedModel
+from ..model import LANGUAGE_MODELLING, TRANSCRIPTION, Model, Record
 from ..progress import SILENT, Progress
 from ..tasks import Task
 
 DECISIONS = "decisions"
+INSTEAD = {  # of a method that does not know the kind of task
+    TRANSCRIPTION: "a Whisper is made smaller with distill(decoder_layers=…) or distill(encoder_layers=…)",
+    LANGUAGE_MODELLING: "a language model is taught with lora",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,12 @@ class Method:
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """Whatever else decides the result, by name, for the step's hash: a teacher, an importance matrix."""
         return {}
+
+    def refuse_kinds(self, model: Model, context: Context, *refused: str) -> None:
+        """Raise UnsupportedModel where the model, or the data, are for one of these kinds of tasks."""
+        for what, kind in (("this model is", model.task), ("these data are", context.task.kind)):
+            if kind in refused:
+                raise UnsupportedModel(f"{self.name()} does not know {kind}, which {what} for: {INSTEAD[kind]}")
 
     def short(self) -> str:
         """The step with only the options that differ from their defaults."""

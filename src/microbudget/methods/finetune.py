@@ -20,7 +20,7 @@ from ..features import FeatureStore
 from ..head import Head, HeadSettings
 from ..learning_curve import learning_curve
 from ..metrics import classification_report, confusion_matrix
-from ..model import ONNX_NAME, Model, Record
+from ..model import LANGUAGE_MODELLING, ONNX_NAME, TRANSCRIPTION, Model, Record
 from ..transfer import Labels, Material, check_classes, check_validation, labels_of, one_thread
 from . import Context, Method, option
 
@@ -33,7 +33,7 @@ BACKBONE_SHARE, CUT_SHARE = 0.1, 0.3  # of `deep_rate`: of a backbone that is wh
 class Finetune(Method):
     """Transfer learning: a new head for your labels on the frozen network."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
 
     head: str = option(
@@ -57,7 +57,7 @@ class Finetune(Method):
     deep_rate: float = option(
         1e-3,
         "unfreeze: AdamW's learning rate of a head on up to 128 features, less on more; the backbone's is a tenth of"
-        " it, or three where the network was pruned",
+        " it, or three where the network has lost channels",
         low=1e-8,
         high=1.0,
     )
@@ -81,6 +81,7 @@ class Finetune(Method):
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Train the head on the train split, stop early on validation, write the model and what it learned."""
+        self.refuse_kinds(model, context, TRANSCRIPTION, LANGUAGE_MODELLING)
         preprocessing = model.record.preprocessing
         if preprocessing is None:
             raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
@@ -132,9 +133,8 @@ class Finetune(Method):
 
         task, preprocessing, network = context.task, model.record.preprocessing or {}, apart.network
         put_head(network, apart.weight, head.layers[0], task.labels)
-        cut = "prune" in model.record.history  # there is more to learn again; prune has repaired its statistics
         rate = self.deep_rate * classifiers.head_share(network)
-        backbone = self.deep_rate * (CUT_SHARE if cut else BACKBONE_SHARE)
+        backbone = self.deep_rate * (CUT_SHARE if _lost_channels(model.record) else BACKBONE_SHARE)
         groups = classifiers.groups(network, self.unfreeze == "last", backbone / rate)
         settings = Settings(self.deep_epochs, rate, weight_decay=self.weight_decay, patience=self.deep_patience)
         trained = train(
@@ -156,6 +156,15 @@ class Finetune(Method):
         report = _report(lessons.answers(network, task, preprocessing, validation), labels_of(validation), task.labels)
         context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
         return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
+
+
+def _lost_channels(record: Record) -> bool:
+    """Whether a prune has cut it: there is more to learn again, and prune has repaired what batch norm takes for known.
+
+    Zeros and dropped blocks leave the statistics as they were.
+    """
+    reports = [report for name, report in record.history.items() if name.split()[0] == "prune"]
+    return any(report.get("structure") == "channels" for report in reports)
 
 
 def _report(logits: NDArray[Any], targets: Labels, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -83,14 +83,16 @@ def drop(network: Any, names: Any) -> None:
 
 
 def narrow(network: Any, widths: Mapping[str, Any]) -> None:
-    """Give the network's tensors their shapes; their values are lost."""
+    """Give the network's tensors their shapes; their values are lost. A tensor that layers share stays one."""
+    done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the old one beside it, so that its id stays its own
     for name, shape in widths.get("tensors", {}).items():
         path, _, leaf = name.rpartition(".")
         module = network.get_submodule(path)
         before = getattr(module, leaf)
         sizes = [told or size for told, size in zip(shape, before.shape, strict=True)]
         after = torch.zeros(sizes, dtype=before.dtype)
-        setattr(module, leaf, torch.nn.Parameter(after) if isinstance(before, torch.nn.Parameter) else after)
+        made = torch.nn.Parameter(after) if isinstance(before, torch.nn.Parameter) else after
+        setattr(module, leaf, done.setdefault(id(before), (before, made))[1])
     for path, numbers in widths.get("attributes", {}).items():
         for name, value in numbers.items():
             setattr(network.get_submodule(path), name, value)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ...errors import BadData, InvalidOption, UnsupportedModel
 from ...loading import known_outputs
-from ...model import LANGUAGE_MODELLING, Model, Record
+from ...model import LANGUAGE_MODELLING, TRANSCRIPTION, Model, Record
 from ...units import format_bytes
 from .. import Context, Method, option
 
@@ -50,6 +50,7 @@ class Lora(Method):
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Train adapters on the train split, stop early on validation; write the merged model, or the adapters."""
+        self.refuse_kinds(model, context, TRANSCRIPTION)
         if not self.merge and model.record.recipe and model.path.resolve().parent == out.resolve().parent:
             raise InvalidOption(
                 "lora: merge=False leaves a folder that needs its backbone, which must be the model that you gave:"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import InvalidOption
-from ...model import LANGUAGE_MODELLING, Model, Record
+from ...model import LANGUAGE_MODELLING, TRANSCRIPTION, Model, Record
 from .. import Context, Method, option
 
 DEFAULT_SPARSITY = 0.5
@@ -28,7 +28,7 @@ class Prune(Method):
     """Remove the least important channels, heads, neurons or blocks: smaller and faster without special kernels."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     structure: str = option(
         "channels",
@@ -54,9 +54,9 @@ class Prune(Method):
             raise InvalidOption(
                 f"prune: sparsity must be above 0 and below 1, the share that goes, not {self.sparsity!r}"
             )
-        if self.structure != "channels" and (self.latency or self.size):
+        if (self.structure != "channels" and self.size) or (self.structure == "weights" and self.latency):
             raise InvalidOption(
-                f"prune: structure={self.structure!r} takes sparsity; latency and size are for channels"
+                f"prune: structure={self.structure!r} takes sparsity; size is for channels, latency also for layers"
             )
         if self.importance not in IMPORTANCES[self.structure]:
             takes = f"it takes {' or '.join(map(repr, IMPORTANCES[self.structure]))}"
@@ -75,6 +75,11 @@ class Prune(Method):
         """Write the smaller model; what was measured goes into the record. Raises what tracing and allocation raise."""
         from .subject import open_subject
 
+        self.refuse_kinds(model, context, TRANSCRIPTION)
+        if model.task == LANGUAGE_MODELLING and self.latency:
+            raise InvalidOption(
+                "prune: latency is measured in ONNX Runtime, on images: use size or sparsity for a language model"
+            )
         subject = open_subject(model, context, self.samples)
         doing = {"channels": self._channels, "layers": self._layers, "weights": self._weights}
         network, state, report = doing[self.structure](model, context, subject)
@@ -90,8 +95,6 @@ class Prune(Method):
         from .configs import one_width, say_widths
 
         language = model.task == LANGUAGE_MODELLING
-        if language and self.latency:
-            raise InvalidOption("prune: latency is measured in ONNX Runtime, on images: use size for a language model")
         uniform = language or one_width(subject.network.config)
         made = plan(subject, self.importance, context.progress, uniform=uniform)
         counts, measured = self._counts(made, model, context)
@@ -114,7 +117,10 @@ class Prune(Method):
         path = self._decision_file(model, context)
         decided = Decision.read(path)
         if decided is None or len(decided.counts) != len(made.families):
-            decided = reach(shares["latency"], made.for_time, _stopwatch(made, model, context))
+            time = _stopwatch(made.subject, model, context)
+            decided = reach(
+                shares["latency"], made.for_time, lambda counts: time(made.cut(counts), f"{sum(counts)} channels")
+            )
             decided.save(path)
         return decided.counts, {"latency_left_measured": decided.measured}
 
@@ -127,8 +133,10 @@ class Prune(Method):
         from ...runtimes.widths import drop, widths_of
         from .blocks import choose, renamed, said
 
-        names, steps = choose(subject, self.sparsity or DEFAULT_SPARSITY, context.progress)
-        report = {"dropped": list(names), "steps": steps, "divergence": steps[-1]["divergence"]}
+        measured: dict[str, float] = {}
+        enough = self._enough(subject, model, context, measured) if self.latency else None
+        names, steps = choose(subject, self.sparsity or DEFAULT_SPARSITY, context.progress, enough)
+        report = {"dropped": list(names), "steps": steps, "divergence": steps[-1]["divergence"], **measured}
         state, network = dict(model.record.state), subject.network
         smaller = None if state.get("widths") or state.get("dropped") else said(network, names)
         kept = renamed(state.get("zeros", ()), names)
@@ -138,14 +146,45 @@ class Prune(Method):
         dropped = [*state.get("dropped", ()), *names]
         return network, _with(state, dropped=dropped, widths=widths_of(network, dropped), zeros=list(kept)), report
 
+    def _enough(self, subject: Any, model: Model, context: Context, measured: dict[str, float]) -> Any:
+        """Dropped blocks -> whether the network is fast enough without them; `measured` gets the time that it was."""
+        from .blocks import without
+        from .targets import Decision
+
+        path, target = self._decision_file(model, context), self._shares()["latency"]
+        decided = Decision.read(path)
+        time = None if decided else _stopwatch(subject, model, context)
+
+        def enough(names: Sequence[str]) -> bool:
+            found = decided
+            if time is not None:
+                with without(subject.network, names):
+                    found = Decision((len(names),), time(subject.network, f"{len(names)} blocks"))
+                if found.measured <= target:
+                    found.save(path)
+            assert found is not None
+            measured["latency_left_measured"] = found.measured
+            return len(names) >= found.counts[0] and found.measured <= target
+
+        return enough
+
     def _weights(self, model: Model, context: Context, subject: Any) -> _Result:
         from .subject import divergence
-        from .zeros import prune, savings
+        from .zeros import prunable, prune, savings
 
         reference = subject.logits()
         score = "wanda" if self.importance == "wanda" else "magnitude"
         names = prune(subject, self.sparsity or DEFAULT_SPARSITY, score)
-        report = {"divergence": divergence(reference, subject.logits()), **savings(subject.network, names)}
+        if not any(bool((subject.network.get_parameter(name) == 0).any()) for name in names):
+            of = "row" if score == "wanda" else "layer"
+            raise InvalidOption(
+                f"prune: sparsity={self.sparsity!r} is less than one weight of any {of}: nothing would change"
+            )
+        report: dict[str, Any] = {"divergence": divergence(reference, subject.logits())}
+        report |= savings(subject.network, names)
+        if left := [name for name in dict(prunable(subject.network)) if name not in names]:
+            report["not_called"] = left
+            context.progress.warn(f"prune: {', '.join(left[:5])} stay whole: no example reaches them")
         context.progress.say(
             "prune     zeros that are stored save no byte, and this runtime multiplies by them like by others: not"
             f" smaller and not faster; compressed (zip) the weights take {report['compressed_share']:.0%}"
@@ -171,19 +210,19 @@ def _with(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
     return {name: value for name, value in {**state, **parts}.items() if value}
 
 
-def _stopwatch(made: Any, model: Model, context: Context) -> Any:
-    """Channels to remove -> time of the cut network in units of the given one's."""
+def _stopwatch(subject: Any, model: Model, context: Context) -> Callable[[Any, str], float]:
+    """A smaller network, and what it lost, in words -> its time in units of the given one's."""
     from ...runtimes.torch import onnx_bytes
     from ...tasks.preprocess import Preprocessing
     from .targets import time_ratio
 
     height, width = Preprocessing.parse(model.record.preprocessing or {}).input_size
-    before = onnx_bytes(made.subject.network, height, width)
-    pixels = made.subject.example["pixel_values"][:1].numpy()
+    before = onnx_bytes(subject.network, height, width)
+    pixels = subject.example["pixel_values"][:1].numpy()
 
-    def ratio(counts: Sequence[int]) -> float:
-        found = time_ratio(before, onnx_bytes(made.cut(counts), height, width), pixels, context.threads)
-        context.progress.say(f"prune     {sum(counts)} channels fewer: {found:.2f}x of the time")
+    def ratio(network: Any, lost: str) -> float:
+        found = time_ratio(before, onnx_bytes(network, height, width), pixels, context.threads)
+        context.progress.say(f"prune     {lost} fewer: {found:.2f}x of the time")
         return found
 
     return ratio

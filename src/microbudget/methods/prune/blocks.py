@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,10 +82,13 @@ def without(network: Any, names: Sequence[str]) -> Iterator[None]:
             network.set_submodule(name, module)
 
 
-def choose(subject: Subject, share: float, progress: Progress) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+def choose(
+    subject: Subject, share: float, progress: Progress, enough: Callable[[Sequence[str]], bool] | None = None
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """The blocks to drop, one after the other, each time the one that costs the least; and what was measured.
 
-    share: of all that can be dropped; at least one goes and one stays. Raises UnsupportedModel, InvalidOption.
+    share: of all that can be dropped; at least one goes and one stays. enough: instead of it, whether those that are
+    dropped so far suffice. Raises UnsupportedModel, InvalidOption.
     """
     candidates = droppable(subject)
     if len(candidates) < 2:
@@ -93,7 +96,7 @@ def choose(subject: Subject, share: float, progress: Progress) -> tuple[tuple[st
             f"{type(subject.network).__name__} has no row of blocks that could be dropped (each must put out the shape"
             " that it takes in): use structure='channels'"
         )
-    count = max(1, round(share * len(candidates)))
+    count = len(candidates) - 1 if enough else max(1, round(share * len(candidates)))
     if count >= len(candidates):
         raise InvalidOption(
             f"prune: sparsity={share:g} would drop all {len(candidates)} blocks; at most"
@@ -107,6 +110,14 @@ def choose(subject: Subject, share: float, progress: Progress) -> tuple[tuple[st
         best = min(nats, key=nats.__getitem__)
         dropped.append(best)
         steps.append({"dropped": best, "divergence": nats[best], "others": nats})
+        if enough and enough(dropped):
+            break
+    else:
+        if enough:
+            raise InvalidOption(
+                f"prune: the latency cannot be reached by dropping blocks: {count} of {len(candidates)} are too few,"
+                " and one must stay"
+            )
     return tuple(name for name in candidates if name in dropped), steps
 
 

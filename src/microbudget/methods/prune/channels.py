@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import InvalidOption
 from ...progress import Progress
 from . import costs
 from .allocate import allocate, step_of, widths
@@ -59,7 +60,7 @@ class Plan:
         return np.concatenate(parts)
 
     def cut(self, counts: Sequence[int]) -> Any:
-        """A smaller copy of the network. Raises Failed where it answers otherwise than with silent channels."""
+        """A smaller copy of the network. Raises UnsupportedModel where it answers otherwise than with silent ones."""
         gone = self.removed(counts)
         with silenced(self.subject, self.graph, gone):
             expected = self.subject.logits()
@@ -72,10 +73,16 @@ class Plan:
 def plan(subject: Subject, kind: str, progress: Progress, *, uniform: bool) -> Plan:
     """Trace the network, order its channels by importance, measure each layer's sensitivity.
 
-    uniform: the same layer of all blocks keeps equally many, so that a config can say it. Raises UnsupportedModel.
+    uniform: the same layer of all blocks keeps equally many, so that a config can say it. Raises UnsupportedModel,
+    InvalidOption where no layer has a channel to spare.
     """
     graph = trace(subject.network, subject.example)
     sites = tuple(site for site in graph.sites if site.width > 1)
+    if not sites:
+        raise InvalidOption(
+            f"prune: every layer of {type(subject.network).__name__} whose channels could go has a single one and would"
+            " lose its last channel. Use structure='layers' or structure='weights'"
+        )
     families = _families(sites, importance(kind, subject, graph), uniform)
     return Plan(subject, graph, families, curves(subject, graph, families, subject.logits(), progress))
 

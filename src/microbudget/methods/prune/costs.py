@@ -36,9 +36,10 @@ class Sum:
 
 
 def parameters(graph: Dependencies, sites: Sequence[Site]) -> Sum:
-    """Stored numbers."""
+    """Stored numbers; a tensor that layers share counts once."""
     rows = _rows(graph)
-    terms = [(1.0, tuple(rows[name, axis] for axis in range(len(axes)))) for name, axes in graph.axes.items()]
+    stored = {name: axes for name, axes in graph.axes.items() if name not in graph.tied}
+    terms = [(1.0, tuple(rows[name, axis] for axis in range(len(axes)))) for name, axes in stored.items()]
     return _sum(graph, sites, terms)
 
 

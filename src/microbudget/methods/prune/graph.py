@@ -40,7 +40,9 @@ class Site:
 class Dependencies:
     """What can be removed from a network.
 
-    axes: for each stored tensor and dimension the bundle of each position, FIXED where it must stay.
+    axes: for each stored tensor and dimension the bundle of each position, FIXED where it must stay; a tensor that
+    several layers share is there under each of its names. tied: of those names all but the first, which `contractions`
+    and `norms` use.
     """
 
     axes: Mapping[str, tuple[Ids, ...]]
@@ -48,6 +50,7 @@ class Dependencies:
     contractions: tuple[Contraction, ...]
     norms: Mapping[str, str]  # weight of a convolution -> scale of the batch norm behind it
     stopped_by: tuple[str, ...]  # operations without a rule: what they touch stays
+    tied: frozenset[str] = frozenset()
 
     @cached_property
     def count(self) -> int:
@@ -74,15 +77,23 @@ def trace(network: Any, inputs: Mapping[str, torch.Tensor]) -> Dependencies:
     program = _exported(network, inputs)
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    found = Trace()
+    first, found = first_names(network), Trace()
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            _place(found, node, stored.get(node.name))
+            name = stored.get(node.name)
+            _place(found, node, first.get(name, name) if name else None)
         elif node.op == "call_function":
             found.follow(node)
         elif node.op == "output":
             found.atoms.fix(*(axis for one in node.all_input_nodes for axis in found.of(one)))
-    return _dependencies(found)
+    return _dependencies(found, first)
+
+
+def first_names(network: Any) -> dict[str, str]:
+    """For each name of a parameter or buffer the first name of the same tensor: layers may share one."""
+    named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def _exported(network: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
@@ -114,12 +125,16 @@ def _place(found: Trace, node: Any, name: str | None) -> None:
         found.axes[node] = (None,) * len(getattr(node.meta.get("val"), "shape", ()))
         return
     found.names[node] = name
-    found.stored[name] = found.axes[node] = tuple(found.atoms.fresh(size) for size in shape(node))
+    if name not in found.stored:  # by its first name: whatever reads a shared tensor has the same axes
+        found.stored[name] = tuple(found.atoms.fresh(size) for size in shape(node))
+    found.axes[node] = found.stored[name]
 
 
-def _dependencies(found: Trace) -> Dependencies:
+def _dependencies(found: Trace, first: Mapping[str, str]) -> Dependencies:
     labels = found.atoms.bundles()
     axes = {name: tuple(_labelled(axis, labels) for axis in one) for name, one in found.stored.items()}
+    tied = {name: other for name, other in first.items() if name != other and other in axes}
+    axes |= {name: axes[other] for name, other in tied.items()}
     made = np.unique(np.concatenate([np.array([FIXED]), *(_labelled(axis, labels) for axis in found.made)]))
     sites = _sites(axes, set(made.tolist()) - {FIXED}, found.contractions)
     if not sites:
@@ -128,7 +143,7 @@ def _dependencies(found: Trace) -> Dependencies:
             f"no channel of this network can be removed: it cannot be traced{why}. Use structure='layers' or"
             " structure='weights'"
         )
-    return Dependencies(axes, sites, tuple(found.contractions), found.norms, tuple(found.stopped_by))
+    return Dependencies(axes, sites, tuple(found.contractions), found.norms, tuple(found.stopped_by), frozenset(tied))
 
 
 def _labelled(axis: Axis, labels: Ids) -> Ids:

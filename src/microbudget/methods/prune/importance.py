@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from ...errors import InvalidOption
 from .axes import Ids
 from .graph import Dependencies
 from .subject import Subject, answer
@@ -18,9 +19,14 @@ IMPORTANCES = ("magnitude", "taylor", "batchnorm")
 
 
 def importance(kind: str, subject: Subject, graph: Dependencies) -> Scores:
-    """The score of each bundle, (bundles,). kind: one of IMPORTANCES."""
+    """The score of each bundle, (bundles,). kind: one of IMPORTANCES. Raises InvalidOption without a batch norm."""
     if kind == "taylor":
         return taylor(subject, graph)
+    if kind == "batchnorm" and not graph.norms:
+        raise InvalidOption(
+            f"prune: importance='batchnorm' reads the scales of batch norms, and {type(subject.network).__name__} has"
+            " none behind its layers: use 'magnitude' or 'taylor'"
+        )
     scores = magnitude(subject, graph)
     return batch_norm_scale(subject, graph, scores) if kind == "batchnorm" else scores
 

@@ -16,14 +16,16 @@ from .subject import Subject
 def prunable(network: Any) -> Iterator[tuple[str, Any]]:
     """The weights of linear layers, convolutions and GPT-2's matrices, by name.
 
-    Not the last linear layer, which names the classes or, tied to the embeddings, the words.
+    Not the last linear layer, which names the classes or, tied to the embeddings, the words. Layers that share a weight
+    give it the name that the first of them has.
     """
     kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
     found = [(name, module) for name, module in network.named_modules() if isinstance(module, kinds) or _turned(module)]
-    last = found[-1][0] if found and isinstance(found[-1][1], torch.nn.Linear) else None
+    last = found[-1][1].weight if found and isinstance(found[-1][1], torch.nn.Linear) else None
+    first: dict[int, str] = {}
     for name, module in found:
-        if name != last:
-            yield f"{name}.weight", module
+        if module.weight is not last:
+            yield first.setdefault(id(module.weight), f"{name}.weight"), module
 
 
 def _turned(module: Any) -> bool:
@@ -35,25 +37,39 @@ def prune(subject: Subject, sparsity: float, score: str) -> list[str]:
     """Set this share of each layer's weights to zero, in place; the names of the tensors.
 
     magnitude: the smallest |W| of the layer. wanda: in each row the smallest |W| * ||X||, X what the input feature is
-    over all examples (Sun et al. 2024, arXiv:2306.11695). Raises UnsupportedModel.
+    over all examples (Sun et al. 2024, arXiv:2306.11695); a layer that no example reaches has no X and stays whole.
+    Raises UnsupportedModel.
     """
-    if not list(prunable(subject.network)):
-        raise UnsupportedModel(
-            f"{type(subject.network).__name__} has no linear layer or convolution beside its last layer: no weights to"
-            " set to zero"
-        )
+    layers = dict(prunable(subject.network))
     norms = _input_norms(subject) if score == "wanda" else {}
-    names = []
-    for name, module in prunable(subject.network):
-        weight = module.weight.detach()
-        weight = weight.T if _turned(module) else weight
+    names = [name for name in layers if score != "wanda" or name in norms]
+    if not names:
+        raise UnsupportedModel(
+            f"{type(subject.network).__name__} has no linear layer or convolution that it calls beside its last layer:"
+            " no weights to set to zero"
+        )
+    for name in names:
+        weight = layers[name].weight.detach()
         if score == "wanda":
-            mask = _smallest_in_rows(weight.abs().flatten(1) * norms[name], sparsity).reshape(weight.shape)
+            rows = _rows(layers[name], weight)
+            mask = _smallest_in_rows(rows.abs().flatten(1) * norms[name], sparsity).reshape(rows.shape)
+            weight.masked_fill_(_rows(layers[name], mask), 0.0)
         else:
-            mask = _smallest(weight.abs().flatten(), sparsity).reshape(weight.shape)
-        weight.masked_fill_(mask, 0.0)
-        names.append(name)
+            weight.masked_fill_(_smallest(weight.abs().flatten(), sparsity).reshape(weight.shape), 0.0)
     return names
+
+
+def _rows(module: Any, weight: torch.Tensor) -> torch.Tensor:
+    """The weight with a row for each output, (outputs, inputs / groups, ...), for any layer; twice is back.
+
+    GPT-2's matrix is (inputs, outputs), a transposed convolution's weight (inputs, outputs / groups, ...).
+    """
+    if _turned(module):
+        return weight.T
+    if not getattr(module, "transposed", False):
+        return weight
+    by_group = weight.reshape(module.groups, -1, *weight.shape[1:])  # (groups, inputs / groups, outputs / groups, ...)
+    return by_group.transpose(1, 2).flatten(0, 1)
 
 
 def _smallest(values: torch.Tensor, share: float) -> torch.Tensor:
@@ -107,14 +123,16 @@ def _squares(module: Any, x: torch.Tensor) -> torch.Tensor:
 def savings(network: Any, names: list[str]) -> dict[str, float]:
     """Shares of zeros in the pruned tensors and in all, and what the weights take on disk once compressed.
 
-    compressed: bytes by zlib of all tensors, as a share of their bytes, and of what they took with no zero more.
+    A tensor that layers share counts once, as in the file. compressed: bytes by zlib of all tensors, as a share of
+    their bytes.
     """
-    state = network.state_dict()
+    state = network.state_dict(keep_vars=True)
     chosen = [state[name] for name in names]
+    stored = [tensor.detach() for tensor in {id(tensor): tensor for tensor in state.values()}.values()]
     zeros = sum(int((tensor == 0).sum()) for tensor in chosen)
-    raw = b"".join(tensor.contiguous().numpy().tobytes() for tensor in state.values())
+    raw = b"".join(tensor.contiguous().numpy().tobytes() for tensor in stored)
     return {
         "zeros_of_pruned": zeros / sum(tensor.numel() for tensor in chosen),
-        "zeros_of_all": zeros / sum(tensor.numel() for tensor in state.values()),
+        "zeros_of_all": zeros / sum(tensor.numel() for tensor in stored),
         "compressed_share": len(zlib.compress(raw, 6)) / len(raw),
     }
