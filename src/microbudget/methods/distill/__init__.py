@@ -22,7 +22,7 @@ KINDS = {"image-classification": "images", "transcription": "transcription"}
 class Distill(Method):
     """A smaller student learns the teacher's soft answers: named, cut from the model, or the pruned model itself."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     student: str | None = option(

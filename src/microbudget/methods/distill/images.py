@@ -80,11 +80,12 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     """Teach the student and write it as a Hugging Face folder."""
     task = context.task
     teacher = _teacher(step, context) or model
-    network, preprocessing, state = _student(step, model, context)
+    network, own = _student(step, model, context)
+    preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
     pupils = _pupils(task, preprocessing)
     teaching = _taught(step, teacher, pupils, context)
-    trained = _train(step, network, pupils, teaching, context, state=state)
+    trained = _train(step, network, pupils, teaching, context, state=own.state)
     save_network(network, preprocessing, out)
     history = {
         **students.describe(network),
@@ -101,14 +102,16 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     if step.curve:
         history["with_and_without"] = _curve(step, model, pupils, teaching, context)
     _say(history, context)
-    seen = {*model.record.seen, *(example.key for example in (*pupils.examples, *task.examples("validation")))}
+    seen = {example.key for example in (*pupils.examples, *task.examples("validation"))}
+    for record in (model.record, own, teacher.record):  # what taught the teacher is in its answers
+        seen |= set(record.seen)
     return replace(
         model.record,
         task=task.kind,
         labels=task.labels,
         preprocessing=preprocessing,
         seen=tuple(sorted(seen)),
-        state=state,
+        state=own.state,
         history={**model.record.history, "distill": history},
     )
 
@@ -125,8 +128,8 @@ def _teacher(step: Distill, context: Context) -> Model | None:
     return load(step.teacher) if step.teacher else context.reference
 
 
-def _student(step: Distill, model: Model, context: Context) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The network to train, which answers the data's labels in their order; its preprocessing, its record's state."""
+def _student(step: Distill, model: Model, context: Context) -> tuple[Any, Record]:
+    """The network to train, which answers the data's labels in their order; its preprocessing, state and seen."""
     preprocessing = model.record.preprocessing
     if preprocessing is None:
         raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
@@ -135,10 +138,10 @@ def _student(step: Distill, model: Model, context: Context) -> tuple[Any, dict[s
         if step.depth != 1.0 or step.width != 1.0:
             raise InvalidOption("distill: a named student is taken as it is; depth and width cut the given model")
         network, own = students.named(step.student, labels, context.seed)
-        return network, own.preprocessing or preprocessing, own.state
+        return network, replace(own, preprocessing=own.preprocessing or preprocessing)
     itself = step.depth == step.width == 1.0
     network = students.cut(model, step.depth, step.width, labels, context.seed)
-    return network, preprocessing, model.record.state if itself else {}
+    return network, model.record if itself else replace(model.record, state={})
 
 
 def check_preprocessing(teacher: Model, student: dict[str, Any]) -> None:
@@ -342,10 +345,10 @@ def _curve(step: Distill, model: Model, pupils: Pupils, teaching: Teaching, cont
     for share in SHARES:
         row: dict[str, Any] = {"labels_share": share}
         for name, teacher in (("with_teacher", teaching), ("without_teacher", None)):
-            network, _, state = _student(step, model, context)
+            network, own = _student(step, model, context)
             students.forget_classes(network, context.task.labels, context.seed)
             row[f"quality_{name}"] = _kept_quality(
-                _train(step, network, pupils, teacher, context, share, f"{name}_{share:g}", state)
+                _train(step, network, pupils, teacher, context, share, f"{name}_{share:g}", own.state)
             )
         rows.append({**row, "gain_by_teacher": row["quality_with_teacher"] - row["quality_without_teacher"]})
     return rows
