@@ -6,10 +6,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
-from conftest import COLOURS, write_photos
+from conftest import COLOURS, write_hf_model, write_onnx_model, write_photos
 from microbudget.build import build, build_step
+from microbudget.errors import LabelsDisagree
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
@@ -55,3 +57,18 @@ def test_what_teacher_and_named_student_have_seen_is_no_evidence(
     cut = build_step(taught, replace(QUICK, epochs=0, width=0.5), referred, tmp_path / "store")
     assert "shown" in cut.record.seen
     assert "known" not in cut.record.seen
+
+
+def test_a_nameless_teacher_of_other_classes_is_refused(context: Context, taught: Model, tmp_path: Path) -> None:
+    """Its first outputs are not the data's labels because they come first."""
+    for outputs in (2, 7):
+        folder = write_hf_model(tmp_path / f"hf{outputs}", tuple("abcdefg"[:outputs]))
+        teacher = write_onnx_model(folder, tmp_path / f"onnx{outputs}") / "model.onnx"
+        proto = onnx.load(str(teacher))
+        kept = [entry for entry in proto.metadata_props if "label" not in entry.key]
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(kept)
+        onnx.save(proto, str(teacher))
+        assert load(teacher).labels is None
+        with pytest.raises(LabelsDisagree, match=f"the teacher has {outputs} outputs, the data have 3 labels"):
+            build_step(taught, replace(QUICK, teacher=str(teacher)), context, tmp_path / "store")

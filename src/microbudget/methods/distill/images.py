@@ -197,16 +197,24 @@ def _taught(step: Distill, teacher: Model, pupils: Pupils, context: Context) -> 
         [view for view in range(step.views) if not store.stands(pupils.examples, view, context.seed)], context
     )
     earlier = [view for view in asked if store.stands(pupils.examples, view, context.seed)]
-    rows = [store.rows(task, pupils.examples, view, context.seed, context.progress) for view in range(step.views)]
+    rows = []
+    for view in range(step.views):
+        rows.append(store.rows(task, pupils.examples, view, context.seed, context.progress))
+        if view == 0:
+            _check_outputs(teacher, logits_of(rows[0]).shape[1], columns, task.labels)
     logits = [logits_of(view) for view in rows]
-    if logits[0].shape[1] <= max(columns):
-        raise LabelsDisagree(
-            f"the teacher has {logits[0].shape[1]} outputs, the data have {len(task.labels)} labels: name its labels"
-            " in its config.json (id2label), or take another teacher"
-        )
     chosen = tuple(view[:, list(columns)].astype(np.float32) for view in logits)
     passes = store.answered + len(earlier) * len(pupils.examples)
     return Teaching(chosen, tuple(rows) if step.features > 0 else None, passes)
+
+
+def _check_outputs(teacher: Model, outputs: int, columns: Sequence[int], labels: tuple[str, ...]) -> None:
+    """Raises LabelsDisagree: a teacher that names no labels must have as many outputs as the data have, no more."""
+    if outputs <= max(columns) or (teacher.labels is None and outputs != len(labels)):
+        raise LabelsDisagree(
+            f"the teacher has {outputs} outputs, the data have {len(labels)} labels: name its labels in its"
+            " config.json (id2label) or its ONNX metadata, or take another teacher"
+        )
 
 
 def _asked(missing: list[int], context: Context) -> list[int]:
