@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
-from conftest import COLOURS, write_hf_model, write_onnx_model, write_photos
+from conftest import COLOURS, CONFIG, PIXELS, write_hf_model, write_onnx_model, write_photos
 from microbudget.build import build, build_step
-from microbudget.errors import LabelsDisagree
+from microbudget.errors import InvalidOption, LabelsDisagree, UnsupportedModel
 from microbudget.loading import load
 from microbudget.methods import Context
-from microbudget.methods.distill import Distill
+from microbudget.methods.distill import Distill, student
 from microbudget.model import Model
 from microbudget.recipe import Recipe
 from microbudget.tasks.images import ImageTask
@@ -72,3 +74,46 @@ def test_a_nameless_teacher_of_other_classes_is_refused(context: Context, taught
         assert load(teacher).labels is None
         with pytest.raises(LabelsDisagree, match=f"the teacher has {outputs} outputs, the data have 3 labels"):
             build_step(taught, replace(QUICK, teacher=str(teacher)), context, tmp_path / "store")
+
+
+def efficientnet(coefficient: float = 0.2) -> torch.nn.Module:
+    from transformers import EfficientNetConfig, EfficientNetForImageClassification
+
+    return EfficientNetForImageClassification(
+        EfficientNetConfig(
+            image_size=PIXELS, width_coefficient=coefficient, hidden_dim=round(1280 * coefficient),
+            depth_coefficient=0.5, id2label=dict(enumerate(LABELS)),
+        )
+    ).eval()  # fmt: skip
+
+
+def written(network: torch.nn.Module, folder: Path) -> Model:
+    network.save_pretrained(str(folder))  # type: ignore[operator]
+    (folder / "preprocessor_config.json").write_text(json.dumps(CONFIG))
+    return load(folder)
+
+
+def test_a_cut_that_takes_nothing_away_is_refused(taught: Model, tmp_path: Path) -> None:
+    """The configuration has words for it that the network does not read."""
+    from transformers import FocalNetConfig, FocalNetForImageClassification
+
+    model = written(efficientnet(), tmp_path / "efficient")
+    with pytest.raises(UnsupportedModel, match="the configuration of efficientnet cannot say fewer blocks: use width"):
+        student.cut(model, 0.5, 1.0, LABELS, 0)
+    with pytest.raises(UnsupportedModel, match="cannot say fewer blocks"):
+        student.cut(model, 0.5, 0.5, LABELS, 0)
+    config = FocalNetConfig(image_size=PIXELS, embed_dim=8, depths=[2, 2], focal_levels=[1, 1], focal_windows=[3, 3])
+    focal = FocalNetForImageClassification(config)
+    with pytest.raises(UnsupportedModel, match="the configuration of focalnet cannot say fewer channels: use depth"):
+        student.check_cut(focal, 1.0, 0.5)
+    student.check_cut(focal, 0.5, 1.0)
+    with pytest.raises(InvalidOption, match=r"depth=0\.9 leaves all blocks that the model has"):
+        student.cut(taught, 0.9, 1.0, LABELS, 0)
+
+
+def test_a_narrower_efficientnet_answers(tmp_path: Path) -> None:
+    """Its last width stands in the configuration twice."""
+    whole = efficientnet()
+    cut = student.cut(written(whole, tmp_path / "efficient"), 1.0, 0.5, LABELS, 0)
+    assert cut(pixel_values=torch.zeros(2, 3, PIXELS, PIXELS)).logits.shape == (2, 3)
+    assert sum(each.numel() for each in cut.parameters()) < 0.6 * sum(each.numel() for each in whole.parameters())

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from ...classifiers import block_lists, set_classes
-from ...errors import InvalidOption, ModelNotFound, UnsupportedModel
+from ...errors import InvalidOption, ModelNotFound, UnsupportedModel, first_line
 from ...loading import known_outputs, load
 from ...model import Model, Record
 from ...runtimes.torch import load_network
@@ -99,9 +99,50 @@ def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed:
             "distill: the model was pruned to widths or blocks that its configuration does not say, and width and depth"
             " cut by the configuration: leave them out to train it as it is, or put distill before prune"
         )
+    check_cut(whole, depth, width)
     smaller = _drawn(smaller_config(whole.config, depth, width), labels, seed)
     inherit(smaller, whole)
     return smaller
+
+
+def check_cut(whole: Any, depth: float, width: float) -> None:
+    """Each of the two must take parameters away: some configurations have a word that their network does not read.
+
+    Raises InvalidOption where the share leaves all, UnsupportedModel where the configuration cannot say less.
+    """
+    config = whole.config
+    for name, parts, share in (("depth", "blocks", depth), ("width", "channels", width)):
+        if share == 1.0:
+            continue
+        smaller = smaller_config(config, depth if name == "depth" else 1.0, width if name == "width" else 1.0)
+        if smaller.to_dict() == config.to_dict():
+            raise InvalidOption(
+                f"distill: {name}={share:g} leaves all {parts} that the model has: ask for a smaller share, or leave"
+                f" {name} out"
+            )
+        if _parameters(type(whole), smaller) >= _parameters(type(whole), config):
+            raise _cannot_say(config.model_type, parts)
+
+
+def _parameters(kind: Any, config: Any) -> int:
+    """How many a network of this configuration has; none are drawn."""
+    try:
+        with torch.device("meta"):
+            return sum(tensor.numel() for tensor in kind(copy.deepcopy(config)).parameters())
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        raise UnsupportedModel(
+            f"transformers makes no {config.model_type} of the smaller configuration: {first_line(error)}. Name a"
+            " student, or prune() before distill()"
+        ) from error
+
+
+def _cannot_say(kind: Any, parts: str) -> UnsupportedModel:
+    """parts: "blocks" or "channels"."""
+    instead = {
+        "blocks": 'use width, or prune(structure="layers") before distill()',
+        "channels": "use depth, name a student, or prune() before distill()",
+    }
+    return UnsupportedModel(f"the configuration of {kind} cannot say fewer {parts}: {instead[parts]}")
 
 
 def smaller_config(config: Any, depth: float, width: float) -> Any:
@@ -121,18 +162,17 @@ def _fewer_blocks(values: Mapping[str, Any], depth: float) -> dict[str, Any]:
         return {"depths": [max(1, round(count * depth)) for count in values["depths"]]}
     if isinstance(values.get("num_hidden_layers"), int):
         return {"num_hidden_layers": max(1, round(values["num_hidden_layers"] * depth))}
-    raise UnsupportedModel(
-        f"the configuration of {values.get('model_type')} cannot say fewer blocks: use width, or"
-        ' prune(structure="layers") before distill()'
-    )
+    raise _cannot_say(values.get("model_type"), "blocks")
 
 
 def _fewer_channels(values: Mapping[str, Any], width: float) -> dict[str, Any]:
     if width == 1.0:
         return {}
-    for name in ("depth_multiplier", "width_coefficient"):
-        if name in values:
-            return {name: values[name] * width}
+    if "depth_multiplier" in values:
+        return {"depth_multiplier": values["depth_multiplier"] * width}
+    if "width_coefficient" in values:
+        coefficient = values["width_coefficient"] * width
+        return {"width_coefficient": coefficient, "hidden_dim": _last_of_efficientnet(values, coefficient)}
     if isinstance(values.get("hidden_sizes"), list):
         changed: dict[str, Any] = {"hidden_sizes": [_channels(count * width) for count in values["hidden_sizes"]]}
         if isinstance(values.get("embedding_size"), int):
@@ -147,10 +187,14 @@ def _fewer_channels(values: Mapping[str, Any], width: float) -> dict[str, Any]:
             "hidden_size": kept * (hidden // heads),
             "intermediate_size": _channels(inner * kept / heads),
         }
-    raise UnsupportedModel(
-        f"the configuration of {values.get('model_type')} cannot say fewer channels: use depth, name a student, or"
-        " prune() before distill()"
-    )
+    raise _cannot_say(values.get("model_type"), "channels")
+
+
+def _last_of_efficientnet(values: Mapping[str, Any], coefficient: float) -> int:
+    """Width of its last convolution, which its configuration says once more: 1280 rounded as transformers rounds it."""
+    divisor, exact = values["depth_divisor"], 1280 * coefficient
+    count = max(divisor, int(exact + divisor / 2) // divisor * divisor)
+    return int(count + divisor if count < 0.9 * exact else count)
 
 
 def _channels(count: float) -> int:
