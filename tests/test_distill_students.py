@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from conftest import COLOURS, CONFIG, PIXELS, write_hf_model, write_onnx_model, write_photos
-from microbudget.build import build, build_step
-from microbudget.errors import InvalidOption, LabelsDisagree, UnsupportedModel
+from microbudget.build import build, build_step, step_fingerprint
+from microbudget.errors import InvalidOption, LabelsDisagree, UnsafeModel, UnsupportedModel
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill, student
 from microbudget.model import Model
+from microbudget.progress import Progress
 from microbudget.recipe import Recipe
 from microbudget.tasks.images import ImageTask
-from test_distill import write_resnet
+from test_distill import vision_transformer, write_resnet
 
 QUICK = Distill(epochs=1, views=1)
 LABELS = tuple(COLOURS)
@@ -117,3 +118,70 @@ def test_a_narrower_efficientnet_answers(tmp_path: Path) -> None:
     cut = student.cut(written(whole, tmp_path / "efficient"), 1.0, 0.5, LABELS, 0)
     assert cut(pixel_values=torch.zeros(2, 3, PIXELS, PIXELS)).logits.shape == (2, 3)
     assert sum(each.numel() for each in cut.parameters()) < 0.6 * sum(each.numel() for each in whole.parameters())
+
+
+class Heard(Progress):
+    """What was said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("name", ["", "config.json"])
+def test_a_named_student_with_a_pickle_is_refused(name: str, taught: Model, context: Context, tmp_path: Path) -> None:
+    """It was drawn at random, as if there were no weights."""
+    folder = tmp_path / "old"
+    vision_transformer(layers=1).config.save_pretrained(str(folder))
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(UnsafeModel, match=r"only pytorch_model\.bin: a pickle can run code"):
+        build_step(taught, replace(QUICK, student=str(folder / name)), context, tmp_path / "store")
+
+
+def test_a_named_student_with_other_weights_is_not_drawn(taught: Model, context: Context, tmp_path: Path) -> None:
+    folder = tmp_path / "onnx"
+    vision_transformer(layers=1).config.save_pretrained(str(folder))
+    shutil.copyfile(
+        write_onnx_model(write_hf_model(tmp_path / "hf"), tmp_path / "o") / "model.onnx", folder / "model.onnx"
+    )
+    with pytest.raises(UnsupportedModel, match=r"a student must be a Hugging Face folder, and .* is onnx"):
+        build_step(taught, replace(QUICK, student=str(folder)), context, tmp_path / "store")
+
+
+def test_a_config_alone_brings_its_preprocessing(taught: Model, context: Context, tmp_path: Path) -> None:
+    """Beside it: half the size, and part of the hash. That the weights are random is said."""
+    folder = tmp_path / "alone"
+    vision_transformer(layers=1).config.save_pretrained(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "image_size": 16}))
+    step = replace(QUICK, epochs=0, student=str(folder))
+    before = step_fingerprint(taught, step, context)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**CONFIG, "size": {"height": 16, "width": 16}}))
+    assert step_fingerprint(taught, step, context) != before
+    heard = Heard()
+    made = build_step(taught, step, replace(context, progress=heard), tmp_path / "store")
+    assert (made.record.preprocessing or {})["size"] == {"height": 16, "width": 16}
+    assert any("alone has a config.json without weights: it is drawn at random" in line for line in heard.lines)
+
+
+def test_a_config_with_weights_beside_it_is_their_folder(taught: Model, context: Context, tmp_path: Path) -> None:
+    whole = replace(QUICK, epochs=0, student=str(taught.path))
+    by_file = replace(whole, student=str(taught.path / "config.json"))
+    assert student.fingerprint(str(taught.path / "config.json")) == taught.fingerprint
+    heard = Heard()
+    made = build_step(taught, by_file, replace(context, progress=heard), tmp_path / "store")
+    for name, tensor in student.load_network(made.path).state_dict().items():
+        torch.testing.assert_close(tensor, student.load_network(taught.path).state_dict()[name])
+    assert not any("at random" in line for line in heard.lines)
+
+
+@pytest.mark.parametrize("kind", ["Deit", "Levit"])
+def test_a_config_that_does_not_say_which_classifier_is_told_what_to_add(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    getattr(transformers, {"Deit": "DeiTConfig", "Levit": "LevitConfig"}[kind])().save_pretrained(str(tmp_path))
+    with pytest.raises(UnsupportedModel, match=r'add "architectures": \["(DeiT|Levit)ForImageClassification"\] to'):
+        student.named(str(tmp_path), LABELS, 0)

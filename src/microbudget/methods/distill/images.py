@@ -81,6 +81,8 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     task = context.task
     teacher = _teacher(step, context) or model
     network, own = _student(step, model, context)
+    if step.student and students.config_alone(step.student):
+        context.progress.say(f"distill   {step.student} has a config.json without weights: it is drawn at random")
     preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
     pupils = _pupils(task, preprocessing)

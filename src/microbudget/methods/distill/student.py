@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ import transformers
 
 from ...classifiers import block_lists, set_classes
 from ...errors import InvalidOption, ModelNotFound, UnsupportedModel, first_line
-from ...loading import known_outputs, load
+from ...loading import image_preprocessing, known_outputs, load, read_preprocessing, refuse_pickles
 from ...model import Model, Record
 from ...runtimes.torch import load_network
 from ...runtimes.widths import special
 
 CHANNELS = 8  # widths are multiples of it, as kernels like them
+WEIGHTS = (".safetensors", ".onnx", ".gguf")  # beside a config.json: the student is not drawn at random
 
 
 def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Record]:
-    """The network of a folder, hub id or config.json, and its record: preprocessing where it has one, and state."""
-    folder = _config_alone(name)
+    """The network of a folder, hub id or config.json; its record: preprocessing where it has one, state and seen."""
+    folder = config_alone(name)
     if folder is not None:
-        return _drawn(_read_config(folder), labels, seed), Record()
-    model = load(name)
+        config = _read_config(folder)
+        preprocessing = image_preprocessing(folder, config.model_type)
+        return _drawn(config, labels, seed), Record(preprocessing=preprocessing)
+    model = load(_folder(name))
     if model.format != "hf":
         raise UnsupportedModel(f"a student must be a Hugging Face folder, and {name} is {model.format}")
     network = load_network(model.path)
@@ -35,21 +39,34 @@ def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Record]:
 
 def fingerprint(name: str) -> str:
     """Of a named student: what its files hold."""
-    folder = _config_alone(name)
+    folder = config_alone(name)
     if folder is None:
-        return load(name).fingerprint
-    return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:16]
+        return load(_folder(name)).fingerprint
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest.update(json.dumps(read_preprocessing(folder), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
-def _config_alone(name: str) -> Path | None:
-    """The folder of a config.json that has no weights beside it; None for anything else."""
+def _folder(name: str) -> str:
+    """What is named: for a config.json the folder that it lies in."""
     path = Path(name)
-    folder = path.parent if path.name == "config.json" else path
+    return str(path.parent) if path.name == "config.json" else name
+
+
+def config_alone(name: str) -> Path | None:
+    """The folder of a config.json that has no weights beside it: the student is drawn at random. None: anything else.
+
+    Raises ModelNotFound, and UnsafeModel where the weights beside it may be a pickle.
+    """
+    folder = Path(_folder(name))
     if not (folder / "config.json").is_file():
-        if path.suffix == ".json":
+        if Path(name).suffix == ".json":
             raise ModelNotFound(f"the student {name} is not there: give a folder with a config.json")
         return None
-    return None if any(folder.glob("*.safetensors")) else folder
+    if any(file.suffix.lower() in WEIGHTS for file in folder.iterdir()):
+        return None
+    refuse_pickles(folder)
+    return folder
 
 
 def _read_config(folder: Path) -> Any:
@@ -64,6 +81,7 @@ def _drawn(config: Any, labels: tuple[str, ...], seed: int) -> Any:
     """A network of random weights."""
     config = copy.deepcopy(config)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
+    _check_architecture(config)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         try:
@@ -71,6 +89,17 @@ def _drawn(config: Any, labels: tuple[str, ...], seed: int) -> Any:
         except (ValueError, KeyError) as error:
             raise UnsupportedModel(f"{config.model_type} is no image classifier of transformers: {error}") from error
     return network.eval()
+
+
+def _check_architecture(config: Any) -> None:
+    """Of kinds with several image classifiers, such as DeiT and LeViT, the configuration must say which."""
+    known = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if isinstance(known, tuple) and not config.architectures:
+        names = [kind.__name__ for kind in known]
+        raise UnsupportedModel(
+            f"transformers has several image classifiers of the kind {config.model_type}: add"
+            f' "architectures": ["{names[0]}"] to the student\'s config.json (there are {", ".join(names)})'
+        )
 
 
 def with_labels(network: Any, model: Model, labels: tuple[str, ...], seed: int) -> Any:
