@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import onnx
@@ -185,3 +185,17 @@ def test_a_config_that_does_not_say_which_classifier_is_told_what_to_add(kind: s
     getattr(transformers, {"Deit": "DeiTConfig", "Levit": "LevitConfig"}[kind])().save_pretrained(str(tmp_path))
     with pytest.raises(UnsupportedModel, match=r'add "architectures": \["(DeiT|Levit)ForImageClassification"\] to'):
         student.named(str(tmp_path), LABELS, 0)
+
+
+def test_options_for_transcription_are_refused(taught: Model, context: Context, tmp_path: Path) -> None:
+    for options in ({"decoder_layers": 1}, {"encoder_layers": 1}, {"max_wer": 0.5}):
+        with pytest.raises(InvalidOption, match=f"distill: {next(iter(options))} is for transcription; an image"):
+            build_step(taught, replace(QUICK, **options), context, tmp_path)  # type: ignore[arg-type]
+
+
+def test_each_option_is_of_one_kind_of_task_or_of_both() -> None:
+    """Who adds one has to say whose it is."""
+    from microbudget.methods.distill import OF_IMAGES, OF_TRANSCRIPTION
+
+    shared = {"epochs", "patience", "learning_rate", "batch_size"}
+    assert {spec.name for spec in fields(Distill)} == shared | {*OF_IMAGES} | {*OF_TRANSCRIPTION}
