@@ -199,3 +199,30 @@ def test_each_option_is_of_one_kind_of_task_or_of_both() -> None:
 
     shared = {"epochs", "patience", "learning_rate", "batch_size"}
     assert {spec.name for spec in fields(Distill)} == shared | {*OF_IMAGES} | {*OF_TRANSCRIPTION}
+
+
+def test_a_student_that_does_not_take_the_photos_is_told_before_the_teacher_is_asked(
+    taught: Model, context: Context, tmp_path: Path, images_answered: list[int]
+) -> None:
+    folder = tmp_path / "small"
+    config = vision_transformer(layers=1).config
+    config.image_size = 16
+    config.save_pretrained(str(folder))
+    own = replace(context, cache=tmp_path / "cache")
+    message = f"does not take photos of {PIXELS} x {PIXELS} pixels .*: write that size as image_size into its config"
+    with pytest.raises(InvalidOption, match=message):
+        build_step(taught, replace(QUICK, student=str(folder)), own, tmp_path / "store")
+    assert not images_answered
+
+
+def test_a_cut_that_does_not_run_is_told_before_the_teacher_is_asked(
+    context: Context, tmp_path: Path, images_answered: list[int]
+) -> None:
+    """TextNet's stages read other words of its configuration than the ones that say their widths."""
+    from transformers import TextNetConfig, TextNetForImageClassification
+
+    whole = TextNetForImageClassification(TextNetConfig(image_size=PIXELS, id2label=dict(enumerate(LABELS))))
+    model = written(whole.eval(), tmp_path / "textnet")
+    with pytest.raises(UnsupportedModel, match=r"the student that depth=1 and width=0\.5 leave does not run"):
+        build_step(model, replace(QUICK, width=0.5), context, tmp_path / "store")
+    assert not images_answered

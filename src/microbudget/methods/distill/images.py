@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ... import lessons
 from ...backbone import take_apart
 from ...classifiers import for_training, head_of, pruned_weights
-from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel
+from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel, first_line
 from ...features import FeatureStore
 from ...learning_curve import stratified
 from ...loading import load, match_labels
@@ -86,6 +86,7 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
     pupils = _pupils(task, preprocessing)
+    check_input(network, pupils, step)
     teaching = _taught(step, teacher, pupils, context)
     trained = _train(step, network, pupils, teaching, context, state=own.state)
     save_network(network, preprocessing, out)
@@ -181,6 +182,30 @@ def _pupils(task: Task, preprocessing: dict[str, Any]) -> Pupils:
     check_validation(task)
     labelled = task.examples("train")
     return Pupils(task, preprocessing, (*labelled, *task.examples("unlabelled")), len(labelled))
+
+
+def check_input(network: Any, pupils: Pupils, step: Distill) -> None:
+    """Two photos go through the student before the teacher is asked for all of them.
+
+    Raises InvalidOption for a named student that does not take them, UnsupportedModel for one that was cut.
+    """
+    inputs = lessons.inputs(pupils.task, pupils.examples[:2], pupils.preprocessing)
+    try:
+        with torch.no_grad():
+            network(**inputs)
+    except (ValueError, RuntimeError, IndexError) as error:
+        reason = first_line(error)
+        if step.student is None:
+            raise UnsupportedModel(
+                f"distill: the student that depth={step.depth:g} and width={step.width:g} leave does not run"
+                f" ({reason}): its configuration cannot say it; name a student, or prune() before distill()"
+            ) from error
+        size = " x ".join(str(side) for side in next(iter(inputs.values())).shape[2:])
+        raise InvalidOption(
+            f"distill: the student {step.student} does not take photos of {size} pixels ({reason}): write that size as"
+            " image_size into its config.json if it is drawn at random, or put the preprocessor_config.json of its own"
+            " size beside it, or resize(pixels=...) the model first"
+        ) from error
 
 
 def _taught(step: Distill, teacher: Model, pupils: Pupils, context: Context) -> Teaching:
