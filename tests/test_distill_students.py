@@ -115,7 +115,7 @@ def test_a_cut_that_takes_nothing_away_is_refused(taught: Model, tmp_path: Path)
 def test_a_narrower_efficientnet_answers(tmp_path: Path) -> None:
     """Its last width stands in the configuration twice."""
     whole = efficientnet()
-    cut = student.cut(written(whole, tmp_path / "efficient"), 1.0, 0.5, LABELS, 0)
+    cut, _ = student.cut(written(whole, tmp_path / "efficient"), 1.0, 0.5, LABELS, 0)
     assert cut(pixel_values=torch.zeros(2, 3, PIXELS, PIXELS)).logits.shape == (2, 3)
     assert sum(each.numel() for each in cut.parameters()) < 0.6 * sum(each.numel() for each in whole.parameters())
 
@@ -226,3 +226,37 @@ def test_a_cut_that_does_not_run_is_told_before_the_teacher_is_asked(
     with pytest.raises(UnsupportedModel, match=r"the student that depth=1 and width=0\.5 leave does not run"):
         build_step(model, replace(QUICK, width=0.5), context, tmp_path / "store")
     assert not images_answered
+
+
+def test_a_cut_keeps_the_zeros_of_pruned_weights(context: Context, tmp_path: Path) -> None:
+    """Narrower and with blocks taken out, so that names move: what it inherits as zero is zero afterwards."""
+    network = vision_transformer(layers=5)
+    model = build(written(network, tmp_path / "vit"), Recipe.parse("prune(structure='weights')"), context, tmp_path)[-1]
+    named = model.record.state["zeros"]
+    step = replace(QUICK, epochs=8, patience=8, depth=0.6, width=0.5, learning_rate=3e-3, hard=1.0)
+    start = build_step(model, replace(step, epochs=0), context, tmp_path)
+    made = build_step(model, step, context, tmp_path)
+    zeros = made.record.state["zeros"]
+    assert len(zeros) == len([name for name in named if ".layers.1." not in name and ".layers.3." not in name])
+    before, after = (student.load_network(each.path).state_dict() for each in (start, made))
+    for name in zeros:
+        zero = before[name] == 0
+        assert 0.2 < zero.float().mean() < 0.8
+        assert not after[name][zero].any()
+    assert made.record.history["distill"]["kept"]
+    assert any(not torch.equal(before[name], after[name]) for name in zeros)
+
+
+def test_a_named_student_of_other_classes_gets_a_new_head(
+    taught: Model, hf_model: Path, context: Context, tmp_path: Path
+) -> None:
+    """It keeps the rest of its weights, and its labels become the data's."""
+    step = replace(QUICK, epochs=0, student=str(hf_model))
+    made = build_step(taught, step, context, tmp_path)
+    assert made.labels == LABELS
+    before, after = (student.load_network(each).state_dict() for each in (hf_model, made.path))
+    changed = {name for name, tensor in after.items() if not torch.equal(before[name], tensor)}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    assert after["classifier.weight"].shape[0] == 3
+    again = build_step(taught, step, context, tmp_path / "again")
+    assert torch.equal(student.load_network(again.path).classifier.weight, after["classifier.weight"])

@@ -142,9 +142,8 @@ def _student(step: Distill, model: Model, context: Context) -> tuple[Any, Record
             raise InvalidOption("distill: a named student is taken as it is; depth and width cut the given model")
         network, own = students.named(step.student, labels, context.seed)
         return network, replace(own, preprocessing=own.preprocessing or preprocessing)
-    itself = step.depth == step.width == 1.0
-    network = students.cut(model, step.depth, step.width, labels, context.seed)
-    return network, model.record if itself else replace(model.record, state={})
+    network, state = students.cut(model, step.depth, step.width, labels, context.seed)
+    return network, replace(model.record, state=state)
 
 
 def check_preprocessing(teacher: Model, student: dict[str, Any]) -> None:

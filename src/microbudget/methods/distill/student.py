@@ -118,11 +118,14 @@ def forget_classes(network: Any, labels: tuple[str, ...], seed: int) -> None:
         set_classes(network, labels, None)
 
 
-def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed: int) -> Any:
-    """A smaller network of the model's kind that begins with a part of its weights."""
+def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed: int) -> tuple[Any, dict[str, Any]]:
+    """A smaller network of the model's kind that begins with a part of its weights; its record's state.
+
+    Weights that were pruned to zero are among them and stay zero: the state names their tensors.
+    """
     whole = with_labels(load_network(model.path), model, labels, seed)
     if depth == width == 1.0:
-        return whole
+        return whole, model.record.state
     if special(model.record.state):
         raise InvalidOption(
             "distill: the model was pruned to widths or blocks that its configuration does not say, and width and depth"
@@ -130,8 +133,9 @@ def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed:
         )
     check_cut(whole, depth, width)
     smaller = _drawn(smaller_config(whole.config, depth, width), labels, seed)
-    inherit(smaller, whole)
-    return smaller
+    sources, pruned = inherit(smaller, whole), set(model.record.state.get("zeros", ()))
+    zeros = [name for name, source in sources.items() if source in pruned]
+    return smaller, {"zeros": zeros} if zeros else {}
 
 
 def check_cut(whole: Any, depth: float, width: float) -> None:
@@ -230,24 +234,29 @@ def _channels(count: float) -> int:
     return max(CHANNELS, round(count / CHANNELS) * CHANNELS)
 
 
-def inherit(smaller: Any, whole: Any) -> None:
+def inherit(smaller: Any, whole: Any) -> dict[str, str]:
     """Give the smaller network the leading part of every tensor of the whole one, of blocks spread over its depth.
 
-    Leading channels fit together over the whole network, since each tensor's neighbours are cut alike.
+    Leading channels fit together over the whole network, since each tensor's neighbours are cut alike. Returns for each
+    tensor that was given the name that it has in the whole one.
     Raises UnsupportedModel when the whole one is narrower somewhere.
     """
     sources, places = whole.state_dict(), _places(smaller, whole)
+    found: dict[str, str] = {}
     with torch.no_grad():
         for name, tensor in smaller.state_dict().items():
-            source = sources.get(_source_name(name, places))
+            source_name = _source_name(name, places)
+            source = sources.get(source_name)
             if source is None:
                 continue  # a layer that only the smaller network has stays as it was drawn
+            found[name] = source_name
             if source.ndim != tensor.ndim or any(a > b for a, b in zip(tensor.shape, source.shape, strict=True)):
                 raise UnsupportedModel(
                     f"{name} would grow from {tuple(source.shape)} to {tuple(tensor.shape)}: this model is narrower"
                     " than its configuration says (was it pruned?): leave depth and width out to train it as it is"
                 )
             tensor.copy_(source[tuple(slice(0, size) for size in tensor.shape)])
+    return found
 
 
 def _places(smaller: Any, whole: Any) -> dict[str, list[int]]:
