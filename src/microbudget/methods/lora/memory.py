@@ -11,8 +11,8 @@ import torch
 BYTES = 4  # of a float32
 STATES = 3  # a gradient and AdamW's two averages, of each number that is trained
 KEPT = 1  # and its best value so far
-# glibc's heap cannot give the place of a freed tensor to one of the same size (its requests are aligned: its bug 14581),
-# so that what a step computes and drops stays beside what it keeps; twice as much was seen, other heaps were not tried.
+# glibc's heap cannot give the place of a freed tensor to one of the same size (they are aligned: its bug 14581), so
+# that what a step computes and drops stays beside what it keeps; twice as much was seen, other heaps were not tried.
 HEAP = 2 if platform.libc_ver()[0] == "glibc" else 1
 
 
