@@ -161,7 +161,7 @@ def test_the_teacher_and_a_named_student_are_part_of_the_hash(
 
 
 def test_the_model_itself_is_the_student_without_cuts(taught: Model, context: Context) -> None:
-    network = student.cut(taught, 1.0, 1.0, LABELS, 0)
+    network, _ = student.cut(taught, 1.0, 1.0, LABELS, 0)
     inputs = context.task.collate(context.task.examples("validation")[:4], taught.record.preprocessing or {})
     with torch.inference_mode():
         ours = network(torch.from_numpy(inputs["pixel_values"])).logits.numpy()
@@ -170,7 +170,7 @@ def test_the_model_itself_is_the_student_without_cuts(taught: Model, context: Co
 
 def test_a_narrower_student_begins_with_the_leading_channels(hf_model: Path) -> None:
     model = load(hf_model)
-    whole, cut = (student.cut(model, 1.0, width, model.labels or (), 0) for width in (1.0, 0.5))
+    whole, cut = (student.cut(model, 1.0, width, model.labels or (), 0)[0] for width in (1.0, 0.5))
     assert cut.config.depth_multiplier == whole.config.depth_multiplier / 2
     theirs = whole.state_dict()
     for name, tensor in cut.state_dict().items():

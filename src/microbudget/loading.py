@@ -98,7 +98,7 @@ def _load_folder(folder: Path, weights: bool = True) -> Model:
         return _load_file(gguf_files[0])
     if gguf_files:
         raise UnsupportedModel(f"{folder} holds {len(gguf_files)} .gguf files: name one of them")
-    _refuse_pickles(folder)
+    refuse_pickles(folder)
     raise ModelNotFound(f"{folder} holds no model: neither config.json with *.safetensors nor an .onnx or .gguf file")
 
 
@@ -122,7 +122,8 @@ def _ct2_record(folder: Path) -> Record:
     return Record(task=TRANSCRIPTION, preprocessing=read_preprocessing(folder), source=str(folder))
 
 
-def _refuse_pickles(folder: Path) -> None:
+def refuse_pickles(folder: Path) -> None:
+    """Raises UnsafeModel for a folder with weights that may be pickles, and no others."""
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLES)
     if pickles:
         raise UnsafeModel(
@@ -139,14 +140,13 @@ def _hf_record(folder: Path, weights: bool) -> Record:
     except (ValueError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{folder / 'config.json'} cannot be read: {error}") from error
     if weights and not any(folder.glob("*.safetensors")):
-        _refuse_pickles(folder)
+        refuse_pickles(folder)
         raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
     labels = tuple(names[index] for index in sorted(names)) if names else None
-    preprocessing = read_preprocessing(folder)
-    if preprocessing is not None and task != TRANSCRIPTION:
-        from .tasks.processors import with_type
-
-        preprocessing = with_type(preprocessing, config.get("model_type"))
+    if task == TRANSCRIPTION:
+        preprocessing = read_preprocessing(folder)
+    else:
+        preprocessing = image_preprocessing(folder, config.get("model_type"))
     labels = None if task == TRANSCRIPTION else labels
     return Record(task=task, labels=labels, preprocessing=preprocessing, source=str(folder))
 
@@ -178,6 +178,14 @@ def read_preprocessing(folder: Path) -> dict[str, Any] | None:
             nested = config.get("image_processor", config.get("feature_extractor"))
             return nested if isinstance(nested, dict) else config
     return None
+
+
+def image_preprocessing(folder: Path, model_type: str | None) -> dict[str, Any] | None:
+    """As `read_preprocessing`, with the processor's type where only the model's tells it."""
+    from .tasks.processors import with_type
+
+    preprocessing = read_preprocessing(folder)
+    return None if preprocessing is None else with_type(preprocessing, model_type)
 
 
 def _onnx_record(path: Path) -> Record:

@@ -5,24 +5,38 @@ Hinton, Vinyals and Dean 2015, arXiv:1503.02531. What a kind of task needs is in
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...errors import UnsupportedModel
+from ...errors import InvalidOption, UnsupportedModel
 from ...model import Model, Record
 from .. import Context, Method, option
 
 # Kind of task -> the file that does the work.
 KINDS = {"image-classification": "images", "transcription": "transcription"}
+# Options that one kind of task reads alone.
+OF_IMAGES = ("student", "teacher", "depth", "width", "temperature", "hard", "features", "views", "curve")
+OF_TRANSCRIPTION = ("decoder_layers", "encoder_layers", "max_wer")
+FOREIGN = {
+    "image-classification": (
+        OF_TRANSCRIPTION,
+        "is for transcription; an image classifier is cut with depth= and width=",
+    ),
+    "transcription": (
+        OF_IMAGES,
+        "is for images; a Whisper is taught by itself and cut with decoder_layers= and encoder_layers=",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Distill(Method):
     """A smaller student learns the teacher's soft answers: named, cut from the model, or the pruned model itself."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     student: str | None = option(
@@ -64,4 +78,12 @@ class Distill(Method):
         kind = context.task.kind
         if kind not in KINDS:
             raise UnsupportedModel(f"distill teaches models of {' or '.join(KINDS)}; this data is for {kind}")
+        self._refuse_foreign(kind)
         return importlib.import_module(f".{KINDS[kind]}", __name__)
+
+    def _refuse_foreign(self, kind: str) -> None:
+        """Raises InvalidOption for what this kind of task would not read, were it not at its default."""
+        names, instead = FOREIGN[kind]
+        for spec in dataclasses.fields(self):
+            if spec.name in names and getattr(self, spec.name) != spec.default:
+                raise InvalidOption(f"distill: {spec.name} {instead}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ... import lessons
 from ...backbone import take_apart
 from ...classifiers import for_training, head_of, pruned_weights
-from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel
+from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel, first_line
 from ...features import FeatureStore
 from ...learning_curve import stratified
 from ...loading import load, match_labels
@@ -80,11 +80,15 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     """Teach the student and write it as a Hugging Face folder."""
     task = context.task
     teacher = _teacher(step, context) or model
-    network, preprocessing, state = _student(step, model, context)
+    network, own = _student(step, model, context)
+    if step.student and students.config_alone(step.student):
+        context.progress.say(f"distill   {step.student} has a config.json without weights: it is drawn at random")
+    preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
     pupils = _pupils(task, preprocessing)
+    check_input(network, pupils, step)
     teaching = _taught(step, teacher, pupils, context)
-    trained = _train(step, network, pupils, teaching, context, state=state)
+    trained = _train(step, network, pupils, teaching, context, state=own.state)
     save_network(network, preprocessing, out)
     history = {
         **students.describe(network),
@@ -101,14 +105,16 @@ def distilled(step: Distill, model: Model, context: Context, out: Path) -> Recor
     if step.curve:
         history["with_and_without"] = _curve(step, model, pupils, teaching, context)
     _say(history, context)
-    seen = {*model.record.seen, *(example.key for example in (*pupils.examples, *task.examples("validation")))}
+    seen = {example.key for example in (*pupils.examples, *task.examples("validation"))}
+    for record in (model.record, own, teacher.record):  # what taught the teacher is in its answers
+        seen |= set(record.seen)
     return replace(
         model.record,
         task=task.kind,
         labels=task.labels,
         preprocessing=preprocessing,
         seen=tuple(sorted(seen)),
-        state=state,
+        state=own.state,
         history={**model.record.history, "distill": history},
     )
 
@@ -125,8 +131,8 @@ def _teacher(step: Distill, context: Context) -> Model | None:
     return load(step.teacher) if step.teacher else context.reference
 
 
-def _student(step: Distill, model: Model, context: Context) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The network to train, which answers the data's labels in their order; its preprocessing, its record's state."""
+def _student(step: Distill, model: Model, context: Context) -> tuple[Any, Record]:
+    """The network to train, which answers the data's labels in their order; its preprocessing, state and seen."""
     preprocessing = model.record.preprocessing
     if preprocessing is None:
         raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
@@ -135,10 +141,9 @@ def _student(step: Distill, model: Model, context: Context) -> tuple[Any, dict[s
         if step.depth != 1.0 or step.width != 1.0:
             raise InvalidOption("distill: a named student is taken as it is; depth and width cut the given model")
         network, own = students.named(step.student, labels, context.seed)
-        return network, own.preprocessing or preprocessing, own.state
-    itself = step.depth == step.width == 1.0
-    network = students.cut(model, step.depth, step.width, labels, context.seed)
-    return network, preprocessing, model.record.state if itself else {}
+        return network, replace(own, preprocessing=own.preprocessing or preprocessing)
+    network, state = students.cut(model, step.depth, step.width, labels, context.seed)
+    return network, replace(model.record, state=state)
 
 
 def check_preprocessing(teacher: Model, student: dict[str, Any]) -> None:
@@ -178,6 +183,30 @@ def _pupils(task: Task, preprocessing: dict[str, Any]) -> Pupils:
     return Pupils(task, preprocessing, (*labelled, *task.examples("unlabelled")), len(labelled))
 
 
+def check_input(network: Any, pupils: Pupils, step: Distill) -> None:
+    """Two photos go through the student before the teacher is asked for all of them.
+
+    Raises InvalidOption for a named student that does not take them, UnsupportedModel for one that was cut.
+    """
+    inputs = lessons.inputs(pupils.task, pupils.examples[:2], pupils.preprocessing)
+    try:
+        with torch.no_grad():
+            network(**inputs)
+    except (ValueError, RuntimeError, IndexError) as error:
+        reason = first_line(error)
+        if step.student is None:
+            raise UnsupportedModel(
+                f"distill: the student that depth={step.depth:g} and width={step.width:g} leave does not run"
+                f" ({reason}): its configuration cannot say it; name a student, or prune() before distill()"
+            ) from error
+        size = " x ".join(str(side) for side in next(iter(inputs.values())).shape[2:])
+        raise InvalidOption(
+            f"distill: the student {step.student} does not take photos of {size} pixels ({reason}): write that size as"
+            " image_size into its config.json if it is drawn at random, or put the preprocessor_config.json of its own"
+            " size beside it, or resize(pixels=...) the model first"
+        ) from error
+
+
 def _taught(step: Distill, teacher: Model, pupils: Pupils, context: Context) -> Teaching:
     """The teacher's answers to every view, from the cache where they stand: it sees each picture once."""
     task, preprocessing = pupils.task, teacher.record.preprocessing or {}
@@ -194,16 +223,24 @@ def _taught(step: Distill, teacher: Model, pupils: Pupils, context: Context) -> 
         [view for view in range(step.views) if not store.stands(pupils.examples, view, context.seed)], context
     )
     earlier = [view for view in asked if store.stands(pupils.examples, view, context.seed)]
-    rows = [store.rows(task, pupils.examples, view, context.seed, context.progress) for view in range(step.views)]
+    rows = []
+    for view in range(step.views):
+        rows.append(store.rows(task, pupils.examples, view, context.seed, context.progress))
+        if view == 0:
+            _check_outputs(teacher, logits_of(rows[0]).shape[1], columns, task.labels)
     logits = [logits_of(view) for view in rows]
-    if logits[0].shape[1] <= max(columns):
-        raise LabelsDisagree(
-            f"the teacher has {logits[0].shape[1]} outputs, the data have {len(task.labels)} labels: name its labels"
-            " in its config.json (id2label), or take another teacher"
-        )
     chosen = tuple(view[:, list(columns)].astype(np.float32) for view in logits)
     passes = store.answered + len(earlier) * len(pupils.examples)
     return Teaching(chosen, tuple(rows) if step.features > 0 else None, passes)
+
+
+def _check_outputs(teacher: Model, outputs: int, columns: Sequence[int], labels: tuple[str, ...]) -> None:
+    """Raises LabelsDisagree: a teacher that names no labels must have as many outputs as the data have, no more."""
+    if outputs <= max(columns) or (teacher.labels is None and outputs != len(labels)):
+        raise LabelsDisagree(
+            f"the teacher has {outputs} outputs, the data have {len(labels)} labels: name its labels in its"
+            " config.json (id2label) or its ONNX metadata, or take another teacher"
+        )
 
 
 def _asked(missing: list[int], context: Context) -> list[int]:
@@ -342,10 +379,10 @@ def _curve(step: Distill, model: Model, pupils: Pupils, teaching: Teaching, cont
     for share in SHARES:
         row: dict[str, Any] = {"labels_share": share}
         for name, teacher in (("with_teacher", teaching), ("without_teacher", None)):
-            network, _, state = _student(step, model, context)
+            network, own = _student(step, model, context)
             students.forget_classes(network, context.task.labels, context.seed)
             row[f"quality_{name}"] = _kept_quality(
-                _train(step, network, pupils, teacher, context, share, f"{name}_{share:g}", state)
+                _train(step, network, pupils, teacher, context, share, f"{name}_{share:g}", own.state)
             )
         rows.append({**row, "gain_by_teacher": row["quality_with_teacher"] - row["quality_without_teacher"]})
     return rows

@@ -39,7 +39,6 @@ def distilled(options: Distill, model: Model, context: Context, out: Path) -> Re
     from ...runtimes.whisper import front_end
     from ...runtimes.whisper_torch import load_network
 
-    _refuse(options)
     network = load_network(model.path)
     kept = {name: spaced(getattr(network.config, f"{name}_layers"), _wanted(options, name)) for name in STACKS}
     whole = len(kept["encoder"]) == network.config.encoder_layers
@@ -88,18 +87,6 @@ def _settings(options: Distill) -> Settings:
         batch_size=options.batch_size,
         patience=options.patience,
     )
-
-
-def _refuse(options: Distill) -> None:
-    """What distill offers for images only."""
-    for name in ("student", "teacher"):
-        if getattr(options, name) is not None:
-            raise InvalidOption(
-                f"distill: {name} is for images; a Whisper is taught by itself and cut with decoder_layers="
-            )
-    for name in ("depth", "width"):
-        if getattr(options, name) != 1.0:
-            raise InvalidOption(f"distill: {name} is for images; of a Whisper tell decoder_layers= and encoder_layers=")
 
 
 def _wanted(options: Distill, name: str) -> int | None:
