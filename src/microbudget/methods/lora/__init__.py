@@ -30,7 +30,7 @@ class _Training:
 class Lora(Method):
     """Low-rank adaptation: trains a few numbers beside frozen weights; for images and language models."""
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     rank: int = option(8, "inner width of each adapter", low=1, high=1024)
