@@ -35,7 +35,7 @@ LAYERS = [
         "transfer",
         "dictation",
     },
-    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "deadline", "audio"},
+    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "deadline", "order", "audio"},
     {"errors", "units"},
 ]
 LEVEL = {name: index for index, names in enumerate(LAYERS) for name in names}
