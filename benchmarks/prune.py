@@ -22,6 +22,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from microbudget.methods.prune.surgery import kept_share
 from microbudget.model import Model
 from microbudget.progress import Progress
 from microbudget.recipe import Recipe
+from microbudget.tasks import Example
 from microbudget.tasks.images import ImageTask
 
 ASSETS = ROOT.parent / "shared" / "assets"
@@ -47,7 +49,7 @@ PARTS = ("ours", "torch-pruning", "uniform", "nncf")
 JOBS = [("whole", 1.0), *((part, share) for share in POINTS for part in PARTS)]
 EPOCHS = 5
 RATE, HEAD_SHARE = 3e-4, 1 / 3  # of the backbone; of that for the head, which reads 1,280 raw features
-SAMPLES = 64  # photos that the norms' statistics are estimated on
+SAMPLES = 64  # photos that the norms' statistics are estimated on, and int8 is calibrated with
 SPLIT = 1  # of the photos; the rates of `finetune` were chosen with split 0 seen
 
 
@@ -117,6 +119,18 @@ def nncf_zeros(network: Any, share: float, pixels: Any) -> Any:
     )
 
 
+def nncf_stripped(network: Any) -> Any:
+    """The network with its zeros in the weights, and nothing of NNCF left in it."""
+    import nncf
+
+    return nncf.strip(network, do_copy=False, strip_format=nncf.StripFormat.IN_PLACE)
+
+
+def spread(examples: Sequence[Example]) -> list[Example]:
+    """SAMPLES of them, evenly; the same for everybody."""
+    return [examples[index] for index in np.linspace(0, len(examples) - 1, SAMPLES, dtype=int)]
+
+
 def new_statistics(network: Any, about: Context, preprocessing: dict[str, Any]) -> None:
     """Of each batch norm: those of the same photos for everybody, in one batch. The last step of a cut."""
     import torch
@@ -124,11 +138,9 @@ def new_statistics(network: Any, about: Context, preprocessing: dict[str, Any]) 
     from microbudget import lessons
     from microbudget.train import fresh_norms
 
-    examples = about.task.examples("train")
-    chosen = [examples[index] for index in np.linspace(0, len(examples) - 1, SAMPLES, dtype=int)]
     fresh_norms(network)
     with torch.no_grad():
-        network(**lessons.inputs(about.task, chosen, preprocessing))
+        network(**lessons.inputs(about.task, spread(about.task.examples("train")), preprocessing))
     network.eval()
 
 
@@ -185,9 +197,7 @@ def point(part: str, share: float, threads: int) -> dict[str, Any]:
     before = accuracy(network.eval(), about, preprocessing, "test")
     validation = retrain(network, about, preprocessing)
     if part == "nncf":
-        import nncf
-
-        network = nncf.strip(network, do_copy=False, strip_format=nncf.StripFormat.IN_PLACE)
+        network = nncf_stripped(network)
     row = {
         "part": part,
         "share": share,

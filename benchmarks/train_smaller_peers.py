@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+import prune
 from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.model import Model
 
 EPOCHS = 15
 START, SHARE, ZEROS = "resize(pixels=160) > finetune", 0.35, 0.5
-SAMPLES = 64  # calibration photos
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,6 @@ class Peer:
         import onnx
         import torch
 
-        import prune
         from microbudget.runtimes.onnx import write_metadata
         from microbudget.runtimes.torch import load_network, onnx_bytes
 
@@ -106,9 +103,7 @@ def _onnxruntime_int8(path: Path, out: Path, context: Context, preprocessing: di
 
 def _calibration(context: Context, preprocessing: dict[str, Any]) -> list[dict[str, Any]]:
     """Training photos, one by one."""
-    examples = context.task.examples("train")
-    chosen = [examples[index] for index in np.linspace(0, len(examples) - 1, SAMPLES, dtype=int)]
-    return [context.task.collate([example], preprocessing) for example in chosen]
+    return [context.task.collate([example], preprocessing) for example in prune.spread(context.task.examples("train"))]
 
 
 def _nncf_int8(path: Path, out: Path, context: Context, preprocessing: dict[str, Any]) -> None:
@@ -117,37 +112,23 @@ def _nncf_int8(path: Path, out: Path, context: Context, preprocessing: dict[str,
     import onnx
 
     data = nncf.Dataset(_calibration(context, preprocessing))
-    options = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": SAMPLES}
+    options = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": prune.SAMPLES}
     onnx.save(nncf.quantize(onnx.load(str(path)), data, **options), str(out))
-
-
-def _channels(network: Any, pixels: Any) -> Any:
-    import prune
-
-    return prune.torch_pruning(network, pixels, SHARE, everywhere=False)
-
-
-def _zeros(network: Any, pixels: Any) -> Any:
-    import prune
-
-    return prune.nncf_zeros(network, ZEROS, pixels)
-
-
-def _stripped(network: Any) -> Any:
-    import nncf
-
-    return nncf.strip(network, do_copy=False, strip_format=nncf.StripFormat.IN_PLACE)
 
 
 PEERS = {
     "Torch-Pruning, trained, onnxruntime's int8": Peer(
-        f"channels by Torch-Pruning down to {SHARE:.0%} of the parameters",
-        _channels,
+        f"channels by Torch-Pruning down to {SHARE:.0%} of the parameters, int8 without `reduce_range`",
+        lambda network, pixels: prune.torch_pruning(network, pixels, SHARE, everywhere=False),
         lambda network: network,
         _onnxruntime_int8,
     ),
     "NNCF, trained, its int8 in OpenVINO": Peer(
-        f"{ZEROS:.0%} of the single weights set to zero by NNCF", _zeros, _stripped, _nncf_int8, "openvino"
+        f"{ZEROS:.0%} of the single weights set to zero by NNCF",
+        lambda network, pixels: prune.nncf_zeros(network, 1 - ZEROS, pixels),
+        prune.nncf_stripped,
+        _nncf_int8,
+        "openvino",
     ),
 }
 RUNTIMES = {name: peer.runtime for name, peer in PEERS.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -187,7 +188,7 @@ def draw(rows: Rows, split: int) -> bool:
     axes = figure.add_subplot()
     base = statistics.median(rows[f"latency {text}"]["reference_s"] for texts in lines.values() for text in texts)
     _points(axes, rows, split, [(base, REFERENCE)], "torch eager, float32", "s")
-    for (name, texts), marker in zip(lines.items(), "oD^v*PX<>", strict=False):
+    for (name, texts), marker in zip(lines.items(), itertools.cycle("oD^v*PX"), strict=False):
         _points(axes, rows, split, [(rows[f"latency {text}"]["latency_s"], text) for text in texts], name, marker)
     save_latency_figure(figure, axes, PICTURE)
     return True

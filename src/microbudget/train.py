@@ -283,8 +283,7 @@ class _Loop:
         """Whether it is so in one of the processes: all of them stop at the same step, or none does."""
         if self.accelerator.num_processes == 1 or not self.clock.limited:
             return here
-        found = torch.tensor(float(here), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(found, "sum") > 0)
+        return self._mean(torch.tensor(float(here), device=self.accelerator.device)) > 0
 
     def _mean(self, loss: Tensor) -> float:
         """Over the processes, so that all of them see a NaN."""
