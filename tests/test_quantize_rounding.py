@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microbudget.methods.quantize import moments as moments_module
 from microbudget.methods.quantize.bias import corrected_bias
 from microbudget.methods.quantize.mapping import integer_range
 from microbudget.methods.quantize.moments import Moments, damped, output_error
@@ -237,15 +239,27 @@ def test_scales_of_zero_and_denormal_weights_are_usable():
         assert not np.less(S, np.finfo(np.float32).tiny).any()
 
 
-@SETTINGS
-@given(SEEDS, st.integers(1, 3), st.integers(1, 4))
-def test_moments_are_the_naive_covariances_however_batched(seed, groups, parts):
+def given_rows(seed, groups, alike):
+    """Rows of two models; of the first eight, both have the same if `alike`."""
     rng = np.random.default_rng(seed)
     x = rng.normal(1, 2, size=(24, groups, 4)).astype(np.float32)
     y = (x + rng.normal(size=x.shape)).astype(np.float32)
+    if alike:
+        y[:8] = x[:8]
+    return x, y
+
+
+@SETTINGS
+@given(SEEDS, st.integers(1, 3), st.integers(1, 8), st.integers(0, 700), st.booleans(), st.booleans())
+def test_moments_are_the_naive_covariances_however_batched(seed, groups, parts, together, alike, wide):
+    x, y = given_rows(seed, groups, alike)
     moments = Moments(groups, 4)
-    for a, b in zip(np.array_split(x, parts), np.array_split(y, parts), strict=True):
-        moments.update(a, b)
+    with mock.patch.object(moments_module, "TOGETHER_BYTES", together):  # from each alone to all rows at once
+        for a, b in zip(np.array_split(x, parts), np.array_split(y, parts), strict=True):
+            own = a if np.array_equal(a, b) else b
+            moments.update(a, own.astype(np.float64) if wide and own is not a else own)
+            own[...] = 0  # the caller may use the memory again
+    x, y = given_rows(seed, groups, alike)
     assert moments.rows == 24
     for g in range(groups):
         joint = np.cov(x[:, g].T.astype(float), y[:, g].T.astype(float), bias=True)
@@ -289,6 +303,23 @@ def test_patches_are_the_naive_ones(stride, pad, groups):
     geometry = Geometry.plain((3, 3), stride=stride, pad=pad, groups=groups)
     naive = naive_patches(x, 3, stride, pad, groups)
     np.testing.assert_array_equal(patches(x, geometry).reshape(naive.shape), naive)
+
+
+@SETTINGS
+@given(SEEDS, st.integers(1, 3), st.sampled_from([1, 2, 4]), st.data())
+def test_sampled_patches_are_rows_of_all_patches_in_their_order(seed, axes, groups, data):
+    sides = st.lists(st.integers(0, 2), min_size=axes, max_size=axes)
+    drawn = [tuple(data.draw(sides)) for _ in range(5)]
+    kernel, strides, dilations = (tuple(n + 1 for n in one) for one in drawn[:3])
+    geometry = Geometry(kernel, strides, dilations, drawn[3], drawn[4], groups)
+    x = np.random.default_rng(seed).normal(size=(2, 4, *(range(9, 9 - axes, -1)))).astype(np.float32)
+    padding = data.draw(st.sampled_from([0.0, -3.5]))
+    every = patches(x, geometry, padding)
+    every = every.reshape(-1, *every.shape[-2:])
+    limit = data.draw(st.integers(1, len(every)))
+    found = sampled_patches(x, geometry, limit, np.random.default_rng(seed), padding)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(every), limit, replace=False))
+    np.testing.assert_array_equal(found, every[chosen] if limit < len(every) else every)
 
 
 def test_sampled_patches_are_patches_at_the_same_places_for_the_same_seed():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ Calibration = Iterable[Batch]
 
 SEEN_AT_ONCE_BYTES = 24 * 2**20  # of exposed tensors, per model and call
 ONE_EXAMPLE_BYTES = 64 * 2**20  # of exposed tensors, where one example has more than the above: fewer passes
-INPUT_AT_ONCE_BYTES = 2 * 2**20  # inside, a network's tensors are some ten times as large as its input
+INPUT_AT_ONCE_BYTES = 2**20  # inside, a network's tensors are some ten times as large as its input
 
 
 class Tap:
@@ -166,6 +169,7 @@ def watch(
     All lists have one length: entry i of one model is the counterpart of entry i of the others. How many examples go
     through at once follows from the tensors' sizes, and where one example is too large, from fewer names at once.
     """
+    give_back_freed()
     fixed = fixed_batch(input_shapes(models[0][0]))
     first = next(pieces(calibration, 1, fixed), None)
     if first is None:
@@ -183,6 +187,18 @@ def watch(
             for i in places:
                 see(i, [answer[names[i]] for answer, (_, names) in zip(answers, models, strict=True)])
             del answers  # before the next ones are made
+
+
+def give_back_freed() -> None:
+    """Give the system what was freed: glibc keeps up to half of a quantizer's peak for later, in pieces too small."""
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def finite(values: Array) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +58,33 @@ def sampled_patches(
     x: NDArray[Any], geometry: Geometry, limit: int, random: np.random.Generator, padding: float = 0
 ) -> NDArray[Any]:
     """At most `limit` patches of a batch, at positions drawn without replacement: (rows, groups, K)."""
-    view = windows(x, geometry, padding)
-    positions = view.shape[: x.ndim - 1]
-    count = int(np.prod(positions))
+    places = (len(x), *geometry.positions(x.shape[2:]))
+    count = math.prod(places)
     if count <= limit:
-        return view.reshape(count, geometry.groups, -1)
-    chosen = np.sort(random.choice(count, limit, replace=False))
-    return view[np.unravel_index(chosen, positions)].reshape(limit, geometry.groups, -1)
+        return patches(x, geometry, padding).reshape(count, geometry.groups, -1)
+    example, *places_of = np.unravel_index(np.sort(random.choice(count, limit, replace=False)), places)
+    return _gathered(x, geometry, example, places_of, padding)
+
+
+def _gathered(
+    x: NDArray[Any],
+    geometry: Geometry,
+    example: NDArray[np.intp],
+    positions: Sequence[NDArray[np.intp]],
+    padding: float,
+) -> NDArray[Any]:
+    """The patches at these positions of the examples, (rows, groups, K), without a padded copy of the input.
+
+    example: (rows,), positions: for every spatial axis (rows,).
+    """
+    axes, indices, inside = len(positions), [], np.ones((len(example), *geometry.kernel), bool)
+    for axis, position in enumerate(positions):
+        first = position * geometry.strides[axis] - geometry.pads_before[axis]
+        index = first[:, None] + np.arange(geometry.kernel[axis]) * geometry.dilations[axis]
+        shape = (len(example), *(index.shape[1] if other == axis else 1 for other in range(axes)))
+        size = x.shape[2 + axis]
+        inside &= ((index >= 0) & (index < size)).reshape(shape)
+        indices.append(np.clip(index, 0, size - 1).reshape(shape))
+    values = x[(example.reshape(-1, *(1,) * axes), slice(None), *indices)]  # (rows, *kernel, channels)
+    values[~inside] = padding
+    return np.moveaxis(values, -1, 1).reshape(len(example), geometry.groups, -1)

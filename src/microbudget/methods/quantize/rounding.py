@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mapping import integer_range
-from .moments import damped, damping_level
+from .moments import damped, damping_level, with_diagonal
 from .scales import group_scales, least_squares_scale, refitted_scale
 
 Array = NDArray[np.float64]
@@ -27,8 +27,9 @@ def compensating_weights(W: Array, H: Array, C: Array, power: Array | None = Non
     W: (..., outputs, K); H = E[x' x'^T] and C = E[x x'^T]: (..., K, K), centred; d as in `damping_level`. power: the
     variances of x, (..., K): where rounding has silenced an input, no weight is blown up to make its last noise loud.
     """
-    level = damping_level(H, damping, power) * np.eye(H.shape[-1])
-    return np.asarray(np.linalg.solve(H + level, (W @ (C + level)).swapaxes(-1, -2)).swapaxes(-1, -2))
+    level = damping_level(H, damping, power)
+    wanted = W @ with_diagonal(C, level)
+    return np.asarray(np.linalg.solve(with_diagonal(H, level), wanted.swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
 def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = DAMPING) -> Array:
