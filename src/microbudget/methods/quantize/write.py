@@ -17,12 +17,13 @@ from onnx import helper, numpy_helper
 from .dynamic import write_dynamic
 from .graph import Graph, Layer, captured
 from .integer import quantize_bias
+from .layout import begun_in_float, pass_through
 from .placement import MOVING, settled
 from .plan import Mapping, Plan
 from .storage import integers, real_weights
 from .weightonly import kernel_takes, write_weight_only
 
-DEQUANTIZED, ROUNDED = ".dq", ".q"
+DEQUANTIZED, ROUNDED, BEGUN = ".dq", ".q", ".q0"
 
 
 class Writer:
@@ -38,6 +39,7 @@ class Writer:
         self._made: set[str] = set()
         self._shorts: dict[tuple[str, int], str] = {}
         self._absorbed: set[str] = set()
+        self._begun = begun_in_float(graph, plan)
         self._real: set[str] = set()  # rounded tensors whose unrounded value exists as well
         inner = {name for node in graph.nodes for name in captured(node)}  # subgraphs read these by name
         self._named = {*graph.outputs, *inner} - {*graph.inputs}
@@ -154,10 +156,16 @@ class Writer:
             self._round(tensor, tensor)
 
     def _round(self, real: str, tensor: str) -> None:
-        self.add("QuantizeLinear", [real, *self.mapping(tensor)], tensor + ROUNDED)
+        self.add("QuantizeLinear", [real, *self.mapping(tensor)], self._rounded_as(tensor))
         self._dequantize(tensor)
 
+    def _rounded_as(self, tensor: str) -> str:
+        """The name under which the integers of a tensor are made: another one where something stands behind them."""
+        return tensor + (BEGUN if tensor in self._begun else ROUNDED)
+
     def _dequantize(self, tensor: str) -> None:
+        if tensor in self._begun:
+            pass_through(self, tensor + BEGUN, tensor, tensor + ROUNDED, self._begun[tensor])
         name = tensor if tensor in self._named else tensor + DEQUANTIZED
         self.add("DequantizeLinear", [tensor + ROUNDED, *self.mapping(tensor)], name)
 
@@ -191,7 +199,7 @@ class Writer:
         new = onnx.NodeProto()
         new.CopyFrom(node)
         new.input[0] = node.input[0] + ROUNDED
-        new.output[0] = node.output[0] + ROUNDED
+        new.output[0] = self._rounded_as(node.output[0])
         if node.op_type == "Pad":
             padding = self.mapping(node.input[0])[1]
             new.input[2:3] = [padding]
