@@ -356,12 +356,13 @@ def answered_alike(folder: Path, samples: int) -> dict[str, Any]:
 
 
 def tables(bench: Bench) -> None:
-    """Write the page."""
-    from quantize_tables import page
+    """Write the page, and the README's table."""
+    from quantize_tables import page, summary
 
     text = page(bench.results)
     print(text)
     if not bench.options.quick:
+        write_between(ROOT / "README.md", "quantize", summary(bench.results))
         write_between(ROOT / "docs" / "quantization_results.md", "quantize", text)
 
 

@@ -21,7 +21,7 @@ TITLES = {
     "resnet20": "ResNet-20, CIFAR-10",
     "resnet56": "ResNet-56, CIFAR-10",
     "mobilenet_v2": "MobileNetV2, flowers12",
-    "vit": "ViT of 0.8 M parameters, CIFAR-10",
+    "vit": "ViT of 0.3 M parameters, CIFAR-10",
 }
 Floats = NDArray[np.float64]
 
@@ -305,12 +305,35 @@ def cost_lines(results: Results) -> list[list[str]]:
     return sorted(lines, key=lambda line: (line[0], line[1], int(line[2])))
 
 
+def made(results: Results) -> list[Network]:
+    """The networks that are there."""
+    networks = [Network(name, results) for name in bench.SAMPLES]
+    return [network for network in networks if (bench.STORE / "networks" / network.name / "logits.npy").is_file()]
+
+
+def summary(results: Results) -> str:
+    """The table of the README: divergence and speed at 8 bits, divergence and accuracy at 4."""
+    lines = []
+    for network in made(results):
+        cells = [TITLES[network.name]]
+        for settings in (("ours 8",), bench.PEERS["onnxruntime"], bench.PEERS["NNCF"], ("ours 4",), ("nearest 4",)):
+            found = network.best(settings)
+            cells.append("" if found is None else number(float(found[1].kl.mean())))
+            if settings[0].endswith(" 4"):
+                cells.append("" if found is None else change(found[1]))
+        row = network.latency("float", "onnxruntime", 1)
+        cells.insert(2, "" if row is None else f"{row['ratio']:.2f} ({row['low']:.2f}..{row['high']:.2f})")
+        lines.append(cells)
+    head = ["KL from the float model", "8 bits", "its time, float 1", "onnxruntime's best", "NNCF's best", "4 bits",
+            "points", "4 bits, nearest", "points"]  # fmt: skip
+    return "\n\n".join([table(head, lines), provenance("quantize.py")])
+
+
 def page(results: Results) -> str:
     """All tables."""
     from quantize_goals import goals
 
-    networks = [Network(name, results) for name in bench.SAMPLES]
-    networks = [network for network in networks if (bench.STORE / "networks" / network.name / "logits.npy").is_file()]
+    networks = made(results)
     parts = [host(), "### Goals", table(["goal", "measured", ""], goals(networks, results))]
     for network in networks:
         parts.append(
