@@ -10,7 +10,7 @@ from onnx import helper
 from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine, decide, full_bits
-from toy_networks import batches, images, residual, transformer
+from toy_networks import IMAGE, Net, batches, images, quantized_in, residual, run, transformer
 
 VNNI, NO_VNNI, ARM = Machine(False, False), Machine(False, True), Machine(True, False)
 
@@ -66,3 +66,41 @@ def test_convolutions_with_weights_alone_are_unpacked():
     told = notes(residual(), VNNI, activation_bits=None)
     assert "5 layers with 8-bit weights and float activations: without such a kernel" in told
     assert "1 layers with 8-bit weights alone, groups of 32 in MatMulNBits" in told
+
+
+def patches_and_class_token(opset=17):
+    """The beginning of a vision transformer: patches, a class token for every image of a free batch, attention."""
+    net, width = Net(), 16
+    x = net.conv("x", 3, width, 4, strides=[4, 4], pads=[0, 0, 0, 0])
+    x = net.op("Reshape", x, net.const(np.array([0, width, -1], np.int64)))
+    x = net.op("Transpose", x, perm=[0, 2, 1])
+    batch = net.op("Gather", net.op("Shape", "x"), net.const(np.array([0], np.int64)))
+    shape = net.op("Concat", batch, net.const(np.array([1, width], np.int64)), axis=0)
+    token = net.op("Expand", net.const(net.random.normal(size=(1, 1, width)).astype("f")), shape)
+    x = net.op("Concat", token, x, axis=1)
+    scores = net.op("Softmax", net.op("MatMul", net.matmul(x, width, width), net.op("Transpose", x, perm=[0, 2, 1])))
+    x = net.op("ReduceMean", net.op("MatMul", scores, net.matmul(x, width, width)), axes=[1], keepdims=0)
+    return net.model(net.gemm(x, width, 4), IMAGE, opset=opset)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_of_a_transformers_patches_the_weights_alone_are_rounded(bits, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model = patches_and_class_token()
+    path, outcome = quantized_in(tmp_path, model, bits=bits, threads=1)
+    assert outcome.layers[0].scheme == "weights"
+    assert outcome.layers[0].bits == bits
+    assert {layer.scheme for layer in outcome.layers[1:]} == {"dynamic" if bits == 8 else "weights"}
+    x = images(4)
+    theirs = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[0]
+    answers = run(path, x)
+    assert np.abs(theirs - answers).max() < 0.05 * np.abs(answers).max()
+
+
+def test_a_convolution_that_others_follow_stays_static_in_a_transformer():
+    net = Net()
+    x = net.conv(net.op("Relu", net.conv("x", 3, 8)), 8, 8)
+    x = net.op("Softmax", net.op("Flatten", x))
+    model = net.model(net.gemm(x, 8 * 256, 4), IMAGE)
+    decision = decide(prepared(model), 8, 8, frozenset(), Machine(arm=False, saturates=False))
+    assert list(decision.schemes.values()) == ["static", "static", "dynamic"]

@@ -67,13 +67,15 @@ def full_bits(scheme: Scheme, bits: int, machine: Machine) -> int:
 def decide(
     graph: Graph, bits: int, activation_bits: int | None, keep_float: frozenset[str], machine: Machine
 ) -> Decision:
-    """Convolutions are static. Linear layers are static in a plain network; in a transformer, dynamic at 8 bits and
-    weight-only below. `keep_float` names nodes. The machine decides the integers' types and the bits of 8-bit weights.
+    """Convolutions are static, but for the one that cuts a transformer's image into patches: of that the weights alone
+    are rounded. Linear layers are static in a plain network; in a transformer, dynamic at 8 bits and weight-only below.
+    `keep_float` names nodes. The machine decides the integers' types and the bits of 8-bit weights.
     """
     transformer = any(node.op_type in ATTENTION for node in _inner_nodes(graph))
     decision = Decision({})
     for layer in graph.layers:
-        scheme = _scheme(layer, bits, activation_bits, transformer)
+        patches = transformer and _cuts_patches(graph, layer)
+        scheme = "weights" if patches else _scheme(layer, bits, activation_bits, transformer)
         decision.schemes[layer.name] = "float" if layer.name in keep_float else scheme
         if decision.schemes[layer.name] == "weights" and layer.op != "Conv" and bits in KERNEL_BITS:
             decision.groups[layer.name] = GROUP
@@ -84,6 +86,25 @@ def decide(
 def _inner_nodes(graph: Graph) -> list[Any]:
     """All nodes but a Softmax that ends the model: that one turns logits into probabilities."""
     return [node for node in graph.nodes if not (node.op_type == "Softmax" and node.output[0] in graph.outputs)]
+
+
+def _cuts_patches(graph: Graph, layer: Layer) -> bool:
+    """Whether a Conv reads the model's input, and what it makes reaches no other Conv before a layer of another kind.
+
+    Integers on a lone layer between floats would round the image and its patches, and save nothing that can be timed;
+    and OpenVINO 2026.4 loses the bias of this Conv where a class token is put before the patches of a free batch.
+    """
+    if layer.op != "Conv" or layer.input not in graph.inputs:
+        return False
+    seen, tensors = set[str](), [layer.output]
+    while tensors:
+        for node in graph.readers.get(tensors.pop(), []):
+            if node.op_type == "Conv":
+                return False
+            if node.op_type not in ("LayerNormalization", "MatMul", "Gemm") and node.name not in seen:
+                seen.add(node.name)
+                tensors += node.output
+    return True
 
 
 def _scheme(layer: Layer, bits: int, activation_bits: int | None, transformer: bool) -> Scheme:
