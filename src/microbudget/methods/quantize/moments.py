@@ -47,7 +47,8 @@ class Moments:
         count = len(float_rows)
         self.rows += count
         room = TOGETHER_BYTES // (4 * max(self._sum.size, 1))
-        if count > room // 2 or np.float32 != float_rows.dtype or np.float32 != quantized_rows.dtype:
+        narrow = np.float32 == float_rows.dtype == quantized_rows.dtype
+        if self.diagonal or count > room // 2 or not narrow:  # vectors are cheap to add
             self._add(float_rows, quantized_rows)
             return
         if self._filled + count > room:
