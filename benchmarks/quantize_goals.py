@@ -15,7 +15,6 @@ FINER_SHARE = 0.5  # of the best peer's divergence, with the finer tensors
 FINER_COST = 1.05  # more latency that the finer tensors may take
 MEMORY_FACTOR, MEMORY_EXTRA = 2, 300e6
 FLAT = 1.1  # peak memory of 2048 samples over that of 32
-FLATNESS = ("ours 8 minmax", "ours 8 gptq")  # measured over all counts of samples
 
 Line = list[str]
 
@@ -155,7 +154,7 @@ def cost(results: Results) -> list[Line]:
         said = format_bytes(max(found)) if found else ""
         goal = f"the same, {setting}: peak memory at most {format_bytes(int(limit))}"
         lines.append([goal, said, verdict(max(found) if found else None, limit)])
-        if setting not in FLATNESS:
+        if setting not in bench.MANY_COUNTS:
             continue
         growth = None if few is None or many is None else many["peak_bytes"] / few["peak_bytes"]
         said = "" if growth is None else f"{growth:.2f} times"

@@ -143,15 +143,19 @@ def run(model: onnx.ModelProto | Path, x: np.ndarray, name: str = "x") -> np.nda
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(None, {name: x})[0]
 
 
-def kernels(model: onnx.ModelProto | Path, folder: Path, *, signed: bool = False) -> list[str]:
-    """The operators that ONNX Runtime really executes, after its optimizations; `signed`: as on ARM, S8 activations."""
+def kernels(model: onnx.ModelProto | Path, folder: Path, *, signed: bool = False, layouts: bool = False) -> list[str]:
+    """The operators that ONNX Runtime really executes, after its optimizations.
+
+    signed: as on ARM, S8 activations; layouts: with the last optimizations too, which change layouts.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.qdqisint8allowed", str(int(signed)))
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if layouts else levels.ORT_ENABLE_EXTENDED
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     return [node.op_type for node in onnx.load(str(folder / "optimized.onnx")).graph.node]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,17 @@ class Graph:
         """The node that alone reads the tensor; None where there are more, or where it is an output of the model."""
         readers = self.readers.get(tensor, [])
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def behind(self, tensor: str, goes_on: Callable[[Any], bool]) -> Iterator[Any]:
+        """The nodes that read the tensor, and those behind every one of them for which `goes_on` holds; each once."""
+        seen, tensors = set[str](), [tensor]
+        while tensors:
+            for node in self.readers.get(tensors.pop(), []):
+                if node.name not in seen:
+                    seen.add(node.name)
+                    yield node
+                    if goes_on(node):
+                        tensors += node.output
 
     def activation_of(self, tensor: str) -> Any | None:
         """The Relu or Clip with constant limits that alone reads the tensor, which a quantized output can absorb."""

@@ -29,42 +29,29 @@ def begun_in_float(graph: Graph, plan: Plan) -> dict[str, int]:
     No integer convolution made them, and of the integer nodes a convolution reads them and so does an Add, Mul or
     Concat, maybe behind nodes that only move values; and more of these come behind: the first has no pair to lose.
     """
-    found: dict[str, int] = {}
     nodes = {node.name: node for node in graph.nodes}
-    for tensor in plan.activations:
-        channels = _convolved(graph, plan, tensor)
-        begins = channels and _meets(graph, plan, tensor) and not _laid_out(graph, plan, nodes, tensor)
-        if begins and _meetings(graph, plan, tensor) > 1:
-            found[tensor] = channels
-    return found
-
-
-def _convolved(graph: Graph, plan: Plan, tensor: str) -> int:
-    """The channels of a tensor that an integer convolution over two axes reads, else 0."""
-    readers = {node.name for node in graph.readers.get(tensor, []) if node.name in plan.integer_nodes}
+    found: dict[str, int] = {}
     for layer in graph.layers:
-        shape = graph.constants[layer.weight].shape
-        if layer.name in readers and layer.op == "Conv" and layer.input == tensor and len(shape) == 4:
-            return int(shape[1] * layer.groups)
-    return 0
+        shape, tensor = graph.constants[layer.weight].shape, layer.input
+        convolved = layer.op == "Conv" and len(shape) == 4 and layer.name in plan.integer_nodes
+        if convolved and _meets(graph, plan, tensor) and not _laid_out(graph, plan, nodes, tensor):
+            found[tensor] = int(shape[1] * layer.groups)
+    return found
 
 
 def _meets(graph: Graph, plan: Plan, tensor: str) -> bool:
-    readers = [node for node in graph.readers.get(tensor, []) if node.name in plan.integer_nodes]
-    return any(
-        node.op_type in MEETING or (node.op_type in PASSING and _meets(graph, plan, node.output[0])) for node in readers
-    )
+    """Whether its integers, or what only moved of them, are joined with others, and again behind that."""
 
+    def moves(node: Any) -> bool:
+        return node.name in plan.integer_nodes and node.op_type in PASSING
 
-def _meetings(graph: Graph, plan: Plan, tensor: str) -> int:
-    """How many Adds, Muls and Concats on integers depend on a tensor through integer nodes."""
-    reached, found = {tensor}, 0
-    for node in graph.nodes:
-        computes = node.name in plan.integer_nodes or node.op_type in ("Relu", "Clip")  # these are absorbed
-        if computes and reached & set(node.input):
-            reached |= set(node.output)
-            found += node.op_type in MEETING
-    return found
+    def computes(node: Any) -> bool:
+        return node.name in plan.integer_nodes or node.op_type in ("Relu", "Clip")  # these are absorbed
+
+    def joins(node: Any) -> bool:
+        return node.name in plan.integer_nodes and node.op_type in MEETING
+
+    return any(map(joins, graph.behind(tensor, moves))) and sum(map(joins, graph.behind(tensor, computes))) > 1
 
 
 def _laid_out(graph: Graph, plan: Plan, nodes: dict[str, Any], tensor: str) -> bool:

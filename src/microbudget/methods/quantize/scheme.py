@@ -96,15 +96,8 @@ def _cuts_patches(graph: Graph, layer: Layer) -> bool:
     """
     if layer.op != "Conv" or layer.input not in graph.inputs:
         return False
-    seen, tensors = set[str](), [layer.output]
-    while tensors:
-        for node in graph.readers.get(tensors.pop(), []):
-            if node.op_type == "Conv":
-                return False
-            if node.op_type not in ("LayerNormalization", "MatMul", "Gemm") and node.name not in seen:
-                seen.add(node.name)
-                tensors += node.output
-    return True
+    others = ("LayerNormalization", "MatMul", "Gemm")
+    return all(node.op_type != "Conv" for node in graph.behind(layer.output, lambda node: node.op_type not in others))
 
 
 def _scheme(layer: Layer, bits: int, activation_bits: int | None, transformer: bool) -> Scheme:
