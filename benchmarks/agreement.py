@@ -29,17 +29,17 @@ import numpy as np
 
 from images import MODEL, PHOTOS
 from markdown import ROOT, provenance, table, write_between
-from microbudget.build import build
 from microbudget.judge import time_pair
 from microbudget.judge.answering import one
 from microbudget.judge.comparing import reopening
 from microbudget.judge.twins import PairTiming
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.model import Model
-from microbudget.recipe import Recipe
-from microbudget.tasks import Inputs
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
+from microbudget.task import Inputs
 from microbudget.units import format_seconds
 
 FLOAT = Recipe.parse("finetune() > export()")

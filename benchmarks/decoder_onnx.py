@@ -15,7 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from microbudget.model import Model
-from microbudget.runtimes.language import LanguageSession
+from microbudget.runtimes.language.session import LanguageSession
 
 NAME = "decoder.onnx"
 TOLERANCE = 1e-3  # of the largest difference of logits from transformers
@@ -104,7 +104,7 @@ class OnnxReader:
     """An open decoder.onnx with one sequence of tokens; the tokenizer is the folder's own."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        from microbudget.runtimes.causal import load_tokenizer
+        from microbudget.runtimes.hf.causal import load_tokenizer
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

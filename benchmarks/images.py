@@ -20,18 +20,18 @@ import numpy as np
 
 from figures import save_latency_figure
 from markdown import ROOT, provenance, table, write_between
-from microbudget.build import build
 from microbudget.judge import Worker, time_pair
 from microbudget.judge.answering import answers, one
+from microbudget.judge.statistics import wilson
 from microbudget.judge.twins import PairTiming
 from microbudget.judge.verdict import Verdict, judge_pair
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.model import Model
-from microbudget.recipe import Recipe
-from microbudget.stats import wilson
-from microbudget.tasks import Scores
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
+from microbudget.task import Scores
 from microbudget.units import Drop, format_bytes, format_seconds
 
 ASSETS = ROOT.parent / "shared" / "assets"

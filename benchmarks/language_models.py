@@ -27,15 +27,15 @@ from typing import Any
 from markdown import ROOT
 from microbudget.judge import Worker, time_one, time_pair
 from microbudget.judge.answering import hire
-from microbudget.judge.predictions import Predictions
-from microbudget.judge.tokens import keep_predictions, read_beside
-from microbudget.loading import load
+from microbudget.kinds.language_modelling.predictions import Predictions
+from microbudget.kinds.language_modelling.text import TextTask
+from microbudget.kinds.language_modelling.tokens import keep_predictions, read_beside
 from microbudget.methods.quantize.gguf.mixtures import MIXTURES
 from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
 from microbudget.report.rows import label
-from microbudget.run import Run
-from microbudget.runtimes.ggml_types import FILE_TYPES
-from microbudget.tasks.text import TextTask
+from microbudget.runs.run import Run
+from microbudget.runtimes.gguf.types import FILE_TYPES
+from microbudget.runtimes.loading import load
 from results import Results
 
 HERE, STORE = Path(__file__).parent, ROOT / "runs" / "language"

@@ -53,7 +53,7 @@ def random(folder: str, *texts: str) -> dict[str, Any]:
 
 def convert(folder: str, target: str) -> dict[str, Any]:
     """To float16; the peak of the whole process, and the largest tensor in float32."""
-    from microbudget.runtimes import convert_gguf
+    from microbudget.runtimes.gguf import convert as convert_gguf
 
     before, started = memory.read(), time.perf_counter()
     plan = convert_gguf.plan(Path(folder))
@@ -64,9 +64,9 @@ def convert(folder: str, target: str) -> dict[str, Any]:
 
 
 def imatrix(source: str, text: str, target: str, passages: str, threads: str) -> dict[str, Any]:
+    from microbudget.kinds.language_modelling.text import TextTask
     from microbudget.methods.quantize.gguf.quantizing import _spread
-    from microbudget.runtimes import importance
-    from microbudget.tasks.text import TextTask
+    from microbudget.runtimes.gguf import importance
 
     before, started = memory.read(), time.perf_counter()
     task = TextTask.open(text)
@@ -79,9 +79,9 @@ def imatrix(source: str, text: str, target: str, passages: str, threads: str) ->
 def quantize(source: str, level: str, matrix: str, target: str, threads: str) -> dict[str, Any]:
     from microbudget.methods.quantize.gguf.mixtures import Facts, choose
     from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
-    from microbudget.runtimes import importance
-    from microbudget.runtimes.gguf_file import GgufFile
-    from microbudget.runtimes.llama import library
+    from microbudget.runtimes.gguf import importance
+    from microbudget.runtimes.gguf.file import GgufFile
+    from microbudget.runtimes.gguf.llama import library
 
     library()
     before, started = memory.read(), time.perf_counter()
@@ -102,8 +102,8 @@ def _refuse_unweighted(choices: Any, level: str, weights: Any) -> None:
 
 def stock(libraries: str, source: str, level: str, matrix: str, target: str, threads: str) -> dict[str, Any]:
     """llama.cpp's own quantizer, from a prebuilt library."""
-    from microbudget.runtimes import importance
-    from microbudget.runtimes.ggml_types import FILE_TYPES
+    from microbudget.runtimes.gguf import importance
+    from microbudget.runtimes.gguf.types import FILE_TYPES
     from stock_quantizer import StockQuantizer
 
     quantizer = StockQuantizer(Path(libraries))
@@ -117,9 +117,9 @@ def stock(libraries: str, source: str, level: str, matrix: str, target: str, thr
 
 def sizes(folder: str) -> dict[str, Any]:
     """Predicted bytes of every level by weighting."""
-    from microbudget import fits
-    from microbudget.loading import load
+    from microbudget.kinds.language_modelling import fits
     from microbudget.methods.quantize.gguf.mixtures import MIXTURES
+    from microbudget.runtimes.loading import load
 
     about = fits.anatomy(load(folder))
     return {
@@ -130,10 +130,10 @@ def sizes(folder: str) -> dict[str, Any]:
 
 def memory_of(path: str, context: str) -> dict[str, Any]:
     """Predicted and measured: the file opened, a context filled by 512 tokens at once, the last one written."""
-    from microbudget import fits
-    from microbudget.loading import load
-    from microbudget.runtimes.llama import library
-    from microbudget.runtimes.llama.network import Network
+    from microbudget.kinds.language_modelling import fits
+    from microbudget.runtimes.gguf.llama import library
+    from microbudget.runtimes.gguf.llama.network import Network
+    from microbudget.runtimes.loading import load
 
     library()
     before, size = memory.read().resident_bytes, int(context)

@@ -92,12 +92,12 @@ def status(name: str) -> int:
 
 def train_once(way: str, rate: float, epochs: int, threads: int) -> dict[str, Any]:
     """In a process of its own: train, note the peak, judge on validation and test."""
+    from microbudget.kinds.language_modelling.text import TextTask
     from microbudget.methods import Context
     from microbudget.methods.lora import adapting, memory, reading
     from microbudget.progress import Progress
-    from microbudget.runtimes.causal import load_network, load_tokenizer
-    from microbudget.tasks.text import TextTask
-    from microbudget.train import Settings, train
+    from microbudget.runtimes.hf.causal import load_network, load_tokenizer
+    from microbudget.training.train import Settings, train
 
     spec = WAYS[way]
     about = Context(TextTask.open(source(MODULE)), RUNS / "cache", threads=threads, progress=Progress())
@@ -146,8 +146,8 @@ def bits(network: Any, tokenizer: Any, task: Any) -> float:
     """Bits per byte of the test split, as `measure` judges: saved and opened as a Model."""
     from tempfile import TemporaryDirectory
 
-    from microbudget.loading import load
     from microbudget.runtimes import open_session
+    from microbudget.runtimes.loading import load
 
     with TemporaryDirectory() as folder:
         network.save_pretrained(folder)
@@ -188,13 +188,13 @@ def run_way(way: str, rate: float, epochs: int, threads: int) -> None:
 
 def adapter(module: str, threads: int) -> None:
     """A kept adapter for a module's text: its bytes, and bits per byte before and with it."""
-    from microbudget.build import build_step
-    from microbudget.loading import load
+    from microbudget.kinds.language_modelling.text import TextTask
     from microbudget.methods import Context
     from microbudget.methods.lora import Lora
     from microbudget.progress import Progress
+    from microbudget.recipes.build import build_step
     from microbudget.runtimes import open_session
-    from microbudget.tasks.text import TextTask
+    from microbudget.runtimes.loading import load
 
     task = TextTask.open(source(module, 100_000))
     about = Context(task, RUNS / "cache", threads=threads, progress=Progress())
@@ -212,8 +212,8 @@ def adapter(module: str, threads: int) -> None:
 
 
 def write_table() -> None:
-    from microbudget.runtimes.causal import load_network, load_tokenizer
-    from microbudget.tasks.text import TextTask
+    from microbudget.kinds.language_modelling.text import TextTask
+    from microbudget.runtimes.hf.causal import load_network, load_tokenizer
 
     rows = ways()
     best = [

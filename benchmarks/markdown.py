@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from microbudget import machine
+from microbudget.machine import processor as machine
 
 ROOT = Path(__file__).parents[1]
 

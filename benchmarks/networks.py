@@ -21,12 +21,12 @@ import onnx
 from numpy.typing import NDArray
 
 from markdown import ROOT
-from microbudget.build import build
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
-from microbudget.recipe import Recipe
-from microbudget.runtimes.onnx import OnnxSession
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
+from microbudget.runtimes.onnx.session import OnnxSession
 
 ASSETS = ROOT.parent / "shared" / "assets"
 CIFAR10, FLOWERS = ASSETS / "images" / "cifar10", ASSETS / "images" / "flowers12"
@@ -93,7 +93,7 @@ def mobilenet_v2(folder: Path) -> None:
     """Transfer learning to the flowers: the head, then the whole network with batch norm's statistics as they are."""
     import torch
 
-    from microbudget.runtimes.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
 
     split_flowers(folder / "photos")
     task = ImageTask.open(folder / "photos", cache=folder / "cache")
@@ -174,7 +174,7 @@ def vit(folder: Path) -> None:
     import torch
     from transformers import ViTConfig, ViTForImageClassification
 
-    from microbudget.runtimes.torch import onnx_bytes
+    from microbudget.runtimes.hf.torch import onnx_bytes
 
     cifar10(folder)
     x = np.load(folder / "pool.npy")

@@ -29,15 +29,15 @@ from typing import Any
 import numpy as np
 
 from markdown import ROOT, provenance, table, write_between
-from microbudget.build import build
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.methods.prune.surgery import kept_share
 from microbudget.model import Model
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
-from microbudget.tasks import Example
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
+from microbudget.task import Example
 
 ASSETS = ROOT.parent / "shared" / "assets"
 MODEL, PHOTOS = ASSETS / "models" / "mobilenet_v2", ASSETS / "images" / "flowers12"
@@ -64,7 +64,7 @@ def start(about: Context) -> Model:
 
 def ours(model: Model, about: Context, share: float) -> Any:
     from microbudget.methods.prune import Prune
-    from microbudget.runtimes.torch import load_network
+    from microbudget.runtimes.hf.torch import load_network
 
     pruned = build(model, Recipe((Prune(size=f"{share}x"),)), about, RUNS / "models")[-1]
     return load_network(pruned.path)
@@ -135,8 +135,8 @@ def new_statistics(network: Any, about: Context, preprocessing: dict[str, Any]) 
     """Of each batch norm: those of the same photos for everybody, in one batch. The last step of a cut."""
     import torch
 
-    from microbudget import lessons
-    from microbudget.train import fresh_norms
+    from microbudget.training import lessons
+    from microbudget.training.train import fresh_norms
 
     fresh_norms(network)
     with torch.no_grad():
@@ -146,8 +146,8 @@ def new_statistics(network: Any, about: Context, preprocessing: dict[str, Any]) 
 
 def retrain(network: Any, about: Context, preprocessing: dict[str, Any]) -> float:
     """The same for everybody: through all layers, the best epoch kept; its accuracy on validation."""
-    from microbudget import classifiers, lessons
-    from microbudget.train import Settings, frozen_norms, train
+    from microbudget.training import classifiers, lessons
+    from microbudget.training.train import Settings, frozen_norms, train
 
     groups = classifiers.groups(network, only_last_block=False, share=1 / HEAD_SHARE)
     settings = Settings(EPOCHS, RATE * HEAD_SHARE, patience=None)
@@ -161,7 +161,7 @@ def retrain(network: Any, about: Context, preprocessing: dict[str, Any]) -> floa
 
 
 def accuracy(network: Any, about: Context, preprocessing: dict[str, Any], split: Any) -> float:
-    from microbudget.lessons import answers
+    from microbudget.training.lessons import answers
 
     examples = about.task.examples(split)
     return float(about.task.score(answers(network, about.task, preprocessing, examples), examples).value)
@@ -175,7 +175,7 @@ def point(part: str, share: float, threads: int) -> dict[str, Any]:
     """Cut, train, export; what was measured."""
     import torch
 
-    from microbudget.runtimes.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
 
     about = context(threads)
     model = start(about)

@@ -33,15 +33,15 @@ from typing import Any
 import numpy as np
 
 from markdown import ROOT
-from microbudget.build import build, planned
 from microbudget.judge.verdict import Verdict, judge_pair
-from microbudget.loading import load
+from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.methods import Context
 from microbudget.model import Model
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
-from microbudget.tasks import SPLITS
-from microbudget.tasks.speech import TranscriptionTask
+from microbudget.recipes.build import build, planned
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
+from microbudget.task import SPLITS
 from microbudget.units import Drop
 from results import Results
 
@@ -207,7 +207,7 @@ def quality(results: Results, part: str, ways: Mapping[str, tuple[str, str]]) ->
 
 def verdict(reference: Mapping[str, Any], row: Mapping[str, Any]) -> Verdict:
     """Paired, with a limit of 1 point."""
-    from microbudget.tasks import Scores
+    from microbudget.task import Scores
 
     pair = [
         Scores("wer", np.array(each["errors"]), np.array(each["words"]), higher_is_better=False)

@@ -74,8 +74,8 @@ def _pad(piece: np.ndarray, length: int) -> np.ndarray:
 
 
 def with_microbudget(folder: str, threads: int) -> Hear:
-    from microbudget.loading import load
     from microbudget.runtimes import open_session
+    from microbudget.runtimes.loading import load
 
     session = open_session(load(folder), threads=threads)
 

@@ -26,15 +26,15 @@ import numpy as np
 import train_smaller_peers as peers
 import train_smaller_tables
 from markdown import ROOT
-from microbudget.build import build, build_step
 from microbudget.judge import Worker, time_pair
 from microbudget.judge.answering import answers, one
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.model import Model
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build, build_step
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
 from results import Results
 
 ASSETS, STORE = ROOT.parent / "shared" / "assets", ROOT / "runs" / "train_smaller"
@@ -140,11 +140,11 @@ class Bench:
         """
         import torch
 
-        from microbudget import lessons
-        from microbudget.classifiers import for_training
-        from microbudget.runtimes.torch import load_network
-        from microbudget.tasks.preprocess import Preprocessing
-        from microbudget.train import Settings, train
+        from microbudget.images.preprocess import Preprocessing
+        from microbudget.runtimes.hf.torch import load_network
+        from microbudget.training import lessons
+        from microbudget.training.classifiers import for_training
+        from microbudget.training.train import Settings, train
 
         context = self.context(SPLITS[0])
         preprocessing = Preprocessing.parse(load(MODEL).record.preprocessing or {}).resized(PIXELS)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import prune
-from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.model import Model
+from microbudget.runtimes.loading import load
 
 EPOCHS = 15
 START, SHARE, ZEROS = "resize(pixels=160) > finetune", 0.35, 0.5
@@ -35,8 +35,8 @@ class Peer:
         import onnx
         import torch
 
-        from microbudget.runtimes.onnx import write_metadata
-        from microbudget.runtimes.torch import load_network, onnx_bytes
+        from microbudget.runtimes.hf.torch import load_network, onnx_bytes
+        from microbudget.runtimes.onnx.session import write_metadata
 
         preprocessing = given.record.preprocessing or {}
         pixels = torch.from_numpy(
@@ -61,9 +61,9 @@ class Peer:
 
 def _learn(network: Any, context: Context, preprocessing: dict[str, Any]) -> None:
     """As `distill` trains, but from the labels alone."""
-    from microbudget import classifiers, lessons
     from microbudget.methods.distill import Distill
-    from microbudget.train import Settings, fresh_norms, train
+    from microbudget.training import classifiers, lessons
+    from microbudget.training.train import Settings, fresh_norms, train
 
     as_ours = Distill(epochs=EPOCHS)
     settings = Settings(EPOCHS, as_ours.learning_rate, as_ours.batch_size, patience=as_ours.patience)

@@ -11,9 +11,9 @@ import numpy as np
 
 from figures import save_latency_figure
 from markdown import ROOT, provenance, table, write_between
+from microbudget.judge.statistics import wilson
 from microbudget.judge.verdict import judge_pair
-from microbudget.stats import wilson
-from microbudget.tasks import Scores
+from microbudget.task import Scores
 from microbudget.units import Drop, format_bytes, format_seconds
 
 PAGE, PICTURE = ROOT / "docs" / "distill.md", ROOT / "docs" / "pictures" / "train_smaller.svg"

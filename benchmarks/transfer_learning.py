@@ -37,7 +37,7 @@ def best_batch() -> dict[str, Any]:
     """The fastest batch size and memory format of torch on this machine: images per second of each."""
     import torch
 
-    from microbudget.runtimes.torch import load_network
+    from microbudget.runtimes.hf.torch import load_network
 
     speeds: dict[tuple[int, bool], float] = {}
     for last in (False, True):
@@ -61,9 +61,9 @@ def notebook(seed: int, batch: int, channels_last: bool, cache: Path) -> dict[st
     """Train the notebook's way. Returns seconds, with and without start-up, and the accuracy on test."""
     import torch
 
-    from microbudget.loading import load
-    from microbudget.runtimes.torch import load_network
-    from microbudget.tasks.images import ImageTask
+    from microbudget.kinds.image_classification.data import ImageTask
+    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.runtimes.loading import load
 
     network = load_network(MODEL)
     backbone = network.mobilenet_v2
@@ -120,12 +120,12 @@ def _accuracy(backbone: Any, head: Any, data: Any, batch: int) -> float:
 
 def ours(seed: int, views: int, cache: Path) -> dict[str, Any]:
     """`finetune(head="mlp")`, from the folder to a model that has answered one photo."""
-    from microbudget.build import build_step
-    from microbudget.loading import load
+    from microbudget.kinds.image_classification.data import ImageTask
     from microbudget.methods import Context
     from microbudget.methods.finetune import Finetune
+    from microbudget.recipes.build import build_step
     from microbudget.runtimes import open_session
-    from microbudget.tasks.images import ImageTask
+    from microbudget.runtimes.loading import load
 
     model = load(MODEL)
     ready = time.perf_counter()
@@ -148,12 +148,12 @@ def ours(seed: int, views: int, cache: Path) -> dict[str, Any]:
 
 def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
     """Seconds of the features of one view and the head alone, the network opened and the photos decoded before."""
-    from microbudget.backbone import take_apart
-    from microbudget.features import FeatureStore
-    from microbudget.head import fit_head
-    from microbudget.loading import load
+    from microbudget.kinds.image_classification.backbone import take_apart
+    from microbudget.kinds.image_classification.data import ImageTask
+    from microbudget.kinds.image_classification.features import FeatureStore
     from microbudget.methods.finetune import Finetune, _labels
-    from microbudget.tasks.images import ImageTask
+    from microbudget.runtimes.loading import load
+    from microbudget.training.head import fit_head
 
     model = load(MODEL)
     preprocessing = model.record.preprocessing or {}

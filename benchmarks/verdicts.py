@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from microbudget import stats
+from microbudget.judge import statistics as stats
 from microbudget.judge.evidence import Ratios, Shares
-from microbudget.tasks import Scores
+from microbudget.task import Scores
 
 PAGE = Path(__file__).parents[1] / "docs" / "measuring.md"
 BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"

@@ -83,9 +83,9 @@ def write_hf_model(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), seed:
 
 def write_onnx_model(hf_model: Path, folder: Path) -> Path:
     """The same network as an ONNX Model: no torch is needed to measure it."""
-    from microbudget.loading import load
-    from microbudget.runtimes.onnx import write_metadata
-    from microbudget.runtimes.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
+    from microbudget.runtimes.loading import load
+    from microbudget.runtimes.onnx.session import write_metadata
 
     folder.mkdir(parents=True)
     model = load(hf_model)
@@ -116,7 +116,7 @@ def hf_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def images_answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of images of every call that features and teachers make to ONNX Runtime."""
-    from microbudget.features import OnnxSession
+    from microbudget.kinds.image_classification.features import OnnxSession
 
     calls: list[int] = []
     answer = OnnxSession.answer

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from microbudget import fits
 from microbudget.errors import UnsupportedModel
-from microbudget.loading import load
-from microbudget.runtimes.ggml_types import TYPES
-from microbudget.runtimes.gguf import cache_row_bytes
-from microbudget.runtimes.gguf_file import GgufFile, TensorInfo
-from microbudget.runtimes.gguf_write import Layout, entry
-from microbudget.ship import ollama
+from microbudget.kinds.language_modelling import fits, ollama
+from microbudget.runtimes.gguf.file import GgufFile, TensorInfo
+from microbudget.runtimes.gguf.session import cache_row_bytes
+from microbudget.runtimes.gguf.types import TYPES
+from microbudget.runtimes.gguf.write import Layout, entry
+from microbudget.runtimes.loading import load
 
 HUGE = (2**63, 2**64 - 1, 2**62, 2**32, 2**31, 2**16, 0, 1, 255)
 MOST_BYTES = 3_000_000  # that a reader of a file of a few kB may take

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from microbudget.runtimes.ggml_types import FILE_TYPES
-from microbudget.runtimes.gguf_write import Layout
+from microbudget.runtimes.gguf.types import FILE_TYPES
+from microbudget.runtimes.gguf.write import Layout
 from mixture_cases import NAMES, layout, shorten, write_small
 from stock_quantizer import StockQuantizer
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from microbudget.runtimes.families import parse_config
-from microbudget.runtimes.ggml_types import TYPES
-from microbudget.runtimes.gguf_file import Entry, TensorInfo
-from microbudget.runtimes.gguf_write import Layout, entry, order
+from microbudget.runtimes.gguf.families import parse_config
+from microbudget.runtimes.gguf.file import Entry, TensorInfo
+from microbudget.runtimes.gguf.types import TYPES
+from microbudget.runtimes.gguf.write import Layout, entry, order
 
 
 def _config(model_type: str, hidden: int, layers: int, heads: str, inner: int, **more: Any) -> dict[str, Any]:

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from microbudget.budget import Budget, Measurement
-from microbudget.candidates import Candidate
 from microbudget.judge.answering import Tally
+from microbudget.judge.budget import Budget, Measurement
 from microbudget.judge.verdict import judge_pair
-from microbudget.learning_curve import LearningCurve
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.model import Record
 from microbudget.report import write_report
-from microbudget.run import Run
-from microbudget.search import Shrunk
+from microbudget.runs.candidates import Candidate
+from microbudget.runs.run import Run
+from microbudget.runtimes.loading import load
+from microbudget.search.shrink import Shrunk
 from microbudget.ship import deliver
-from microbudget.tasks.images import ImageTask
+from microbudget.training.learning_curve import LearningCurve
 from microbudget.units import Drop
 
 PIXELS = 8

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,77 +16,135 @@ import microbudget
 PACKAGE = Path(microbudget.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# From the top down; a module imports from its own layer (not in circles) and from those below.
-LAYERS = [
-    {"cli", "cli_language", "cli_speech", "demo"},
-    {"search", "report", "tables", "transcribing"},
-    {"evaluation", "ship", "run"},
-    {"build", "recipe", "judge", "candidates", "fits", "ladder", "speech_ladder"},
-    {"methods"},
-    {
-        "features",
-        "head",
-        "learning_curve",
-        "tasks",
-        "runtimes",
-        "loading",
-        "train",
-        "lessons",
-        "classifiers",
-        "backbone",
-        "transfer",
-        "dictation",
-    },
-    {"metrics", "stats", "stopwatch", "machine", "model", "budget", "progress", "deadline", "order", "audio"},
+# From the top down; a module imports only from its own room (not in circles) and from rooms below. A kind's folder is
+# reached from below by name alone (`microbudget.kind`), as methods and runtimes are.
+ROOMS = [
+    {"cli"},
+    {"kinds"},
+    {"search"},
+    {"report", "ship"},
+    {"runs"},
+    {"recipes"},
+    {"methods", "judge"},
+    {"training"},
+    {"runtimes"},
+    {"images", "audio", "data"},
+    {"machine"},
+    {"kind", "task", "model", "metrics", "progress"},
     {"errors", "units"},
 ]
-LEVEL = {name: index for index, names in enumerate(LAYERS) for name in names}
+LEVEL = {name: index for index, names in enumerate(ROOMS) for name in names}
+AT_THE_ROOT = 8  # modules, `__init__` included
 
 
-def part_of(path: Path) -> str:
-    """The first name below the package: `judge` for judge/worker.py."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def module_name(path: Path) -> str:
+    """`judge.worker` for judge/worker.py, `judge` for judge/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> set[str]:
-    """First names below microbudget that a file imports anywhere, type checking apart."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    guarded = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    package = ["microbudget", *path.relative_to(PACKAGE).parent.parts]
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imported(path: Path, root: Path = PACKAGE, package: str = "microbudget") -> set[str]:
+    """The modules below microbudget that a file imports anywhere, in functions and for type checking too."""
+    inside = path.is_relative_to(root)
+    home = path.relative_to(root).parent.parts if inside else ()
     found = set()
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or id(node) in guarded or not node.level:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
             continue
-        base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
-        names = [base[1]] if len(base) > 1 else [alias.name for alias in node.names]
-        found.update(names)
-    return found - {"__version__"}
+        named = node.module.split(".") if node.module else []
+        if node.level and inside:
+            base = [*home[: len(home) - node.level + 1], *named]
+        elif not node.level and named[:1] == [package]:
+            base = named[1:]
+        else:
+            continue
+        for alias in node.names:
+            full = ".".join([*base, alias.name])
+            found.add(full if full in MODULES else ".".join(base))
+    return found - {""}
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {part_of(path) for path in FILES} - {"__init__"} == set(LEVEL)
+GRAPH = {name: imported(path) for name, path in MODULES.items() if name}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_go_downwards(path: Path) -> None:
-    part = part_of(path)
-    if part == "__init__":
-        return
-    for name in imports(path):
-        assert LEVEL[name] >= LEVEL[part], f"{part} imports {name}, which is above it"
+def test_every_module_has_a_room() -> None:
+    assert {name.split(".")[0] for name in GRAPH} == set(LEVEL)
+
+
+def test_the_root_has_few_modules() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= AT_THE_ROOT
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH))
+def test_imports_go_downwards(name: str) -> None:
+    room = name.split(".")[0]
+    above = {target for target in GRAPH[name] if LEVEL[target.split(".")[0]] < LEVEL[room]}
+    assert not above, f"{name} imports {', '.join(sorted(above))} from above"
+
+
+def test_no_circles() -> None:
+    """Between modules; a package stands for its `__init__`."""
+    TopologicalSorter(GRAPH).prepare()  # raises CycleError with the circle
+
+
+def test_rooms_have_no_circles() -> None:
+    rooms: dict[str, set[str]] = {}
+    for name, targets in GRAPH.items():
+        room = name.split(".")[0]
+        rooms.setdefault(room, set()).update(target.split(".")[0] for target in targets)
+    TopologicalSorter({room: targets - {room} for room, targets in rooms.items()}).prepare()
+
+
+def test_benchmarks_have_no_circles() -> None:
+    folder = PACKAGE.parents[1] / "benchmarks"
+    scripts = {path.stem: path for path in folder.glob("*.py")}
+    graph = {}
+    for stem, path in scripts.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {
+            node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module
+        }
+        names |= {a.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        graph[stem] = names & set(scripts) - {stem}
+    TopologicalSorter(graph).prepare()
+
+
+def kinds_asked(path: Path) -> list[str]:
+    """Places where a file outside `kinds` knows a kind of model by name or asks for a class of tasks."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = ast.unparse(node) if isinstance(node, (ast.Compare, ast.Call)) else ""
+        if isinstance(node, ast.Constant) and node.value in KIND_NAMES:
+            found.append(f"line {node.lineno}: the name {node.value!r}")
+        if isinstance(node, ast.ImportFrom) and "kinds" in (node.module or "").split("."):
+            found.append(f"line {node.lineno}: imports {node.module}")
+        if isinstance(node, ast.Call) and re.match(r"isinstance\(.*Task\b", text):
+            found.append(f"line {node.lineno}: {text}")
+        if isinstance(node, ast.Compare) and ASKS.search(text):
+            found.append(f"line {node.lineno}: {text}")
+    return found
+
+
+ASKS = re.compile(r"\bkind (==|!=|in|not in) |(==|!=) [\w.]*\bkind$|\.task (==|!=|in|not in) ")
+KINDS = sorted(path.name for path in (PACKAGE / "kinds").iterdir() if (path / "__init__.py").is_file())
+KIND_NAMES = {*KINDS, *(name.replace("_", "-") for name in KINDS)}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in GRAPH if not name.startswith("kinds")))
+def test_generic_modules_know_no_kind(name: str) -> None:
+    assert not kinds_asked(MODULES[name])
 
 
 def test_judge_and_methods_do_not_know_each_other() -> None:
-    for path in FILES:
-        if part_of(path) == "judge":
-            assert "methods" not in imports(path), path
-        if part_of(path) == "methods":
-            assert not imports(path) & {"judge", "recipe", "build"}, path
+    for name, targets in GRAPH.items():
+        rooms = {target.split(".")[0] for target in targets}
+        if name.split(".")[0] == "judge":
+            assert "methods" not in rooms, name
+        if name.split(".")[0] == "methods":
+            assert not rooms & {"judge", "recipes"}, name
 
 
 def _method_files() -> list[Path]:
@@ -105,10 +165,16 @@ def test_a_method_imports_no_method() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 500
+    assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 80, node.name
+        size = getattr(node, "end_lineno", 0) - getattr(node, "lineno", 0) + 1
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert size <= 60, node.name
+            public = not node.name.startswith("_")
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert not public or len([a for a in given if a.arg not in ("self", "cls")]) <= 7, node.name
+        if isinstance(node, ast.ClassDef):
+            assert size <= 200, node.name
 
 
 def loaded_after(code: str) -> set[str]:
@@ -137,7 +203,7 @@ def test_measuring_loads_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['matplotlib'] = None;"
         "import microbudget.judge, microbudget.judge.measuring, microbudget.judge.comparing;"
-        "import microbudget.search, microbudget.tables, microbudget.report, microbudget.demo;"
+        "import microbudget.search.shrink, microbudget.cli.tables, microbudget.report, microbudget.cli.demo;"
         "import microbudget.methods.quantize, microbudget.methods.finetune, microbudget.methods.resize"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

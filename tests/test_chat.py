@@ -8,8 +8,8 @@ import jinja2
 import pytest
 
 from microbudget.errors import UnsupportedModel
-from microbudget.runtimes import chat
-from microbudget.runtimes.chat import LARGEST_TEMPLATE, PLAIN, render
+from microbudget.runtimes.language.chat import LARGEST_TEMPLATE, PLAIN, render
+from microbudget.runtimes.language.session import chat
 
 TALK = [
     {"role": "system", "content": "Be brief."},

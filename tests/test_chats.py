@@ -9,18 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget import cli, evaluation, ladder
-from microbudget.build import build_step
+from microbudget import cli
 from microbudget.errors import BadData
-from microbudget.loading import load
+from microbudget.kind import open_data
+from microbudget.kinds.language_modelling import search_space as ladder
+from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.methods import Context
 from microbudget.methods.lora import Lora
 from microbudget.methods.lora.reading import IGNORED, _conversations, table
 from microbudget.model import LANGUAGE_MODELLING
-from microbudget.runtimes import causal, open_session
-from microbudget.runtimes.chat import last_answer
-from microbudget.tasks import LanguageTask, open_data
-from microbudget.tasks.chats import ChatTask
+from microbudget.recipes.build import build_step
+from microbudget.runtimes import open_session
+from microbudget.runtimes.hf import causal
+from microbudget.runtimes.language.chat import last_answer
+from microbudget.runtimes.loading import load
+from microbudget.search import evaluation
+from microbudget.task import LanguageTask
 from toy_language_models import train_byte_level, write_network
 from toy_pair import needs_llama
 

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from microbudget import cli, fits
-from microbudget.evaluation import Evaluation
-from microbudget.loading import HUB_WEIGHTS, load
-from microbudget.runtimes import convert_gguf, gguf_write
-from microbudget.ship import ollama
+from microbudget import cli
+from microbudget.kinds.language_modelling import fits, ollama
+from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf import write as gguf_write
+from microbudget.runtimes.loading import HUB_WEIGHTS, load
+from microbudget.search.evaluation import Evaluation
 from toy_language_models import TEXT, train_byte_level, write_network
 
 

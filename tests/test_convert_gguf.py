@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from microbudget.errors import DiskFull, InvalidOption, ModelNotFound, UnsupportedModel
-from microbudget.runtimes import convert_gguf, gguf_write, token_check
-from microbudget.runtimes.checkpoint import Checkpoint
-from microbudget.runtimes.gguf_file import GgufFile
-from microbudget.runtimes.gguf_write import entry
-from microbudget.runtimes.llama.network import Network
+from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf import token_check
+from microbudget.runtimes.gguf import write as gguf_write
+from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.gguf.llama.network import Network
+from microbudget.runtimes.gguf.write import entry
+from microbudget.runtimes.hf.checkpoint import Checkpoint
 from toy_language_models import SHAPES, train_byte_level, write_network
 
 
@@ -290,9 +292,9 @@ def test_the_disk_is_checked_before_the_start(llama: Path, tmp_path: Path, monke
 
 
 def test_the_method_writes_a_model(llama: Path, tmp_path: Path) -> None:
-    from microbudget.loading import load
     from microbudget.methods import Context
     from microbudget.methods.export import Export
+    from microbudget.runtimes.loading import load
 
     step = Export(format="gguf", dtype="float32")
     assert step.output_format("hf") == "gguf"

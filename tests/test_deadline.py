@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from microbudget import evaluation, search
-from microbudget.budget import Budget
-from microbudget.deadline import FIRST_LOOK, Clock
 from microbudget.errors import BadData, OutOfTime
+from microbudget.judge.budget import Budget
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
+from microbudget.recipes.recipe import Recipe
+from microbudget.search import evaluation
+from microbudget.search import shrink as search
+from microbudget.training.deadline import FIRST_LOOK, Clock
 from microbudget.units import Drop
 from toy_seq2seq import write_recordings, write_whisper
 
@@ -98,7 +99,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
     folder: Path, recordings: Path, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.dictation import lesson
+    from microbudget.kinds.transcription import lesson
 
     loss, calls = lesson.loss, [0]
 
@@ -164,9 +165,9 @@ def test_a_slow_recipe_does_not_keep_a_distillation_from_its_chance(
 def test_the_teacher_keeps_what_it_has_heard(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.dictation import teacher
-    from microbudget.loading import load
-    from microbudget.tasks.speech import TranscriptionTask
+    from microbudget.kinds.transcription import teacher
+    from microbudget.kinds.transcription.data import TranscriptionTask
+    from microbudget.runtimes.loading import load
 
     monkeypatch.setattr(teacher, "BATCH", 2)
     task = TranscriptionTask.open(recordings, cache=tmp_path / "index")
@@ -181,7 +182,7 @@ def test_a_recipe_of_our_own_that_does_not_suit_the_data_is_a_row(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A random teacher's words are none to learn from. Who asked for that recipe is told so; `shrink` goes on."""
-    from microbudget.speech_ladder import speech_ladder
+    from microbudget.kinds.transcription.search_space import speech_ladder
 
     def ends(given: Any, _first: Any, task: Any) -> list[Recipe]:
         first, *_, last = speech_ladder(given, task)

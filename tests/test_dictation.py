@@ -12,16 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.dictation import lesson as lessons
-from microbudget.dictation.decoding import Rules, Written, write
-from microbudget.dictation.lesson import IGNORED, Weights, divergence, lesson, loss, targets
-from microbudget.dictation.teacher import Dictation, dictate
-from microbudget.loading import load
+from microbudget.kinds.transcription import lesson as lessons
+from microbudget.kinds.transcription.data import TranscriptionTask
+from microbudget.kinds.transcription.decoding import Rules, Written, write
+from microbudget.kinds.transcription.lesson import IGNORED, Weights, divergence, lesson, loss, targets
+from microbudget.kinds.transcription.teacher import Dictation, dictate
 from microbudget.model import Model
 from microbudget.progress import SILENT
-from microbudget.runtimes.whisper import Prompt, Vocabulary
-from microbudget.runtimes.whisper_torch import load_network
-from microbudget.tasks.speech import TranscriptionTask
+from microbudget.runtimes.hf.whisper import load_network
+from microbudget.runtimes.loading import load
+from microbudget.runtimes.speech.whisper import Prompt, Vocabulary
 from toy_seq2seq import write_recordings, write_whisper
 
 
@@ -44,7 +44,7 @@ def dictation(whisper: Model, task: TranscriptionTask, tmp_path_factory: pytest.
 
 
 def test_it_writes_what_a_session_writes(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
-    from microbudget.runtimes.whisper_torch import TorchEar
+    from microbudget.runtimes.hf.whisper import TorchEar
 
     vocabulary, ear = Vocabulary(whisper.path), TorchEar(whisper.path)
     prompt = Prompt.of(whisper.path, vocabulary, ear.multilingual, "en")
@@ -111,7 +111,7 @@ def test_the_language_is_detected_where_none_is_told(whisper: Model) -> None:
 def test_the_teacher_hears_each_recording_once(
     whisper: Model, task: TranscriptionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.dictation import teacher
+    from microbudget.kinds.transcription import teacher
 
     heard: list[int] = []
 
@@ -156,7 +156,7 @@ def test_silence_is_not_dictated(whisper: Model, task: TranscriptionTask, tmp_pa
     """Of silence Whisper makes up a text, and a student would learn to."""
     import soundfile
 
-    from microbudget.dictation.teaching import material
+    from microbudget.kinds.transcription.teaching import material
 
     silent = write_recordings(tmp_path / "data", 6)
     soundfile.write(silent / "unlabelled.wav", np.zeros(16_000), 16_000)

@@ -15,16 +15,17 @@ from hypothesis import given as examples_of
 from hypothesis import strategies as st
 
 from conftest import COLOURS, CONFIG, PIXELS, write_photos
-from microbudget.build import build, build_step, step_fingerprint
 from microbudget.errors import BadData, InvalidOption, InvalidRecipe, LabelsDisagree, ModelNotFound, UnsupportedModel
-from microbudget.loading import load
+from microbudget.kinds.image_classification import student
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
-from microbudget.methods.distill import Distill, student
+from microbudget.methods.distill import Distill
 from microbudget.methods.distill.loss import feature_loss, mixed_loss, soft_label_loss
 from microbudget.model import Model
-from microbudget.recipe import Recipe
+from microbudget.recipes.build import build, build_step, step_fingerprint
+from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
-from microbudget.tasks.images import ImageTask
+from microbudget.runtimes.loading import load
 
 QUICK = Distill(epochs=2, views=2, patience=2)
 LABELS = tuple(COLOURS)
@@ -274,7 +275,7 @@ def test_no_cell_of_the_curve_begins_with_a_head_that_knows_the_labels(
     taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head of the cut model has learnt from all of them, whatever share a cell may see."""
-    from microbudget.methods.distill import images
+    from microbudget.kinds.image_classification import distill as images
 
     heads: list[torch.Tensor] = []
     teach = images._train
@@ -292,7 +293,7 @@ def test_no_cell_of_the_curve_begins_with_a_head_that_knows_the_labels(
 
 
 def test_without_a_teacher_only_labelled_photos_are_shown(taught: Model, context: Context) -> None:
-    from microbudget.methods.distill import images
+    from microbudget.kinds.image_classification import distill as images
 
     pupils = images._pupils(context.task, taught.record.preprocessing or {})
     lesson = images._lesson(QUICK, pupils, None, 0.3, 0)

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from conftest import COLOURS, CONFIG, PIXELS, write_hf_model, write_onnx_model, write_photos
-from microbudget.build import build, build_step, step_fingerprint
 from microbudget.errors import InvalidOption, LabelsDisagree, UnsafeModel, UnsupportedModel
-from microbudget.loading import load
+from microbudget.kinds.image_classification import student
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
-from microbudget.methods.distill import Distill, student
+from microbudget.methods.distill import Distill
 from microbudget.model import Model
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build, build_step, step_fingerprint
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
 from test_distill import vision_transformer, write_resnet
 
 QUICK = Distill(epochs=1, views=1)

@@ -13,21 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.build import build, build_step
 from microbudget.errors import BadData, InvalidOption, UnsupportedModel
-from microbudget.loading import load
+from microbudget.kinds.transcription.data import TranscriptionTask
+from microbudget.kinds.transcription.distill import spaced
 from microbudget.methods import Context, Method
 from microbudget.methods.distill import Distill
-from microbudget.methods.distill.transcription import spaced
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.lora import Lora
 from microbudget.methods.prune import Prune
 from microbudget.methods.trim import Trim
 from microbudget.model import Model
-from microbudget.recipe import Recipe
+from microbudget.recipes.build import build, build_step
+from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
-from microbudget.runtimes.whisper_torch import load_network
-from microbudget.tasks.speech import TranscriptionTask
+from microbudget.runtimes.hf.whisper import load_network
+from microbudget.runtimes.loading import load
 from toy_seq2seq import write_recordings, write_whisper
 
 EASY: dict[str, Any] = {"max_wer": 1e9, "epochs": 2, "batch_size": 8}  # a random teacher writes nonsense
@@ -140,8 +140,8 @@ def test_the_same_seed_gives_the_same_student(whisper: Model, context: Context, 
 def test_a_killed_training_goes_on(
     whisper: Model, context: Context, student: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget import train
-    from microbudget.dictation import lesson
+    from microbudget.kinds.transcription import lesson
+    from microbudget.training import train
 
     monkeypatch.setattr(train, "CHECKPOINT_EVERY_S", 0.0)
     calls, loss = [0], lesson.loss

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 import microbudget
-from microbudget.tasks import Task
+from microbudget.task import Task
 from toy_models import SIZE, linear
 
 PAGE = Path(__file__).parents[1] / "docs" / "tasks.md"

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget import classifiers
-from microbudget.build import build, build_step
 from microbudget.errors import BadData, InvalidOption, InvalidRecipe
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
 from microbudget.model import Model
-from microbudget.recipe import Recipe
-from microbudget.runtimes.torch import load_network
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build, build_step
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.hf.torch import load_network
+from microbudget.runtimes.loading import load
+from microbudget.training import classifiers
 from test_distill import vision_transformer, write_resnet
 
 
@@ -133,7 +133,7 @@ def test_the_head_of_wide_features_takes_smaller_steps(hf_model: Path, resnet: P
 
 def trained_with(given: Model, context: Context, store: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the loop is given: its settings, the shares of the groups, the mode."""
-    from microbudget import train as training
+    from microbudget.training import train as training
 
     seen: dict[str, Any] = {}
 
@@ -161,7 +161,7 @@ def test_a_network_that_was_cut_learns_more(
 
 def test_a_network_that_grew_too_sure_is_kept_for_what_it_answers(context: Context) -> None:
     """Its loss rises with its certainty; at its best temperature it falls with its errors."""
-    from microbudget.lessons import calibrated_loss
+    from microbudget.training.lessons import calibrated_loss
 
     examples = context.task.examples("validation")
     targets = np.array([example.label for example in examples])
@@ -182,7 +182,7 @@ def test_a_network_that_grew_too_sure_is_kept_for_what_it_answers(context: Conte
 
 
 def test_a_loss_of_ones_own_decides_as_it_is(context: Context) -> None:
-    from microbudget.lessons import calibrated_loss
+    from microbudget.training.lessons import calibrated_loss
 
     examples = context.task.examples("validation")
 

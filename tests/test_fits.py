@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microbudget import fits, ladder
 from microbudget.errors import InvalidOption, ModelNotFound, UnsupportedModel
-from microbudget.loading import load
+from microbudget.kinds.language_modelling import fits
+from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
 from microbudget.model import Model, Record
-from microbudget.runtimes import convert_gguf
-from microbudget.runtimes.gguf_file import GgufFile
+from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.loading import load
 from mixture_cases import NAMES, layout
 from toy_language_models import train_byte_level, write_network
 
@@ -145,8 +146,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from microbudget.judge import memory
-from microbudget.runtimes.llama import library
-from microbudget.runtimes.llama.network import Network
+from microbudget.runtimes.gguf.llama import library
+from microbudget.runtimes.gguf.llama.network import Network
 library()
 before = memory.read().resident_bytes
 network = Network(Path(sys.argv[1]))

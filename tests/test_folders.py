@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microbudget.data import folders, parallel
+from microbudget.data.splits import HALVES, WHOLE, complete, divide, keep_apart, shares
 from microbudget.errors import BadData
-from microbudget.tasks import Example, folders, parallel
-from microbudget.tasks.images import ImageTask
-from microbudget.tasks.splits import HALVES, WHOLE, complete, divide, keep_apart, shares
+from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.task import Example
 
 KINDS = frozenset({".jpg", ".png"})
 

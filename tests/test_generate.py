@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from microbudget.errors import InvalidOption
-from microbudget.runtimes.causal import CausalReader
-from microbudget.runtimes.generate import choose, generate
-from microbudget.runtimes.gguf import GgufReader
-from microbudget.runtimes.language import LanguageSession, Reader
+from microbudget.runtimes.gguf.session import GgufReader
+from microbudget.runtimes.hf.causal import CausalReader
+from microbudget.runtimes.language.generate import choose, generate
+from microbudget.runtimes.language.session import LanguageSession, Reader
 from toy_pair import Pair, needs_llama, write_pair
 
 RUNTIMES = ["causal", pytest.param("gguf", marks=needs_llama)]

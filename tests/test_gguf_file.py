@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from fuzz_gguf import MOST_BYTES, damage, examine, use, write_sample
 from microbudget import cli
 from microbudget.errors import DiskFull, Failed, ModelNotFound, UnsupportedModel
-from microbudget.loading import load
-from microbudget.runtimes import gguf_write
-from microbudget.runtimes.ggml_types import BY_ID, FLOATS, TYPES, find
-from microbudget.runtimes.gguf_file import GgufFile, TensorInfo
-from microbudget.runtimes.gguf_write import Layout, entry, layer_of, order
+from microbudget.runtimes.gguf import write as gguf_write
+from microbudget.runtimes.gguf.file import GgufFile, TensorInfo
+from microbudget.runtimes.gguf.types import BY_ID, FLOATS, TYPES, find
+from microbudget.runtimes.gguf.write import Layout, entry, layer_of, order
+from microbudget.runtimes.loading import load
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 VALUES = st.one_of(
@@ -78,7 +78,7 @@ def test_the_gguf_package_reads_the_same(tmp_path: Path) -> None:
 
 
 def test_types_are_those_of_the_library() -> None:
-    from microbudget.runtimes.llama import library
+    from microbudget.runtimes.gguf.llama import library
 
     for kind in TYPES.values():
         traits = library().ggml_get_type_traits(kind.id).contents

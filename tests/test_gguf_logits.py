@@ -11,9 +11,9 @@ import torch
 
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import as_float, ordered, rewrite
-from microbudget.runtimes import convert_gguf
-from microbudget.runtimes.gguf import GgufReader
-from microbudget.runtimes.gguf_file import GgufFile
+from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.gguf.session import GgufReader
 from toy_language_models import train_byte_level, write_network
 from toy_pair import needs_llama
 

@@ -8,8 +8,8 @@ import pytest
 
 from microbudget.errors import InvalidOption, UnsupportedModel
 from microbudget.methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix, overrides
-from microbudget.runtimes.ggml_types import FILE_TYPES, TYPES
-from microbudget.runtimes.gguf_file import TensorInfo
+from microbudget.runtimes.gguf.file import TensorInfo
+from microbudget.runtimes.gguf.types import FILE_TYPES, TYPES
 from mixture_cases import CASES, EXPERTS, NAMES, layout, shorten
 
 GOLDEN = Path(__file__).with_name("golden") / "mixtures.txt"

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from microbudget.errors import BadData, DiskFull, InvalidOption, InvalidRecipe, ModelNotFound, UnsupportedModel
-from microbudget.loading import load
+from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.methods import Context
 from microbudget.methods.quantize.gguf.quantizing import GgufOptions, quantize_gguf, stored_hash
 from microbudget.methods.quantize.gguf.rewrite import as_float
 from microbudget.model import Model
 from microbudget.progress import Progress
-from microbudget.runtimes import convert_gguf, gguf_write, importance
-from microbudget.runtimes.gguf_file import GgufFile
-from microbudget.runtimes.llama.network import Network
-from microbudget.tasks.text import TextTask
+from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf import importance
+from microbudget.runtimes.gguf import write as gguf_write
+from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.gguf.llama.network import Network
+from microbudget.runtimes.loading import load
 from toy_language_models import TEXT, train_byte_level, write_network
 
 
@@ -211,8 +213,8 @@ def test_a_model_is_read_only(f16: Path, text: TextTask, tmp_path: Path) -> None
 
 
 def test_the_method_takes_gguf_files(f16: Path, text: TextTask, tmp_path: Path) -> None:
-    from microbudget.build import build
-    from microbudget.recipe import Recipe
+    from microbudget.recipes.build import build
+    from microbudget.recipes.recipe import Recipe
 
     recipe = Recipe.parse("quantize(type='Q4_0', imatrix=False)")
     assert recipe.short() == "quantize(type='Q4_0', imatrix=False)"
@@ -230,7 +232,7 @@ def test_the_method_takes_gguf_files(f16: Path, text: TextTask, tmp_path: Path) 
     "option", ["activations='float'", "observer='min_max'", "repair='none'", "finer=2", "size='1 MB'", "max_kl=0.1"]
 )
 def test_options_of_the_other_format_are_refused(option: str) -> None:
-    from microbudget.recipe import Recipe
+    from microbudget.recipes.recipe import Recipe
 
     recipe = Recipe.parse(f"quantize({option})")
     assert recipe.formats("onnx") == ("onnx",)
@@ -240,7 +242,7 @@ def test_options_of_the_other_format_are_refused(option: str) -> None:
 
 @pytest.mark.parametrize("option", ["type='Q8_0'", "imatrix=False", "tensors='attn_v=Q8_0'"])
 def test_options_of_gguf_are_refused_for_onnx(option: str) -> None:
-    from microbudget.recipe import Recipe
+    from microbudget.recipes.recipe import Recipe
 
     recipe = Recipe.parse(f"quantize({option})")
     assert recipe.formats("gguf") == ("gguf",)
@@ -261,7 +263,7 @@ def test_a_stored_matrix_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_type_is_for_gguf_files() -> None:
-    from microbudget.recipe import Recipe
+    from microbudget.recipes.recipe import Recipe
 
     with pytest.raises(InvalidRecipe, match="type='Q4_K_M' is for GGUF files, but it gets onnx"):
         Recipe.parse("quantize(type='Q4_K_M')").formats("onnx")

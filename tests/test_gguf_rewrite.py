@@ -11,8 +11,8 @@ import pytest
 
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
-from microbudget.runtimes.ggml_types import FILE_TYPES
-from microbudget.runtimes.gguf_file import GgufFile
+from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.gguf.types import FILE_TYPES
 from mixture_cases import write_small
 
 GOLDEN = Path(__file__).with_name("golden") / "quantized.txt"

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.head import HeadSettings, _AdamW, _forward, _gradients, _initial, fit_head
-from microbudget.learning_curve import learning_curve
+from microbudget.training.head import HeadSettings, _AdamW, _forward, _gradients, _initial, fit_head
+from microbudget.training.learning_curve import learning_curve
 
 
 def clusters(n: int, seed: int, classes: int = 3, width: int = 8) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from microbudget.data.contents import content_key
 from microbudget.errors import BadData
+from microbudget.images import photos, pixels
+from microbudget.images.preprocess import Preprocessing
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.progress import Progress
-from microbudget.tasks import Task, photos, pixels
-from microbudget.tasks.contents import content_key
-from microbudget.tasks.images import ImageTask
-from microbudget.tasks.preprocess import Preprocessing
+from microbudget.task import Task
 from toy_photos import LONG_AGO_S, noise, photo, two_classes
 
 FLOWERS = Path(__file__).parents[2] / "shared" / "assets" / "images" / "flowers12"

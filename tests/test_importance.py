@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microbudget.errors import BadData, ModelNotFound, UnsupportedModel
-from microbudget.runtimes import importance
-from microbudget.runtimes.causal import CausalReader
-from microbudget.runtimes.gguf_write import Layout, entry
+from microbudget.runtimes.gguf import importance
+from microbudget.runtimes.gguf.write import Layout, entry
+from microbudget.runtimes.hf.causal import CausalReader
 from toy_pair import Pair, needs_llama, prose, write_pair
 
 NAMES = {

@@ -5,11 +5,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import toy_models
-from microbudget import stats
 from microbudget.errors import BadData, BrokenModel, LabelsDisagree
 from microbudget.judge import answering, answers, quality
+from microbudget.judge import statistics as stats
 from microbudget.judge.answering import chunk_size, interval
-from microbudget.tasks import Example, Scores
+from microbudget.task import Example, Scores
 from toy_task import ToyTask
 
 

@@ -16,16 +16,17 @@ from microbudget.judge import compare, measure
 from microbudget.judge.answering import hire
 from microbudget.judge.gguf_ledger import nominal_bits
 from microbudget.judge.ledger import ledger
-from microbudget.judge.tokens import Sides, _passage, read_both
-from microbudget.loading import load
+from microbudget.kinds.language_modelling.text import TextTask
+from microbudget.kinds.language_modelling.tokens import Sides, _passage, read_both
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
-from microbudget.runtimes import convert_gguf, open_session
-from microbudget.runtimes.ggml_types import TYPES
-from microbudget.runtimes.gguf_file import GgufFile
-from microbudget.runtimes.language import LanguageSession
-from microbudget.tasks import LanguageTask, Task
-from microbudget.tasks.text import TextTask
+from microbudget.runtimes import open_session
+from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.gguf.types import TYPES
+from microbudget.runtimes.language.session import LanguageSession
+from microbudget.runtimes.loading import load
+from microbudget.task import LanguageTask, Task
 from microbudget.units import parse_drop
 from toy_language_models import train_sentencepiece, write_network
 from toy_pair import Pair, needs_llama, prose, write_pair

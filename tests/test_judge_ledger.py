@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 import toy_models
 from microbudget.errors import UnsupportedModel
 from microbudget.judge.ledger import ledger
-from microbudget.loading import load
 from microbudget.model import Model, Record
+from microbudget.runtimes.loading import load
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 needs_assets = pytest.mark.skipif(not ASSETS.is_dir(), reason="../shared/assets is not there")

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import toy_models
 from microbudget.errors import Failed
-from microbudget.judge import placement
 from microbudget.judge.twins import Turns, judge_pairs, plan, time_one, time_pair
 from microbudget.judge.worker import Worker
-from microbudget.stopwatch import Block
+from microbudget.machine import placement
+from microbudget.machine.stopwatch import Block
 
 INPUTS = {"pixel_values": np.zeros((1, 3, 8, 8), "f")}
 

@@ -128,7 +128,7 @@ def test_a_worker_loads_its_runtime_and_nothing_else(tmp_path):
         from microbudget.model import Model, Record
         from pathlib import Path
         desk = Desk()
-        desk.bring("microbudget.runtimes.onnx")
+        desk.bring("microbudget.runtimes.onnx.session")
         desk.open("microbudget.runtimes:open_session", Model(Path(sys.argv[1]), "onnx", Record()), None, 1)
         desk.prepare({"pixel_values": numpy.zeros((1, 3, 8, 8), "f")})
         desk.time_block(2, 1)

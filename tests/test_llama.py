@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microbudget.errors import InvalidOption, MissingExtra, UnsupportedModel
-from microbudget.runtimes.ggml_types import TYPES
-from microbudget.runtimes.gguf import GgufReader, cache_row_bytes
-from microbudget.runtimes.gguf_file import GgufFile
-from microbudget.runtimes.llama import library, quantizing, structures
-from microbudget.runtimes.llama import library as open_library
-from microbudget.runtimes.llama.network import Network
-from microbudget.runtimes.llama.structures import Tensor
+from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.gguf.llama import library, quantizing, structures
+from microbudget.runtimes.gguf.llama import library as open_library
+from microbudget.runtimes.gguf.llama.network import Network
+from microbudget.runtimes.gguf.llama.structures import Tensor
+from microbudget.runtimes.gguf.session import GgufReader, cache_row_bytes
+from microbudget.runtimes.gguf.types import TYPES
 from toy_pair import Pair, needs_llama, write_pair
 
 pytestmark = needs_llama
@@ -60,14 +60,14 @@ def test_a_tensor_of_another_size_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_another_library_is_refused_with_the_version_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = __import__("microbudget.runtimes.llama.library", fromlist=["x"])
+    module = __import__("microbudget.runtimes.gguf.llama.library", fromlist=["x"])
     monkeypatch.setattr(module, "differences", lambda _: iter(["ContextParams.n_ctx is 3, not 512"]))
     with pytest.raises(MissingExtra, match=rf"n_ctx is 3.*xllamacpp=={structures.TESTED}"):
         library.__wrapped__()  # type: ignore[attr-defined]
 
 
 def test_another_version_is_refused_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = __import__("microbudget.runtimes.llama.library", fromlist=["x"])
+    module = __import__("microbudget.runtimes.gguf.llama.library", fromlist=["x"])
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "2026.10.11550")
     monkeypatch.setattr(module.ctypes, "CDLL", None)
     with pytest.raises(MissingExtra, match=rf"of another version.*xllamacpp=={structures.TESTED}"):
@@ -75,7 +75,7 @@ def test_another_version_is_refused_before_any_call(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_library_without_a_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = __import__("microbudget.runtimes.llama.library", fromlist=["x"])
+    module = __import__("microbudget.runtimes.gguf.llama.library", fromlist=["x"])
     monkeypatch.setitem(module.PROTOTYPES, "llama_no_such_function", (None, ()))
     with pytest.raises(MissingExtra, match="exports no llama_no_such_function"):
         library.__wrapped__()  # type: ignore[attr-defined]

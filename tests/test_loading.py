@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from conftest import CONFIG, write_hf_model
 from microbudget.errors import LabelsDisagree, ModelNotFound, UnsafeModel, UnsupportedModel
-from microbudget.loading import label_names, load, match_labels
 from microbudget.runtimes import open_session
-from microbudget.runtimes.onnx import write_metadata
+from microbudget.runtimes.loading import label_names, load, match_labels
+from microbudget.runtimes.onnx.session import write_metadata
 
 
 def classifier(shape: tuple[object, ...] = ("batch", 3, 8, 8), inputs: int = 1, classes: int = 3) -> onnx.ModelProto:

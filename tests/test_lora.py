@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.build import build, build_step
 from microbudget.errors import BadData, InvalidOption, ModelNotFound, UnsupportedModel
 from microbudget.judge.ledger import ledger
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.lora import Lora
@@ -23,9 +22,11 @@ from microbudget.methods.lora.memory import HEAP, saved_bytes, training_bytes
 from microbudget.methods.prune import Prune
 from microbudget.model import Model
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
-from microbudget.runtimes import causal, open_session
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import build, build_step
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes import open_session
+from microbudget.runtimes.hf import causal
+from microbudget.runtimes.loading import load
 from test_distill import write_resnet
 from toy_language_models import text_context, train_byte_level, write_network
 
@@ -210,7 +211,7 @@ def test_labels_in_another_order_keep_their_rows(hf_model: Path, images: Context
 
 def test_the_head_takes_smaller_steps_than_the_adapters(hf_model: Path) -> None:
     from microbudget.methods.lora import adapting
-    from microbudget.runtimes.torch import load_network
+    from microbudget.runtimes.hf.torch import load_network
 
     network = load_network(hf_model)
     names = adapting.chosen(network, None, "classifier")
@@ -244,7 +245,7 @@ def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> N
         "finetune(epochs=1) > prune(structure='weights', samples=8) > finetune(unfreeze='all', deep_epochs=3)"
         " > lora(rank=2, epochs=3)"
     )
-    from microbudget.runtimes.torch import load_network
+    from microbudget.runtimes.hf.torch import load_network
 
     steps = build(load(hf_model), recipe, images, tmp_path)
     networks = [load_network(step.path) for step in steps]
@@ -261,8 +262,8 @@ def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> N
 
 def test_what_is_judged_beside_zeros_is_what_is_written(hf_model: Path, images: Context, tmp_path: Path) -> None:
     """The adapters do not fill pruned zeros in the training either, so the scores are those of the merged one."""
-    from microbudget import lessons
-    from microbudget.runtimes.torch import load_network
+    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.training import lessons
 
     recipe = Recipe.parse(
         "finetune(epochs=1) > prune(structure='weights', sparsity=0.8, samples=8)"
@@ -322,7 +323,7 @@ def test_a_killed_training_goes_on(
     reader: Model, text: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its checkpoint, and made again: the same bytes as one that ran through."""
-    from microbudget import train as training
+    from microbudget.training import train as training
 
     whole = build_step(reader, QUICK, text, tmp_path / "a")
     monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)

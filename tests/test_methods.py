@@ -16,9 +16,10 @@ import pytest
 
 from conftest import ASSETS, COLOURS, PIXELS, write_hf_model, write_photos
 from microbudget import methods
-from microbudget.build import build, build_step
 from microbudget.errors import BadData, Failed, InvalidOption, UnsupportedModel
-from microbudget.loading import load
+from microbudget.images.preprocess import Preprocessing
+from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.methods import Context, Method
 from microbudget.methods.distill import Distill
 from microbudget.methods.export import Export
@@ -30,11 +31,10 @@ from microbudget.methods.resize import Resize
 from microbudget.methods.trim import Trim
 from microbudget.methods.window import Window
 from microbudget.model import Model
-from microbudget.recipe import Recipe
+from microbudget.recipes.build import build, build_step
+from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
-from microbudget.tasks.images import ImageTask
-from microbudget.tasks.preprocess import Preprocessing
-from microbudget.tasks.speech import TranscriptionTask
+from microbudget.runtimes.loading import load
 from toy_seq2seq import write_recordings, write_whisper
 
 # For each method a recipe that gives it its input, and an example of itself.
@@ -155,7 +155,7 @@ def foreign_answer(model: Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return onnxruntime.InferenceSession(str(model.weights)).run(None, inputs)[0]
     import torch
 
-    from microbudget.runtimes.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
 
     if model.record.state.get("widths") or model.record.state.get("dropped"):
         session = onnxruntime.InferenceSession(onnx_bytes(load_network(model.path), PIXELS, PIXELS))
@@ -229,7 +229,7 @@ def test_export_folds_batch_norm_and_says_how_much_it_differs(given: dict[str, M
 def test_an_export_that_answers_differently_fails(
     given: dict[str, Model], context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.runtimes import torch as runtime
+    from microbudget.runtimes.hf import torch as runtime
 
     def damaged(network: object, height: int, width: int) -> bytes:
         import torch

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from microbudget.errors import Failed, InvalidOption, ModelNotFound, UnsupportedModel
-from microbudget.runtimes.gguf_write import Layout, entry
-from microbudget.ship import go_template, ollama
+from microbudget.kinds.language_modelling import go_template, ollama
+from microbudget.runtimes.gguf.write import Layout, entry
 
 TURNS = "{% for m in messages %}%s{% endfor %}%s"
 CHATML = (
@@ -72,7 +72,7 @@ def go(template: str, system: str, prompt: str, response: str) -> str:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_first_turn_is_what_the_model_was_trained_on(name: str) -> None:
-    from microbudget.runtimes.chat import render
+    from microbudget.runtimes.language.chat import render
 
     template, begin, end = TEMPLATES[name]
     form = go_template.find(template, begin, end)

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from microbudget.data import cache
 from microbudget.errors import DiskFull, Failed
-from microbudget.tasks import cache, photos, pixels
-from microbudget.tasks.geometry import Exact, Geometry
-from microbudget.tasks.pixels import PixelCache, Rendering
-from microbudget.tasks.views import augmented
+from microbudget.images import photos, pixels
+from microbudget.images.geometry import Exact, Geometry
+from microbudget.images.pixels import PixelCache, Rendering
+from microbudget.images.views import augmented
 from toy_photos import photo, two_classes
 
 SMALL = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
@@ -114,7 +115,8 @@ class TestPixelCache:
     def test_two_processes(self, tmp_path):
         folder, store = two_classes(tmp_path / "data"), tmp_path / "cache"
         code = (
-            "import sys, zlib; from pathlib import Path; from microbudget.tasks.images import ImageTask\n"
+            "import sys, zlib; from pathlib import Path\n"
+            "from microbudget.kinds.image_classification.data import ImageTask\n"
             f"task = ImageTask.open(sys.argv[1], cache=Path(sys.argv[2])); config = {SMALL!r}\n"
             "for size in range(8, 24):\n"
             "    task.prepare([{**config, 'size': {'height': size, 'width': size}}], views=2)\n"

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from microbudget import metrics
 from microbudget.errors import BrokenModel
-from microbudget.judge import predictions
 from microbudget.judge.answering import hire
-from microbudget.judge.predictions import Prediction, Predictions, compared, judge, judge_exactly
-from microbudget.judge.tokens import keep_predictions, read_beside, read_both
-from microbudget.loading import load
-from microbudget.tasks import Example
-from microbudget.tasks.text import TextTask
+from microbudget.kinds.language_modelling import predictions
+from microbudget.kinds.language_modelling.predictions import Prediction, Predictions, compared, judge, judge_exactly
+from microbudget.kinds.language_modelling.text import TextTask
+from microbudget.kinds.language_modelling.tokens import keep_predictions, read_beside, read_both
+from microbudget.runtimes.loading import load
+from microbudget.task import Example
 from toy_pair import needs_llama, prose, write_pair
 
 

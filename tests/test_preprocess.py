@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from microbudget.errors import InvalidOption, UnsupportedPreprocessing
-from microbudget.tasks.geometry import ShortestEdge
-from microbudget.tasks.photos import quiet_pillow, read_photo
-from microbudget.tasks.preprocess import Preprocessing
-from microbudget.tasks.processors import FOR_MODEL, PROCESSORS, with_type
+from microbudget.images.geometry import ShortestEdge
+from microbudget.images.photos import quiet_pillow, read_photo
+from microbudget.images.preprocess import Preprocessing
+from microbudget.images.processors import FOR_MODEL, PROCESSORS, with_type
 
 FLOWERS = Path(__file__).parents[2] / "shared" / "assets" / "images" / "flowers12"
 MODULES = {

@@ -14,12 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microbudget.errors import BadData, InvalidOption, WorkerFailed
-from microbudget.judge.writing import Written, answers_questions, write
-from microbudget.ladder import LEVELS, level
-from microbudget.recipe import Recipe
-from microbudget.report.writing import compare
-from microbudget.tasks.prompts import BEGINNING, CONTINUED, MOST, QUESTIONS, Prompt, choose, read_prompts
-from microbudget.tasks.text import TextTask
+from microbudget.kinds.language_modelling.prompts import (
+    BEGINNING,
+    CONTINUED,
+    MOST,
+    QUESTIONS,
+    Prompt,
+    choose,
+    read_prompts,
+)
+from microbudget.kinds.language_modelling.report_writing import compare
+from microbudget.kinds.language_modelling.search_space import LEVELS, level
+from microbudget.kinds.language_modelling.text import TextTask
+from microbudget.kinds.language_modelling.writing import Written, answers_questions, write
+from microbudget.recipes.recipe import Recipe
 
 
 def test_a_line_is_a_prompt(tmp_path: Path) -> None:

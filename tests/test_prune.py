@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from conftest import CONFIG, PIXELS, write_photos
-from microbudget.build import build, build_step
 from microbudget.errors import BadInput, InvalidOption, UnsupportedModel
 from microbudget.judge.ledger import ledger
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.prune import Prune
@@ -27,11 +26,12 @@ from microbudget.methods.prune.importance import importance
 from microbudget.methods.prune.sensitivity import Curve, Family
 from microbudget.methods.prune.subject import Subject
 from microbudget.model import Model
-from microbudget.recipe import Recipe
+from microbudget.recipes.build import build, build_step
+from microbudget.recipes.recipe import Recipe
 from microbudget.report.steps import steps
 from microbudget.runtimes import open_session
-from microbudget.runtimes.torch import load_network
-from microbudget.tasks.images import ImageTask
+from microbudget.runtimes.hf.torch import load_network
+from microbudget.runtimes.loading import load
 from random_graphs import random_net
 
 
@@ -195,7 +195,7 @@ def test_each_step_of_a_name_keeps_its_report(taught: Model, context: Context, t
 def test_a_backbone_learns_faster_where_it_lost_channels(
     structure: str, share: float, taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget import classifiers
+    from microbudget.training import classifiers
 
     shares: list[float] = []
 
@@ -228,8 +228,8 @@ def test_the_decision_outlives_the_cleaning_of_a_run(
     taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest of the cache goes at the end; a step that is made again is the same."""
-    from microbudget.run import Run
-    from microbudget.search import _clean
+    from microbudget.runs.run import Run
+    from microbudget.search.shrink import _clean
 
     run = Run(tmp_path / "run")
     own = replace(context, cache=run.cache)
@@ -381,7 +381,7 @@ def test_dropped_blocks_stand_in_the_config(kind: str, context: Context, tmp_pat
     """An ordinary folder: transformers opens it, and answers like the network whose blocks are passed over."""
     from transformers import AutoModelForImageClassification
 
-    from microbudget.runtimes.widths import drop
+    from microbudget.runtimes.hf.widths import drop
 
     given = load(write_classifier(tmp_path / kind, kind))
     pruned = build_step(given, Prune(structure="layers", sparsity=0.3, samples=8), context, tmp_path / "s")

@@ -27,7 +27,7 @@ from microbudget.methods.prune.sensitivity import silenced
 from microbudget.methods.prune.subject import Subject, divergence
 from microbudget.methods.prune.surgery import check, cut
 from microbudget.progress import SILENT
-from microbudget.runtimes import widths
+from microbudget.runtimes.hf import widths
 from random_graphs import programs, random_net
 
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 4, 4)).astype(np.float32))

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.build import build, build_step
-from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.lora import reading
 from microbudget.methods.prune import Prune
@@ -20,9 +18,12 @@ from microbudget.methods.prune.channels import plan
 from microbudget.methods.prune.costs import parameters
 from microbudget.methods.prune.subject import open_subject
 from microbudget.model import Model
-from microbudget.recipe import Recipe
-from microbudget.runtimes import causal, open_session
-from microbudget.train import Settings, train
+from microbudget.recipes.build import build, build_step
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes import open_session
+from microbudget.runtimes.hf import causal
+from microbudget.runtimes.loading import load
+from microbudget.training.train import Settings, train
 from toy_language_models import text_context, train_byte_level, write_network
 
 SHAPES = {

@@ -10,9 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from microbudget.build import build_step
 from microbudget.errors import BadData, InvalidOption, InvalidUnit
-from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.quantize import Quantize
 from microbudget.methods.quantize.layer_report import LayerReport
@@ -20,10 +18,12 @@ from microbudget.methods.quantize.onnx_model import Batches, said
 from microbudget.methods.quantize.quantizing import Outcome
 from microbudget.model import Model
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
+from microbudget.recipes.build import build_step
+from microbudget.recipes.recipe import Recipe
 from microbudget.report.layers import layers
 from microbudget.runtimes import open_session
-from microbudget.runtimes.onnx import write_metadata
+from microbudget.runtimes.loading import load
+from microbudget.runtimes.onnx.session import write_metadata
 from toy_networks import images, residual
 
 
@@ -36,7 +36,7 @@ class Pictures:
         self.pixels, self.collated = images(count), []
 
     def examples(self, split):
-        from microbudget.tasks import Example
+        from microbudget.task import Example
 
         return [Example(f"{i:04x}", 0, f"{i}.png") for i in range(len(self.pixels))] if split == "train" else []
 

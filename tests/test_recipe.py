@@ -11,7 +11,7 @@ from microbudget.methods.export import Export
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.quantize import Quantize
 from microbudget.methods.resize import Resize
-from microbudget.recipe import Recipe
+from microbudget.recipes.recipe import Recipe
 
 
 def test_parse_and_print() -> None:

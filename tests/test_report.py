@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from microbudget.errors import BadInput
+from microbudget.kinds.image_classification.confusion import confusion
+from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.kinds.image_classification.gallery import TO_LABEL
+from microbudget.kinds.image_classification.report_photos import thumbnail
 from microbudget.model import Record
 from microbudget.report import write_report
 from microbudget.report.answers import Answers, judge, to_label
-from microbudget.report.confusion import confusion
-from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
-from microbudget.report.photos import thumbnail
 from microbudget.report.plots import Limits, Point, front, trade_off
 from microbudget.report.steps import steps, words
-from microbudget.tasks.images import ImageTask
 from report_runs import (
     COLOURS,
     FLOAT,

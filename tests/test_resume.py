@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from microbudget import train as training
-from microbudget.build import CHECKPOINTS, build
 from microbudget.errors import DiskFull, Diverged
-from microbudget.loading import load
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.resize import Resize
-from microbudget.recipe import Recipe
-from microbudget.tasks.images import ImageTask
+from microbudget.recipes.build import CHECKPOINTS, build
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
+from microbudget.training import train as training
 from test_distill import write_resnet
 from test_methods import digest
 
@@ -33,7 +33,7 @@ STEPS = 6  # of each training: three epochs of two batches
 WORKER = """
 import os, signal, sys
 from microbudget import methods
-from microbudget import train as training
+from microbudget.training import train as training
 from test_resume import built
 training.CHECKPOINT_EVERY_S = 0
 model, photos, folder, fatal, fatal_step = sys.argv[1:]

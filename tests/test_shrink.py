@@ -21,15 +21,17 @@ import pytest
 from filelock import FileLock
 
 from conftest import write_hf_model, write_onnx_model, write_photos
-from microbudget import Budget, cli, evaluation, search
-from microbudget.candidates import Candidate, read
-from microbudget.loading import load
+from microbudget import Budget, cli
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.progress import Progress
-from microbudget.recipe import Recipe
+from microbudget.recipes.recipe import Recipe
 from microbudget.report import write_report
 from microbudget.report.outcome import read_outcome
+from microbudget.runs.candidates import Candidate, read
 from microbudget.runtimes import open_session
-from microbudget.tasks.images import ImageTask
+from microbudget.runtimes.loading import load
+from microbudget.search import evaluation
+from microbudget.search import shrink as search
 from microbudget.units import Drop
 
 SCALES = (1.0, 6 / 7)
@@ -444,7 +446,9 @@ def test_a_candidate_that_breaks_is_a_row_with_its_reason(
 
 DRIVER = """
 import sys
-from microbudget import candidates, cli, evaluation, search
+from microbudget import cli
+from microbudget.runs import candidates
+from microbudget.search import evaluation, shrink as search
 evaluation.REFERENCE_S = evaluation.PAIR_S = evaluation.FLOAT_S = 0.2
 candidates.Candidate.slower_than_float = False
 search.SCALES = (1.0,)

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from microbudget import Budget, evaluation, search
-from microbudget.candidates import Candidate
+from microbudget import Budget
 from microbudget.errors import BrokenModel, DiskFull, Failed
-from microbudget.recipe import Recipe
+from microbudget.recipes.recipe import Recipe
+from microbudget.runs.candidates import Candidate
+from microbudget.search import evaluation
+from microbudget.search import shrink as search
 from microbudget.units import Drop
 
 RECIPE = "finetune(epochs=2) > quantize(samples=8)"

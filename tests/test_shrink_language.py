@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from microbudget import cli, evaluation, ladder, search
-from microbudget.budget import Budget
-from microbudget.candidates import best, read
+from microbudget import cli
 from microbudget.errors import BadData, InvalidOption
-from microbudget.loading import load
+from microbudget.judge.budget import Budget
+from microbudget.kinds.language_modelling import search_space as ladder
+from microbudget.runs.candidates import best, read
 from microbudget.runtimes import open_session
+from microbudget.runtimes.loading import load
+from microbudget.search import evaluation
+from microbudget.search import shrink as search
 from microbudget.units import Drop
 from toy_language_models import train_byte_level, write_network
 

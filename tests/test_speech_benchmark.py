@@ -35,7 +35,7 @@ def quality(tables: ModuleType, **errors: int) -> dict[str, Any]:
 def test_nothing_is_cut_from_what_early_stopping_reads(
     tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from microbudget.tasks.speech import TranscriptionTask
+    from microbudget.kinds.transcription.data import TranscriptionTask
     from toy_seq2seq import write_recordings
 
     write_recordings(tmp_path / "words" / "train", 48)

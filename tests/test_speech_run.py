@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microbudget import evaluation, search
-from microbudget.budget import Budget
 from microbudget.errors import InvalidOption
 from microbudget.judge import compare, measure
 from microbudget.judge.answering import READING_S, _chunks, _patience_s, chunk_size
+from microbudget.judge.budget import Budget
 from microbudget.judge.measuring import open_task
-from microbudget.loading import load
+from microbudget.kinds.transcription.data import TranscriptionTask
+from microbudget.kinds.transcription.players import encoded, marked
+from microbudget.kinds.transcription.search_space import fewer_layers, window_s
 from microbudget.methods.export import _recordings
-from microbudget.recipe import Recipe
-from microbudget.report.players import encoded, marked
-from microbudget.search import plan, run_recipe
-from microbudget.speech_ladder import fewer_layers, window_s
-from microbudget.tasks.speech import TranscriptionTask
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
+from microbudget.search import evaluation
+from microbudget.search import shrink as search
+from microbudget.search.shrink import plan, run_recipe
 from microbudget.units import Drop
 from toy_seq2seq import write_recordings, write_whisper
 
@@ -108,9 +109,9 @@ def test_long_audio_is_judged_too(ran: search.Shrunk) -> None:
 
 
 def test_the_card_tells_what_runtimes_take(folder: Path, recordings: Path, ran: search.Shrunk, tmp_path: Path) -> None:
-    from microbudget.build import build
     from microbudget.methods import Context
-    from microbudget.run import Run
+    from microbudget.recipes.build import build
+    from microbudget.runs.run import Run
     from microbudget.ship import deliver
 
     task = TranscriptionTask.open(recordings)
@@ -185,7 +186,7 @@ def test_an_export_is_compared_on_short_recordings(recordings: Path) -> None:
 
 
 def test_players_play_the_beginning_of_what_is_long(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from microbudget.report import players
+    from microbudget.kinds.transcription import players
 
     task = TranscriptionTask.open(recordings)
     example = next(each for each in task.examples("train") if task.seconds(each) > 1.5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import beta, binom, binomtest, multinomial, norm
 
-from microbudget import stats
+from microbudget.judge import statistics as stats
 
 counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 300)).map(lambda c: (c[0], c[1], sum(c) + 1))
 

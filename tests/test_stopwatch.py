@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from microbudget.stopwatch import Clocks, time_calls
+from microbudget.machine.stopwatch import Clocks, time_calls
 
 SECOND = 1_000_000_000
 

@@ -16,13 +16,14 @@ from microbudget.errors import BadData, InvalidOption
 from microbudget.judge.answering import quality
 from microbudget.judge.verdict import judge_pair
 from microbudget.judge.worker import Worker
-from microbudget.loading import load
-from microbudget.runtimes.causal import CausalReader
-from microbudget.runtimes.gguf import GgufReader
-from microbudget.runtimes.language import LanguageSession, nats, window
-from microbudget.tasks import Task, open_data
-from microbudget.tasks.passages import TextFile, read
-from microbudget.tasks.text import TextTask
+from microbudget.kind import open_data
+from microbudget.kinds.language_modelling.passages import TextFile, read
+from microbudget.kinds.language_modelling.text import TextTask
+from microbudget.runtimes.gguf.session import GgufReader
+from microbudget.runtimes.hf.causal import CausalReader
+from microbudget.runtimes.language.session import LanguageSession, nats, window
+from microbudget.runtimes.loading import load
+from microbudget.task import Task
 from microbudget.units import parse_drop
 from toy_pair import Pair, needs_llama, prose, write_pair
 

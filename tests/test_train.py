@@ -18,11 +18,11 @@ import pytest
 import torch
 from torch import nn
 
-from microbudget import train as training
 from microbudget.errors import DiskFull, Diverged, OutOfTime
-from microbudget.order import Order, schedule
 from microbudget.progress import Progress
-from microbudget.train import Lesson, Settings, Trained, fresh_norms, frozen_norms, train, zeros_stay
+from microbudget.training import train as training
+from microbudget.training.order import Order, schedule
+from microbudget.training.train import Lesson, Settings, Trained, fresh_norms, frozen_norms, train, zeros_stay
 
 SETTINGS = Settings(epochs=4, batch_size=8, learning_rate=0.02, patience=None)
 
@@ -278,7 +278,7 @@ def killed_at(step: int, folder: Path) -> int:
     """Train in a process of its own, which kills itself in that step (0: never). Returns its exit status."""
     code = (
         "import os, signal, sys; from dataclasses import replace; from pathlib import Path\n"
-        "from microbudget import train as training; import test_train as t\n"
+        "from microbudget.training import train as training; import test_train as t\n"
         f"training.CHECKPOINT_EVERY_S = 0; plain = t.lesson(); folder = Path({str(folder)!r}); count = [0]\n"
         "def loss(net, batch):\n"
         "    count[0] += 1\n"
@@ -385,7 +385,7 @@ def test_two_processes_share_each_batch(tmp_path: Path) -> None:
     """On the CPU through accelerate and gloo: without dropout and batch norm the weights are those of one process."""
     code = (
         "import sys, torch; from pathlib import Path; from dataclasses import replace; import test_train as t\n"
-        "from microbudget.train import train\n"
+        "from microbudget.training.train import train\n"
         "net = t.plain_network(); done = train(net, t.lesson(), replace(t.SETTINGS, batch_size=10))\n"
         "import os; Path(sys.argv[1], os.environ['RANK']).write_bytes(t.weights(net))\n"
         "torch.distributed.destroy_process_group()\n"

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.cli import main
-from microbudget.loading import load
+from microbudget.kinds.transcription.data import TranscriptionTask
+from microbudget.kinds.transcription.transcribing import Segment, clock, lines
 from microbudget.methods import Context
 from microbudget.methods.export import Export
-from microbudget.tasks.speech import TranscriptionTask
-from microbudget.transcribing import Segment, clock, lines
+from microbudget.runtimes.loading import load
 from toy_seq2seq import write_recordings, write_whisper
 
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
@@ -217,7 +217,7 @@ def test_another_kind_of_model(capsys: pytest.CaptureFixture[str], onnx_model: P
 def test_time_left_is_told_in_a_log(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("microbudget.transcribing.TOLD_EVERY_S", 0.0)
+    monkeypatch.setattr("microbudget.kinds.transcription.transcribing.TOLD_EVERY_S", 0.0)
     _, _, told = run(capsys, speak(tmp_path / "a.wav"), "--model", model)
     assert re.search(r"a\.wav 00:00:0\d of 00:00:07, .* left", told)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microbudget.errors import InvalidOption
-from microbudget.tasks.transcripts import align, basic, count, is_hallucinated, normalizer
+from microbudget.kinds.transcription.transcripts import align, basic, count, is_hallucinated, normalizer
 
 pytest.importorskip("jiwer")
 

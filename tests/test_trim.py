@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from conftest import ASSETS
 from microbudget.errors import BadData, InvalidOption, ModelNotFound, UnsupportedModel
-from microbudget.loading import load
 from microbudget.methods import Context
 from microbudget.methods.trim import Trim
 from microbudget.methods.trim.pieces import FALLBACK, Pieces, byte_symbols
 from microbudget.methods.trim.tokenizer import FolderTokenizer
 from microbudget.methods.trim.words import count_words, covered, variants
 from microbudget.model import Model
+from microbudget.runtimes.loading import load
 from toy_language_models import VARIED
 from toy_seq2seq import TIMESTAMPS, special_tokens, write_whisper
 
@@ -368,7 +368,7 @@ class Multilingual:
 
 def test_faster_whisper_takes_a_trimmed_model_of_many_languages(small: Model, tmp_path: Path) -> None:
     faster_whisper = pytest.importorskip("faster_whisper")
-    from microbudget.runtimes import convert_ct2
+    from microbudget.runtimes.ct2.session import convert as convert_ct2
 
     convert_ct2.convert(small.path, tmp_path, "float32")
     whisper = faster_whisper.WhisperModel(str(tmp_path), device="cpu", compute_type="float32")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from microbudget.errors import BadData
-from microbudget.tasks import open_data
-from microbudget.tasks.speech import TranscriptionTask
-from microbudget.tasks.utterances import find
+from microbudget.kind import open_data
+from microbudget.kinds.transcription.data import TranscriptionTask
+from microbudget.kinds.transcription.utterances import find
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("jiwer")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget import stats
 from microbudget.errors import BadData, BrokenModel, InvalidOption
+from microbudget.judge import statistics as stats
 from microbudget.judge.verdict import Verdict, can_show, judge_pair
-from microbudget.tasks import Scores
+from microbudget.task import Scores
 from microbudget.units import Drop
 
 ONE_POINT = Drop(0.01)

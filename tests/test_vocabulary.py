@@ -12,9 +12,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from microbudget.errors import ModelNotFound, UnsupportedModel
-from microbudget.runtimes import convert_gguf, pretokenizer, sentencepiece, token_check, vocabulary
-from microbudget.runtimes.gguf_write import Layout
-from microbudget.runtimes.llama.network import Network
+from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf import pretokenizer, sentencepiece, token_check, vocabulary
+from microbudget.runtimes.gguf.llama.network import Network
+from microbudget.runtimes.gguf.write import Layout
 from toy_language_models import COMMON, SHAPES, VARIED, train_byte_level, train_sentencepiece
 
 BYTE_LEVEL = ["gpt-2", "smollm", "qwen2", "llama-bpe", "smaug-bpe", "tekken", "gpt-4o", "qwen35"]

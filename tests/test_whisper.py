@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.errors import InvalidOption, ModelNotFound, UnsafeModel, UnsupportedModel
-from microbudget.loading import load
+from microbudget.kinds.transcription.data import TranscriptionTask, rows
 from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.model import Model
 from microbudget.runtimes import open_session, open_speech
-from microbudget.runtimes.whisper import LOOPS, without_loop
-from microbudget.tasks.speech import TranscriptionTask, rows
+from microbudget.runtimes.loading import load
+from microbudget.runtimes.speech.whisper import LOOPS, without_loop
 from toy_seq2seq import LANGUAGES, special_tokens, write_recordings, write_whisper
 
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
@@ -180,9 +180,9 @@ def test_silence_says_nothing(exported: Model, waveform: np.ndarray) -> None:
 def test_languages(folder: Path, exported: Model) -> None:
     """Detected where nothing is told; one that the tokenizer lacks is refused."""
     from microbudget.audio.log_mel import LogMel
-    from microbudget.runtimes.ct2 import Ct2Ear
-    from microbudget.runtimes.whisper import Prompt, Vocabulary, front_end
-    from microbudget.runtimes.whisper_torch import TorchEar
+    from microbudget.runtimes.ct2.session import Ct2Ear
+    from microbudget.runtimes.hf.whisper import TorchEar
+    from microbudget.runtimes.speech.whisper import Prompt, Vocabulary, front_end
 
     vocabulary = Vocabulary(folder)
     assert set(vocabulary.languages()) == set(LANGUAGES)
@@ -209,7 +209,7 @@ def test_languages(folder: Path, exported: Model) -> None:
 
 def test_a_language_is_detected_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`generate` detects it again, for nothing, where it is not told what stands in the prompt."""
-    from microbudget.runtimes.whisper_torch import TorchEar
+    from microbudget.runtimes.hf.whisper import TorchEar
 
     passes: list[int] = []
     session = open_speech(load(folder), threads=1)
@@ -230,7 +230,7 @@ def test_names_of_languages() -> None:
     from transformers.models.whisper.tokenization_whisper import LANGUAGES as CODES
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-    from microbudget.runtimes.languages import NAMES, code_of, name_of
+    from microbudget.runtimes.speech.languages import NAMES, code_of, name_of
 
     assert {name: code for name, code in TO_LANGUAGE_CODE.items() if NAMES.get(name) != code} == {}
     assert {code: name_of(code).lower() for code in CODES} == CODES
@@ -240,7 +240,7 @@ def test_names_of_languages() -> None:
 def test_a_folder_of_faster_whispers_tells_its_mels_by_its_network(exported: Model, tmp_path: Path) -> None:
     """Those that are on the hub have no preprocessor_config.json, and hear 30 s."""
     from microbudget.audio.log_mel import LogMel
-    from microbudget.runtimes.whisper import WhisperSession
+    from microbudget.runtimes.speech.whisper import WhisperSession
 
     theirs = shutil.copytree(exported.path, tmp_path / "theirs")
     for name in ("preprocessor_config.json", "microbudget.json"):
@@ -270,9 +270,9 @@ def test_a_settled_language_is_told(folder: Path, task: TranscriptionTask, tmp_p
 def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> None:
     """With 51,865 tokens CTranslate2 tells languages itself, and faster-whisper loads the folder and agrees."""
     faster_whisper = pytest.importorskip("faster_whisper")
-    from microbudget.runtimes.ct2 import Ct2Ear
-    from microbudget.runtimes.whisper import Prompt, Vocabulary, front_end
-    from microbudget.runtimes.whisper_torch import TorchEar
+    from microbudget.runtimes.ct2.session import Ct2Ear
+    from microbudget.runtimes.hf.whisper import TorchEar
+    from microbudget.runtimes.speech.whisper import Prompt, Vocabulary, front_end
 
     # With the window of all Whispers: faster-whisper detects a language from 30 s, whatever the front end says.
     folder = write_whisper(tmp_path / "whole", whole=True, older=False)
@@ -302,7 +302,7 @@ def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> N
 
 def test_a_whole_vocabulary_without_the_empty_token_is_settled_too(tmp_path: Path) -> None:
     """By which CTranslate2 knows a multilingual model depends on its version: both must hold, or a language is set."""
-    from microbudget.runtimes.convert_ct2 import needs_language
+    from microbudget.runtimes.ct2.convert import needs_language
 
     (tmp_path / "generation_config.json").write_text(json.dumps({"is_multilingual": True}))
     for tokens, settled in (([""] * 51_865, False), (["a"] * 51_865, True), (["", "a"], True)):
@@ -341,7 +341,7 @@ def test_types(folder: Path, task: TranscriptionTask, tmp_path: Path, type: str)
 def matrix_numbers(folder: Path) -> int:
     """Of the torch model, the table of positions continued to 30 seconds. Equal vectors (here of zeros) are stored once
     by CTranslate2, so they are not counted."""
-    from microbudget.runtimes.whisper_torch import load_network
+    from microbudget.runtimes.hf.whisper import load_network
 
     network = load_network(folder)
     longer = (1500 - network.config.max_source_positions) * network.config.d_model
@@ -442,8 +442,8 @@ def test_serving_needs_no_torch(exported: Model, recordings: Path) -> None:
     """Measuring and transcribing a ct2 model where neither torch nor transformers is installed."""
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None;"
-        "from pathlib import Path; from microbudget.transcribing import Transcriber, recordings;"
-        "from microbudget.tasks import open_data;"
+        "from pathlib import Path; from microbudget.kinds.transcription.transcribing import Transcriber, recordings;"
+        "from microbudget.kind import open_data;"
         f"task = open_data({str(recordings)!r}, 'transcription', splits=False);"
         f"writer = Transcriber({str(exported.path)!r}, threads=1);"
         f"print([writer.transcript(path).text for _, path in recordings(Path({str(recordings)!r}))][:2])"
@@ -457,7 +457,7 @@ def test_waiting_threads_do_not_spin(exported: Model) -> None:
     """Half a second behind an answer the process has used little of the time that threads take which never rest."""
     code = (
         "import time, numpy as np;"
-        "from microbudget.loading import load; from microbudget.runtimes import open_session;"
+        "from microbudget.runtimes.loading import load; from microbudget.runtimes import open_session;"
         f"session = open_session(load({str(exported.path)!r}), threads=2);"
         "x = {'waveform': np.ones((1, 16000), np.float32), 'length': np.array([16000])};"
         "session.answer(x); started = time.process_time(); time.sleep(0.5); print(time.process_time() - started)"
@@ -473,7 +473,7 @@ def test_waiting_threads_do_not_spin(exported: Model) -> None:
 
 
 def test_special_tokens_are_not_text(folder: Path) -> None:
-    from microbudget.runtimes.whisper import Vocabulary
+    from microbudget.runtimes.speech.whisper import Vocabulary
 
     vocabulary = Vocabulary(folder)
     spoken = vocabulary._tokenizer.encode(" seven", add_special_tokens=False).ids
@@ -486,9 +486,9 @@ def test_real_words_made_smaller(assets: Path, tmp_path: Path) -> None:
     """Window, vocabulary and integers at once: faster-whisper loads the folder and writes the words."""
     faster_whisper = pytest.importorskip("faster_whisper")
     from microbudget.audio import sound
-    from microbudget.build import build
-    from microbudget.recipe import Recipe
-    from microbudget.tasks.transcripts import basic, count
+    from microbudget.kinds.transcription.transcripts import basic, count
+    from microbudget.recipes.build import build
+    from microbudget.recipes.recipe import Recipe
 
     task = TranscriptionTask.open(assets / "speech/words", cache=tmp_path / "cache")
     recipe = Recipe.parse("window(seconds=10) > trim() > export(format='ct2', type='int8')")
@@ -511,7 +511,7 @@ def test_real_words(assets: Path, tmp_path: Path) -> None:
     """The trained model: int8 writes the words, and faster-whisper loads the same folder and writes them too."""
     faster_whisper = pytest.importorskip("faster_whisper")
     from microbudget.audio import sound
-    from microbudget.tasks.transcripts import basic, count
+    from microbudget.kinds.transcription.transcripts import basic, count
 
     task = TranscriptionTask.open(assets / "speech/words/validation", splits=False)
     task._splits["train"] = task.examples("test")[-2:]

@@ -12,15 +12,15 @@ import pytest
 import soundfile
 
 from microbudget.audio.sound import RATE_HZ
-from microbudget.build import build_step
 from microbudget.errors import BadData, InvalidOption, UnsupportedModel
-from microbudget.loading import load
+from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.methods import Context
 from microbudget.methods.window import Window
 from microbudget.model import Model
+from microbudget.recipes.build import build_step
 from microbudget.runtimes import open_session
-from microbudget.runtimes.whisper_torch import load_network
-from microbudget.tasks.speech import TranscriptionTask
+from microbudget.runtimes.hf.whisper import load_network
+from microbudget.runtimes.loading import load
 from toy_seq2seq import write_recordings, write_whisper
 
 
@@ -107,7 +107,7 @@ def test_what_is_longer_is_told_and_cut_by_the_runtime(whisper: Model, context: 
 def test_ctranslate2_takes_the_short_window_and_the_whole_one(short: Model, tmp_path: Path, frames: int) -> None:
     """faster-whisper fills every piece up to 30 seconds: the exported table of positions is long enough for that."""
     ctranslate2 = pytest.importorskip("ctranslate2")
-    from microbudget.runtimes import convert_ct2
+    from microbudget.runtimes.ct2.session import convert as convert_ct2
 
     convert_ct2.convert(short.path, tmp_path, "float32")
     network = ctranslate2.models.Whisper(str(tmp_path), device="cpu")
@@ -119,7 +119,7 @@ def test_ctranslate2_takes_the_short_window_and_the_whole_one(short: Model, tmp_
 def test_the_continued_positions_are_transformers_own(short: Model) -> None:
     from transformers.models.whisper.modeling_whisper import sinusoids
 
-    from microbudget.runtimes.convert_ct2 import lengthen
+    from microbudget.runtimes.ct2.convert import lengthen
 
     network = load_network(short.path)
     assert lengthen(network) == 1500
@@ -130,7 +130,7 @@ def test_the_continued_positions_are_transformers_own(short: Model) -> None:
 def test_learnt_positions_are_not_continued(short: Model) -> None:
     import torch
 
-    from microbudget.runtimes.convert_ct2 import lengthen
+    from microbudget.runtimes.ct2.convert import lengthen
 
     network = load_network(short.path)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_it_only_makes_shorter(short: Model, context: Context, tmp_path: Path) -
 
 
 def test_auto_needs_recordings(whisper: Model, photos: Path, tmp_path: Path) -> None:
-    from microbudget.tasks.images import ImageTask
+    from microbudget.kinds.image_classification.data import ImageTask
 
     images = Context(ImageTask.open(photos, cache=tmp_path / "cache"), tmp_path / "cache")
     with pytest.raises(BadData, match="needs recordings"):

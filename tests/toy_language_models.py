@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.methods import Context
-from microbudget.tasks.text import TextTask
 
 TEXT = [
     "def answer(question):\n    return 42  # the question is lost, isn't it?\n",
@@ -69,7 +69,7 @@ def train_byte_level(folder: Path, kind: str = "gpt-2", size: int = 500) -> None
     """A byte-level BPE with the pre-tokenizer of a known family."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    from microbudget.runtimes import pretokenizer
+    from microbudget.runtimes.gguf import pretokenizer
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind in ("llama-bpe", "tekken")))
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

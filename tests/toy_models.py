@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from microbudget.loading import load
 from microbudget.model import Model
+from microbudget.runtimes.loading import load
 
 CLASSES = ("ant", "bee", "cat")
 SIZE = 8
@@ -42,7 +42,7 @@ def save(
     preprocessing: dict | None = None,
 ) -> Model:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    from microbudget.runtimes.onnx import write_metadata
+    from microbudget.runtimes.onnx.session import write_metadata
 
     write_metadata(proto, labels, preprocessing or {"do_resize": False})
     onnx.save(proto, str(path))

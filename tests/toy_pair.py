@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from microbudget.runtimes import convert_gguf
+from microbudget.runtimes.gguf import convert as convert_gguf
 from toy_language_models import train_byte_level, write_network
 
 needs_llama = pytest.mark.skipif(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from microbudget.tasks import Example, Scores
+from microbudget.task import Example, Scores
 from toy_models import CLASSES, SIZE
 
 

@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Budget": "budget",
-    "Candidate": "candidates",
-    "Measurement": "budget",
+    "Budget": "judge.budget",
+    "Candidate": "runs.candidates",
+    "Measurement": "judge.budget",
     "Model": "model",
-    "Recipe": "recipe",
-    "Task": "tasks",
+    "Recipe": "recipes.recipe",
+    "Task": "task",
     "compare": "judge",
-    "load": "loading",
+    "load": "runtimes.loading",
     "measure": "judge",
-    "run_recipe": "search",
-    "shrink": "search",
+    "run_recipe": "search.shrink",
+    "shrink": "search.shrink",
 }
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
-    from .budget import Budget, Measurement
-    from .candidates import Candidate
     from .judge import compare, measure
-    from .loading import load
+    from .judge.budget import Budget, Measurement
     from .model import Model
-    from .recipe import Recipe
-    from .search import run_recipe, shrink
-    from .tasks import Task
+    from .recipes.recipe import Recipe
+    from .runs.candidates import Candidate
+    from .runtimes.loading import load
+    from .search.shrink import run_recipe, shrink
+    from .task import Task
 
 
 def __getattr__(name: str) -> Any:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import metrics, stats
+from .. import metrics
 from ..audio.sound import RATE_HZ
 from ..errors import BadData, BrokenModel, LabelsDisagree
-from ..loading import match_labels
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import LONG_S, SPLITS, Example, Inputs, LanguageTask, Scores, SpokenTask, Task
+from ..runtimes.loading import match_labels
+from ..task import LONG_S, SPLITS, Example, Inputs, LanguageTask, Scores, SpokenTask, Task
+from . import statistics as stats
 from .worker import Worker
 
 # Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in

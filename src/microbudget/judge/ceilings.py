@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import machine
+from ..data.cache import default_folder
+from ..machine import processor as machine
 from ..model import Model, Record
-from ..tasks import Inputs
-from ..tasks.cache import default_folder
+from ..task import Inputs
 from .worker import Worker
 
 VERSION = 2

@@ -18,7 +18,8 @@ import threading
 import time
 from typing import Any
 
-from . import memory, placement
+from ..machine import placement
+from . import memory
 
 LENGTH = struct.Struct("<Q")
 
@@ -70,7 +71,7 @@ class Desk:
 
     def time_block(self, calls: int, dropped: int, place: int | None = None) -> Any:
         """Time calls with the prepared inputs, from a random placement of the threads that `place` fixes."""
-        from ..stopwatch import time_calls
+        from ..machine.stopwatch import time_calls
 
         session, inputs = self._session, self._inputs
         placement.shuffle(place)

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import metrics
-from ..budget import Measurement
 from ..errors import BadData
-from ..loading import load
+from ..kinds.language_modelling.tokens import read_both
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, LanguageTask, Split, SpokenTask, Task
+from ..runtimes.loading import load
+from ..task import Example, LanguageTask, Split, SpokenTask, Task
 from ..units import Drop
 from . import memory
 from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, evidence, hire, one
+from .budget import Measurement
 from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
-from .tokens import read_both
 from .twins import Again, PairTiming, SpeedVerdict, time_pair
 from .verdict import Verdict, can_show, check_limit, judge_pair
 from .worker import Worker

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from .. import machine
+from ..machine import processor as machine
 from ..units import format_joules
 
 if TYPE_CHECKING:

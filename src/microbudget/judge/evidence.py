@@ -15,10 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
-from .. import stats
 from ..errors import BadData, InvalidOption
-from ..stats import Floats
-from ..tasks import Scores
+from ..task import Scores
+from . import statistics as stats
+from .statistics import Floats
 
 ERROR = 1 - stats.LEVEL  # of each decision, one-sided
 TAIL = ERROR / 2  # of each end of the interval

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..model import Model
-from ..tasks import Inputs
+from ..task import Inputs
 from .ceilings import Ceilings, ceilings
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..runtimes.ggml_types import GgmlType
-from ..runtimes.gguf_file import GgufFile, TensorInfo
+from ..runtimes.gguf.file import GgufFile, TensorInfo
+from ..runtimes.gguf.types import GgmlType
 from .ledger import Ledger, Role, Row
 
 # Bits of one value without its block's scales, where the type's name does not begin with them.

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import machine
-from ..budget import Measurement
 from ..errors import InvalidOption
-from ..loading import load
+from ..kind import open_data
+from ..kinds.language_modelling import reading
+from ..kinds.transcription import listening
+from ..machine import processor as machine
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..tasks import Example, Inputs, Split, SpokenTask, Task, open_data
-from . import energy, floor, listening, memory, reading
+from ..runtimes.loading import load
+from ..task import Example, Inputs, Split, SpokenTask, Task
+from . import energy, floor, memory
 from .answering import Quality, columns, hire, one, preprocessing, quality
+from .budget import Measurement
 from .ledger import ledger as ledger_of
 from .memory import Weight
 from .twins import Timing, time_one, time_pair
@@ -166,8 +169,8 @@ def _preparation(model: Model, task: Task) -> Callable[[Example], object]:
     path_of = getattr(task, "path_of", None)
     if path_of is None or isinstance(task, SpokenTask):
         return lambda example: task.collate([example], preprocessing(model))
-    from ..tasks.photos import read_photo
-    from ..tasks.preprocess import Preprocessing
+    from ..images.photos import read_photo
+    from ..images.preprocess import Preprocessing
 
     how = Preprocessing.parse(preprocessing(model))
     return lambda example: how([read_photo(path_of(example))])

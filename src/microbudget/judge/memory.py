@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..tasks import Inputs
+    from ..task import Inputs
     from .worker import Worker
 
 

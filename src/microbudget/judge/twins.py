@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import Failed
-from ..machine import load_average
-from ..stopwatch import Block
-from ..tasks import Inputs
+from ..machine.processor import load_average
+from ..machine.stopwatch import Block
+from ..task import Inputs
 from . import intervals
 from .worker import Worker
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import stats
 from ..errors import BadData, BrokenModel, InvalidOption
 from ..model import LANGUAGE_MODELLING
-from ..tasks import Scores
+from ..task import Scores
 from ..units import Drop
+from . import statistics as stats
 from .evidence import COSTLY, Evidence, Ratios, Shares, is_share, is_unbounded
 
 Decision = Literal["within", "exceeds", "not shown"]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from .. import errors
 from ..errors import MicrobudgetError, WorkerFailed
+from ..machine.stopwatch import Block
 from ..model import Model
-from ..runtimes import default_runtime
-from ..stopwatch import Block
+from ..runtimes import default_runtime, module_of
 from ..units import format_bytes, format_seconds
 from . import memory
 from .child import read_frame, write_frame
@@ -82,7 +82,7 @@ class Worker:
         started = time.monotonic()
         module = self._opener.partition(":")[0]
         if self._opener == OPENER:
-            module = f"microbudget.runtimes.{runtime or default_runtime(model.format)}"
+            module = f"microbudget.runtimes.{module_of(runtime or default_runtime(model.format))}"
         self.baseline = self.ask("bring", module=module)
         self.runtime, self.load_s = self.ask("open", opener=self._opener, model=model, runtime=runtime, threads=threads)
         self.open_s = time.monotonic() - started

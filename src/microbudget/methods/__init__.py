@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from ..errors import InvalidOption, InvalidRecipe, UnsupportedModel
 from ..model import LANGUAGE_MODELLING, TRANSCRIPTION, Model, Record
 from ..progress import SILENT, Progress
-from ..tasks import Task
+from ..task import Task
 
 DECISIONS = "decisions"
 INSTEAD = {  # of a method that does not know the kind of task

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import Failed, InvalidOption, UnsupportedModel
 from ..model import GGUF_NAME, ONNX_NAME, TRANSCRIPTION, Model, Record, backbone_of
-from ..runtimes.languages import name_of
+from ..runtimes.speech.languages import name_of
 from . import Context, Method, option
 
 CHECKED = 16  # calibration images that both models answer
@@ -53,9 +53,9 @@ class Export(Method):
         """Batch norm folded, any batch size, labels and preprocessing inside."""
         import onnx
 
-        from ..runtimes.onnx import OnnxSession, write_metadata
-        from ..runtimes.torch import load_network, onnx_bytes
-        from ..tasks.preprocess import Preprocessing
+        from ..images.preprocess import Preprocessing
+        from ..runtimes.hf.torch import load_network, onnx_bytes
+        from ..runtimes.onnx.session import OnnxSession, write_metadata
 
         if model.record.preprocessing is None:
             raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
@@ -74,7 +74,8 @@ class Export(Method):
 
 def _to_gguf(model: Model, context: Context, out: Path, dtype: str) -> Record:
     """Tensor by tensor, without torch; the tokenizer is run against the original's before anything is written."""
-    from ..runtimes import convert_gguf, token_check
+    from ..runtimes.gguf import convert as convert_gguf
+    from ..runtimes.gguf import token_check
 
     if backbone_of(model.path) is not None:
         raise UnsupportedModel(
@@ -99,7 +100,9 @@ def _to_gguf(model: Model, context: Context, out: Path, dtype: str) -> Record:
 
 def _to_ct2(model: Model, context: Context, out: Path, type: str) -> Record:
     """Written from the folder alone; then both models hear some calibration recordings."""
-    from ..runtimes import convert_ct2, ct2, whisper_torch
+    from ..runtimes.ct2 import convert as convert_ct2
+    from ..runtimes.ct2 import session as ct2
+    from ..runtimes.hf import whisper as whisper_torch
 
     if model.task != TRANSCRIPTION:
         raise UnsupportedModel(f"{model.path} is no Whisper: format='ct2' is for speech models")
@@ -130,8 +133,8 @@ def _settled(language: str) -> str:
 
 def _recordings(task: Any, window_s: float) -> list[dict[str, Any]]:
     """What both models hear to be compared: recordings up to a minute, or what a window hears of longer ones."""
-    from ..tasks import LONG_S
-    from ..tasks.speech import rows
+    from ..kinds.transcription.data import rows
+    from ..task import LONG_S
 
     examples = task.examples("train")
     short = [example for example in examples if task.seconds(example) <= LONG_S]

@@ -14,14 +14,21 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backbone import Backbone, take_apart
 from ..errors import InvalidOption, InvalidRecipe, UnsupportedModel
-from ..features import FeatureStore
-from ..head import Head, HeadSettings
-from ..learning_curve import learning_curve
+from ..kinds.image_classification.backbone import Backbone, take_apart
+from ..kinds.image_classification.features import FeatureStore
+from ..kinds.image_classification.transfer import (
+    Labels,
+    Material,
+    check_classes,
+    check_validation,
+    labels_of,
+    one_thread,
+)
 from ..metrics import classification_report, confusion_matrix
 from ..model import LANGUAGE_MODELLING, ONNX_NAME, TRANSCRIPTION, Model, Record
-from ..transfer import Labels, Material, check_classes, check_validation, labels_of, one_thread
+from ..training.head import Head, HeadSettings
+from ..training.learning_curve import learning_curve
 from . import Context, Method, option
 
 HIDDEN = 256
@@ -127,9 +134,9 @@ class Finetune(Method):
         self, apart: Backbone, head: Head, history: dict[str, Any], model: Model, context: Context, out: Path
     ) -> dict[str, Any]:
         """Train on from the finished head through the network; write it. What is told of it all."""
-        from .. import classifiers, lessons
-        from ..runtimes.torch import put_head, save_network
-        from ..train import Settings, frozen_norms, train, zeros_stay
+        from ..runtimes.hf.torch import put_head, save_network
+        from ..training import classifiers, lessons
+        from ..training.train import Settings, frozen_norms, train, zeros_stay
 
         task, preprocessing, network = context.task, model.record.preprocessing or {}, apart.network
         put_head(network, apart.weight, head.layers[0], task.labels)
@@ -178,15 +185,15 @@ def _write(
 ) -> None:
     """The model with its new head: a Hugging Face folder, or `model.onnx`."""
     if hf:
-        from ..runtimes.torch import put_head, save_network
+        from ..runtimes.hf.torch import put_head, save_network
 
         put_head(apart.network, apart.weight, head.layers[0], labels)
         save_network(apart.network, preprocessing, out)
         return
     import onnx
 
-    from ..runtimes.onnx import write_metadata
-    from ..runtimes.surgery import with_head
+    from ..runtimes.onnx.session import write_metadata
+    from ..runtimes.onnx.surgery import with_head
 
     proto = with_head(apart.proto, apart.features, list(head.layers))
     write_metadata(proto, labels, preprocessing)

@@ -25,7 +25,7 @@ class Resize(Method):
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the same weights for the smaller input. Raises UnsupportedModel when the network does not allow it."""
-        from ..tasks.preprocess import Preprocessing
+        from ..images.preprocess import Preprocessing
 
         if model.record.preprocessing is None:
             raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
@@ -45,7 +45,7 @@ class Resize(Method):
 
 
 def _resize_hf(model: Model, height: int, width: int, preprocessing: dict[str, Any], out: Path) -> None:
-    from ..runtimes.torch import load_network, resize_positions, write_preprocessing
+    from ..runtimes.hf.torch import load_network, resize_positions, write_preprocessing
 
     for file in model.files:
         if file.name != "processor_config.json":
@@ -75,7 +75,7 @@ def _resize_onnx(model: Model, height: int, width: int, preprocessing: dict[str,
     """New dimensions on the graph's input; a graph that holds its size elsewhere is refused."""
     import onnx
 
-    from ..runtimes.onnx import OnnxSession, write_metadata
+    from ..runtimes.onnx.session import OnnxSession, write_metadata
 
     proto = onnx.load(str(model.weights))
     constants = {tensor.name for tensor in proto.graph.initializer}

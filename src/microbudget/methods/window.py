@@ -80,10 +80,10 @@ class Window(Method):
 
     def _finetune(self, model: Model, context: Context, seconds: int, out: Path) -> tuple[dict[str, Any], set[str]]:
         """Let the model with its new window learn what it writes with the old one."""
-        from ..dictation import teaching
-        from ..runtimes.whisper import front_end
-        from ..runtimes.whisper_torch import load_network
-        from ..train import Settings
+        from ..kinds.transcription import teaching
+        from ..runtimes.hf.whisper import load_network
+        from ..runtimes.speech.whisper import front_end
+        from ..training.train import Settings
 
         network = load_network(out)
         chosen = teaching.material(

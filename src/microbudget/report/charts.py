@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..budget import Measurement
-from ..learning_curve import LearningCurve
+from ..judge.budget import Measurement
 from ..model import LANGUAGE_MODELLING
+from ..training.learning_curve import LearningCurve
 from ..units import format_bytes, format_seconds
 from . import ladder, phrases, plots
 from .outcome import Outcome

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from ..budget import Measurement
+from ..judge.budget import Measurement
+from ..kinds.image_classification.gallery import Gallery
 from ..model import LANGUAGE_MODELLING, TRANSCRIPTION, Record
 from ..units import format_seconds
-from .gallery import Gallery
 from .outcome import Outcome
 
 Facts = tuple[tuple[str, str], ...]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..budget import Budget, Measurement
-from ..candidates import Candidate
+from ..judge.budget import Budget, Measurement
 from ..judge.verdict import Verdict
 from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
+from ..runs.candidates import Candidate
 from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
 from .outcome import Outcome

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..budget import Measurement
-from ..candidates import Candidate
+from ..judge.budget import Measurement
+from ..runs.candidates import Candidate
 from ..units import format_bytes
 from . import phrases, plots
 from .outcome import Outcome

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..budget import Budget
-from ..candidates import Candidate
 from ..errors import BadInput
+from ..judge.budget import Budget
 from ..model import Record
-from ..run import Run
-from ..tasks import Split
+from ..runs.candidates import Candidate
+from ..runs.run import Run
+from ..task import Split
 from ..units import parse_drop
 
 

@@ -11,22 +11,22 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..kinds.image_classification.confusion import confusion
+from ..kinds.image_classification.gallery import Gallery, gallery
+from ..kinds.language_modelling.report_writing import exchanges
+from ..kinds.transcription.players import players
 from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from . import phrases
 from .charts import charts
 from .conditions import conditions
-from .confusion import confusion
-from .gallery import Gallery, gallery
 from .headline import headline
 from .ladder import foretold
 from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
-from .players import players
 from .rows import table
 from .steps import steps, words
 from .training import STEP, advice, further, training
 from .weights import weights
-from .writing import exchanges
 
 
 def write(folder: Path) -> Path:

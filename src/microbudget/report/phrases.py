@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..budget import Measurement
-from ..candidates import Candidate
+from ..judge.budget import Measurement
 from ..judge.verdict import Verdict
+from ..runs.candidates import Candidate
 from ..units import format_bytes, format_points, format_seconds
 
 MISSING = "–"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..candidates import Candidate, pareto
 from ..errors import MicrobudgetError
+from ..runs.candidates import Candidate, pareto
 from . import phrases
 from .outcome import Outcome
 
@@ -50,8 +50,8 @@ def name(place: int) -> str:
 
 def label(candidate: Candidate) -> str | None:
     """The level of a language model in GGUF, "Q4_K_M"; None for other models."""
-    from ..ladder import level
-    from ..recipe import Recipe
+    from ..kinds.language_modelling.search_space import level
+    from ..recipes.recipe import Recipe
 
     if not candidate.recipe or candidate.measurement is None or candidate.measurement.format != "gguf":
         return None
@@ -63,7 +63,7 @@ def label(candidate: Candidate) -> str | None:
 
 def _steps(recipe: str) -> tuple[str, ...]:
     """The recipe's steps in short, where this version can read it."""
-    from ..recipe import Recipe
+    from ..recipes.recipe import Recipe
 
     if not recipe:
         return (AS_GIVEN,)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..learning_curve import LearningCurve
 from ..model import Record
+from ..training.learning_curve import LearningCurve
 
 STEP = "finetune"
 DRAWN = ("epochs", "head_epochs", "before")  # of a step that trained: shown as curves, not as tables

@@ -36,7 +36,7 @@ class Weights:
 def weights(outcome: Outcome) -> Weights | None:
     """From the ledger of RUN/best; None when nothing ships or its format has no ledger."""
     from ..judge.ledger import ledger
-    from ..loading import load
+    from ..runtimes.loading import load
 
     if not outcome.run.best.is_dir():
         return None

@@ -16,7 +16,7 @@ from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 
 if TYPE_CHECKING:
     from ..model import Model
-    from .whisper import WhisperSession
+    from .speech.whisper import WhisperSession
 
 FOR_FORMAT: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "openvino"),
@@ -25,7 +25,8 @@ FOR_FORMAT: dict[str, tuple[str, ...]] = {
     "ct2": ("ct2",),
 }
 # Where a runtime has another module for a kind of task than for images.
-MODULES = {("torch", LANGUAGE_MODELLING): "causal", ("torch", TRANSCRIPTION): "whisper_torch"}
+MODULES = {"onnx": "onnx.session", "torch": "hf.torch", "gguf": "gguf.session", "ct2": "ct2.session"}
+FOR_TASK = {("torch", LANGUAGE_MODELLING): "hf.causal", ("torch", TRANSCRIPTION): "hf.whisper"}
 
 
 class Session(Protocol):
@@ -49,6 +50,11 @@ def default_runtime(model_format: str) -> str:
     return FOR_FORMAT[model_format][0]
 
 
+def module_of(runtime: str, task: str | None = None) -> str:
+    """The module of a runtime, below this package, for a kind of task."""
+    return FOR_TASK.get((runtime, task or ""), MODULES.get(runtime, runtime))
+
+
 def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) -> Session:
     """Open a model with a runtime's module name ("onnx", "openvino", "torch"), by default the first of its format.
 
@@ -58,7 +64,7 @@ def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) 
     if chosen not in FOR_FORMAT[model.format]:
         known = ", ".join(FOR_FORMAT[model.format])
         raise InvalidOption(f"runtime {chosen!r} does not open {model.format!r}; runtimes that do: {known}")
-    name = MODULES.get((chosen, model.task or ""), chosen)
+    name = module_of(chosen, model.task)
     module = importlib.import_module(f".{name}", __name__)
     session: Session = module.open_session(model, threads=threads)
     return session
@@ -66,7 +72,7 @@ def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) 
 
 def open_speech(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
     """Open a speech model for recordings of any length. language: a code, else it is detected."""
-    name = MODULES.get((default_runtime(model.format), TRANSCRIPTION), default_runtime(model.format))
+    name = module_of(default_runtime(model.format), TRANSCRIPTION)
     module = importlib.import_module(f".{name}", __name__)
     session: WhisperSession = module.open_session(model, threads=threads, language=language)
     return session

@@ -10,12 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..budget import Budget
-from ..candidates import Candidate
+from ..judge.budget import Budget
+from ..kinds.language_modelling import ollama
 from ..model import GGUF_NAME, ONNX_NAME, Model
-from ..run import Run
+from ..runs.candidates import Candidate
+from ..runs.run import Run
 from ..units import format_bytes, format_change, format_seconds
-from . import ollama
 
 PLAN_KEY = "microbudget.plan"
 
@@ -73,8 +73,8 @@ def _plan(model: Model) -> dict[str, Any] | None:
 
     None for a model that predict.py cannot serve: no ONNX file, no labels, or a limit on the longer side.
     """
-    from ..tasks.geometry import Exact, ShortestEdge
-    from ..tasks.preprocess import Preprocessing
+    from ..images.geometry import Exact, ShortestEdge
+    from ..images.preprocess import Preprocessing
 
     if model.format != "onnx" or model.labels is None or model.record.preprocessing is None:
         return None
@@ -96,7 +96,7 @@ def _write_plan(path: Path, model: Model, plan: dict[str, Any]) -> None:
     """Labels, preprocessing and plan into the file, so that it alone is enough."""
     import onnx
 
-    from ..runtimes.onnx import write_metadata
+    from ..runtimes.onnx.session import write_metadata
 
     proto = onnx.load(str(path), load_external_data=False)
     write_metadata(proto, model.labels, model.record.preprocessing)

@@ -16,7 +16,10 @@ from ...model import Model, Record
 from .. import Context, Method, option
 
 # Kind of task -> the file that does the work.
-KINDS = {"image-classification": "images", "transcription": "transcription"}
+KINDS = {
+    "image-classification": "microbudget.kinds.image_classification.distill",
+    "transcription": "microbudget.kinds.transcription.distill",
+}
 # Options that one kind of task reads alone.
 OF_IMAGES = ("student", "teacher", "depth", "width", "temperature", "hard", "features", "views", "curve")
 OF_TRANSCRIPTION = ("decoder_layers", "encoder_layers", "max_wer")
@@ -79,7 +82,7 @@ class Distill(Method):
         if kind not in KINDS:
             raise UnsupportedModel(f"distill teaches models of {' or '.join(KINDS)}; this data is for {kind}")
         self._refuse_foreign(kind)
-        return importlib.import_module(f".{KINDS[kind]}", __name__)
+        return importlib.import_module(KINDS[kind])
 
     def _refuse_foreign(self, kind: str) -> None:
         """Raises InvalidOption for what this kind of task would not read, were it not at its default."""

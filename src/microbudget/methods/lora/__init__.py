@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import BadData, InvalidOption, UnsupportedModel
-from ...loading import known_outputs
 from ...model import LANGUAGE_MODELLING, TRANSCRIPTION, Model, Record
+from ...runtimes.loading import known_outputs
 from ...units import format_bytes
 from .. import Context, Method, option
 
@@ -65,9 +65,9 @@ class Lora(Method):
 
     def _images(self, model: Model, context: Context, out: Path) -> Record:
         """The head first, on features, then the adapters and it together: a random head would teach them nonsense."""
-        from ... import classifiers, lessons
-        from ...train import frozen_norms
-        from ...transfer import check_classes
+        from ...kinds.image_classification.transfer import check_classes
+        from ...training import classifiers, lessons
+        from ...training.train import frozen_norms
 
         preprocessing = model.record.preprocessing
         if preprocessing is None:
@@ -89,7 +89,7 @@ class Lora(Method):
     def _language(self, model: Model, context: Context, out: Path) -> Record:
         from torch.nn import Module
 
-        from ...runtimes.causal import load_network, load_tokenizer
+        from ...runtimes.hf.causal import load_network, load_tokenizer
         from .reading import lesson, table
 
         network, tokenizer = load_network(model.path), load_tokenizer(model.path)
@@ -118,7 +118,7 @@ class Lora(Method):
         self, network: Any, training: _Training, lesson: Any, model: Model, context: Context, out: Path
     ) -> dict[str, Any]:
         """Train, and write what is asked for; what is told of it."""
-        from ...train import Settings, train
+        from ...training.train import Settings, train
         from .adapting import adapted, chosen, groups, keep_zeros, last_parts, numbers
 
         names = chosen(network, self.targets, training.head)
@@ -175,11 +175,11 @@ class Lora(Method):
 
     def _write(self, learner: Any, model: Model, out: Path) -> None:
         if not self.merge:
-            from ...runtimes.adapters import save
+            from ...runtimes.hf.adapters import save
 
             save(learner, model, out)
             return
-        from ...runtimes.widths import save as save_network
+        from ...runtimes.hf.widths import save as save_network
 
         zeros = set(model.record.state.get("zeros", ()))
         before = {name: tensor == 0 for name, tensor in _weights(learner) if name in zeros}
@@ -205,12 +205,12 @@ class Lora(Method):
 
 def _headed(model: Model, preprocessing: dict[str, Any], context: Context) -> Any:
     """The network with a head for the data's labels: its own rows where it knows all, else one fitted on features."""
-    from ... import classifiers
-    from ...backbone import take_apart
-    from ...features import FeatureStore
-    from ...head import HeadSettings
-    from ...runtimes.torch import load_network, put_head
-    from ...transfer import Material, one_thread
+    from ...kinds.image_classification.backbone import take_apart
+    from ...kinds.image_classification.features import FeatureStore
+    from ...kinds.image_classification.transfer import Material, one_thread
+    from ...runtimes.hf.torch import load_network, put_head
+    from ...training import classifiers
+    from ...training.head import HeadSettings
 
     labels = tuple(context.task.labels)
     network = load_network(model.path)

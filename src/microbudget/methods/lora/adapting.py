@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ...errors import InvalidOption
-from ...train import Group
+from ...training.train import Group
 
 WHOLE = ".modules_to_save."  # in PEFT's names of what is trained whole
 

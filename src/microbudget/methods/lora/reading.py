@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from ...errors import BadData
-from ...tasks import Example, Split, Task
-from ...train import Batch, Lesson, Scores
+from ...task import Example, Split, Task
+from ...training.train import Batch, Lesson, Scores
 
 IGNORED = -100  # a target that is not learnt: what the user said, and padding
 JUDGED_AT_ONCE = 1  # rows: more would take more memory than a training with checkpointing
@@ -89,7 +89,7 @@ def _spoken(messages: Sequence[Any], tokenizer: Any) -> list[tuple[int, bool]]:
     The text grows answer by answer; what each part adds is encoded for itself. Some templates write earlier turns anew
     (without what was thought in them): then those are only read, in their last form.
     """
-    from ...runtimes.chat import last_answer
+    from ...runtimes.language.chat import last_answer
 
     begin, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     before = ""

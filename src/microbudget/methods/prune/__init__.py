@@ -90,7 +90,7 @@ class Prune(Method):
         return replace(model.record, state=state, history=history, seen=tuple(sorted(seen)))
 
     def _channels(self, model: Model, context: Context, subject: Any) -> _Result:
-        from ...runtimes.widths import widths_of
+        from ...runtimes.hf.widths import widths_of
         from .channels import finish, plan
         from .configs import one_width, say_widths
 
@@ -130,7 +130,7 @@ class Prune(Method):
         return context.decisions / f"{name}.json"
 
     def _layers(self, model: Model, context: Context, subject: Any) -> _Result:
-        from ...runtimes.widths import drop, widths_of
+        from ...runtimes.hf.widths import drop, widths_of
         from .blocks import choose, renamed, said
 
         measured: dict[str, float] = {}
@@ -212,8 +212,8 @@ def _with(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
 
 def _stopwatch(subject: Any, model: Model, context: Context) -> Callable[[Any, str], float]:
     """A smaller network, and what it lost, in words -> its time in units of the given one's."""
-    from ...runtimes.torch import onnx_bytes
-    from ...tasks.preprocess import Preprocessing
+    from ...images.preprocess import Preprocessing
+    from ...runtimes.hf.torch import onnx_bytes
     from .targets import time_ratio
 
     height, width = Preprocessing.parse(model.record.preprocessing or {}).input_size
@@ -230,7 +230,7 @@ def _stopwatch(subject: Any, model: Model, context: Context) -> Callable[[Any, s
 
 def _write(network: Any, state: dict[str, Any], model: Model, out: Path) -> None:
     """The network, and from the given folder all that is no weight and no config."""
-    from ...runtimes import widths
+    from ...runtimes.hf import widths
 
     if widths.special(state):
         widths.mark(network)

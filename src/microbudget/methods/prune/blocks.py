@@ -11,7 +11,7 @@ import torch
 
 from ...errors import InvalidOption, UnsupportedModel
 from ...progress import Progress
-from ...runtimes.widths import drop
+from ...runtimes.hf.widths import drop
 from .subject import Subject, answer, divergence
 
 LISTS = (torch.nn.ModuleList, torch.nn.Sequential)

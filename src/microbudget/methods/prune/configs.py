@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...runtimes.widths import widths_of
+from ...runtimes.hf.widths import widths_of
 
 NAMES = ("intermediate_size", "n_inner", "num_attention_heads", "num_key_value_heads", "head_dim")
 

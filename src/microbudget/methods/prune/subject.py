@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ...errors import BadData, UnsupportedModel
 from ...model import LANGUAGE_MODELLING, Model
-from ...tasks import Example
+from ...task import Example
 from .. import Context
 
 BATCH = 32
@@ -82,8 +82,8 @@ def open_subject(model: Model, context: Context, samples: int) -> Subject:
 
 
 def _classifier(model: Model, context: Context, examples: Sequence[Example]) -> Subject:
-    from ...lessons import inputs
-    from ...runtimes.torch import load_network
+    from ...runtimes.hf.torch import load_network
+    from ...training.lessons import inputs
 
     if model.record.preprocessing is None:
         raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
@@ -99,7 +99,7 @@ def _classifier(model: Model, context: Context, examples: Sequence[Example]) -> 
 
 def _reader(model: Model, context: Context, examples: Sequence[Example]) -> Subject:
     """Windows of WINDOW tokens from the passages, one behind the other."""
-    from ...runtimes.causal import load_network, load_tokenizer
+    from ...runtimes.hf.causal import load_network, load_tokenizer
 
     text = getattr(context.task, "text", None)
     if text is None:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption
-from ...runtimes.onnx import OnnxSession
-from ...stopwatch import time_calls
+from ...machine.stopwatch import time_calls
+from ...runtimes.onnx.session import OnnxSession
 
 ROUNDS, CALLS = 9, 5
 TRIES = 6

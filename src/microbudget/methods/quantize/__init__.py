@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ...errors import InvalidOption, InvalidRecipe
 from ...model import Model, Record
-from ...runtimes.ggml_types import FILE_TYPES
+from ...runtimes.gguf.types import FILE_TYPES
 from ...units import parse_bytes
 from .. import Context, Method, option
 from .gguf.mixtures import overrides

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...errors import BadData
 from ...model import ONNX_NAME, Model, Record
-from ...runtimes.onnx import write_metadata
-from ...tasks import Example, Inputs, Task
+from ...runtimes.onnx.session import write_metadata
+from ...task import Example, Inputs, Task
 from .. import Context
 from .layer_report import LayerReport
 from .quantizing import Outcome, quantize_graph

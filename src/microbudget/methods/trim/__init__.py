@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...errors import BadData, Failed, UnsupportedModel
 from ...model import Model, Record
-from ...runtimes.whisper import MULTILINGUAL, read_json
+from ...runtimes.speech.whisper import MULTILINGUAL, read_json
 from .. import Context, Method, option
 from . import configs, tokenizer, weights, words
 
@@ -101,7 +101,7 @@ def _own(model: Model, context: Context) -> Iterable[str]:
     yield from (text for text in told if text is not None)
     heard = [example for example, text in zip(examples, told, strict=True) if text is None]
     if heard:
-        from ...dictation.teacher import dictate
+        from ...kinds.transcription.teacher import dictate
 
         written = dictate(
             model,

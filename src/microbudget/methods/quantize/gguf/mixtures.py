@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ....errors import InvalidOption, UnsupportedModel
-from ....runtimes.ggml_types import FILE_TYPES, TYPES, GgmlType, find
-from ....runtimes.gguf_file import GgufFile, TensorInfo
+from ....runtimes.gguf.file import GgufFile, TensorInfo
+from ....runtimes.gguf.types import FILE_TYPES, TYPES, GgmlType, find
 
 # Role of a tensor by the first of these texts that its name holds.
 ROLES = (

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .... import machine
 from ....errors import BadData, InvalidOption
+from ....machine import processor as machine
 from ....model import GGUF_NAME, Model, Record
-from ....runtimes import importance
-from ....runtimes.gguf_file import GgufFile, TensorInfo
-from ....runtimes.gguf_write import check_space
-from ....tasks import Example
+from ....runtimes.gguf import importance
+from ....runtimes.gguf.file import GgufFile, TensorInfo
+from ....runtimes.gguf.write import check_space
+from ....task import Example
 from ... import Context
 from .mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
 from .rewrite import layout, ordered, rewrite

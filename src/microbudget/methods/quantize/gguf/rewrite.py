@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import UnsupportedModel
-from ....runtimes.checkpoint import widen
-from ....runtimes.convert_gguf import QUANTIZATION_VERSION
-from ....runtimes.ggml_types import FILE_TYPES
-from ....runtimes.gguf_file import Entry, GgufFile, TensorInfo
-from ....runtimes.gguf_write import Layout, entry, order
+from ....runtimes.gguf.convert import QUANTIZATION_VERSION
+from ....runtimes.gguf.file import Entry, GgufFile, TensorInfo
+from ....runtimes.gguf.types import FILE_TYPES
+from ....runtimes.gguf.write import Layout, entry, order
+from ....runtimes.hf.checkpoint import widen
 from .mixtures import Choice, needs_imatrix
 
 Importance = Mapping[str, NDArray[np.float32]]  # by tensor: (columns,), or (experts * columns,)
@@ -131,7 +131,7 @@ def _columns(weights: NDArray[np.float32] | None, tensor: TensorInfo, row: int) 
 
 
 def _convert(raw: NDArray[np.uint8], choice: Choice, weights: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-    from ....runtimes.llama.quantizing import quantize
+    from ....runtimes.gguf.llama.quantizing import quantize
 
     rows = as_float(raw, choice.tensor)
     if not np.isfinite(rows).all():
@@ -141,7 +141,7 @@ def _convert(raw: NDArray[np.uint8], choice: Choice, weights: NDArray[np.float32
 
 def as_float(raw: NDArray[np.uint8], tensor: TensorInfo) -> NDArray[np.float32]:
     """Rows of a stored tensor as float32, (rows, columns)."""
-    from ....runtimes.llama.quantizing import dequantize
+    from ....runtimes.gguf.llama.quantizing import dequantize
 
     kind, columns = tensor.type.name, tensor.columns
     if kind == "F32":

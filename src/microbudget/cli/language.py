@@ -1,0 +1,64 @@
+"""The verbs that are for language models only: fits, ollama."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..progress import Progress
+
+DONE = 0
+Show = Callable[[Any], None]  # prints a JSON document
+Verb = Callable[..., Any]  # makes a verb's parser, with the options that all verbs take
+
+
+def add_verbs(verbs: Any, verb: Verb, show_json: Show) -> None:
+    """Add the parsers."""
+    parser = verb(verbs, "fits", _fits(show_json), "size, memory and speed of every level of a language model, unbuilt")
+    parser.add_argument("model", metavar="MODEL", help="hub id, folder or .gguf file")
+    parser.add_argument(
+        "--context", type=int, metavar="TOKENS", help="for the memory (default: as trained, at most 4096)"
+    )
+    parser = verb(verbs, "ollama", _ollama(show_json), "make an Ollama model of a run's best, or tell how")
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("--name", help="of the model in Ollama (default: the run's name)")
+
+
+def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
+    def fits(options: argparse.Namespace, _progress: Progress) -> int:
+        from ..kinds.language_modelling.fits import what_fits
+        from ..runtimes.loading import load
+
+        threads = options.threads if isinstance(options.threads, int) else 0
+        found = what_fits(load(options.model, weights=False), context=options.context, threads=threads)
+        if options.json:
+            show_json([{key: value for key, value in asdict(level).items() if key != "types"} for level in found])
+        else:
+            from .tables import print_levels
+
+            print_levels(found)
+        return DONE
+
+    return fits
+
+
+def _ollama(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
+    def ollama(options: argparse.Namespace, progress: Progress) -> int:
+        from ..kinds.language_modelling.ollama import model_name, publish
+
+        folder = options.run / "best" if (options.run / "best").is_dir() else options.run
+        published = publish(options.name or model_name(options.run), folder)
+        if options.json:
+            show_json(asdict(published))
+            return DONE
+        if published.listing is None:
+            progress.say("no Ollama server answers here; these two commands make the model and talk to it")
+            print("\n".join(published.commands))
+        else:
+            print(published.listing, end="")
+        return DONE
+
+    return ollama

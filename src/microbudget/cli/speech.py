@@ -1,0 +1,136 @@
+"""The verb that is for speech models only: transcribe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadData
+from ..progress import Progress
+
+if TYPE_CHECKING:
+    from ..kinds.transcription.transcribing import Transcriber
+
+DONE = 0
+FORMATS = ("text", "json", "srt", "vtt")
+
+_Found = list[tuple[str, Path]]
+
+
+def add_verbs(verbs: Any, verb: Any) -> None:
+    """Add the parser."""
+    parser = verb(verbs, "transcribe", transcribe, "write what is said in recordings of any length")
+    parser.add_argument("audio", metavar="FILE_OR_FOLDER", type=Path)
+    parser.add_argument("--model", required=True, help="hub id or folder of Whisper (hf or ct2), or a RUN")
+    parser.add_argument("--format", choices=FORMATS, help="text (default), json, srt or vtt")
+    parser.add_argument("--out", type=Path, help="file, or folder for a folder of recordings (default: stdout)")
+    parser.add_argument("--language", metavar="de", help="or german, of a model that knows several (default: detected)")
+    about = "the longest piece heard at once (default: the model's window; 7 for subtitles)"
+    parser.add_argument("--longest", type=float, metavar="SECONDS", help=about)
+    parser.add_argument("--force", action="store_true", help="write over files that stand")
+
+
+def transcribe(options: argparse.Namespace, progress: Progress) -> int:
+    """Run the verb. A folder's files that cannot be read are told and left out."""
+    from ..kinds.transcription.transcribing import Transcriber, check_out, longest_of, recordings
+
+    form = options.format or ("json" if options.json else "text")
+    found, many = recordings(options.audio, progress), options.audio.is_dir()
+    check_out(options.out, found, many, form, options.force)
+    threads = options.threads if isinstance(options.threads, int) else 0
+    with Transcriber(
+        options.model,
+        threads=threads,
+        language=options.language,
+        longest_s=longest_of(form, options.longest),
+        progress=progress,
+    ) as transcriber:
+        if form == "json":
+            _write_json(transcriber, found, many, options.out, progress)
+        else:
+            _write_lines(transcriber, found, many, form, options.out, progress)
+    return DONE
+
+
+def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path | None, progress: Progress) -> None:
+    from ..kinds.transcription.transcribing import target
+
+    done = []
+    for name, path in _readable(found, progress):
+        try:
+            told = {"model": transcriber.model, **transcriber.transcript(path, name).as_dict()}
+        except BadData as error:
+            _skip(error, many, progress)
+            continue
+        done.append(told)
+        if out is not None:
+            text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+            _write_whole(target(out, name, "json") if many else out, iter([text]))
+    _check_any(done, found)
+    if out is None:
+        progress.clear()
+        print(json.dumps(done if many else done[0], indent=1, ensure_ascii=False))
+
+
+def _write_lines(
+    transcriber: Transcriber, found: _Found, many: bool, form: str, out: Path | None, progress: Progress
+) -> None:
+    from ..kinds.transcription.transcribing import lines, target
+
+    done = []
+    for name, path in _readable(found, progress):
+        text = lines(transcriber.segments(path, name), form)
+        try:
+            if out is not None:
+                _write_whole(target(out, name, form) if many else out, text)
+            elif many:
+                told = " ".join(line.strip() for line in text)
+                progress.clear()
+                print(f"{name}: {told}", flush=True)
+            else:
+                for line in text:
+                    progress.clear()
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
+        except BadData as error:
+            _skip(error, many, progress)
+            continue
+        done.append(name)
+    _check_any(done, found)
+
+
+def _readable(found: _Found, progress: Progress) -> Iterator[tuple[str, Path]]:
+    for index, (name, path) in enumerate(found):
+        if len(found) > 1:
+            progress.say(f"[{index + 1}/{len(found)}] {name}")
+        yield name, path
+
+
+def _skip(error: BadData, many: bool, progress: Progress) -> None:
+    if not many:
+        raise error
+    progress.warn(f"{error} (left out)")
+
+
+def _check_any(done: list[Any], found: _Found) -> None:
+    if not done:
+        raise BadData(f"none of the {len(found)} recordings could be read: see the warnings above")
+
+
+def _write_whole(path: Path, text: Iterator[str]) -> None:
+    """A file that is there is whole; what is written so far has another name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as stream:
+            for line in text:
+                stream.write(line)
+                stream.flush()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,277 @@
+"""Tables for the terminal: what the verbs print when no JSON is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..runs.candidates import Candidate
+from ..units import format_bytes, format_change, format_joules, format_seconds
+
+if TYPE_CHECKING:
+    from ..judge.budget import Measurement
+    from ..judge.comparing import Comparison
+    from ..kinds.language_modelling.fits import Level
+    from ..search.shrink import Shrunk
+
+MISSING = "-"
+LARGEST = 15  # tensors that a ledger shows
+OUTSIDE = ("graph", "metadata", "vocabulary", "files")  # what is in no tensor
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def _latency(measurement: Measurement) -> str:
+    return MISSING if measurement.latency_s is None else format_seconds(measurement.latency_s)
+
+
+def _memory(measurement: Measurement) -> str:
+    return MISSING if measurement.memory_bytes is None else format_bytes(measurement.memory_bytes)
+
+
+def _quality(measurement: Measurement) -> str:
+    low, high = measurement.quality_low, measurement.quality_high
+    return f"{measurement.quality:.4f} ({low:.3f}..{high:.3f})"
+
+
+def print_measurement(measurement: Measurement) -> None:
+    """A row for each field that was measured."""
+    rows = [
+        ("model", f"{measurement.model} ({measurement.format}, {measurement.runtime})"),
+        ("examples", f"{measurement.examples}, {measurement.examples_left_out} left out"),
+        (measurement.metric, _quality(measurement)),
+        ("size", f"{format_bytes(measurement.size_bytes)} ({measurement.size_bytes} bytes)"),
+        ("latency", _interval(measurement)),
+        *_timing_rows(measurement.extra),
+        *_speech_rows(measurement.extra),
+        ("memory", _memory(measurement)),
+        ("load", MISSING if measurement.load_s is None else format_seconds(measurement.load_s)),
+    ]
+    if measurement.energy_j is not None:
+        rows.append(("energy", _energy(measurement)))
+    if "floor" in measurement.extra:
+        floor = measurement.extra["floor"]
+        told = f"{format_seconds(floor['least_s'])} at least here, {floor['share']:.0%} of the latency"
+        rows.append(("floor", f"{floor['multiply_adds_total'] / 1e6:,.1f} M multiply-adds: {told}"))
+    if measurement.parameters:
+        bits = f", {measurement.bits_per_weight:.2f} bits each" if measurement.bits_per_weight else ""
+        rows.append(("parameters", f"{measurement.parameters:,}{bits}"))
+    rows += [(key, f"{value:.4f}") for key, value in measurement.extra.items() if isinstance(value, float)]
+    table = _table("", "")
+    table.columns[1].justify = "left"
+    table.show_header = False
+    for name, text in rows:
+        table.add_row(name, text)
+    console = _console()
+    console.print(table)
+    if "ledger" in measurement.extra:
+        console.print(_ledger(measurement.extra["ledger"]))
+        console.print(_rest(measurement.extra["ledger"]))
+
+
+def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Slow calls, throughput, batches beyond 1, and what makes a number doubtful: dropped blocks, a busy machine."""
+    timing = extra.get("timing", {})
+    if timing:
+        yield "slowest tenth", f"{format_seconds(timing['p90_s'])} or more"
+        yield "throughput", f"{timing['throughput_per_s']:.4g}/s"
+    for batch in extra.get("batches", ()):
+        per_s = f"{batch['throughput_per_s']:.4g}/s"
+        yield f"batch of {batch['batch']}", f"{format_seconds(batch['median_s'])} a batch, {per_s}"
+    if timing.get("dropped"):
+        told = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
+        yield "blocks dropped", told
+    if timing.get("load_average") is not None:
+        yield "machine's load", f"{timing['load_average']:.1f}"
+
+
+def _speech_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What kinds of errors a transcript has, and how long audio fares."""
+    if "normalizer" not in extra:
+        return
+    kinds = ", ".join(f"{extra[name]} {name}" for name in ("substitutions", "deletions", "insertions"))
+    yield "errors", f"{kinds} of {extra['words']} words ({extra['normalizer']} normalizer)"
+    yield "transcripts", f"{extra['empty']} empty, {extra['hallucinated']} made up"
+    if long := extra.get("long_form"):
+        of = f"{long['joined']} utterances joined" if long["joined"] else f"{long['recordings']} recordings"
+        yield "long form", f"wer {long['wer']:.4f} on {long['words']} words, {of} to {format_seconds(long['seconds'])}"
+
+
+def _energy(measurement: Measurement) -> str:
+    """The number with its origin; an estimate with its range."""
+    assert measurement.energy_j is not None
+    told = f"{format_joules(measurement.energy_j)} ({measurement.energy_source}"
+    details = measurement.extra.get("energy", {})
+    if measurement.energy_source == "estimate" and details:
+        told += f", {format_joules(details['low_j'])} to {format_joules(details['high_j'])}"
+    return told + ")"
+
+
+def _interval(measurement: Measurement) -> str:
+    if measurement.latency_s is None or measurement.latency_low_s is None or measurement.latency_high_s is None:
+        return MISSING
+    low, high = format_seconds(measurement.latency_low_s), format_seconds(measurement.latency_high_s)
+    return f"{format_seconds(measurement.latency_s)} ({low}..{high}), threads {measurement.threads}"
+
+
+def _ledger(ledger: dict[str, Any]) -> Table:
+    rows = ledger["rows"][:LARGEST]
+    padding = ("padding",) if any(row["padding_bytes"] for row in rows) else ()
+    table = _table("where the bytes are", "shape", "type", "values", "scales", *padding, "bits", "with all")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            "x".join(map(str, row["shape"])),
+            row["type"],
+            format_bytes(row["value_bytes"]),
+            format_bytes(row["scale_bytes"] + row["zero_point_bytes"]),
+            *(format_bytes(row["padding_bytes"]) for _ in padding),
+            str(row["bits"]),
+            f"{row['effective_bits']:.2f}" if row.get("effective_bits") else MISSING,
+        )
+    return table
+
+
+def _rest(ledger: dict[str, Any]) -> str:
+    """What the rows leave out: the other tensors, and what is in no tensor."""
+    rest = ledger["rows"][LARGEST:]
+    told = [f"{len(rest)} smaller tensors {format_bytes(sum(row['bytes'] for row in rest))}"] if rest else []
+    told += [f"{name} {format_bytes(ledger['parts'][name])}" for name in OUTSIDE if ledger["parts"][name]]
+    return f"and {', '.join(told)}; together {ledger['size_bytes']} bytes"
+
+
+def _losses(metric: str) -> str:
+    return " of the bits that A needs" if metric == "bits per byte" else ""
+
+
+def _tokens(apart: dict[str, Any]) -> str:
+    """How far B's predictions are from A's."""
+    return (
+        f"KL {apart['kl']:.5f} nats a token ({apart['kl_low']:.5f}..{apart['kl_high']:.5f}); the same first choice for"
+        f" {100 * apart['same_top1']:.2f} % of {apart['tokens']} tokens"
+    )
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The ratios of two models with their intervals, in words."""
+    row = comparison.as_dict()
+    table = _table("", "A", "B")
+    for name, show in (("size", lambda m: format_bytes(m.size_bytes)), ("latency", _latency), ("quality", _quality)):
+        table.add_row(name, show(comparison.a), show(comparison.b))
+    console = _console()
+    console.print(table)
+    low, high = row["speedup_low"], row["speedup_high"]
+    console.print(
+        f"B is {row['size_ratio']:.2f} times smaller; speed: {row['speed_verdict']}, {row['speedup']:.2f} times"
+        f" as fast ({low:.2f}..{high:.2f})"
+    )
+    timing = comparison.extra["timing"]
+    threads = " and ".join(dict.fromkeys(str(m.threads) for m in (comparison.a, comparison.b)))
+    load = "" if timing["load_average"] is None else f", machine's load {timing['load_average']:.1f}"
+    console.print(
+        f"timed in {timing['pairs']} pairs of blocks, {timing['openings']} opening(s), threads {threads}{load}"
+    )
+    metric = comparison.a.metric
+    change, low, high = (format_change(row[f"quality_change{end}"], metric) for end in ("", "_low", "_high"))
+    if timing["dropped"]:
+        told = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
+        console.print(f"pairs of blocks dropped: {told}")
+    console.print(f"quality changes by {change} ({low}..{high}){_losses(metric)}")
+    if "tokens" in comparison.extra:
+        console.print(_tokens(comparison.extra["tokens"]))
+    if row["verdict"]:
+        console.print(f"verdict: {row['verdict']}: {comparison.extra['verdict']['reason']}")
+
+
+def print_run(shrunk: Shrunk) -> None:
+    """The candidates of a run, the best one marked, and where to find it."""
+    table = _table("recipe", "size", "latency", "speed", "quality", "change", "verdict")
+    best = shrunk.best.fingerprint if shrunk.best else None
+    for candidate in [shrunk.reference, *shrunk.candidates]:
+        style = "bold green" if candidate.fingerprint == best else None
+        table.add_row(*_row(candidate, shrunk.reference), style=style)
+    console = _console()
+    console.print(table)
+    if shrunk.best is None:
+        console.print("no candidate could be built and measured")
+        return
+    console.print(f"best: {shrunk.best.recipe}", soft_wrap=True)
+    if shrunk.best.test and shrunk.best.test_verdict:
+        verdict = shrunk.best.test_verdict
+        change = format_change(verdict.change, shrunk.best.test.metric)
+        console.print(
+            f"test, read once: {shrunk.best.test.metric} {_quality(shrunk.best.test)} on {shrunk.best.test.examples}"
+            f" examples, {change} against the reference; {verdict.decision}: {verdict.reason}"
+        )
+    if shrunk.best.slower_than_float:
+        speedup = shrunk.best.speed["over_float"]["speedup"]
+        console.print(f"note: it has {speedup:.2f} times the speed of the same model in float, which breaks a limit")
+    for sentence in shrunk.unmet:
+        console.print(f"budget not met: {sentence}", style="bold red")
+    console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
+
+
+def _row(candidate: Candidate, reference: Candidate) -> list[str]:
+    label = "reference" if candidate.fingerprint == reference.fingerprint else _short(candidate.recipe)
+    if candidate.measurement is None:
+        return [label, f"failed: {candidate.failure}", "", "", "", "", ""]
+    measurement, verdict = candidate.measurement, candidate.verdict
+    speedup = candidate.speed.get("speedup")
+    return [
+        label,
+        format_bytes(measurement.size_bytes),
+        _latency(measurement),
+        f"{speedup:.1f}x" if speedup else MISSING,
+        f"{measurement.quality:.4f}",
+        format_change(verdict.change, measurement.metric) if verdict else MISSING,
+        verdict.decision if verdict else MISSING,
+    ]
+
+
+def _short(recipe: str) -> str:
+    from ..recipes.recipe import Recipe
+
+    return Recipe.parse(recipe).short()
+
+
+def print_levels(levels: Sequence[Level]) -> None:
+    """What each level of a language model takes, before it is made."""
+    context = levels[0].context if levels else 0
+    table = _table(
+        "level", "file", "bits", f"memory, {context} tokens", "of that cache", "tokens/s at most", f"behind {context}",
+        "fallbacks",
+    )  # fmt: skip
+    for level in levels:
+        rates = (level.decode_tokens_per_s, level.full_tokens_per_s)
+        table.add_row(
+            level.type,
+            format_bytes(level.size_bytes),
+            f"{level.bits_per_weight:.2f}",
+            format_bytes(level.memory_bytes),
+            format_bytes(level.cache_bytes),
+            *(MISSING if rate is None else f"{rate:,.0f}" for rate in rates),
+            str(level.fallbacks) if level.fallbacks else "",
+        )
+    _console().print(table)
+
+
+def print_methods(rows: list[dict[str, Any]]) -> None:
+    """Every method with its options."""
+    console = _console()
+    for row in rows:
+        formats = ", ".join(f"{source} -> {target}" for source, target in row["formats"].items())
+        console.print(f"[bold]{row['name']}[/bold]  {row['purpose']}  [dim]{formats}[/dim]")
+        for spec in row["options"]:
+            console.print(f"    {spec['name']}={spec['default']!r}  {spec['doc']}", markup=False)

@@ -1,0 +1,1 @@
+"""Data on disk: folders, splits, contents and caches."""

@@ -1,0 +1,111 @@
+"""What is in the files: a hash of each one's bytes and whether it is whole, remembered so that it is read once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..images.photos import Look, inspect, quiet_pillow
+from ..progress import SILENT, Progress
+from . import cache, parallel
+
+REVISION = 1  # of what is remembered: raise it when `inspect` judges differently
+KEY_DIGITS = 16
+SETTLED_S = 2.0  # a file younger than this could still change without changing its time
+
+
+@dataclass(frozen=True)
+class Content:
+    """One file: `key` is the beginning of the SHA-256 of its bytes, empty when it could not be read at all."""
+
+    key: str
+    problem: str | None = None
+    animated: bool = False
+    seconds: float = 0.0  # of a recording
+
+
+def content_key(data: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256: the identity of an example, whatever its file is called."""
+    return hashlib.sha256(data).hexdigest()[:KEY_DIGITS]
+
+
+def file_key(path: Path) -> str:
+    """`content_key` of a file of any size. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:KEY_DIGITS]
+
+
+def scan(
+    files: Mapping[str, Path],
+    index: Path,
+    *,
+    threads: int = 0,
+    progress: Progress = SILENT,
+    look: Callable[[bytes], Look] = inspect,
+    examine: Callable[[Path], Content] | None = None,
+    what: str = "reading images",
+) -> dict[str, Content]:
+    """The content of each file, by its name. Files whose size and time are those in `index` are not read again.
+
+    examine: for files that are too large to be looked at in one piece; it takes the place of `look`.
+    """
+    remembered = _read(index)
+    stamps = {name: _stamp(path) for name, path in files.items()}
+    known = {
+        name: Content(*remembered[name][1])
+        for name, stamp in stamps.items()
+        if stamp and name in remembered and tuple(remembered[name][0]) == stamp
+    }
+    new = [name for name in files if name not in known]
+    if not new:
+        return known
+    seen = examine or (lambda path: _content(path, look))
+    with quiet_pillow():
+        results = parallel.each(lambda name: seen(files[name]), new, threads)
+        found = dict(zip(new, progress.track(results, what, len(new)), strict=True))
+    contents = {**known, **found}
+    _remember(index, stamps, contents)
+    return {name: contents[name] for name in files}
+
+
+def _content(path: Path, look: Callable[[bytes], Look]) -> Content:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return Content("", problem=error.strerror or str(error))
+    seen = look(data)
+    return Content(content_key(data), seen.problem, seen.animated)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _read(index: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(index.read_text(encoding="utf-8"))
+        files: dict[str, Any] = saved["files"] if saved["revision"] == REVISION else {}
+        return files
+    except (OSError, ValueError, KeyError, TypeError):  # missing, or cut off by a crash: it is only a memory
+        return {}
+
+
+def _remember(index: Path, stamps: Mapping[str, tuple[int, int] | None], contents: Mapping[str, Content]) -> None:
+    settled_ns = time.time_ns() - int(SETTLED_S * 1e9)
+    rows = {}
+    for name, content in contents.items():
+        stamp = stamps[name]
+        if stamp and content.key and stamp[1] < settled_ns:
+            rows[name] = (stamp, (content.key, content.problem, content.animated, content.seconds))
+    with contextlib.suppress(OSError):  # not being able to remember costs time, nothing else
+        cache.write_whole(index, json.dumps({"revision": REVISION, "files": rows}).encode())

@@ -1,0 +1,174 @@
+"""The pixel cache: photos decoded once, kept as uint8 after resize and crop, read back by rows.
+
+One .npy file for each set of photos, geometry and view. It is written under a temporary name and moved into place
+when it is whole, so that two processes at once, or a killed one, do no harm; it is mapped into memory, so that a
+thousand photos cost no more than the batch that is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..data import cache, parallel
+from ..data.folders import some
+from ..errors import BadData
+from ..progress import SILENT, Progress
+from .geometry import Geometry
+from .photos import UnreadableImage, quiet_pillow, read_photo
+from .views import augmented
+
+REVISION = 1  # of the pixels: raise it when the same photo gives other ones
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What is made of each photo: view 0 is the geometry alone, higher views are augmented (with the seed)."""
+
+    geometry: Geometry
+    view: int = 0
+    seed: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        assert self.geometry.output is not None
+        return self.geometry.output
+
+    def __call__(self, photo: Image.Image, key: str) -> Pixels:
+        """(height, width, 3)."""
+        if self.view == 0:
+            return self.geometry(photo)
+        return augmented(photo, self.size, self.geometry.resample, self.seed, key, self.view)
+
+    def describe(self) -> str:
+        """What the pixels depend on, for the file's name."""
+        return f"{self.geometry!r} view {self.view}" + (f" seed {self.seed}" if self.view else "")
+
+
+class PixelCache:
+    """The files of decoded pixels in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "pixels"
+
+    def path(self, keys: Sequence[str], rendering: Rendering) -> Path:
+        """The file for these photos (in their order) and this rendering."""
+        made_of = json.dumps([REVISION, rendering.describe(), list(keys)])
+        return self.folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npy"
+
+    def open(self, keys: Sequence[str], rendering: Rendering) -> Pixels | None:
+        """The pixels of all the photos, mapped into memory (photos, height, width, 3); None when not cached."""
+        path = self.path(keys, rendering)
+        try:
+            pixels: Pixels = np.load(path, mmap_mode="r")
+            with suppress(OSError):
+                os.utime(path)  # read today: `trim` takes others first
+        except (OSError, ValueError, EOFError):  # absent, or damaged from outside
+            return None
+        return pixels if pixels.shape == (len(keys), *rendering.size, 3) and pixels.dtype == np.uint8 else None
+
+    def fill(
+        self,
+        photos: Mapping[str, Path],
+        wanted: Sequence[tuple[Sequence[str], Rendering]],
+        *,
+        threads: int = 0,
+        progress: Progress = SILENT,
+    ) -> None:
+        """Make the files that are wanted and missing, each a list of keys and a rendering, in one pass over the photos.
+
+        Every photo is decoded once, whatever is made of it. Raises BadData when a photo cannot be decoded, DiskFull.
+        """
+        missing = [(keys, rendering) for keys, rendering in wanted if keys and self.open(keys, rendering) is None]
+        if not missing:
+            return
+        with cache.failing_clearly(self.folder), ExitStack() as stack:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            cache.check_space(self.folder, sum(_bytes(keys, rendering) for keys, rendering in missing))
+            writers = [stack.enter_context(_Writer(self.path(*one), *one)) for one in missing]
+            self._decode(photos, writers, threads, progress)
+            for writer in writers:
+                writer.commit()
+        cache.trim(self.folder)
+
+    def _decode(self, photos: Mapping[str, Path], writers: list[_Writer], threads: int, progress: Progress) -> None:
+        keys = sorted({key for writer in writers for key in writer.rows})
+        unreadable: list[str] = []
+
+        def render(key: str) -> None:
+            try:
+                photo = read_photo(photos[key])
+            except UnreadableImage as error:
+                unreadable.append(f"{photos[key]} ({error})")
+                return
+            for writer in writers:
+                writer.put(photo, key)
+
+        with quiet_pillow():
+            for _ in progress.track(parallel.each(render, keys, threads), "decoding images", len(keys)):
+                pass
+        if unreadable:
+            raise BadData(
+                f"{len(unreadable)} images that were whole when the folder was opened cannot be decoded:"
+                f" {some(sorted(unreadable))}; repair or remove them"
+            )
+
+
+class _Writer:
+    """One .npy file in the making: rows arrive in any order, from several threads."""
+
+    def __init__(self, path: Path, keys: Sequence[str], rendering: Rendering) -> None:
+        self.rows = {key: row for row, key in enumerate(keys)}
+        self._path = path
+        self._temporary = cache.temporary_name(path)
+        self._rendering = rendering
+        self._row_bytes = _bytes(keys[:1], rendering)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Writer:
+        # written, not mapped: on a full disk a mapped file ends the process with SIGBUS, a written one with an error
+        self._file = self._temporary.open("wb")
+        shape = (len(self.rows), *self._rendering.size, 3)
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        self._start = self._file.tell()
+        return self
+
+    def put(self, photo: Image.Image, key: str) -> None:
+        """Render a photo and write its row, where it has one in this file."""
+        row = self.rows.get(key)
+        if row is None:
+            return
+        data = self._rendering(photo, key).tobytes()
+        with self._lock:
+            self._file.seek(self._start + row * self._row_bytes)
+            self._file.write(data)
+
+    def commit(self) -> None:
+        """Close the file and move it into place."""
+        self._file.close()
+        cache.move_into_place(self._temporary, self._path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _bytes(keys: Sequence[str], rendering: Rendering) -> int:
+    height, width = rendering.size
+    return len(keys) * height * width * 3

@@ -1,0 +1,98 @@
+"""What a model costs and how good it is (Measurement), and what it may cost (Budget)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from ..errors import InvalidOption
+from ..units import Drop, format_bytes, format_joules, format_seconds
+
+Goal = Literal["size", "latency", "energy", "quality"]
+GOALS: tuple[Goal, ...] = ("size", "latency", "energy", "quality")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The costs and the quality of one model; the unit is in each name, what was not measured is in `not_measured`."""
+
+    model: str
+    format: str
+    runtime: str
+    task: str
+    examples: int
+    metric: str
+    quality: float
+    quality_low: float
+    quality_high: float
+    size_bytes: int
+    examples_left_out: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+    bits_per_weight: float | None = None
+    latency_s: float | None = None
+    latency_low_s: float | None = None
+    latency_high_s: float | None = None
+    throughput_per_s: float | None = None
+    load_s: float | None = None
+    threads: int | None = None
+    memory_bytes: int | None = None
+    energy_j: float | None = None
+    energy_source: str | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+    not_measured: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values, in the order of the design's contract."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Measurement:
+        """The inverse of `as_dict`; keys of later versions are ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in row.items() if key in known})
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits that the user gave; None means no limit. `minutes` bounds the search, not the model."""
+
+    max_size_bytes: int | None = None
+    max_latency_s: float | None = None
+    max_memory_bytes: int | None = None
+    max_energy_j: float | None = None
+    max_drop: Drop | None = None
+    minutes: float | None = None
+    goal: Goal = "size"
+    prove: bool = False
+
+    def __post_init__(self) -> None:
+        if self.goal not in GOALS:
+            raise InvalidOption(f"goal must be one of {', '.join(GOALS)}, not {self.goal!r}")
+        for name in ("max_size_bytes", "max_latency_s", "max_memory_bytes", "max_energy_j", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidOption(f"{name} must be above zero, not {value!r}")
+        if self.prove and self.max_drop is None:
+            raise InvalidOption("--prove needs a limit to prove: add for example --max-drop 1pt")
+
+    def broken_limits(self, measurement: Measurement) -> Iterator[str]:
+        """A sentence for every cost limit that the measurement exceeds or that was not measured."""
+        limits = (
+            ("size", measurement.size_bytes, self.max_size_bytes, format_bytes),
+            ("latency", measurement.latency_s, self.max_latency_s, format_seconds),
+            ("memory", measurement.memory_bytes, self.max_memory_bytes, format_bytes),
+            ("energy", measurement.energy_j, self.max_energy_j, format_joules),
+        )
+        for name, value, limit, show in limits:
+            if limit is None:
+                continue
+            if value is None:
+                yield f"{name} was not measured, limit {show(limit)}"
+            elif value > limit:
+                yield f"{name} {show(value)} is above {show(limit)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values; the loss limit as its text, "1pt"."""
+        return {**asdict(self), "max_drop": None if self.max_drop is None else str(self.max_drop)}

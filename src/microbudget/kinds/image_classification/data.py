@@ -1,0 +1,266 @@
+"""Image classification: a folder of photos as a Task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...data import contents, folders
+from ...data import splits as cutting
+from ...data.cache import default_folder
+from ...data.folders import Listing, some
+from ...data.splits import Duplicate, Splits
+from ...errors import BadData, Failed
+from ...images.photos import EXTENSIONS
+from ...images.pixels import PixelCache, Pixels, Rendering
+from ...images.preprocess import Preprocessing
+from ...metrics import cross_entropy
+from ...progress import SILENT, Progress
+from ...task import SPLITS, Example, Inputs, Scores, Split
+
+
+@dataclass(eq=False)
+class ImageTask:
+    """Photos in class folders or with a metadata file; the metric is accuracy. Made by `ImageTask.open`."""
+
+    root: Path
+    labels: tuple[str, ...]
+    fingerprint: str
+    seed: int
+    warnings: list[str]
+    duplicates: tuple[Duplicate, ...]
+    left_out: int  # examples that the model has seen and that are therefore not judged
+    kind: str = "image-classification"
+    _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
+    _cache: PixelCache = field(default_factory=lambda: PixelCache(default_folder()), repr=False)
+    _threads: int = 0
+    _files: dict[tuple[str, Rendering], Pixels] = field(default_factory=dict, repr=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        seed: int = 0,
+        splits: bool = True,
+        leave_out: frozenset[str] = frozenset(),
+        cache: Path | None = None,
+        threads: int = 0,
+        progress: Progress = SILENT,
+    ) -> ImageTask:
+        """Find the photos of a folder, check that they can be read, and split them.
+
+        splits: True to train: missing splits are cut. False to judge: everything to judge on is in "test", which is
+        the folder's test split, else its validation split, else all; without the examples whose key is in `leave_out`.
+        threads: 0 means all cores. Warnings are told to `progress` and kept in `warnings`.
+        Raises BadData when the folder cannot serve.
+        """
+        root, store = Path(path), cache or default_folder()
+        listing = folders.find(root, EXTENSIONS)
+        known = _scan(root, listing, store, threads, progress)
+        apart, duplicates = cutting.keep_apart(_examples(listing, known))
+        warnings = [*listing.warnings, *_about_files(root, known), *_about_copies(duplicates)]
+        if splits:
+            done, left_out = cutting.complete(apart, seed), 0
+            warnings += _about_classes(done, listing.labels)
+        else:
+            done, left_out = _to_judge(root, apart, leave_out)
+        ordered = {name: tuple(sorted(examples, key=_order)) for name, examples in done.items()}
+        for warning in warnings:
+            progress.warn(warning)
+        return cls(
+            root=root,
+            labels=listing.labels,
+            fingerprint=_fingerprint(listing.labels, ordered),
+            seed=seed,
+            warnings=warnings,
+            duplicates=tuple(duplicates),
+            left_out=left_out,
+            _splits=ordered,
+            _cache=PixelCache(store),
+            _threads=threads,
+        )
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """The examples of a split ("unlabelled" too), in the order of their keys: any beginning is a random sample."""
+        return self._splits.get(split, ())
+
+    def path_of(self, example: Example) -> Path:
+        """The file of an example."""
+        return self.root / example.name
+
+    def prepare(
+        self,
+        preprocessings: Sequence[dict[str, Any]],
+        views: int = 1,
+        progress: Progress = SILENT,
+        splits: Sequence[Split] = SPLITS,
+    ) -> None:
+        """Decode every photo once and keep what `collate` will ask for; what is in the cache already is not made again.
+
+        views: of the train split; the others have view 0 alone. Whatever was not prepared, `collate` prepares itself.
+        """
+        geometries = dict.fromkeys(Preprocessing.parse(config).geometry for config in preprocessings)
+        wanted = [
+            (self._keys[split], Rendering(geometry, view, self.seed))
+            for split in splits
+            if split in self._keys
+            for geometry in geometries
+            for view in range(views if split == "train" else 1)
+        ]
+        self._cache.fill(self._paths, wanted, threads=self._threads, progress=progress)
+
+    def collate(self, examples: Sequence[Example], preprocessing: dict[str, Any], view: int = 0) -> Inputs:
+        """{"pixel_values": float32 (n, 3, H, W)}. View 0 is plain; a higher view is augmented, alike at every call."""
+        how = Preprocessing.parse(preprocessing)
+        return {"pixel_values": how.normalize(self._pixels(examples, Rendering(how.geometry, view, self.seed)))}
+
+    def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
+        """Accuracy. outputs: logits (n, classes)."""
+        right = outputs.argmax(axis=1) == _targets(examples)
+        return Scores("accuracy", right.astype(np.float64), np.ones(len(examples)))
+
+    def loss(self, outputs: NDArray[Any], examples: Sequence[Example]) -> NDArray[np.float64]:
+        """Cross-entropy of each example in nats, (n,). outputs: logits (n, classes)."""
+        return cross_entropy(outputs, _targets(examples))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the mapped files, whose contents pickle would copy."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_opening")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process the files are mapped anew."""
+        self.__dict__.update(state, _files={}, _opening=threading.Lock())
+
+    @cached_property
+    def _keys(self) -> dict[str, tuple[str, ...]]:
+        return {split: tuple(dict.fromkeys(example.key for example in self._splits[split])) for split in self._splits}
+
+    @cached_property
+    def _paths(self) -> dict[str, Path]:
+        return {example.key: self.path_of(example) for examples in self._splits.values() for example in examples}
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[str, int]]:
+        return {key: (split, row) for split, keys in self._keys.items() for row, key in enumerate(keys)}
+
+    def _pixels(self, examples: Sequence[Example], rendering: Rendering) -> Pixels:
+        """(n, H, W, 3), only these rows read."""
+        rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for position, example in enumerate(examples):
+            if example.key not in self._places:
+                raise BadData(f"{example.name} is no example of {self.root}")
+            split, row = self._places[example.key]
+            rows[split].append((position, row))
+        result = np.empty((len(examples), *rendering.size, 3), np.uint8)
+        for split, pairs in rows.items():
+            positions, sources = np.array(pairs).T
+            result[positions] = self._file(split, rendering)[sources]
+        return result
+
+    def _file(self, split: str, rendering: Rendering) -> Pixels:
+        with self._opening:  # threads that collate at once decode once
+            if (split, rendering) not in self._files:
+                self._files[split, rendering] = self._opened(self._keys[split], rendering)
+            return self._files[split, rendering]
+
+    def _opened(self, keys: Sequence[str], rendering: Rendering) -> Pixels:
+        pixels = self._cache.open(keys, rendering)
+        if pixels is None:
+            self._cache.fill(self._paths, [(keys, rendering)], threads=self._threads)
+            pixels = self._cache.open(keys, rendering)
+        if pixels is None:
+            raise Failed(f"the pixel cache in {self._cache.folder} loses its files: is something deleting them?")
+        return pixels
+
+
+def _scan(root: Path, listing: Listing, store: Path, threads: int, progress: Progress) -> dict[str, contents.Content]:
+    """The contents of the files. Raises BadData when more than a tenth of them cannot be read."""
+    index = store / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
+    files = {file.name: file.path for file in listing.files}
+    known = contents.scan(files, index, threads=threads, progress=progress)
+    bad = _problems(known)
+    if bad and len(bad) >= folders.TOLERATED * len(known):
+        raise BadData(f"{len(bad)} of {len(known)} images in {root} cannot be read: {some(bad)}")
+    return known
+
+
+def _problems(known: Mapping[str, contents.Content]) -> list[str]:
+    return [f"{name} ({content.problem})" for name, content in known.items() if content.problem]
+
+
+def _examples(listing: Listing, known: Mapping[str, contents.Content]) -> Splits:
+    """The readable files by split; an unsplit folder counts as train."""
+    index = {value: position for position, value in enumerate(listing.values)}
+    splits: Splits = {}
+    for file in listing.files:
+        content = known[file.name]
+        if content.problem is None:
+            label = None if file.label is None else index[file.label]
+            splits.setdefault(file.split or "train", []).append(Example(content.key, label, file.name))
+    return splits
+
+
+def _to_judge(root: Path, splits: Splits, leave_out: frozenset[str]) -> tuple[Splits, int]:
+    """Everything to judge on as "test", and how many of those the model has seen."""
+    nothing = f"{root} has no image with a label that can be read"
+    kept, left_out = cutting.to_judge(splits, leave_out, f"images of {root}", nothing)
+    return {"test": kept, "unlabelled": splits.get("unlabelled", [])}, left_out
+
+
+def _about_files(root: Path, known: Mapping[str, contents.Content]) -> Iterator[str]:
+    if bad := _problems(known):
+        yield f"{len(bad)} of {len(known)} images in {root} cannot be read (left out): {some(bad)}"
+    if animated := [name for name, content in known.items() if content.animated]:
+        yield f"{len(animated)} images have several frames (only the first is used): {some(animated)}"
+
+
+def _about_copies(duplicates: Sequence[Duplicate]) -> Iterator[str]:
+    for what, found in (
+        ("copies between splits", [pair for pair in duplicates if pair.dropped]),
+        ("photos under two labels", [pair for pair in duplicates if not pair.dropped]),
+    ):
+        if found:
+            yield f"{len(found)} {what}: {some(str(pair) for pair in found)}"
+
+
+def _about_classes(splits: Splits, labels: Sequence[str]) -> Iterator[str]:
+    counts = {name: Counter(example.label for example in splits[name]) for name in SPLITS}
+    absent = [label for index, label in enumerate(labels) if not counts["train"][index]]
+    if absent:
+        yield f"classes without an image to train on: {some(absent)}"
+    rest = counts["validation"] + counts["test"]
+    single = [label for index, label in enumerate(labels) if counts["train"][index] == 1 and not rest[index]]
+    if single:
+        yield f"classes with a single image (trained on, never judged): {some(single)}"
+    unjudged = [label for index, label in enumerate(labels) if not counts["test"][index] and label not in single]
+    if unjudged:
+        yield f"classes without an image in test: {some(unjudged)}"
+
+
+def _order(example: Example) -> tuple[str, int, str]:
+    return example.key, -1 if example.label is None else example.label, example.name
+
+
+def _fingerprint(labels: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:
+    content = {name: [(example.key, example.label) for example in splits[name]] for name in sorted(splits)}
+    return hashlib.sha256(json.dumps([labels, content]).encode()).hexdigest()[:16]
+
+
+def _targets(examples: Sequence[Example]) -> NDArray[np.int64]:
+    """Class indices (n,). Raises BadData for an example without a label."""
+    targets = [example.label for example in examples if example.label is not None]
+    if len(targets) < len(examples):
+        raise BadData(f"{len(examples) - len(targets)} of {len(examples)} examples have no label to judge by")
+    return np.array(targets, dtype=np.int64)

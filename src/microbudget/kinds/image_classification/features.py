@@ -1,0 +1,78 @@
+"""Features: what a frozen backbone says of every example, computed once per view and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...progress import SILENT, Progress
+from ...runtimes.onnx.session import OnnxSession
+from ...task import Example, Task
+
+CHUNK = 32  # examples that are prepared at once
+CALL = 8  # examples in one call of the runtime
+
+
+class FeatureStore:
+    """Features of one backbone under one preprocessing; rows are kept in `folder` by split content and view."""
+
+    def __init__(self, backbone: bytes, preprocessing: dict[str, Any], folder: Path, threads: int = 0) -> None:
+        self._backbone = backbone
+        self._preprocessing = preprocessing
+        self._folder = folder
+        self._threads = threads or os.cpu_count() or 1
+        self._name = hashlib.sha256(backbone + json.dumps(preprocessing, sort_keys=True).encode()).hexdigest()
+        self._session: OnnxSession | None = None
+        self.answered = 0  # examples that went through the backbone, in this process
+
+    def stands(self, examples: Sequence[Example], view: int, seed: int = 0) -> bool:
+        """Whether the rows of a view are in the folder."""
+        return self._path([example.key for example in examples], view, seed).is_file()
+
+    def rows(
+        self, task: Task, examples: Sequence[Example], view: int, seed: int = 0, progress: Progress = SILENT
+    ) -> NDArray[np.float32]:
+        """Features (examples, width) of one view, from the folder where they stand already."""
+        path = self._path([example.key for example in examples], view, seed)
+        if path.is_file():
+            stored: NDArray[np.float32] = np.load(path)
+            return stored
+        rows = np.concatenate(list(self._compute(task, examples, view, progress)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, rows)
+        os.replace(partial, path)
+        return rows
+
+    def _path(self, keys: list[str], view: int, seed: int) -> Path:
+        made_of = json.dumps([self._name, keys, view, seed if view else 0])
+        return self._folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}.npy"
+
+    def _compute(
+        self, task: Task, examples: Sequence[Example], view: int, progress: Progress
+    ) -> Iterator[NDArray[np.float32]]:
+        """A call per core at a time, which is faster than one call on all cores.
+
+        Not in OpenVINO: its bfloat16 is 1.7 times as fast, but MobileNetV2's features then differ by 8 % of their
+        spread, and in float32 it is slower.
+        """
+        if self._session is None:
+            self._session = OnnxSession(self._backbone, threads=1)
+        session = self._session
+        starts = range(0, len(examples), CHUNK)
+        with ThreadPoolExecutor(self._threads) as pool:
+            for start in progress.track(starts, f"features of view {view}, batch"):
+                inputs = task.collate(examples[start : start + CHUNK], self._preprocessing, view)
+                count = len(next(iter(inputs.values())))
+                calls = [{name: array[i : i + CALL] for name, array in inputs.items()} for i in range(0, count, CALL)]
+                answers = np.concatenate(list(pool.map(session.answer, calls))).reshape(count, -1)
+                self.answered += count
+                yield answers

@@ -1,0 +1,171 @@
+"""Conversations: `.jsonl` files, each line `{"messages": [{"role": ..., "content": ...}, ...]}`.
+
+A model is judged by its bits for each byte of the last answer, with what was said before as history. The history is put
+into words by the model's own template, so that each model reads what it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...data import splits as cutting
+from ...data.contents import content_key
+from ...data.folders import SPLIT_FOLDERS
+from ...errors import BadData
+from ...model import LANGUAGE_MODELLING
+from ...progress import SILENT, Progress
+from ...task import Example, Inputs, Scores, Split
+from .text import CONTEXT, DEPTH, METRIC, TextTask
+
+ROLES = ("system", "user", "assistant")
+Conversation = tuple[Mapping[str, str], ...]
+
+
+@dataclass
+class ChatTask:
+    """Conversations of `.jsonl` files. Open it with `ChatTask.open`."""
+
+    root: Path
+    fingerprint: str
+    context: int
+    stride: int = 1  # bytes of an answer, on average: nothing is cut into passages
+    left_out: int = 0
+    warnings: list[str] = field(default_factory=list)
+    _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
+    _said: dict[str, Conversation] = field(default_factory=dict, repr=False)  # by the example's key
+
+    kind = LANGUAGE_MODELLING
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        seed: int = 0,
+        splits: bool = True,
+        leave_out: frozenset[str] = frozenset(),
+        context: int = CONTEXT,
+        progress: Progress = SILENT,
+    ) -> ChatTask:
+        """A `.jsonl` file, or a folder of them; train.jsonl, validation.jsonl and test.jsonl are splits.
+
+        splits: True to train: what is missing is cut. False to judge: everything is in "test", without the
+        conversations whose key is in `leave_out`. Raises BadData.
+        """
+        root = Path(path)
+        said: dict[str, Conversation] = {}
+        found: dict[str, list[Example]] = {}
+        for file in files(root):
+            found.setdefault(_split_of(file, root), []).extend(_examples(file, root, said))
+        apart, _ = cutting.keep_apart(found)
+        if splits:
+            chosen, left_out = cutting.complete(apart, seed), 0
+        else:
+            what, nothing = f"conversations of {root}", f"{root} holds no conversation"
+            kept, left_out = cutting.to_judge(apart, leave_out, what, nothing)
+            chosen = {"test": kept}
+        ordered = {name: tuple(examples) for name, examples in chosen.items()}
+        content = {name: [example.key for example in ordered[name]] for name in sorted(ordered)}
+        digest = hashlib.sha256(json.dumps([context, content]).encode()).hexdigest()[:16]
+        del progress  # nothing takes long here
+        judged = [len(said[example.key][-1]["content"].encode()) for part in ordered.values() for example in part]
+        stride = max(1, round(sum(judged) / max(1, len(judged))))
+        return cls(root, digest, context, stride, left_out, [], ordered, said)
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """The conversations of a split."""
+        return self._splits.get(split, ())
+
+    def conversation(self, example: Example) -> Conversation:
+        """Its messages. Raises BadData for an example of other data."""
+        if example.key not in self._said:
+            raise BadData(f"{example.name} is no conversation of {self.root}")
+        return self._said[example.key]
+
+    def text(self, example: Example) -> str:
+        """What was said, a line for each message: for measuring inputs, not for training."""
+        return "\n".join(message["content"] for message in self.conversation(example))
+
+    def question(self, example: Example) -> str:
+        """What its first user says; empty where none says anything."""
+        asked = (message["content"] for message in self.conversation(example) if message["role"] == "user")
+        return next(asked, "")
+
+    def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
+        """The conversations as JSON, padded: what a language session's `answer` puts into words and judges."""
+        parts = [json.dumps(self.conversation(example), ensure_ascii=False).encode() for example in examples]
+        table = np.zeros((len(parts), max(map(len, parts))), np.uint8)
+        for row, part in zip(table, parts, strict=True):
+            row[: len(part)] = np.frombuffer(part, np.uint8)
+        lengths = np.array([len(part) for part in parts])
+        return {"chat": table, "end": lengths, "context": np.full(len(parts), self.context)}
+
+    def sample(self, examples: Sequence[Example]) -> Inputs:
+        """What writing one token is timed with."""
+        if not examples:
+            raise BadData("there is no conversation to measure with")
+        text = self.text(examples[len(examples) // 2]).encode()
+        return {"decode": np.frombuffer(text, np.uint8)[None], "depth": np.array([min(DEPTH, self.context - 1)])}
+
+    def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
+        """Bits and bytes of each last answer. outputs: (examples, 2), nats and tokens."""
+        lengths = [len(self.conversation(example)[-1]["content"].encode()) for example in examples]
+        bits = np.asarray(outputs[:, 0], np.float64) / np.log(2)
+        return Scores(METRIC, bits, np.array(lengths, np.float64), higher_is_better=False)
+
+    loss = TextTask.loss
+    extra = TextTask.extra
+
+
+def files(root: Path) -> list[Path]:
+    """The `.jsonl` files of a path, sorted by name; none where there are none."""
+    if root.is_file():
+        return [root] if root.suffix.lower() == ".jsonl" else []
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() == ".jsonl" and path.is_file())
+
+
+def _split_of(path: Path, root: Path) -> str:
+    return "train" if path == root else SPLIT_FOLDERS.get(path.stem.lower(), "train")
+
+
+def _examples(path: Path, root: Path, said: dict[str, Conversation]) -> list[Example]:
+    name = path.name if path == root else path.relative_to(root).as_posix()
+    examples = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadData(f"{path} cannot be read as UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            messages = _parsed(line, f"{path}, line {number}")
+            key = content_key(json.dumps(messages, sort_keys=True).encode())
+            said[key] = messages
+            examples.append(Example(key, None, f"{name}:{number}"))
+    if not examples:
+        raise BadData(f"{path} is empty: give a conversation a line")
+    return examples
+
+
+def _parsed(line: str, where: str) -> Conversation:
+    """The messages of a line, up to the last answer. Raises BadData."""
+    try:
+        row = json.loads(line)
+        messages = [{"role": str(each["role"]), "content": str(each["content"])} for each in row["messages"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadData(f'{where} is no {{"messages": [{{"role": ..., "content": ...}}]}} ({error!r})') from error
+    unknown = [message["role"] for message in messages if message["role"] not in ROLES]
+    if unknown:
+        raise BadData(f"{where} has a role {unknown[0]!r}; there are {', '.join(ROLES)}")
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise BadData(f"{where} has no message of the role assistant: there is nothing to learn or to judge")
+    return tuple(messages[: answers[-1] + 1])

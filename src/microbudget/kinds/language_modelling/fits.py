@@ -1,0 +1,254 @@
+"""What fits: size, memory and speed of every level of a language model, before anything is built.
+
+Sizes are exact to the byte: they follow from the shapes, the tokenizer and the rules of the mixtures. Memory is the
+file, copies of the matrices that llama.cpp packs anew for its fastest kernels, the keys and values of a context, and
+what computing takes. Speed is a ceiling: a token reads every weight once, so it cannot come faster than memory
+delivers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ...errors import InvalidOption, UnsupportedModel
+from ...judge.ceilings import ceilings
+from ...machine import processor as machine
+from ...methods.export import Export
+from ...methods.quantize import Quantize
+from ...methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
+from ...methods.quantize.gguf.rewrite import changed, ordered, renewed
+from ...model import Model
+from ...recipes.recipe import Recipe
+from ...runtimes.gguf import convert as convert_gguf
+from ...runtimes.gguf.file import DEFAULT_ALIGNMENT, Entry, GgufFile, TensorInfo, length_of
+from ...runtimes.gguf.write import Layout, order
+
+LADDER = (  # by bytes
+    "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_M", "IQ3_XXS", "Q2_K", "IQ2_M", "IQ2_XS",
+)  # fmt: skip
+CONTEXT = 4096  # tokens, unless the model was trained for fewer
+CACHE_BYTES = 2  # of a value in the cache: float16
+MICROBATCH = 512  # tokens that llama.cpp computes at once
+# Measured on llama.cpp 0.6 (x86 with AVX-512): models of 5 and 110 million weights, contexts of 512 and 4096 tokens.
+REPACKED = frozenset(("Q4_0", "Q4_K", "IQ4_NL"))  # these stay in memory twice: as the file has them, and packed anew
+FIXED_BYTES = 7_700_000  # code that is read in, and what llama.cpp keeps for itself
+TOKEN_BYTES, MERGE_BYTES = 183, 200  # of the tokenizer in memory
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What the predictions follow from: the metadata and the tensors of the model in float16."""
+
+    entries: tuple[Entry, ...]
+    tensors: tuple[TensorInfo, ...]
+    facts: Facts
+    hidden: int
+    inner: int
+    vocabulary: int
+    key_width: int  # of a head
+    value_width: int
+    trained_context: int
+    alignment: int = DEFAULT_ALIGNMENT
+
+    @cached_property
+    def cache_token_bytes(self) -> int:
+        """Bytes of keys and values of one token in all layers."""
+        return self.facts.layers * self.facts.kv_heads * (self.key_width + self.value_width) * CACHE_BYTES
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one type makes of the model."""
+
+    type: str
+    size_bytes: int  # of the file, exactly
+    bits_per_weight: float
+    context: int  # tokens that the next two and the last speed are for
+    cache_bytes: int  # keys and values of a full context
+    memory_bytes: int  # file, packed copies, cache, tokenizer and what computing takes
+    decode_tokens_per_s: float | None  # at most: each token reads all weights; None without a bandwidth
+    full_tokens_per_s: float | None  # at most, behind a full context, whose keys and values are read too
+    fallbacks: int  # matrices whose rows fit no block of their type
+    types: tuple[str, ...] = field(default=(), repr=False)  # of the tensors, in their order
+
+
+def anatomy(model: Model) -> Anatomy:
+    """Of a Hugging Face folder, whose weights are not read and need not be there, or of a GGUF file.
+
+    Raises what reading them raises, UnsupportedModel for other formats.
+    """
+    if model.format == "hf":
+        return _of_folder(model.path)
+    if model.format == "gguf":
+        return _of_file(model.weights)
+    raise UnsupportedModel(f"{model.path} is a model in {model.format}: sizes of levels are told for hf and gguf")
+
+
+def _of_folder(folder: Path) -> Anatomy:
+    conversion = convert_gguf.plan(folder)
+    config = conversion.config
+    facts = Facts(config.family.architecture, config.layers, config.heads, config.kv_heads)
+    return Anatomy(
+        entries=conversion.layout.entries,
+        tensors=conversion.layout.tensors,
+        facts=facts,
+        hidden=config.hidden,
+        inner=config.inner,
+        vocabulary=config.vocabulary,
+        key_width=config.head,
+        value_width=config.head,
+        trained_context=config.context,
+    )
+
+
+def _of_file(path: Path) -> Anatomy:
+    with GgufFile(path) as file:
+        name = file.architecture
+        facts, tensors = Facts.of(file), ordered(file)
+        hidden = file.whole(f"{name}.embedding_length", low=1)
+        embedding = file.tensors.get("token_embd.weight")
+        if embedding is None:
+            raise UnsupportedModel(f"{path} has no token_embd.weight: it is no language model")
+        return Anatomy(
+            entries=tuple(file.entries.values()),
+            tensors=tensors,
+            facts=facts,
+            hidden=hidden,
+            inner=file.whole(f"{name}.feed_forward_length", 4 * hidden),
+            vocabulary=embedding.rows,
+            key_width=file.whole(f"{name}.attention.key_length", hidden // facts.heads),
+            value_width=file.whole(f"{name}.attention.value_length", hidden // facts.heads),
+            trained_context=file.whole(f"{name}.context_length", CONTEXT, low=1),
+            alignment=file.alignment,
+        )
+
+
+def what_fits(model: Model, *, context: int | None = None, threads: int = 0) -> tuple[Level, ...]:
+    """The ladder's levels on this machine, with the bandwidth that was measured here.
+
+    Raises what `anatomy` and `levels` raise.
+    """
+    about = anatomy(model)
+    smallest = min(level.size_bytes for level in levels(about, context=context))
+    rate = ceilings(threads or machine.cores()).bandwidth(smallest)
+    return levels(about, context=context, read_bytes_per_s=rate)
+
+
+def levels(
+    about: Anatomy,
+    types: Sequence[str] = LADDER,
+    *,
+    context: int | None = None,
+    at_once: int = MICROBATCH,
+    imatrix: bool = True,
+    read_bytes_per_s: float | None = None,
+) -> tuple[Level, ...]:
+    """A row for each type that the model's shapes allow, in the given order.
+
+    context: tokens, by default what the model was trained for, at most CONTEXT. at_once: the longest text that is read
+    in one go. read_bytes_per_s: the machine's bandwidth (`judge.ceilings`). Raises InvalidOption for an unknown type or
+    a context out of range.
+    """
+    unknown = [kind for kind in types if kind not in MIXTURES]
+    if unknown:
+        raise InvalidOption(f"there is no type {unknown[0]!r}; there are {', '.join(MIXTURES)}")
+    size = min(CONTEXT, about.trained_context) if context is None else context
+    if size < 1:
+        raise InvalidOption(f"a context has at least 1 token, not {size}")
+    found = []
+    for kind in types:
+        try:
+            choices = choose(order(about.tensors), about.facts, kind, imatrix=imatrix)
+        except UnsupportedModel:  # rows that fit no block of it
+            continue
+        found.append(_level(about, kind, choices, size, min(at_once, size), read_bytes_per_s))
+    return tuple(found)
+
+
+def predictable(recipe: Recipe) -> bool:
+    """Whether a recipe converts and quantizes only: what pruning or trimming leaves is not known before."""
+    return bool(recipe.steps) and all(
+        isinstance(step, Quantize) or (isinstance(step, Export) and step.format == "gguf") for step in recipe.steps
+    )
+
+
+def of_recipe(
+    about: Anatomy, recipe: Recipe, *, context: int = 1, read_bytes_per_s: float | None = None
+) -> tuple[Level, ...]:
+    """What each step of a predictable recipe makes.
+
+    context: tokens, which are read in one go. Raises InvalidOption for a type that needs an importance matrix without
+    one, UnsupportedModel for rows that fit no type.
+    """
+    found = []
+    for step in recipe.steps:
+        if isinstance(step, Export):
+            kind = convert_gguf.DTYPES[step.dtype or "float16"]
+            choices = choose(order(about.tensors), about.facts, kind, imatrix=False)
+        else:
+            assert isinstance(step, Quantize)
+            kind, weighted = step.level, step.imatrix is not False
+            changes = overrides(step.tensors)
+            choices = choose(order(about.tensors), about.facts, kind, imatrix=weighted, overrides=changes)
+            if not weighted:
+                refuse_unweighted(choices, kind)
+        found.append(_level(about, kind, choices, context, context, read_bytes_per_s))
+    return tuple(found)
+
+
+def _level(
+    about: Anatomy, kind: str, choices: Sequence[Choice], context: int, at_once: int, rate: float | None
+) -> Level:
+    tensors = changed(choices)
+    layout = Layout(renewed(about.entries, kind), tensors, about.alignment)
+    weights = sum(tensor.size_bytes for tensor in tensors)
+    cache = about.cache_token_bytes * padded_context(context)
+    return Level(
+        type=kind,
+        size_bytes=layout.size_bytes,
+        bits_per_weight=8 * weights / sum(tensor.parameters for tensor in tensors),
+        context=context,
+        cache_bytes=cache,
+        memory_bytes=layout.size_bytes + packed_bytes(tensors) + cache + compute_bytes(about, at_once),
+        decode_tokens_per_s=None if rate is None else rate / bytes_per_token(tensors),
+        full_tokens_per_s=None if rate is None else rate / (bytes_per_token(tensors) + cache),
+        fallbacks=sum(choice.fell_back for choice in choices),
+        types=tuple(tensor.type.name for tensor in tensors),
+    )
+
+
+def bytes_per_token(tensors: Iterable[TensorInfo]) -> int:
+    """Bytes of weights that one token reads: all, but of the embedding a row, unless it is the output too."""
+    tensors = tuple(tensors)
+    tied = all(tensor.name != "output.weight" for tensor in tensors)
+    return sum(
+        tensor.type.bytes_of((tensor.columns,))
+        if tensor.name == "token_embd.weight" and not tied
+        else tensor.size_bytes
+        for tensor in tensors
+    )
+
+
+def padded_context(context: int) -> int:
+    """llama.cpp rounds a context up to a multiple of 256 tokens."""
+    return -(-context // 256) * 256
+
+
+def packed_bytes(tensors: Iterable[TensorInfo]) -> int:
+    """Bytes of the copies that llama.cpp packs anew: matrices of some types whose rows come in eights."""
+    return sum(
+        tensor.size_bytes
+        for tensor in tensors
+        if tensor.type.name in REPACKED and tensor.rows % 8 == 0 and tensor.name != "token_embd.weight"
+    )
+
+
+def compute_bytes(about: Anatomy, tokens: int) -> int:
+    """What is there beside weights and cache: a layer's values for so many tokens, logits, tokenizer, code."""
+    widths = 2 * about.inner + 8 * about.hidden
+    merges = next((length_of(entry) for entry in about.entries if entry.key == "tokenizer.ggml.merges"), 0)
+    words = TOKEN_BYTES * about.vocabulary + MERGE_BYTES * merges
+    return FIXED_BYTES + words + 4 * (min(tokens, MICROBATCH) * widths + about.vocabulary)

@@ -1,0 +1,153 @@
+"""Ollama's prompt templates, found by watching what a model's own chat template writes.
+
+Ollama takes Go templates, models come with Jinja ones. Nobody translates programs: the Jinja template is run on a few
+conversations of marked texts, and what stands between the marks is the Go template. It is kept only if it writes the
+same as the original for conversations that were not used to find it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...errors import UnsupportedModel
+from ...runtimes.language.chat import Message, render
+
+SYSTEM, USER, AGAIN, ANSWER = (f"\u27e6{word}\u27e7" for word in ("system", "user", "again", "answer"))
+COMPLETION = "{{ .Prompt }}"  # for a model without a chat template
+_DATED = re.compile(r"\b\d{1,2} [A-Z][a-z]{2,8} \d{4}\b|\b\d{4}-\d\d-\d\d\b")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One turn as text: what stands before, between and after the system's text, the prompt and the answer."""
+
+    before_system: str
+    after_system: str  # and before the prompt
+    before_prompt: str  # where there is no system's text
+    after_prompt: str
+    after_answer: str
+    system: str = ""  # what the template says where the user gives no system's text
+    takes_system: bool = True
+
+    def go(self) -> str:
+        """The Go template."""
+        first = (
+            f"{{{{ if .System }}}}{_go(self.before_system)}{{{{ .System }}}}{_go(self.after_system)}"
+            f"{{{{ else }}}}{_go(self.before_prompt)}{{{{ end }}}}"
+            if self.takes_system
+            else _go(self.before_prompt)
+        )
+        return f"{first}{{{{ .Prompt }}}}{_go(self.after_prompt)}{{{{ .Response }}}}{_go(self.after_answer)}"
+
+    def write(self, messages: Sequence[Message]) -> str:
+        """What Ollama makes of a conversation: a system's text or none, then prompts and answers in turn."""
+        given = [str(message["content"]) for message in messages if message["role"] == "system"]
+        system = given[0] if given else self.system
+        text = ""
+        for message in messages:
+            if message["role"] == "user":
+                start = f"{self.before_system}{system}{self.after_system}" if system else self.before_prompt
+                text += f"{start}{message['content']}{self.after_prompt}"
+                system = ""
+            elif message["role"] == "assistant":
+                text += f"{message['content']}{self.after_answer}"
+        return text
+
+
+def _go(text: str) -> str:
+    """Text as it stands in a Go template."""
+    return text.replace("{{", '{{ "{{" }}')
+
+
+def find(template: str, begin: str = "", end: str = "") -> Form:
+    """The form of a Jinja chat template. begin, end: the texts of the tokens that begin and end a text.
+
+    Raises UnsupportedModel for a template that fails, or writes turns in a way that no such form has.
+    """
+    plain = _ask(template, begin, end, ("user", USER))
+    longer = _ask(template, begin, end, ("user", USER), ("assistant", ANSWER), ("user", AGAIN))
+    before_first, after_prompt = _cut(plain, USER)
+    head, after_answer_and_more = _cut(longer, ANSWER)
+    between, after_again = _cut(after_answer_and_more, AGAIN)
+    start = before_first + USER + after_prompt
+    if head.rstrip(" ") != start.rstrip(" ") or not head.startswith(start) or after_again != after_prompt:
+        raise _irregular("a turn depends on those before it")
+    exact = head == start  # else the template puts a space before answers, which models write by themselves
+    try:
+        asked = _ask(template, begin, end, ("system", SYSTEM), ("user", USER))
+        before_system, rest = _cut(asked, SYSTEM)
+        after_system, ending = _cut(rest, USER)
+    except UnsupportedModel:
+        before_system = after_system = ending = ""
+    return _verified(
+        _joined(before_first, before_system, after_system, after_prompt, between, end, ending == after_prompt),
+        template, begin, end, exact,
+    )  # fmt: skip
+
+
+def _joined(
+    before_first: str, before_system: str, after_system: str, after_prompt: str, between: str, end: str, takes: bool
+) -> Form:
+    """Divide what stands between an answer and the next prompt: the end of the answer, and the beginning of a turn."""
+    before_prompt = _common_end(between, before_first)
+    if takes:
+        before_prompt = _common_end(before_prompt, after_system) or before_prompt
+    marker = between.find(end) + len(end) if end and end in between else 0
+    split = max(marker, len(between) - len(before_prompt))
+    while split < len(between) and between[split] == "\n":
+        split += 1
+    after_answer, before_prompt = between[:split], between[split:]
+    hidden = before_first.removesuffix(before_prompt)  # what is said of itself before the first turn
+    system = ""
+    if hidden and takes and after_system.endswith(before_prompt):
+        closing = after_system.removesuffix(before_prompt)
+        if hidden.startswith(before_system) and hidden.endswith(closing) and len(hidden) > len(before_system + closing):
+            system = hidden[len(before_system) : len(hidden) - len(closing)]
+    if hidden and not system:
+        raise _irregular("the first turn differs from the later ones")
+    return Form(before_system, after_system, before_prompt, after_prompt, after_answer, system, takes)
+
+
+def _common_end(a: str, b: str) -> str:
+    length = 0
+    while length < min(len(a), len(b)) and a[-1 - length] == b[-1 - length]:
+        length += 1
+    return a[len(a) - length :]
+
+
+def _verified(form: Form, template: str, begin: str, end: str, exact: bool) -> Form:
+    """The form, if it writes what the template writes for other conversations; unless `exact`, up to spaces."""
+    talks: list[tuple[tuple[str, str], ...]] = [
+        (("user", "Why?"),),
+        (("user", "Why?"), ("assistant", "Because."), ("user", "Really?"), ("assistant", "Yes."), ("user", "OK")),
+    ]
+    if form.takes_system:
+        talks += [(("system", "Be kind."), *talk) for talk in talks]
+    for talk in talks:
+        written = form.write([{"role": role, "content": text} for role, text in talk])
+        expected = _ask(template, begin, end, *talk)
+        if written != expected and (exact or written.replace(" ", "") != expected.replace(" ", "")):
+            raise _irregular("a conversation of several turns comes out differently")
+    return form
+
+
+def _ask(template: str, begin: str, end: str, *talk: tuple[str, str]) -> str:
+    """What the template writes, without the token that begins a text: Ollama puts it there by itself."""
+    messages = [{"role": role, "content": text} for role, text in talk]
+    written = render(template, messages, begin, end)
+    if _DATED.search(written):
+        raise _irregular("it tells the date")
+    return written.removeprefix(begin) if begin else written
+
+
+def _cut(text: str, mark: str) -> tuple[str, str]:
+    parts = text.split(mark)
+    if len(parts) != 2:
+        raise _irregular("it changes or repeats what people say")
+    return parts[0], parts[1]
+
+
+def _irregular(why: str) -> UnsupportedModel:
+    return UnsupportedModel(f"the model's chat template has no form that Ollama's templates can have: {why}")

@@ -1,0 +1,122 @@
+"""Passages: a text file as a row of pieces of about equal length, each cut where a line begins if it can be.
+
+Where a piece begins depends on the bytes around that place only, so that a file of any size is never read as a whole,
+and the same text gives the same pieces whatever tokenizer reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import BadData
+
+UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+NEWLINES, SPACES = b"\n", b" \t\r\n"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Bytes of a file, from `start` to `end`."""
+
+    path: Path
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text, cut into passages of about `stride` bytes."""
+
+    path: Path
+    size: int
+    stride: int
+    start: int = 0  # behind the mark that some editors put first
+
+    @classmethod
+    def open(cls, path: Path, stride: int) -> TextFile:
+        """Look at a file's beginning. Raises BadData for one that is empty or no text."""
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as stream:
+                head = stream.read(4096)
+        except OSError as error:
+            raise BadData(f"{path} cannot be read: {error.strerror or error}") from error
+        if head.startswith(UTF16_MARKS):
+            raise BadData(f"{path} is UTF-16: save it as UTF-8 (iconv -f utf-16 -t utf-8)")
+        start = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
+        if not head[start:].strip():
+            raise BadData(f"{path} is {'empty' if size == start else 'blank at its beginning'}: give a text to read")
+        _check_text(head[: _whole(head)], path, 0)
+        return cls(path, size, stride, start)
+
+    @property
+    def count(self) -> int:
+        """How many passages there are; the last is up to half as long again."""
+        return max(1, round((self.size - self.start) / self.stride))
+
+    def passage(self, index: int) -> Passage:
+        """One of `count` passages; together they are the file."""
+        end = self.size if index == self.count - 1 else self._border(index + 1)
+        return Passage(self.path, self._border(index), end)
+
+    def history(self, passage: Passage, length: int) -> Passage:
+        """About `length` bytes before a passage, or fewer where the file begins."""
+        wanted = passage.start - length
+        if wanted <= self.start:
+            return Passage(self.path, self.start, passage.start)
+        return Passage(self.path, self._cut(wanted, length // 4), passage.start)
+
+    def _border(self, index: int) -> int:
+        return self.start if index == 0 else self._cut(self.start + index * self.stride, self.stride // 2)
+
+    def _cut(self, place: int, reach: int) -> int:
+        """The first beginning of a line from `place` on, within `reach`; else of a word; else of a character."""
+        with self.path.open("rb") as stream:
+            stream.seek(place - 1)
+            around = stream.read(reach + 1)
+        for marks in (NEWLINES, SPACES):
+            found = [at for at in (around.find(mark) for mark in (bytes([byte]) for byte in marks)) if at >= 0]
+            if found:
+                return place + min(found)
+        inside = 0
+        while inside < min(4, len(around) - 1) and around[1 + inside] & 0xC0 == 0x80:
+            inside += 1
+        return place + inside
+
+
+def read(passage: Passage) -> bytes:
+    """The bytes of a passage. Raises BadData when they are no UTF-8 text."""
+    with passage.path.open("rb") as stream:
+        stream.seek(passage.start)
+        raw = stream.read(passage.length)
+    if len(raw) < passage.length:
+        raise BadData(f"{passage.path} became shorter while it was read")
+    _check_text(raw, passage.path, passage.start)
+    return raw
+
+
+def _check_text(raw: bytes, path: Path, offset: int) -> None:
+    if b"\0" in raw:
+        raise BadData(f"{path} is binary (a zero byte at {offset + raw.index(0)}): give a text")
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(
+            f"{path} is no UTF-8 text (byte {offset + error.start}): convert it (iconv -f latin1 -t utf-8)"
+        ) from error
+
+
+def _whole(head: bytes) -> int:
+    """How many bytes of the beginning end with a whole character."""
+    for back in range(1, min(4, len(head)) + 1):
+        byte = head[-back]
+        if byte & 0xC0 != 0x80:  # the first byte of a character
+            length = 1 if byte < 0x80 else 2 if byte >> 5 == 6 else 3 if byte >> 4 == 14 else 4
+            return len(head) if length <= back else len(head) - back
+    return len(head)

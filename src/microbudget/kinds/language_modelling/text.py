@@ -1,0 +1,250 @@
+"""Language modelling: how many bits a model needs for each byte of a text that it has not seen.
+
+The text is cut into passages of about `stride` bytes, the same for every model. Each is judged by itself, with the text
+before it as history: as many tokens as fit into `context`. Bits per byte can be compared across tokenizers, perplexity
+cannot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...data import splits as cutting
+from ...data.contents import content_key
+from ...data.folders import SPLIT_FOLDERS
+from ...errors import BadData, InvalidOption
+from ...model import LANGUAGE_MODELLING
+from ...progress import SILENT, Progress
+from ...task import Example, Inputs, Scores, Split
+from .passages import Passage, TextFile, read
+
+METRIC = "bits per byte"
+CONTEXT, STRIDE = 512, 1024  # tokens; bytes, which are 200 to 400 tokens
+BYTES_PER_TOKEN = 8  # of history that is handed over: more than what tokenizers take on average
+MOST: Mapping[str, int] = {"train": 8192, "validation": 1024, "test": 1024}  # passages: 8 MB and 1 MB
+LARGEST_FILE = 1 << 16  # passages of one file that are looked at: of 67 MB
+BLOCK = 16  # passages that go to the same split, since neighbours resemble each other
+DEPTH = 128  # tokens that stand before the one whose time is taken
+
+_Place = tuple[TextFile, int]
+
+
+@dataclass
+class TextTask:
+    """Passages of `.txt` files. Open it with `TextTask.open`."""
+
+    root: Path
+    fingerprint: str
+    context: int
+    stride: int
+    left_out: int = 0
+    warnings: list[str] = field(default_factory=list)
+    _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
+    _places: dict[str, _Place] = field(default_factory=dict, repr=False)  # by the example's name
+
+    kind = LANGUAGE_MODELLING
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        seed: int = 0,
+        splits: bool = True,
+        leave_out: frozenset[str] = frozenset(),
+        context: int = CONTEXT,
+        stride: int = STRIDE,
+        most: Mapping[str, int] = MOST,
+        progress: Progress = SILENT,
+    ) -> TextTask:
+        """A `.txt` file, or a folder of them.
+
+        Files and folders named train, validation (valid, val) or test are splits; without a train split everything is
+        one text. splits: True to train: what is missing is cut, in blocks. False to judge: everything is in "test", of
+        the test split, else of validation, else of all; without the passages whose key is in `leave_out`.
+        most: passages of each split; a larger one is sampled evenly. Raises BadData.
+        """
+        if context < 8 or stride < 16:
+            raise InvalidOption(f"a context has 8 tokens and a stride 16 bytes at least, not {context} and {stride}")
+        root = Path(path)
+        found = _by_split(_files(root), root, stride, judging=not splits)
+        chosen, warnings = _choose(_cut(found, seed) if splits else {"test": _to_judge(found)}, most)
+        examples, places = _examples(chosen, root)
+        kept, _ = cutting.keep_apart(examples)
+        left = {name: tuple(e for e in kept[name] if splits or e.key not in leave_out) for name in kept}
+        if not splits and not left["test"]:
+            raise BadData(f"the model was made with all {len(kept['test'])} passages of {root}: give other text")
+        for warning in warnings:
+            progress.warn(warning)
+        left_out = 0 if splits else len(kept["test"]) - len(left["test"])
+        return cls(root, _fingerprint(left, context, stride), context, stride, left_out, warnings, left, places)
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """The passages of a split, in the order of the text."""
+        return self._splits.get(split, ())
+
+    def text(self, example: Example) -> str:
+        """The text of a passage."""
+        return read(self._passage(example)).decode("utf-8")
+
+    def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
+        """Each passage behind its history, as bytes: what a language session's `answer` judges."""
+        parts = [self._with_history(example) for example in examples]
+        width = max(len(history) + len(judged) for history, judged in parts)
+        text = np.zeros((len(parts), width), np.uint8)
+        for row, (history, judged) in zip(text, parts, strict=True):
+            row[: len(history) + len(judged)] = np.frombuffer(history + judged, np.uint8)
+        begin = np.array([len(history) for history, _ in parts])
+        end = begin + [len(judged) for _, judged in parts]
+        return {"text": text, "begin": begin, "end": end, "context": np.full(len(parts), self.context)}
+
+    def sample(self, examples: Sequence[Example]) -> Inputs:
+        """What writing one token is timed with: the text that stands before it, and how many tokens of it."""
+        if not examples:
+            raise BadData("there is no text to measure with")
+        history, judged = self._with_history(examples[len(examples) // 2])
+        text = np.frombuffer(history + judged, np.uint8)[None]
+        return {"decode": text, "depth": np.array([min(DEPTH, self.context - 1)])}
+
+    def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
+        """Bits and bytes of each passage. outputs: (examples, 2), nats and tokens."""
+        lengths = np.array([self._passage(example).length for example in examples], np.float64)
+        bits = np.asarray(outputs[:, 0], np.float64) / math.log(2)
+        return Scores(METRIC, bits, lengths, higher_is_better=False)
+
+    def loss(self, outputs: NDArray[Any], examples: Sequence[Example]) -> NDArray[np.float64]:
+        """Nats per token of each passage, (examples,). outputs: (examples, 2), nats and tokens."""
+        del examples
+        return np.asarray(outputs[:, 0] / np.maximum(outputs[:, 1], 1), np.float64)
+
+    def extra(self, outputs: NDArray[Any]) -> dict[str, Any]:
+        """What else a Measurement tells. outputs: (examples, 2), nats and tokens, of all examples."""
+        cost, tokens = (float(value) for value in np.asarray(outputs, np.float64).sum(axis=0))
+        perplexity = math.exp(min(700.0, cost / tokens)) if tokens else float("nan")
+        stated = {"context_tokens": self.context, "stride_bytes": self.stride}
+        return {"perplexity": perplexity, "tokens": int(tokens), **stated}
+
+    def _passage(self, example: Example) -> Passage:
+        if example.name not in self._places:
+            raise BadData(f"{example.name} is no passage of {self.root}")
+        file, index = self._places[example.name]
+        return file.passage(index)
+
+    def _with_history(self, example: Example) -> tuple[bytes, bytes]:
+        file, _ = self._places[example.name]
+        passage = self._passage(example)
+        history = file.history(passage, BYTES_PER_TOKEN * self.context)
+        return (read(history) if history.length else b""), read(passage)
+
+
+def _files(root: Path) -> list[Path]:
+    """The text files of a path, sorted by name."""
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise BadData(f"there is no text at {root}: give a .txt file or a folder of them")
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() == ".txt" and path.is_file())
+    if not found:
+        raise BadData(f"{root} holds no .txt file")
+    return found
+
+
+def _split_of(path: Path, root: Path) -> str | None:
+    """The split that a folder's or a file's name tells: train.txt, wiki.valid.txt, test/1.txt."""
+    if root.is_file():
+        return None
+    parts = path.relative_to(root).parts
+    if len(parts) > 1 and parts[0].lower() in SPLIT_FOLDERS:
+        return SPLIT_FOLDERS[parts[0].lower()]
+    words = path.stem.lower().replace("-", ".").replace("_", ".").split(".")
+    return SPLIT_FOLDERS.get(words[-1])
+
+
+def _by_split(paths: Sequence[Path], root: Path, stride: int, judging: bool) -> dict[str, list[_Place]]:
+    """All passages by split. Where nothing is there to train on, the names tell nothing, except to the judge."""
+    files = [(path, _split_of(path, root)) for path in paths]
+    named = judging or any(split == "train" for _, split in files)
+    found: dict[str, list[_Place]] = {}
+    for path, split in files:
+        file = TextFile.open(path, stride)
+        places = found.setdefault((split if named else None) or "train", [])
+        places += [(file, index) for index in _spread(file.count, LARGEST_FILE)]
+    return found
+
+
+def _spread(count: int, most: int) -> Sequence[int]:
+    """At most so many of the numbers below `count`, evenly."""
+    return range(count) if count <= most else [index * count // most for index in range(most)]
+
+
+def _to_judge(found: Mapping[str, list[_Place]]) -> list[_Place]:
+    return next(found[name] for name in ("test", "validation", "train") if found.get(name))
+
+
+def _cut(found: Mapping[str, list[_Place]], seed: int) -> dict[str, list[_Place]]:
+    """The missing splits cut from train, or test from validation, in blocks of neighbouring passages."""
+    done = dict(found)
+    if "validation" not in done and "test" not in done:
+        done["train"], done["validation"], done["test"] = _divide(done["train"], cutting.WHOLE, seed)
+    elif "validation" not in done:
+        done["train"], done["validation"] = _divide(done["train"], cutting.VALIDATION_OF_TRAIN, seed)
+    elif "test" not in done:
+        done["validation"], done["test"] = _divide(done["validation"], cutting.HALVES, seed)
+    return done
+
+
+def _divide(places: list[_Place], fractions: Sequence[float], seed: int) -> list[list[_Place]]:
+    if len(places) < 2 * len(fractions):
+        raise BadData(f"a text of {len(places)} passages is too short to cut splits from: give {2 * len(fractions)} kB")
+    block = max(1, min(BLOCK, len(places) // 20))
+    blocks = [places[start : start + block] for start in range(0, len(places), block)]
+    order = list(range(len(blocks)))
+    random.Random(seed).shuffle(order)
+    (counts,) = cutting.shares([len(blocks)], fractions)
+    parts, start = [], 0
+    for count in counts:
+        parts.append([place for number in sorted(order[start : start + count]) for place in blocks[number]])
+        start += count
+    return parts
+
+
+def _choose(found: Mapping[str, list[_Place]], most: Mapping[str, int]) -> tuple[dict[str, list[_Place]], list[str]]:
+    """At most so many passages of each split, evenly over all of it, and what to say about that."""
+    chosen, warnings = {}, []
+    for split, places in found.items():
+        limit = most.get(split, len(places))
+        chosen[split] = places
+        if len(places) > limit:
+            chosen[split] = [places[index] for index in _spread(len(places), limit)]
+            warnings.append(f"the {split} text is long: {limit} passages of it are used, evenly spread")
+    return chosen, warnings
+
+
+def _examples(chosen: Mapping[str, list[_Place]], root: Path) -> tuple[dict[str, list[Example]], dict[str, _Place]]:
+    examples: dict[str, list[Example]] = {}
+    places: dict[str, _Place] = {}
+    for split, found in chosen.items():
+        examples[split] = []
+        for file, index in found:
+            passage = file.passage(index)
+            below = file.path.name if file.path == root else file.path.relative_to(root).as_posix()
+            name = f"{below}:{passage.start}"
+            places[name] = (file, index)
+            examples[split].append(Example(content_key(read(passage)), None, name))
+    return examples, places
+
+
+def _fingerprint(splits: Mapping[str, Sequence[Example]], context: int, stride: int) -> str:
+    content = {name: [example.key for example in splits[name]] for name in sorted(splits)}
+    return hashlib.sha256(json.dumps([context, stride, content]).encode()).hexdigest()[:16]

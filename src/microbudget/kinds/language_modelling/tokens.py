@@ -1,0 +1,176 @@
+"""How far a language model's predictions are from another's, token by token: both read the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...judge.worker import Worker
+from ...progress import SILENT, Progress
+from ...task import Example, LanguageTask, Task
+from .predictions import Ids, Logits, Prediction, Predictions, compared, judge, judge_exactly
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The candidate from the reference, over all judged tokens; intervals at 95 %."""
+
+    kl: float  # mean, nats per token (Kullback & Leibler 1951)
+    kl_low: float
+    kl_high: float
+    same_top1: float  # share of the tokens before which both rank the same token first
+    same_top1_low: float
+    same_top1_high: float
+    tokens: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What reading the same passages gave: costs (examples, 2), nats and tokens, and the sums of each passage."""
+
+    reference: NDArray[np.float64]
+    candidate: NDArray[np.float64]
+    kl: NDArray[np.float64]  # (examples,), summed over the passage's tokens
+    same: NDArray[np.float64]  # (examples,), how many tokens
+
+    def divergence(self) -> Divergence | None:
+        """The means with their intervals; None when the two have other tokens."""
+        return divergence(self.reference[:, 1], self.kl, self.same)
+
+
+def divergence(counts: NDArray[np.float64], kl: NDArray[np.float64], same: NDArray[np.float64]) -> Divergence | None:
+    """The means over all tokens, from the sums of each passage, (examples,); None where a sum is NaN."""
+    if not len(counts) or not np.isfinite(kl).all():
+        return None
+    total = float(counts.sum())
+    low, high = _interval(kl, counts)
+    share_low, share_high = _interval(same, counts)
+    return Divergence(float(kl.sum()) / total, low, high, float(same.sum()) / total, share_low, share_high, int(total))
+
+
+def read_both(
+    reference: Worker, candidate: Worker, task: Task, examples: Sequence[Example], progress: Progress = SILENT
+) -> Sides:
+    """Let two open language models read the same passages, one passage at a time.
+
+    With other tokens than the reference's the candidate has costs, but no divergence (NaN).
+    """
+    rows = [_passage(*both) for both in _logits(reference, candidate, task, examples, progress)]
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    return Sides(table[:, 0:2], table[:, 2:4], table[:, 4], table[:, 5])
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a candidate said beside a reference that was read before: costs (examples, 2), nats and tokens."""
+
+    costs: NDArray[np.float64]
+    divergence: Divergence | None  # over the passages that were compared; None where they have other tokens
+
+
+def keep_predictions(
+    reference: Worker, task: LanguageTask, examples: Sequence[Example], kept: Predictions, progress: Progress = SILENT
+) -> NDArray[np.float64]:
+    """Let the reference read all passages, keep its predictions for those that are compared; costs (examples, 2)."""
+    chosen = _compared(reference, task, examples)
+    costs = []
+    for example, answered in _read(reference, task, examples, chosen, progress):
+        if isinstance(answered, tuple):
+            ids, logits = answered
+            kept.keep(example, Prediction.of(ids, logits))
+            answered = np.array([[judge(ids, logits).cost, len(ids)]])
+        costs.append(answered[0])
+    return np.array(costs, np.float64)
+
+
+def read_beside(
+    reference: Callable[[], Worker],
+    candidate: Worker,
+    task: LanguageTask,
+    examples: Sequence[Example],
+    kept: Predictions,
+    progress: Progress = SILENT,
+) -> Beside:
+    """Let a candidate read all passages, and compare it with what was kept of the reference.
+
+    What was not kept the reference reads now: it is asked for only then.
+    """
+    chosen = _compared(candidate, task, examples)
+    costs, rows = [], []
+    for example, answered in _read(candidate, task, examples, chosen, progress):
+        if isinstance(answered, tuple):
+            ids, logits = answered
+            prediction = kept.get(example) or _predict(reference(), task, example, kept)
+            found = prediction.judge(ids, logits)
+            rows.append((len(ids), found.lost, found.same))
+            answered = np.array([[found.cost, len(ids)]])
+        costs.append(answered[0])
+    counts, kl, same = np.array(rows, np.float64).reshape(-1, 3).T
+    return Beside(np.array(costs, np.float64), divergence(counts, kl, same))
+
+
+def _compared(worker: Worker, task: LanguageTask, examples: Sequence[Example]) -> frozenset[str]:
+    """Which passages are compared: the same for every model with the reference's vocabulary."""
+    vocabulary = int(worker.ask("call", method="about", arguments={})["vocabulary"])
+    return compared(examples, vocabulary, task.stride)
+
+
+def _predict(reference: Worker, task: LanguageTask, example: Example, kept: Predictions) -> Prediction:
+    inputs = task.collate([example], {})
+    prediction = Prediction.of(*reference.ask("call", method="logits", arguments={"inputs": inputs}))
+    kept.keep(example, prediction)
+    return prediction
+
+
+def _read(
+    worker: Worker, task: LanguageTask, examples: Sequence[Example], chosen: frozenset[str], progress: Progress
+) -> Iterator[tuple[Example, Any]]:
+    """Each passage with its logits, (ids, logits), where it is chosen, else with its costs, (1, 2).
+
+    The worker reads the next one while the caller looks at these.
+    """
+
+    def ask(example: Example) -> None:
+        inputs = task.collate([example], {})
+        if example.name in chosen:
+            worker.send("call", method="logits", arguments={"inputs": inputs})
+        else:
+            worker.send("answer", inputs=inputs)
+
+    ask(examples[0])
+    for example, following in progress.track(list(zip(examples, [*examples[1:], None], strict=True)), "passages read"):
+        answered = worker.receive()
+        if following is not None:
+            ask(following)
+        yield example, answered
+
+
+def _logits(
+    reference: Worker, candidate: Worker, task: Task, examples: Sequence[Example], progress: Progress
+) -> Iterator[tuple[Any, Any]]:
+    for example in progress.track(examples, "passages read by both"):
+        inputs = task.collate([example], {})
+        for worker in (reference, candidate):  # at once: each has its own process
+            worker.send("call", method="logits", arguments={"inputs": inputs})
+        yield reference.receive(), candidate.receive()
+
+
+def _passage(reference: tuple[Ids, Logits], candidate: tuple[Ids, Logits]) -> tuple[float, ...]:
+    """Nats and tokens of each, and the sums of the divergence and of the equal first ranks."""
+    cost, found = judge(*reference).cost, judge_exactly(reference, candidate)
+    return (cost, float(len(reference[0])), found.cost, float(len(candidate[0])), found.lost, found.same)
+
+
+def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64], draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of a mean over tokens, by a Bayesian bootstrap over passages (Rubin 1981)."""
+    weights = np.random.default_rng(0).standard_exponential((draws, len(sums)))
+    low, high = np.quantile((weights @ sums) / (weights @ counts), (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""Transcription: recordings to text."""

@@ -1,0 +1,256 @@
+"""Transcription: a folder of recordings as a Task; the metric is the word error rate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...audio import sound
+from ...audio.sound import Samples
+from ...data import contents
+from ...data import splits as cutting
+from ...data.cache import default_folder
+from ...data.contents import Content
+from ...data.folders import TOLERATED, some
+from ...data.splits import Splits
+from ...errors import BadData
+from ...model import TRANSCRIPTION
+from ...progress import SILENT, Progress
+from ...task import LONG_S, SPLITS, Example, Inputs, Scores, Split
+from . import utterances
+from .transcripts import Errors, Normalizer, count, normalizer
+
+METRIC = "wer"
+
+
+@dataclass(eq=False)
+class TranscriptionTask:
+    """Recordings with what is said in them. Made by `TranscriptionTask.open`."""
+
+    root: Path
+    fingerprint: str
+    normalizer: str
+    warnings: list[str]
+    left_out: int = 0  # examples that the model has seen and that are therefore not judged
+    _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
+    _texts: dict[str, str] = field(default_factory=dict, repr=False)  # by the example's name
+    _seconds: dict[str, float] = field(default_factory=dict, repr=False)
+    _normalize: Normalizer = field(default=str, repr=False)
+
+    kind = TRANSCRIPTION
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        seed: int = 0,
+        splits: bool = True,
+        leave_out: frozenset[str] = frozenset(),
+        cache: Path | None = None,
+        threads: int = 0,
+        normalizer: str = "basic",
+        progress: Progress = SILENT,
+    ) -> TranscriptionTask:
+        """Find the recordings of a folder, check that they can be decoded, and split them.
+
+        splits: True to train: missing splits are cut. False to judge: everything to judge on is in "test", which is
+        the folder's test split, else its validation split, else all; without the examples whose key is in `leave_out`.
+        normalizer: of texts before they are compared, a name of `transcripts.NORMALIZERS`. Raises BadData when the
+        folder cannot serve, InvalidOption.
+        """
+        clean, root = _normalizer(normalizer), Path(path)
+        listing = utterances.find(root)
+        known = _scan(root, listing, cache or default_folder(), threads, progress)
+        apart, duplicates = cutting.keep_apart(_examples(listing, known))
+        texts = {file.name: file.text for file in listing.files if file.text is not None}
+        warnings = [*listing.warnings, *_about_files(root, known), *_about_texts(apart, texts, clean)]
+        if duplicates:
+            warnings.append(f"{len(duplicates)} copies: {some(map(str, duplicates))}")
+        done, left_out = (_complete(apart, seed, root), 0) if splits else _to_judge(root, apart, leave_out)
+        ordered = {name: tuple(sorted(examples, key=_order)) for name, examples in done.items()}
+        for warning in warnings:
+            progress.warn(warning)
+        seconds = {name: content.seconds for name, content in known.items()}
+        print_ = _fingerprint(normalizer, ordered, texts)
+        return cls(root, print_, normalizer, warnings, left_out, ordered, texts, seconds, clean)
+
+    def examples(self, split: Split) -> Sequence[Example]:
+        """The examples of a split ("unlabelled" too), in the order of their keys: any beginning is a random sample."""
+        return self._splits.get(split, ())
+
+    def path_of(self, example: Example) -> Path:
+        """The file of an example."""
+        return self.root / example.name
+
+    def text(self, example: Example) -> str | None:
+        """What is said, as it is written in the data; None where nobody has transcribed it."""
+        return self._texts.get(example.name)
+
+    def normalize(self, text: str) -> str:
+        """A text as it is compared."""
+        return self._normalize(text)
+
+    def seconds(self, example: Example) -> float:
+        """How long a recording is."""
+        if example.name not in self._seconds:
+            raise BadData(f"{example.name} is no example of {self.root}")
+        return self._seconds[example.name]
+
+    def waveform(self, example: Example, seconds: float | None = None) -> Samples:
+        """A recording as 16 kHz mono, (samples,): all of it, or its first seconds."""
+        return sound.read(self.path_of(example), seconds)
+
+    def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
+        """What a speech session's `answer` takes: the waveforms, or the files where one is longer than a minute."""
+        if any(self.seconds(example) > LONG_S for example in examples):
+            return {"file": np.array([str(self.path_of(example)) for example in examples])}
+        return rows([self.waveform(example) for example in examples])
+
+    def sample(self, examples: Sequence[Example]) -> Inputs:
+        """What is timed: the recording of median length."""
+        return self.collate([self.median(examples)], {})
+
+    def median(self, examples: Sequence[Example]) -> Example:
+        """The recording of median length, of those up to a minute where there are any. Raises BadData without one."""
+        if not examples:
+            raise BadData("there is no recording to measure with")
+        short = [example for example in examples if self.seconds(example) <= LONG_S] or list(examples)
+        return sorted(short, key=lambda example: (self.seconds(example), example.key))[len(short) // 2]
+
+    def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
+        """Word errors and words of each transcript. outputs: (examples,) texts."""
+        found = self.errors(outputs, examples)
+        errors = np.array([one.word_errors for one in found], np.float64)
+        return Scores(METRIC, errors, np.array([one.words for one in found], np.float64), higher_is_better=False)
+
+    def loss(self, outputs: NDArray[Any], examples: Sequence[Example]) -> NDArray[np.float64]:
+        """Word errors by words, of each transcript. outputs: (examples,) texts."""
+        scores = self.score(outputs, examples)
+        return scores.numerator / np.maximum(1, scores.denominator)
+
+    def errors(self, outputs: NDArray[Any], examples: Sequence[Example]) -> list[Errors]:
+        """How each transcript differs from what was said. Raises BadData for a recording without a transcript."""
+        found = []
+        for written, example in zip(outputs, examples, strict=True):
+            said = self.text(example)
+            if said is None:
+                raise BadData(f"{example.name} has no transcript to judge by")
+            found.append(count(self._normalize(said), self._normalize(str(written))))
+        return found
+
+    def extra(self, outputs: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
+        """What else a Measurement tells. outputs: (examples,) texts."""
+        found = self.errors(outputs, examples)
+        letters = sum(one.characters for one in found)
+        wrong = sum(one.character_errors for one in found)
+        return {
+            "normalizer": self.normalizer,
+            "cer": wrong / letters if letters else float("nan"),
+            "words": sum(one.words for one in found),
+            **{name: sum(getattr(one, name) for one in found) for name in ("substitutions", "deletions", "insertions")},
+            "empty": sum(one.empty for one in found),
+            "hallucinated": sum(one.hallucinated for one in found),
+            "audio_s": sum(self.seconds(example) for example in examples),
+        }
+
+
+def rows(waveforms: Sequence[Samples]) -> Inputs:
+    """Waveforms of different lengths as one array, and how much of each row is sound."""
+    width = max(1, *(len(waveform) for waveform in waveforms))
+    table = np.zeros((len(waveforms), width), np.float32)
+    for row, waveform in zip(table, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return {"waveform": table, "length": np.array([len(waveform) for waveform in waveforms])}
+
+
+_normalizer = normalizer  # the name of an option too
+
+
+def _scan(root: Path, listing: utterances.Listing, store: Path, threads: int, progress: Progress) -> dict[str, Content]:
+    """The contents of the files. Raises BadData when more than a tenth of them cannot be read."""
+    index = store / "index" / f"audio-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
+    files = {file.name: file.path for file in listing.files}
+    sound.library()
+    known = contents.scan(
+        files, index, threads=threads, progress=progress, examine=_examine, what="listening to recordings"
+    )
+    bad = _problems(known)
+    if bad and len(bad) >= TOLERATED * len(known):
+        raise BadData(f"{len(bad)} of {len(known)} recordings in {root} cannot be read: {some(bad)}")
+    return known
+
+
+def _examine(path: Path) -> Content:
+    """Decodes a file as a whole, block by block."""
+    try:
+        seconds = sound.check(path).seconds
+    except BadData as error:
+        return Content("", problem=str(error).removeprefix(f"{path} "))
+    if not seconds:
+        return Content("", problem="holds no sample")
+    return Content(contents.file_key(path), seconds=seconds)
+
+
+def _problems(known: Mapping[str, Content]) -> list[str]:
+    return [f"{name} ({content.problem})" for name, content in known.items() if content.problem]
+
+
+def _examples(listing: utterances.Listing, known: Mapping[str, Content]) -> Splits:
+    """The readable files by split; an unsplit folder counts as train."""
+    splits: Splits = {}
+    for file in listing.files:
+        if known[file.name].problem is None:
+            splits.setdefault(file.split or "train", []).append(Example(known[file.name].key, None, file.name))
+    return splits
+
+
+def _complete(splits: Splits, seed: int, root: Path) -> Splits:
+    """Missing splits are cut; where no recording to train on has a transcript, those without one are it."""
+    judged = any(splits.get(name) for name in SPLITS)
+    if not judged:
+        raise BadData(
+            f"none of the recordings in {root} has a transcript: add a metadata.csv with the columns"
+            " file_name,transcription; at least what is judged on needs it"
+        )
+    if not splits.get("train") and splits.get("unlabelled"):
+        splits = {**splits, "train": splits["unlabelled"], "unlabelled": []}
+    return cutting.complete(splits, seed)
+
+
+def _to_judge(root: Path, splits: Splits, leave_out: frozenset[str]) -> tuple[Splits, int]:
+    """Everything to judge on as "test", and how many of those the model has seen."""
+    nothing = f"{root} has no recording with a transcript: add a metadata.csv with the columns file_name,transcription"
+    kept, left_out = cutting.to_judge(splits, leave_out, f"recordings of {root}", nothing)
+    return {"test": kept, "unlabelled": splits.get("unlabelled", [])}, left_out
+
+
+def _about_files(root: Path, known: Mapping[str, Content]) -> Iterator[str]:
+    if bad := _problems(known):
+        yield f"{len(bad)} of {len(known)} recordings in {root} cannot be read (left out): {some(bad)}"
+
+
+def _about_texts(splits: Splits, texts: Mapping[str, str], clean: Normalizer) -> Iterator[str]:
+    judged = [example.name for name in SPLITS for example in splits.get(name, [])]
+    wordless = [name for name in judged if not clean(texts[name])]
+    if wordless and len(wordless) == len(judged):
+        raise BadData(f"no transcript has a word that is left after normalizing: {some(wordless)}")
+    if wordless:
+        yield f"{len(wordless)} transcripts have no word (whatever is written there is an insertion): {some(wordless)}"
+
+
+def _order(example: Example) -> tuple[str, str]:
+    return example.key, example.name
+
+
+def _fingerprint(clean: str, splits: Mapping[str, Sequence[Example]], texts: Mapping[str, str]) -> str:
+    content = {name: [(example.key, texts.get(example.name)) for example in splits[name]] for name in sorted(splits)}
+    return hashlib.sha256(json.dumps([clean, content]).encode()).hexdigest()[:16]

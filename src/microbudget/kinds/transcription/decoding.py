@@ -1,0 +1,104 @@
+"""Greedy decoding of a batch that keeps what a student learns from: the likeliest tokens of every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...runtimes.speech.whisper import Prompt
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the decoder wrote for one recording, and what it considered.
+
+    prompt: (p,) ids. tokens: (n,) ids behind it, with the end of the text where it came to one. ids, log_probabilities:
+    (n, k) of the likeliest tokens at each of these steps, of the whole vocabulary: nothing is suppressed in them.
+    """
+
+    prompt: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    ids: NDArray[np.int32]
+    log_probabilities: NDArray[np.float16]
+
+    @classmethod
+    def nothing(cls, prompt: Prompt) -> Written:
+        """Of a recording in which nothing can be heard."""
+        none = np.zeros((0, 0))
+        start = np.array(prompt.tokens(), np.int32)
+        return cls(start, np.zeros(0, np.int32), none.astype(np.int32), none.astype(np.float16))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may not be written."""
+
+    always: Tensor  # ids
+    first: Tensor  # ids, as the first token of a text
+    longest: int  # tokens behind the prompt
+
+    @classmethod
+    def of(cls, network: Any, prompt: Prompt) -> Rules:
+        """Those of a network's generation_config; timestamps are never written."""
+        told, rows = network.generation_config, int(network.config.vocab_size)
+        stamps = range(prompt.no_timestamps, rows)  # as in every session
+        always = [token for token in told.suppress_tokens or () if 0 <= token < rows]
+        first = [token for token in told.begin_suppress_tokens or () if 0 <= token < rows]
+        return cls(torch.tensor([*always, *stamps]), torch.tensor(first), prompt.longest)
+
+
+@torch.inference_mode()
+def write(network: Any, states: Tensor, prompt: Prompt, rules: Rules, top: int) -> list[Written]:
+    """The likeliest token after token, for encoder states (batch, positions, width)."""
+    begin = _prompts(network, states, prompt)
+    tokens, ids, values = begin, [], []
+    past, fed = None, begin
+    ended = torch.zeros(len(states), dtype=torch.bool, device=states.device)
+    while not bool(ended.all()) and tokens.shape[1] - begin.shape[1] < rules.longest:
+        answer = network(encoder_outputs=(states,), decoder_input_ids=fed, past_key_values=past, use_cache=True)
+        past, logits = answer.past_key_values, answer.logits[:, -1].float()
+        best = torch.log_softmax(logits, -1).topk(min(top, logits.shape[-1]), -1)
+        ids.append(best.indices)
+        values.append(best.values)
+        fed = _next(logits, rules, first=not ids[1:])[:, None]
+        tokens = torch.cat([tokens, fed], 1)
+        ended |= fed[:, 0] == prompt.end
+    if not ids:
+        return [_row(begin[row], begin[row, :0], [], [], prompt.end) for row in range(len(states))]
+    behind, all_ids, all_values = tokens[:, begin.shape[1] :], torch.stack(ids, 1), torch.stack(values, 1)
+    return [_row(begin[row], behind[row], all_ids[row], all_values[row], prompt.end) for row in range(len(states))]
+
+
+def _prompts(network: Any, states: Tensor, prompt: Prompt) -> Tensor:
+    """(batch, p): the prompt of each recording, with its likeliest language where none is told."""
+    if not prompt.languages or prompt.language is not None:
+        return torch.tensor([prompt.tokens()], device=states.device).expand(len(states), -1)
+    start = torch.full((len(states), 1), prompt.start, device=states.device)
+    logits = network(encoder_outputs=(states,), decoder_input_ids=start).logits[:, -1]
+    known = torch.tensor(sorted(prompt.languages.values()), device=states.device)
+    spoken = known[logits[:, known].argmax(-1)]
+    return torch.tensor([prompt.tokens(int(language)) for language in spoken], device=states.device)
+
+
+def _next(logits: Tensor, rules: Rules, *, first: bool) -> Tensor:
+    """(batch,): the likeliest token that is allowed. logits: (batch, vocabulary)."""
+    allowed = logits.clone()
+    for forbidden in (rules.always, rules.first) if first else (rules.always,):
+        allowed[:, forbidden.to(logits.device)] = -torch.inf
+    return allowed.argmax(-1)
+
+
+def _row(begin: Tensor, behind: Tensor, ids: Any, values: Any, end: int) -> Written:
+    """One recording's part, up to and with the end of its text."""
+    written = behind.cpu().numpy().astype(np.int32)
+    ends = np.flatnonzero(written == end)
+    length = int(ends[0]) + 1 if len(ends) else len(written)
+    kept = [np.asarray(part.cpu())[:length] if len(part) else np.zeros((0, 0)) for part in (ids, values)]
+    return Written(
+        begin.cpu().numpy().astype(np.int32), written[:length], kept[0].astype(np.int32), kept[1].astype(np.float16)
+    )

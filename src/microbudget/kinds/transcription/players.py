@@ -1,0 +1,248 @@
+"""Players: recordings with what is said in them and what each model writes, the worst regressions first."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import MicrobudgetError
+from ...report import phrases
+from ...report.outcome import Outcome
+from ...report.rows import name
+from ...runs.candidates import Candidate
+from ...task import Example, Split
+
+if TYPE_CHECKING:
+    from ...audio.sound import Samples
+    from .data import TranscriptionTask
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "unlabelled")
+WORSE, BETTER, SAME = 10, 4, 2  # recordings of each kind
+MOST_AUDIO_BYTES = 3_000_000  # of all recordings in the page
+LONGEST_S = 30.0  # of a recording that is played: its beginning, where it is longer
+
+Texts = NDArray[np.str_]
+Kind = Literal["equal", "substitute", "delete", "insert"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Some words of a transcript: as they were said, in the place of others, left out, or added."""
+
+    kind: Kind
+    text: str
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one model writes: its row in the table, its words against the reference text, how many are wrong."""
+
+    row: str
+    kind: str  # "reference", "best" or "other"
+    words: tuple[Words, ...]
+    errors: int
+    hallucinated: bool
+    size: str
+    latency: str
+
+
+@dataclass(frozen=True)
+class Player:
+    """One recording. `audio` is a data URI, None where there is no room or no file for it."""
+
+    name: str
+    seconds: float
+    audio: str | None
+    said: str
+    words: int
+    written: tuple[Written, ...]
+    change: int  # word errors of what ships less those of the reference
+    longest: float = LONGEST_S  # seconds that are embedded at most
+
+
+@dataclass(frozen=True)
+class Group:
+    """Recordings that became worse, better, or are wrong alike; `count` of them there are."""
+
+    name: Literal["worse", "better", "same"]
+    count: int
+    players: tuple[Player, ...]
+
+
+@dataclass(frozen=True)
+class Players:
+    """The recordings of the report. `missing` says why there are none."""
+
+    missing: str
+    normalizer: str = ""
+    examples: int = 0  # of the validation split, which they are from
+    groups: tuple[Group, ...] = ()
+    warnings: tuple[str, ...] = ()
+    split_sizes: tuple[tuple[str, int], ...] = ()
+
+
+def players(outcome: Outcome) -> Players:
+    """The recordings worth a listen. Never the test split's: who changes a model after those has no test left."""
+    with ExitStack() as stack:
+        cache = outcome.run.cache
+        if not cache.is_dir():
+            cache = Path(stack.enter_context(TemporaryDirectory()))
+        task, missing = _open(outcome, cache)
+        if task is None:
+            return Players(missing)
+        sizes = tuple((split, len(task.examples(split))) for split in SPLITS if task.examples(split))
+        known = Players("", task.normalizer, len(task.examples("validation")), (), tuple(task.warnings), sizes)
+        if outcome.smaller is None:
+            return replace(known, missing="no other model than the reference ships")
+        return _filled(known, outcome, task)
+
+
+def _open(outcome: Outcome, cache: Path) -> tuple[TranscriptionTask | None, str]:
+    from .data import TranscriptionTask
+
+    data = str(outcome.settings.get("data", ""))
+    if not Path(data).is_dir():
+        return None, f"the data folder {data} is not there (any more, or as seen from this working directory)"
+    measured = outcome.reference.measurement
+    clean = "basic" if measured is None else str(measured.extra.get("normalizer", "basic"))
+    try:
+        seed = int(outcome.settings.get("seed", 0))
+        task = TranscriptionTask.open(data, seed=seed, cache=cache, normalizer=clean)
+    except (MicrobudgetError, OSError) as error:
+        return None, f"the data folder {data} cannot be read: {error}"
+    if task.fingerprint != outcome.settings.get("data_fingerprint"):
+        return None, f"the data folder {data} has changed since the run"
+    return task, ""
+
+
+def _filled(known: Players, outcome: Outcome, task: TranscriptionTask) -> Players:
+    assert outcome.smaller is not None
+    examples = task.examples("validation")
+    told = dict(_texts(outcome, len(examples)))
+    places = {row.fingerprint: place for place, row in enumerate(outcome.rows)}
+    ours, theirs = told.get(places[outcome.smaller.fingerprint]), told.get(places[outcome.reference.fingerprint])
+    if ours is None or theirs is None:
+        return replace(known, missing="the run does not hold both models' transcripts of the validation recordings")
+    wrong = [[one.word_errors for one in task.errors(texts, examples)] for texts in (theirs, ours)]
+    change = np.array(wrong[1]) - np.array(wrong[0])
+    room = _Room()
+    groups = []
+    for name_, chosen, most in _groups(change, np.array(wrong[1])):
+        shown = tuple(_player(task, examples[row], row, outcome, told, int(change[row]), room) for row in chosen[:most])
+        groups.append(Group(name_, len(chosen), shown))
+    return replace(known, groups=tuple(groups))
+
+
+def _groups(
+    change: NDArray[np.int64], wrong: NDArray[np.int64]
+) -> Iterator[tuple[Literal["worse", "better", "same"], list[int], int]]:
+    """Rows by what became of them, the largest change first; of those alike the most wrong first."""
+    order = np.lexsort((-wrong, -change))
+    yield "worse", [int(row) for row in order if change[row] > 0], WORSE
+    yield "better", [int(row) for row in order[::-1] if change[row] < 0], BETTER
+    yield "same", [int(row) for row in order if change[row] == 0], SAME
+
+
+def _texts(outcome: Outcome, examples: int) -> Iterator[tuple[int, Texts]]:
+    """The transcripts of every row that the run kept for exactly these examples, by its place in the table."""
+    for place, row in enumerate(outcome.rows):
+        stored = outcome.logits(row, "validation")
+        if stored is not None and stored.dtype.kind == "U" and stored.shape == (examples,):
+            yield place, np.asarray(stored, np.str_)
+
+
+def _player(
+    task: TranscriptionTask,
+    example: Example,
+    row: int,
+    outcome: Outcome,
+    told: dict[int, Texts],
+    change: int,
+    room: _Room,
+) -> Player:
+    said = task.normalize(task.text(example) or "")
+    written = tuple(_written(outcome, place, said, task.normalize(str(texts[row]))) for place, texts in told.items())
+    return Player(
+        name=example.name,
+        seconds=task.seconds(example),
+        audio=room.audio(task, example),
+        said=said,
+        words=len(said.split()),
+        written=written,
+        change=change,
+    )
+
+
+def _written(outcome: Outcome, place: int, said: str, written: str) -> Written:
+    from .transcripts import count
+
+    candidate, errors = outcome.rows[place], count(said, written)
+    best = outcome.best is not None and candidate.fingerprint == outcome.best.fingerprint
+    return Written(
+        row=name(place),
+        kind="best" if best else "other" if place else "reference",
+        words=marked(said, written),
+        errors=errors.word_errors,
+        hallucinated=errors.hallucinated,
+        size=_cost(candidate, phrases.size),
+        latency=_cost(candidate, phrases.latency),
+    )
+
+
+def _cost(candidate: Candidate, show: Any) -> str:
+    return "" if candidate.measurement is None else str(show(candidate.measurement))
+
+
+def marked(said: str, written: str) -> tuple[Words, ...]:
+    """A transcript with its differences from what was said."""
+    from .transcripts import align
+
+    return tuple(
+        Words(step.kind, " ".join(step.written), "" if step.kind == "equal" else " ".join(step.said))
+        for step in align(said, written)
+    )
+
+
+class _Room:
+    """Encodes recordings until the page has as many bytes of them as it may."""
+
+    def __init__(self) -> None:
+        self._left = MOST_AUDIO_BYTES
+
+    def audio(self, task: TranscriptionTask, example: Example) -> str | None:
+        """A recording, or its beginning, as a data URI; None where it cannot be read or would not fit."""
+        from ...audio.sound import RATE_HZ
+
+        try:
+            kind, data = encoded(task.waveform(example, LONGEST_S), RATE_HZ)
+        except (MicrobudgetError, OSError):
+            return None
+        if len(data) > self._left:
+            return None
+        self._left -= len(data)
+        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def encoded(samples: Samples, rate_hz: int) -> tuple[str, bytes]:
+    """A waveform in a format that browsers play and that is small, with its media type: MP3, else FLAC."""
+    from ...audio.sound import library
+
+    soundfile = library()
+    choices: Sequence[tuple[str, str, str]] = (
+        ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
+        ("FLAC", "PCM_16", "audio/flac"),
+    )
+    form, subtype, kind = choices[0 if "MP3" in soundfile.available_formats() else 1]
+    stream = io.BytesIO()
+    soundfile.write(stream, np.clip(samples, -1, 1), rate_hz, format=form, subtype=subtype)
+    return kind, stream.getvalue()

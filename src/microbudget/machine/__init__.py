@@ -1,0 +1,1 @@
+"""The machine: its processor, its clock, its files."""

@@ -1,0 +1,107 @@
+"""Blocks of timed calls, with what is needed to tell whether the block can be believed."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .processor import cores
+
+SLEEP_NS = 10_000_000  # clocks that drift apart by more than this inside one block: the machine slept or a clock jumped
+DRIFT = 0.01  # and by more than this share of the block
+
+
+def _since_boot_ns() -> int:
+    """Nanoseconds since boot, sleep included; where there is no such clock, the wall's."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return time.time_ns()
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """The clocks that a block reads, all in nanoseconds. Tests give their own."""
+
+    now: Callable[[], int] = time.perf_counter_ns  # monotonic, stands still while the machine sleeps
+    wall: Callable[[], int] = time.time_ns
+    since_boot: Callable[[], int] = _since_boot_ns
+    processor: Callable[[], int] = time.process_time_ns
+    cores: Callable[[], int] = cores
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive timed calls of one model.
+
+    durations_ns: (calls,). processor_ns: time of all threads of the process over those calls. trouble: why the block
+    cannot be believed, or None.
+    """
+
+    durations_ns: NDArray[np.int64]
+    processor_ns: int
+    cores: int
+    trouble: str | None = None
+
+    @property
+    def median_s(self) -> float:
+        """Median duration of a call."""
+        return float(np.median(self.durations_ns)) * 1e-9
+
+    @property
+    def processor_s(self) -> float:
+        """Processor time per call."""
+        return self.processor_ns * 1e-9 / len(self.durations_ns)
+
+
+@dataclass
+class _Readings:
+    clocks: Clocks
+    now: int = field(init=False)
+    wall: int = field(init=False)
+    since_boot: int = field(init=False)
+    cores: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cores = self.clocks.cores()
+        self.wall, self.since_boot, self.now = self.clocks.wall(), self.clocks.since_boot(), self.clocks.now()
+
+    def trouble(self, then: _Readings) -> str | None:
+        elapsed = self.now - then.now
+        allowed = max(SLEEP_NS, DRIFT * elapsed)
+        if self.since_boot - then.since_boot - elapsed > allowed:
+            return "the machine slept"
+        if abs(self.wall - then.wall - elapsed) > allowed:
+            return "the clock jumped"
+        if self.cores != then.cores:
+            return f"the cores changed from {then.cores} to {self.cores}"
+        return None
+
+
+def time_calls(call: Callable[[], object], calls: int, dropped: int = 1, clocks: Clocks | None = None) -> Block:
+    """Time `calls` calls one by one after `dropped` that are not counted (cold caches, sleeping threads).
+
+    Python's garbage collector rests meanwhile.
+    """
+    clocks = clocks or Clocks()
+    now, marks = clocks.now, np.empty(calls + 1, np.int64)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(dropped):
+            call()
+        before, processor = _Readings(clocks), clocks.processor()
+        marks[0] = now()
+        for i in range(1, calls + 1):
+            call()
+            marks[i] = now()
+        processor = clocks.processor() - processor
+        after = _Readings(clocks)
+    finally:
+        if collecting:
+            gc.enable()
+    return Block(np.diff(marks), processor, after.cores, after.trouble(before))

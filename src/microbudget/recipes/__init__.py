@@ -1,0 +1,1 @@
+"""Recipes: text to steps to built folders."""

@@ -1,0 +1,108 @@
+"""Recipe: methods in order, as text that can be read back. Parse, print, check."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import methods
+from ..errors import InvalidRecipe
+from ..methods import Method
+
+MAX_LENGTH = 10_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`finetune(epochs=5) > export() > quantize(bits=8)`. `str` prints it with all options; `parse` reads that."""
+
+    steps: tuple[Method, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """Read a recipe. Only names and constants are allowed: none of it is ever run. Raises InvalidRecipe."""
+        if len(text) > MAX_LENGTH:
+            raise InvalidRecipe(f"the recipe is {len(text)} characters long; at most {MAX_LENGTH} are read")
+        try:
+            tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise InvalidRecipe(
+                f"the recipe {_short(text)} does not parse: write method(option=value) > ..."
+            ) from error
+        if isinstance(tree, ast.Compare):
+            if not all(isinstance(operator, ast.Gt) for operator in tree.ops):
+                raise InvalidRecipe(f"the steps of a recipe are joined by '>': {_short(text)}")
+            parts = [tree.left, *tree.comparators]
+        else:
+            parts = [tree]
+        return cls(tuple(_step(part) for part in parts))
+
+    @classmethod
+    def read(cls, name: str) -> Recipe:
+        """A recipe from its text, or from a `.toml` file with a key `recipe`."""
+        path = Path(name)
+        if path.suffix != ".toml":
+            return cls.parse(name)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidRecipe(f"the recipe file {name} cannot be read: {error}") from error
+        if not isinstance(table.get("recipe"), str):
+            raise InvalidRecipe(f"{name} has no text under the key 'recipe'")
+        return cls.parse(table["recipe"])
+
+    def formats(self, input_format: str) -> tuple[str, ...]:
+        """The format after each step. Raises InvalidRecipe at the first step that does not fit."""
+        result = []
+        for step in self.steps:
+            input_format = step.output_format(input_format)
+            result.append(input_format)
+        return tuple(result)
+
+    def short(self) -> str:
+        """The recipe with only the options that differ from their defaults; it can be read back as well."""
+        return " > ".join(step.short() for step in self.steps)
+
+    def __str__(self) -> str:
+        return " > ".join(map(str, self.steps))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _step(node: ast.expr) -> Method:
+    """One `name` or `name(option=constant, ...)`."""
+    keywords: list[ast.keyword] = []
+    if isinstance(node, ast.Call):
+        if node.args:
+            raise InvalidRecipe(f"options are given by name, as in bits=8: {_short(ast.unparse(node))}")
+        keywords, node = node.keywords, node.func
+    if not isinstance(node, ast.Name):
+        raise InvalidRecipe(f"a step is method(option=value), not {_short(ast.unparse(node))}")
+    method = methods.find(node.id)
+    known = [spec.name for spec in dataclasses.fields(method)]
+    options: dict[str, Any] = {}
+    for keyword in keywords:
+        if keyword.arg not in known:
+            raise InvalidRecipe(
+                f"{node.id} has no option {keyword.arg!r}; it has {', '.join(known) or 'none'}"
+                if keyword.arg
+                else f"{node.id}: options are given by name, as in bits=8"
+            )
+        options[keyword.arg] = _constant(node.id, keyword)
+    return method(**options)
+
+
+def _constant(method: str, keyword: ast.keyword) -> Any:
+    try:
+        return ast.literal_eval(keyword.value)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        shown = _short(ast.unparse(keyword.value))
+        raise InvalidRecipe(
+            f"{method}: {keyword.arg} must be a number, text, True, False or None, not {shown}"
+        ) from error

@@ -1,0 +1,184 @@
+"""Run: a folder that holds candidates, models, the best one and the report; it can be resumed and is locked in use."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .. import __version__
+from . import candidates
+from ..judge.budget import Budget
+from .candidates import Candidate
+from ..errors import AlreadyExists, RunLocked, RunMismatch
+from ..model import Model
+from ..task import Task
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths in a run's folder."""
+
+    folder: Path
+
+    @property
+    def models(self) -> Path:
+        """One folder per built step, named by its hash."""
+        return self.folder / "models"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded pixels and features; removed when the run is complete."""
+        return self.folder / "cache"
+
+    @property
+    def best(self) -> Path:
+        """The model to ship."""
+        return self.folder / "best"
+
+    @property
+    def report(self) -> Path:
+        """The report's page."""
+        return self.folder / "report.html"
+
+    @property
+    def rows(self) -> Path:
+        """The candidates, a JSON line each."""
+        return self.folder / "candidates.jsonl"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What stands in `run.toml`."""
+        table: dict[str, Any] = tomllib.loads((self.folder / "run.toml").read_text(encoding="utf-8"))
+        return table
+
+    @property
+    def result(self) -> Path:
+        """What the last command that ended found."""
+        return self.folder / "result.json"
+
+    @property
+    def budget(self) -> dict[str, Any] | None:
+        """The budget of the last command, as `Budget.as_dict` wrote it; None before the first."""
+        path = self.folder / "budget.json"
+        asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return asked
+
+    def ask(self, budget: Budget) -> None:
+        """Note the budget of a command that begins; the result of an earlier one is none of this one's."""
+        _write_whole(self.folder / "budget.json", json.dumps(budget.as_dict(), indent=1))
+        self.result.unlink(missing_ok=True)
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Note what the command found."""
+        _write_whole(self.result, json.dumps(result, indent=1, ensure_ascii=False))
+
+    @property
+    def prompts(self) -> dict[str, Any] | None:
+        """What its language models were asked to write; None before they were."""
+        path = self.folder / "prompts.json"
+        asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return asked
+
+    def ask_for(self, prompts: dict[str, Any]) -> None:
+        """Note what its language models shall write."""
+        _write_whole(self.folder / "prompts.json", json.dumps(prompts, indent=1, ensure_ascii=False))
+
+    def written(self, fingerprint: str) -> dict[str, Any] | None:
+        """What a model wrote, with the prompts; None where it was not asked."""
+        path = self._written(fingerprint)
+        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return found
+
+    def keep_written(self, fingerprint: str, found: dict[str, Any]) -> None:
+        """Note what a model wrote."""
+        path = self._written(fingerprint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, json.dumps(found, indent=1, ensure_ascii=False))
+
+    def _written(self, fingerprint: str) -> Path:
+        return self.folder / "answers" / f"{fingerprint}.written.json"
+
+    def candidates(self) -> list[Candidate]:
+        """The newest row of each recipe, in the order in which the recipes first appeared."""
+        newest: dict[str, Candidate] = {}
+        for row in candidates.read(self.rows):
+            newest[row.fingerprint] = row
+        return list(newest.values())
+
+    def add(self, candidate: Candidate) -> None:
+        """Append a row."""
+        candidates.append(self.rows, candidate)
+
+
+@contextlib.contextmanager
+def open_run(folder: Path, model: Model, data: str, task: Task, seed: int, *, force: bool = False) -> Iterator[Run]:
+    """Begin a run or go on with it, holding its lock.
+
+    Raises RunLocked while another process has it, RunMismatch when it was made from another model, other data or
+    another seed (`force` begins anew), AlreadyExists for a folder that is no run.
+    """
+    run = Run(folder)
+    if folder.exists() and not folder.is_dir():
+        raise AlreadyExists(f"{folder} is a file: give a folder for the run")
+    if folder.is_dir() and not (folder / "run.toml").is_file() and any(_strangers(folder)):
+        raise AlreadyExists(f"{folder} holds files and is no run: give a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunLocked(f"{folder} is in use by another process: wait for it, or give another --out") from error
+    try:
+        _begin(run, model, data, task, seed, force)
+        yield run
+    finally:
+        lock.release()
+
+
+def _strangers(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if path.name not in (".lock", "cache", "models"))
+
+
+def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool) -> None:
+    identity = {
+        "model": str(model.record.source or model.path),
+        "model_fingerprint": model.fingerprint,
+        "data": data,
+        "data_fingerprint": task.fingerprint,
+        "seed": seed,
+    }
+    path = run.folder / "run.toml"
+    if path.is_file():
+        before = run.settings
+        changed = [key for key in ("model_fingerprint", "data_fingerprint", "seed") if before.get(key) != identity[key]]
+        if not changed:
+            return
+        if not force:
+            what = ", ".join(key.removesuffix("_fingerprint") for key in changed)
+            raise RunMismatch(
+                f"{run.folder} was made with another {what} (model {before.get('model')}, data {before.get('data')},"
+                f" seed {before.get('seed')}): give another --out, or --force to begin anew"
+            )
+        for name in ("models", "cache", "best", "answers"):
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+        for name in ("candidates.jsonl", "report.html", "result.json", "budget.json", "prompts.json"):
+            (run.folder / name).unlink(missing_ok=True)
+    # A JSON text and a whole number are TOML values too.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
+    _write_whole(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A file that is there is whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

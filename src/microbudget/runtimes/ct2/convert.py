@@ -1,0 +1,132 @@
+"""Whisper of a Hugging Face folder to CTranslate2: the layers by its own loader, tokens and settings by ours.
+
+Its converter takes the names of tokens from the tokenizer's class and what it suppresses from the configuration's.
+Here both come from the files, so that a trimmed vocabulary and a shorter window survive.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ...audio.log_mel import written
+from ...errors import MissingExtra, UnsupportedModel
+from ..hf.whisper import load_network
+from ..speech.whisper import MULTILINGUAL, front_end, read_json
+
+TYPES = ("int8", "int8_float32", "float32")
+TIMESTAMP_S = 0.02
+POSITIONS = 1500  # of 30 seconds
+
+
+def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
+    """Write model.bin and what stands beside it into `out`; what was done, JSON-ready. Raises UnsupportedModel."""
+    try:
+        from ctranslate2.converters.transformers import WhisperLoader
+    except ImportError as error:
+        raise MissingExtra("export to ct2 needs ctranslate2: pip install 'microbudget[speech]'") from error
+    network = load_network(folder)
+    front = front_end(folder)
+    positions = int(network.config.max_source_positions)
+    if front.frames != 2 * positions:
+        raise UnsupportedModel(
+            f"{folder} hears {front.frames} frames by its preprocessor_config.json and {2 * positions} by its"
+            " config.json: both must tell the same window"
+        )
+    tokens = vocabulary(folder, int(network.config.vocab_size))
+    whole = lengthen(network)
+    spec = WhisperLoader().get_model_spec(network)
+    for name, value in _settings(network).items():
+        setattr(spec.config, name, value)
+    spec.register_vocabulary(tokens)
+    spec.validate()
+    spec.optimize(quantization=type)
+    spec.save(str(out))
+    _write_beside(folder, out, network)
+    (out / "preprocessor_config.json").write_text(written(front), encoding="utf-8")
+    return {"format": "ct2", "type": type, "tokens": len(tokens), "window_s": front.seconds, "positions": whole}
+
+
+def lengthen(network: Any) -> int:
+    """Continue the encoder's table of positions to 30 seconds, in place; the positions there are now.
+
+    faster-whisper fills every piece up to 30 seconds, whatever the window; CTranslate2 takes shorter features with a
+    longer table. A table of other than sinusoids (Vaswani et al. 2017, section 3.5) cannot be continued and stays.
+    """
+    import torch
+
+    table = network.model.encoder.embed_positions.weight
+    positions, width = table.shape
+    if positions >= POSITIONS:
+        return int(positions)
+    rates = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
+    angles = torch.arange(POSITIONS)[:, None] * rates
+    sinusoids = torch.cat([angles.sin(), angles.cos()], dim=1)
+    if not torch.allclose(sinusoids[:positions], table, atol=1e-3):
+        return int(positions)
+    longer = torch.cat([table.detach(), sinusoids[positions:]])
+    network.model.encoder.embed_positions.weight = torch.nn.Parameter(longer, requires_grad=False)
+    return POSITIONS
+
+
+def vocabulary(folder: Path, size: int) -> list[str]:
+    """The tokens in the order of their ids, timestamps last. Raises UnsupportedModel where ids are missing."""
+    import tokenizers
+
+    known = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    named = {int(index): token for token, index in known.items()}
+    first = max(named) + 1  # older tokenizers do not name the timestamps
+    named |= {index: f"<|{(index - first) * TIMESTAMP_S:.2f}|>" for index in range(first, size)}
+    if sorted(named) != list(range(size)):
+        raise UnsupportedModel(
+            f"{folder} has {size} rows of embeddings and {len(named)} tokens with ids up to {max(named)}:"
+            " the tokenizer is not this model's"
+        )
+    return [named[index] for index in range(size)]
+
+
+def needs_language(out: Path) -> bool:
+    """Whether a written folder knows several languages and CTranslate2 cannot tell which it hears.
+
+    Older versions know a multilingual model by the number of its tokens, newer ones (4.8) by an empty one among them.
+    """
+    settings = read_json(out / "generation_config.json")
+    tokens = json.loads((out / "vocabulary.json").read_text(encoding="utf-8"))
+    told = len(tokens) >= MULTILINGUAL and "" in tokens
+    return bool(settings.get("is_multilingual")) and not told and not settings.get("language")
+
+
+def settle_language(out: Path, language: str) -> None:
+    """Write the one language that a folder is used for."""
+    path = out / "generation_config.json"
+    path.write_text(json.dumps({**read_json(path), "language": language}, indent=1), encoding="utf-8")
+
+
+def _settings(network: Any) -> dict[str, Any]:
+    """What CTranslate2 keeps in its config.json."""
+    told, config = network.generation_config, network.config
+    languages: Any = getattr(told, "lang_to_id", None) or {}
+    heads: Any = getattr(told, "alignment_heads", None)
+    layers, count = int(config.decoder_layers), int(config.decoder_attention_heads)
+    fits = bool(heads) and all(layer < layers and head < count for layer, head in heads)
+    half = [[layer, head] for layer in range(layers // 2, layers) for head in range(count)]
+    return {
+        "suppress_ids": list(told.suppress_tokens or ()),
+        "suppress_ids_begin": list(told.begin_suppress_tokens or ()),
+        "lang_ids": sorted(languages.values()),
+        "alignment_heads": [list(pair) for pair in heads] if fits else half,
+    }
+
+
+def _write_beside(folder: Path, out: Path, network: Any) -> None:
+    """Tokenizer, without blanks, and generation settings, which tell whether there are several languages."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    short = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
+    (out / "tokenizer.json").write_text(short, encoding="utf-8")
+    settings = read_json(folder / "generation_config.json")
+    many = settings.get("is_multilingual", int(network.config.vocab_size) >= MULTILINGUAL)
+    longest = int(network.config.max_target_positions)
+    settings = {**settings, "is_multilingual": bool(many), "max_length": longest}
+    (out / "generation_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")

@@ -1,0 +1,104 @@
+"""Whisper in CTranslate2: the format that ships, on a CPU without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...audio.log_mel import Features
+from ...errors import InvalidOption, MissingExtra, UnsupportedModel
+from ...machine import processor as machine
+from ..speech.whisper import Prompt, WhisperSession, front_end
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+# Its threads are libgomp's, which spin while they wait; a thousand times less costs nothing that could be measured.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+try:
+    import ctranslate2
+except ImportError as error:
+    raise MissingExtra("a CTranslate2 model needs ctranslate2: pip install 'microbudget[speech]'") from error
+
+
+class Ct2Ear:
+    """An open CTranslate2 folder of Whisper."""
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        self.runtime = f"ctranslate2 {ctranslate2.__version__}"
+        try:
+            self._network = ctranslate2.models.Whisper(
+                str(folder),
+                device="cpu",
+                compute_type="default",
+                inter_threads=1,
+                intra_threads=threads or machine.cores(),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UnsupportedModel(f"ctranslate2 cannot open {folder} as Whisper: {error}") from error
+        self._folder = folder
+        self.multilingual = bool(self._network.is_multilingual)
+        self.mels = int(self._network.n_mels)  # folders made for faster-whisper do not tell them elsewhere
+
+    def write(self, features: Features, prompt: Prompt) -> list[int]:
+        """The tokens behind the prompt for features (mels, frames)."""
+        encoded = ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None]))
+        language = None
+        if prompt.languages and prompt.language is None:
+            encoded = self._network.encode(encoded, to_cpu=False)
+            language = self._spoken(encoded, prompt)
+        start = prompt.tokens(language)
+        (written,) = self._network.generate(
+            encoded,
+            [start],
+            beam_size=1,
+            sampling_topk=1,
+            max_length=2 * prompt.longest,  # of which it takes half
+            suppress_blank=True,
+            suppress_tokens=[-1, *range(prompt.no_timestamps, self._tokens)],  # -1: those of the folder's settings
+        )
+        return [int(token) for token in written.sequences_ids[0]]
+
+    def spoken(self, features: Features, prompt: Prompt) -> int:
+        """The likeliest language's token. Raises InvalidOption where CTranslate2 cannot tell it."""
+        return self._spoken(ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None])), prompt)
+
+    def _spoken(self, encoded: Any, prompt: Prompt) -> int:
+        """The likeliest language's token. Raises InvalidOption where CTranslate2 cannot tell it."""
+        if not self.multilingual:
+            raise InvalidOption(
+                f"CTranslate2 tells languages only with Whisper's whole vocabulary, not with {self._tokens} tokens: say"
+                f" which it is, one of {', '.join(sorted(prompt.languages))}"
+            )
+        ((best, _), *_) = self._network.detect_language(encoded)[0]
+        return prompt.languages[best.strip("<|>")]
+
+    @cached_property
+    def _tokens(self) -> int:
+        """How many there are. Raises UnsupportedModel where no file tells."""
+        for name in ("vocabulary.json", "vocabulary.txt"):
+            path = self._folder / name
+            if path.is_file():
+                text = path.read_text(encoding="utf-8")
+                return len(json.loads(text)) if path.suffix == ".json" else len(text.removesuffix("\n").split("\n"))
+        raise UnsupportedModel(f"{self._folder} has no vocabulary.json: convert the model again")
+
+    def close(self) -> None:
+        """Release the model."""
+        del self._network
+
+
+def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
+    """Open a `ct2` Model. threads: 0 means all cores. language: its code, else detected."""
+    ear = Ct2Ear(model.path, threads)
+    return WhisperSession(ear, model.path, front_end(model.path, ear.mels), language)
+
+
+def info() -> dict[str, Any]:
+    """What this machine's CTranslate2 can compute in."""
+    return {"compute_types": sorted(ctranslate2.get_supported_compute_types("cpu"))}

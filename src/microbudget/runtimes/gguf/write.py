@@ -1,0 +1,115 @@
+"""Write GGUF files: first the whole layout, so that every byte is known before the start, then tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from ...errors import DiskFull, Failed
+from ...units import format_bytes
+from .file import ARRAY, DEFAULT_ALIGNMENT, MAGIC, STRING, Entry, TensorInfo
+
+Kind = Literal["u32", "i32", "f32", "bool", "str", "[str]", "[i32]", "[f32]"]
+VERSION = 3
+_IDS = {"u32": 4, "i32": 5, "f32": 6, "bool": 7, "str": STRING}
+_LETTERS = {"u32": "I", "i32": "i", "f32": "f", "bool": "?"}
+
+
+def entry(key: str, value: Any, kind: Kind) -> Entry:
+    """A key and its value in the file's form. An array's kind stands in brackets: "[f32]"."""
+    head = _text(key)
+    if not kind.startswith("["):
+        body = _text(value) if kind == "str" else struct.pack("<" + _LETTERS[kind], value)
+        return Entry(key, _IDS[kind], head + struct.pack("<I", _IDS[kind]) + body)
+    element = kind[1:-1]
+    if element == "str":
+        body = b"".join(map(_text, value))
+    else:
+        body = np.asarray(value, np.dtype("<" + _LETTERS[element])).tobytes()
+    return Entry(key, ARRAY, head + struct.pack("<IIQ", ARRAY, _IDS[element], len(value)) + body)
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(raw)) + raw
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A GGUF file before its data: entries, tensors in their order (offsets are computed), alignment."""
+
+    entries: tuple[Entry, ...]
+    tensors: tuple[TensorInfo, ...]
+    alignment: int = DEFAULT_ALIGNMENT
+
+    @cached_property
+    def header(self) -> bytes:
+        """Everything before the first tensor's data, padding included."""
+        parts = [MAGIC, struct.pack("<IQQ", VERSION, len(self.tensors), len(self.entries))]
+        parts += [item.raw for item in self.entries]
+        offset = 0
+        for tensor in self.tensors:
+            shape = tensor.shape[::-1]
+            parts.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
+            parts.append(struct.pack("<IQ", tensor.type.id, offset))
+            offset += self._padded(tensor.size_bytes)
+        raw = b"".join(parts)
+        return raw + bytes(self._padded(len(raw)) - len(raw))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.header) + sum(self._padded(tensor.size_bytes) for tensor in self.tensors)
+
+    def _padded(self, size: int) -> int:
+        return -(-size // self.alignment) * self.alignment
+
+    def write(self, path: Path, data: Callable[[TensorInfo], Iterable[Any]]) -> None:
+        """Write the file; data(tensor) gives the bytes of a tensor in pieces (bytes or contiguous arrays).
+
+        Raises DiskFull before the start when the file cannot fit, and Failed when `data` gives another number of bytes.
+        """
+        check_space(path.parent, self.size_bytes)
+        try:
+            with path.open("wb") as stream:
+                self._write(stream, data)
+        except BaseException:
+            path.unlink(missing_ok=True)  # half a model would look like one
+            raise
+
+    def _write(self, stream: BinaryIO, data: Callable[[TensorInfo], Iterable[Any]]) -> None:
+        stream.write(self.header)
+        for tensor in self.tensors:
+            written = sum(stream.write(memoryview(piece).cast("B")) for piece in data(tensor))
+            if written != tensor.size_bytes:
+                raise Failed(f"{tensor.name}: {written} bytes were made, {tensor.size_bytes} were expected")
+            stream.write(bytes(self._padded(written) - written))
+
+
+def check_space(folder: Path, wanted_bytes: int, what: str = "the model takes") -> None:
+    """Raise DiskFull when files of that size do not fit into the folder's disk."""
+    free = shutil.disk_usage(folder).free
+    if wanted_bytes > free:
+        raise DiskFull(
+            f"{what} {format_bytes(wanted_bytes)} but {os.fspath(folder)} has {format_bytes(free)} left:"
+            " free some, or choose another folder"
+        )
+
+
+def order(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """The tensors as llama.cpp's quantizer writes them: those of no layer, then layer by layer, each by name."""
+    return tuple(sorted(tensors, key=lambda tensor: (layer_of(tensor.name), tensor.name.encode())))
+
+
+def layer_of(name: str) -> int:
+    """The layer in a tensor's name, "blk.12.attn_q.weight" -> 12; -1 outside of layers."""
+    parts = name.split(".")
+    return int(parts[1]) if len(parts) > 2 and parts[0] == "blk" and parts[1].isdigit() else -1

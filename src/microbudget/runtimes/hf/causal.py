@@ -1,0 +1,139 @@
+"""Language models of Hugging Face folders in torch, eager, float32: the same interface as llama.cpp's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import MissingExtra, UnsupportedModel, first_line
+from ...model import Record, backbone_of
+from ..language.session import LanguageSession
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
+
+from .pretrained import open_pretrained, silence
+
+UNBOUNDED = 2048  # tokens, of a model whose config does not say how long its texts were
+
+
+class CausalReader:
+    """An open `...ForCausalLM` with one sequence of tokens and a cache of keys and values."""
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.runtime = f"torch {torch.__version__}"
+        self._network, self._tokenizer = load_network(folder), load_tokenizer(folder)
+        config = self._network.config
+        self.vocabulary = int(config.vocab_size)
+        self.longest = int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
+        begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        self.begin: int | None = end if begin is None else begin
+        self.adds_begin = begin is not None and self._tokenizer("")["input_ids"][:1] == [begin]
+        self._ends = _end_tokens(self._network, end)
+        self.begin_text, self.end_text = self._tokenizer.bos_token or "", self._tokenizer.eos_token or ""
+        self.chat_template: str | None = self._tokenizer.chat_template
+        self._cache: Any = None
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids, without those that begin or end a text. special: "<|end|>" in the text is that token."""
+        found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not special, verbose=False)
+        return [int(token) for token in found["input_ids"]]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def ends(self, token: int) -> bool:
+        """Whether the model says with this token that it is done."""
+        return token in self._ends
+
+    def reserve(self, size: int, rows: int) -> None:
+        """Begin a sequence; torch takes the room when it needs it."""
+        del size, rows
+        self._cache = None
+
+    def process(self, tokens: Sequence[int], rows: int = 0) -> NDArray[np.float32]:
+        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary)."""
+        if self._cache is None:
+            self._cache = transformers.DynamicCache(config=self._network.config)
+        with torch.inference_mode():
+            answered = self._network(
+                input_ids=torch.tensor([list(tokens)]),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=max(1, rows),  # 0 would mean all
+            )
+        logits: NDArray[np.float32] = answered.logits[0].numpy()
+        return logits[len(logits) - rows :]
+
+    def rewind(self, position: int = 0) -> None:
+        """Forget the tokens from a position on."""
+        if position == 0:
+            self._cache = None
+        else:
+            self._cache.crop(position - self._cache.get_seq_length())
+
+    def cache_bytes(self) -> int | None:
+        """Bytes of the keys and values as far as the sequence goes now."""
+        layers = [] if self._cache is None else self._cache.layers
+        return sum(int(part.nbytes) for layer in layers for part in (layer.keys, layer.values) if part is not None)
+
+    def close(self) -> None:
+        """Release the network."""
+        del self._network, self._cache
+
+
+def load_network(folder: Path) -> Any:
+    """The language model in a Hugging Face folder, in float32 and eval mode: only safetensors, no remote code.
+
+    Raises UnsupportedModel, also for weights that are missing: transformers would draw them at random and go on.
+    """
+    from . import widths
+
+    silence()
+    backbone, auto, record = backbone_of(folder), transformers.AutoModelForCausalLM, Record.read(folder)
+    state = {} if record is None else record.state
+    if backbone is not None:
+        from .adapters import merged
+
+        if backbone != folder:
+            return merged(load_network(backbone), folder)
+        return merged(widths.load(auto, folder, state), folder)  # transformers would add the adapter by itself
+    if widths.special(state):
+        return widths.load(auto, folder, state)
+    return open_pretrained(auto, folder, "a language model")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a Hugging Face folder. Raises UnsupportedModel when there is none."""
+    try:
+        source = backbone_of(folder) or folder
+        return transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UnsupportedModel(
+            f"{folder} has no tokenizer that transformers can open ({first_line(error)}): it needs tokenizer.json or"
+            " tokenizer.model beside the weights"
+        ) from error
+
+
+def _end_tokens(network: Any, end: int | None) -> set[int]:
+    told = getattr(network.generation_config, "eos_token_id", None)
+    many = told if isinstance(told, list) else [told]
+    return {int(token) for token in (*many, end) if token is not None}
+
+
+def open_session(model: Model, *, threads: int = 0) -> LanguageSession:
+    """Open an `hf` Model as a language model. threads: 0 means torch's own choice, all cores."""
+    return LanguageSession(CausalReader(model.path, threads))

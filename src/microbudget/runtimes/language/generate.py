@@ -1,0 +1,103 @@
+"""Generation: one token after another, so that the same seed gives models that agree the same words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InvalidOption
+from .chat import PLAIN, Message, render
+
+if TYPE_CHECKING:
+    from .session import Reader
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model wrote, and how long it took to read the prompt and to write."""
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    prefill_s: float
+    decode_s: float
+    ended: bool  # the model said that it is done; False: it was stopped at the limit
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Of writing; the first token belongs to reading. None for fewer than two."""
+        return (len(self.tokens) - 1) / self.decode_s if len(self.tokens) > 1 and self.decode_s > 0 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready values with the derived ones."""
+        return {**asdict(self), "tokens_per_s": self.tokens_per_s}
+
+
+def generate(
+    reader: Reader,
+    prompt: str,
+    *,
+    tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    special: bool = False,
+    context: int | None = None,
+) -> Answer:
+    """Go on with a prompt. temperature 0 takes the likeliest token; special: "<|end|>" in the prompt is that token.
+
+    Raises InvalidOption when prompt and answer do not fit into the context, by default what the model was trained for.
+    """
+    if temperature < 0 or tokens < 1:
+        raise InvalidOption(f"temperature is at least 0 and tokens at least 1, not {temperature} and {tokens}")
+    asked = reader.encode(prompt, special)
+    if reader.begin is not None and (not asked or (reader.adds_begin and asked[0] != reader.begin)):
+        asked = [reader.begin, *asked]
+    size = len(asked) + tokens
+    if not asked or size > min(context or reader.longest, reader.longest):
+        room = min(context or reader.longest, reader.longest)
+        raise InvalidOption(f"a prompt of {len(asked)} tokens and {tokens} of answer do not fit into {room}")
+    reader.reserve(size, 1)
+    reader.rewind()
+    started = time.perf_counter()
+    logits = reader.process(asked, 1)[0]
+    read = time.perf_counter()
+    written = list(_written(reader, logits, tokens, temperature, seed))
+    finished = time.perf_counter()
+    ended = bool(written) and reader.ends(written[-1])
+    kept = written[:-1] if ended else written
+    return Answer(reader.decode(kept), tuple(kept), len(asked), read - started, finished - read, ended)
+
+
+def chat(reader: Reader, messages: Sequence[Message], **options: Any) -> Answer:
+    """The model's answer in a conversation, by its own template; options as of `generate`.
+
+    A model without a template gets "role: content" lines. Raises UnsupportedModel for a template that fails.
+    """
+    text = render(reader.chat_template or PLAIN, messages, reader.begin_text, reader.end_text)
+    return generate(reader, text, special=True, **options)
+
+
+def _written(reader: Reader, logits: NDArray[np.float32], most: int, temperature: float, seed: int) -> Iterator[int]:
+    for step in range(most):
+        token = choose(logits, temperature, seed, step)
+        yield token
+        if reader.ends(token) or step == most - 1:
+            return
+        logits = reader.process([token], 1)[0]
+
+
+def choose(logits: NDArray[np.float32], temperature: float, seed: int, step: int) -> int:
+    """A token drawn from softmax(logits / temperature), (vocabulary,); the likeliest at temperature 0.
+
+    By the Gumbel-max trick with noise of the seed and the step alone: two models draw the same token unless their
+    probabilities differ enough to change it.
+    """
+    if temperature == 0:
+        return int(np.argmax(logits))
+    noise = np.random.default_rng((seed, step)).gumbel(size=len(logits))
+    return int(np.argmax(np.asarray(logits, np.float64) / temperature + noise))

@@ -1,0 +1,263 @@
+"""Language models behind the runtimes' small interface: what they say of a text, and how fast they read and write.
+
+A runtime gives a `Reader`: a tokenizer and the logits behind tokens. Everything else is here, so that the same numbers
+mean the same for every format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InvalidOption
+from .chat import Message, last_answer
+from .generate import Answer, chat, generate
+
+Logits = NDArray[np.float32]
+Inputs = dict[str, NDArray[Any]]
+ROWS = 256  # logits asked for at once: with a vocabulary of 128,000 they take 131 MB
+
+
+class Reader(Protocol):
+    """An open language model with one sequence of tokens."""
+
+    runtime: str
+    vocabulary: int
+    longest: int  # tokens of the longest sequence that the model was trained for
+    begin: int | None  # the token that begins a text, or where there is none the one that ends it
+    adds_begin: bool  # whether the model was trained to see it before every text
+    begin_text: str  # what a chat template calls bos_token; empty where the model has none
+    end_text: str  # and eos_token
+    chat_template: str | None
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids, without those that begin or end a text. special: "<|end|>" in the text is that token."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+        ...
+
+    def ends(self, token: int) -> bool:
+        """Whether the model says with this token that it is done."""
+        ...
+
+    def reserve(self, size: int, rows: int) -> None:
+        """Make room for a sequence of `size` tokens, and for the logits of `rows` of them at once."""
+        ...
+
+    def process(self, tokens: Sequence[int], rows: int = 0) -> Logits:
+        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary)."""
+        ...
+
+    def rewind(self, position: int = 0) -> None:
+        """Forget the tokens from a position on."""
+        ...
+
+    def cache_bytes(self) -> int | None:
+        """Bytes of keys and values for the reserved size; None where the runtime does not tell."""
+        ...
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens that a model reads at once. The last `judged` of them are those whose probability counts."""
+
+    tokens: tuple[int, ...]
+    judged: int
+
+
+def window(history: Sequence[int], judged: Sequence[int], size: int, begin: int | None, adds_begin: bool) -> Window:
+    """The tokens to judge with as much before them as fits into `size` tokens.
+
+    A text without any history begins with the token that begins texts, where the model has one. judged: fewer than
+    `size`, so that there is room for one token before it.
+    """
+    start = [] if begin is None or (history and not adds_begin) else [begin]
+    room = size - len(start) - len(judged)
+    before = list(history[max(0, len(history) - room) :]) if room > 0 else []
+    return Window((*start, *before, *judged), len(judged))
+
+
+def nats(logits: Logits, targets: Sequence[int]) -> NDArray[np.float64]:
+    """What each target costs, -ln p: logits (tokens, vocabulary) -> (tokens,)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    total = np.log(np.exp(shifted).sum(axis=1, dtype=np.float64))
+    return np.asarray(total - shifted[np.arange(len(logits)), list(targets)])
+
+
+class LanguageSession:
+    """An open language model. `answer` takes one of four kinds of inputs:
+
+    * `chat` (n, bytes) with `end` (n,): conversations as JSON, which the model's own template puts into words; the last
+      answer is judged, as below.
+    * `text` (n, bytes) with `begin`, `end` (n,): the bytes of each example from `begin` to `end` are judged, those
+      before are its history; `context` (n,): tokens. The answer is (n, 2): nats, and over how many tokens.
+    * `decode` (1, bytes): one token more after the first `depth` (1,) tokens of that text.
+    * `prefill` (1, bytes): read the first `depth` (1,) tokens of that text.
+
+    The answer to the last two is (1, 2): the likeliest next token, and how many stand before it, which is less than
+    was asked for when the model does not read as many.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.runtime = reader.runtime
+        self._reserved = (0, 0)
+        self._ready: tuple[bytes, int] | None = None  # the text and depth that the next `decode` may start from
+        self._follows = 0
+
+    def answer(self, inputs: Inputs) -> NDArray[Any]:
+        """What the inputs' kind asks for."""
+        if "text" in inputs or "chat" in inputs:
+            return np.array([self._judge(*example) for example in self._examples(inputs)])
+        for kind, read in (("decode", self._decode), ("prefill", self._prefill)):
+            if kind in inputs:
+                depth = min(int(inputs["depth"][0]), self.reader.longest - 1)
+                return np.array([[read(inputs[kind][0].tobytes(), depth), depth]])
+        raise InvalidOption(f"a language model takes text, decode or prefill, not {', '.join(inputs)}")
+
+    def logits(self, inputs: Inputs) -> tuple[NDArray[np.int64], Logits]:
+        """The judged tokens of the one example in `inputs` and the logits that they are judged by.
+
+        (tokens,) and (tokens, vocabulary).
+        """
+        ((text, begin, context, special),) = self._examples(inputs)
+        parts = list(self._judged(text, begin, context, special))
+        targets = [token for part, _ in parts for token in part]
+        return np.array(targets, np.int64), np.concatenate([rows for _, rows in parts])
+
+    def generate(self, prompt: str, **options: Any) -> Answer:
+        """Go on with a prompt; options as of `generate.generate`."""
+        self._reserved = (0, 0)
+        return generate(self.reader, prompt, **options)
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Answer:
+        """Answer in a conversation; options as of `generate.generate`."""
+        self._reserved = (0, 0)
+        return chat(self.reader, messages, **options)
+
+    def about(self) -> dict[str, Any]:
+        """What the runtime tells of the model as it is open now, JSON-ready."""
+        return {
+            "context_tokens": self._reserved[0],
+            "kv_cache_bytes": self.reader.cache_bytes(),
+            "vocabulary": self.reader.vocabulary,
+            "trained_context_tokens": self.reader.longest,
+            "chats": bool(self.reader.chat_template),
+        }
+
+    def close(self) -> None:
+        """Release the model."""
+        self.reader.close()
+
+    def _examples(self, inputs: Inputs) -> Iterator[tuple[bytes, int, int, bool]]:
+        """Text with its history, where it begins, the tokens of context, and whether it has special tokens."""
+        if "text" in inputs:
+            return ((*example, False) for example in _examples(inputs))
+        return (
+            (*self._words(json.loads(row[: int(end)].tobytes())), int(context), True)
+            for row, end, context in zip(inputs["chat"], inputs["end"], inputs["context"], strict=True)
+        )
+
+    def _words(self, messages: Sequence[Message]) -> tuple[bytes, int]:
+        """A conversation as bytes, and where its last answer begins."""
+        reader = self.reader
+        prompt, reply = last_answer(reader.chat_template, messages, reader.begin_text, reader.end_text)
+        return (prompt + reply).encode(), len(prompt.encode())
+
+    def _judge(self, text: bytes, begin: int, context: int, special: bool) -> tuple[float, float]:
+        cost, count = 0.0, 0
+        for targets, rows in self._judged(text, begin, context, special):
+            cost += float(nats(rows, targets).sum())
+            count += len(targets)
+        return cost, float(count)
+
+    def _judged(self, text: bytes, begin: int, context: int, special: bool) -> Iterator[tuple[list[int], Logits]]:
+        """The tokens of the text from `begin` on, some at a time, with the logits before each."""
+        reader = self.reader
+        size = min(context, reader.longest)
+        history = reader.encode(text[:begin].decode("utf-8"), special)
+        passage = text[begin:].decode("utf-8")
+        judged = self._behind_a_line(passage) if begin else reader.encode(passage)
+        self._reserve(size, min(ROWS, size))
+        # A text with more tokens than fit is judged in pieces of half the context, each with a history.
+        step = max(1, len(judged) if len(judged) < size else size // 2)
+        for start in range(0, len(judged), step):
+            before, piece = history + judged[:start], judged[start : start + step]
+            yield from self._read(window(before, piece, size, reader.begin, reader.adds_begin))
+
+    @cached_property
+    def _line(self) -> list[int]:
+        """The tokens of a line's end, where the tokenizer puts a space before every text; else none.
+
+        SentencePiece's often do: "x" is written " x", and only behind other text by itself.
+        """
+        line, both = (self.reader.encode(text) for text in ("\n", "\nx"))
+        prefixes = both[: len(line)] == line and both[len(line) :] != self.reader.encode("x")
+        return line if prefixes else []
+
+    def _behind_a_line(self, text: str) -> list[int]:
+        """The tokens of a text that goes on with another one: no space that is not in it stands before it."""
+        both = self.reader.encode(f"\n{text}") if self._line else []
+        whole = bool(both) and both[: len(self._line)] == self._line  # no token joins the line's end with the text
+        return both[len(self._line) :] if whole else self.reader.encode(text)
+
+    def _read(self, part: Window) -> Iterator[tuple[list[int], Logits]]:
+        tokens, first = part.tokens, len(part.tokens) - part.judged
+        self.reader.rewind()
+        if first == 0:  # nothing stands before the first token: all are equally likely
+            yield [tokens[0]], np.zeros((1, self.reader.vocabulary), np.float32)
+            first = 1
+        if first > 1:
+            self.reader.process(tokens[: first - 1])
+        for start in range(first, len(tokens), ROWS):
+            targets = tokens[start : start + ROWS]
+            yield list(targets), self.reader.process(tokens[start - 1 : start - 1 + len(targets)], len(targets))
+
+    def _reserve(self, size: int, rows: int) -> None:
+        if self._reserved != (size, rows):
+            self.reader.reserve(size, rows)
+            self._reserved, self._ready = (size, rows), None
+        if rows > 1:
+            self._ready = None
+
+    def _prompt(self, text: bytes, depth: int) -> list[int]:
+        """Exactly `depth` tokens: the text again and again."""
+        tokens = self.reader.encode(text.decode("utf-8", "replace")) or [self.reader.begin or 0]
+        return (tokens * math.ceil(depth / len(tokens)))[:depth]
+
+    def _prefill(self, text: bytes, depth: int) -> int:
+        prompt = self._prompt(text, depth)
+        self._reserve(depth + 1, 1)
+        self.reader.rewind()
+        self._ready = None
+        return int(self.reader.process(prompt, 1).argmax())
+
+    def _decode(self, text: bytes, depth: int) -> int:
+        """One token; the sequence is then as long as before, so that each call has the same work."""
+        if self._ready != (text, depth):
+            self._follows = self._prefill(text, depth)
+            self._ready = (text, depth)
+        chosen = int(self.reader.process([self._follows], 1).argmax())
+        self.reader.rewind(depth)
+        return chosen
+
+
+def _examples(inputs: Inputs) -> Iterator[tuple[bytes, int, int]]:
+    """Text with its history, where it begins, and the tokens of context, of each example."""
+    for text, begin, end, context in zip(
+        inputs["text"], inputs["begin"], inputs["end"], inputs["context"], strict=True
+    ):
+        yield text[: int(end)].tobytes(), int(begin), int(context)

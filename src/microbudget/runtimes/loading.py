@@ -1,0 +1,298 @@
+"""Names to Models: a folder, an `.onnx` or `.gguf` file, or a hub id. The only module that downloads."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections import defaultdict, deque
+from pathlib import Path
+from typing import Any
+
+from ..errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
+from ..model import (
+    CT2_NAME,
+    GGUF_NAME,
+    LANGUAGE_MODELLING,
+    ONNX_NAME,
+    TRANSCRIPTION,
+    Model,
+    Record,
+    backbone_of,
+    external_data,
+)
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
+HUB_FILES = ("*.json", "*.txt", "tokenizer.model", "*.jinja")
+HUB_WEIGHTS = ("*.safetensors", "*.onnx", CT2_NAME)
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+IMAGENET_MEAN = [0.485, 0.456, 0.406]
+IMAGENET_STD = [0.229, 0.224, 0.225]
+
+
+def load(name: str | Path | Model, *, weights: bool = True) -> Model:
+    """The Model of a folder, an `.onnx` or `.gguf` file, or a hub id.
+
+    weights: False where the configuration and the tokenizer of a Hugging Face model are enough: no others are fetched
+    or looked for. Raises ModelNotFound, UnsafeModel for a pickle, UnsupportedModel for anything else that is no Model.
+    """
+    if isinstance(name, Model):
+        return name
+    path = Path(name)
+    if path.is_dir():
+        return _load_folder(path, weights)
+    if path.is_file():
+        return _load_file(path)
+    return _load_folder(_download(str(name), weights), weights)
+
+
+def _load_file(path: Path) -> Model:
+    if path.suffix.lower() in PICKLES:
+        raise UnsafeModel(
+            f"{path} may be a pickle, which can run code when it is opened: give the folder with safetensors"
+            " (Hugging Face: save_pretrained) or an .onnx file"
+        )
+    if path.suffix.lower() == ".gguf":
+        return _load_gguf(path, path)
+    if path.suffix.lower() != ".onnx":
+        raise UnsupportedModel(f"{path} is no model that we know: give a Hugging Face folder, an .onnx or a .gguf file")
+    record = Record.read(path.parent) if path.name == ONNX_NAME else None
+    return Model(path, "onnx", record or _onnx_record(path))
+
+
+def _load_gguf(path: Path, file: Path) -> Model:
+    """A GGUF file, alone or in a folder of ours; it is read as far as its first tensor."""
+    from .gguf.file import GgufFile
+
+    with GgufFile(file) as opened:
+        parts = opened.whole("split.count", 0)
+        if parts > 1:
+            raise UnsupportedModel(
+                f"{file} is one of {parts} parts: join them with llama.cpp's `llama-gguf-split --merge` first"
+            )
+    record = Record.read(file.parent) if file.name == GGUF_NAME else None
+    return Model(path, "gguf", record or Record(task=LANGUAGE_MODELLING, source=str(path)))
+
+
+def _load_folder(folder: Path, weights: bool = True) -> Model:
+    record = Record.read(folder)
+    if (folder / GGUF_NAME).is_file():
+        return _load_gguf(folder, folder / GGUF_NAME)
+    if (folder / ONNX_NAME).is_file():
+        return Model(folder, "onnx", record or _onnx_record(folder / ONNX_NAME))
+    if (folder / CT2_NAME).is_file() and _is_ct2(folder / CT2_NAME):
+        return Model(folder, "ct2", record or _ct2_record(folder))
+    backbone = backbone_of(folder) or folder
+    if (backbone / "config.json").is_file():
+        return Model(folder, "hf", record or _hf_record(backbone, weights))
+    if (folder / "best").is_dir() and (folder / "run.toml").is_file():
+        return _load_folder(folder / "best", weights)
+    onnx_files = sorted(folder.glob("*.onnx"))
+    if len(onnx_files) == 1:
+        return _load_file(onnx_files[0])
+    if onnx_files:
+        raise UnsupportedModel(f"{folder} holds {len(onnx_files)} .onnx files: name one of them")
+    gguf_files = sorted(folder.glob("*.gguf"))
+    if len(gguf_files) == 1:
+        return _load_file(gguf_files[0])
+    if gguf_files:
+        raise UnsupportedModel(f"{folder} holds {len(gguf_files)} .gguf files: name one of them")
+    refuse_pickles(folder)
+    raise ModelNotFound(f"{folder} holds no model: neither config.json with *.safetensors nor an .onnx or .gguf file")
+
+
+def _is_ct2(path: Path) -> bool:
+    """Whether a `model.bin` is CTranslate2's, and no pickle: it begins with its version and the model's name."""
+    with path.open("rb") as stream:
+        head = stream.read(6)
+        version, length = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
+        return 0 < version < 100 and 0 < length < 100 and stream.read(length).rstrip(b"\0").endswith(b"Spec")
+
+
+def _ct2_record(folder: Path) -> Record:
+    """A CTranslate2 folder of others, as faster-whisper's are. Raises UnsupportedModel for other than Whisper."""
+    with (folder / CT2_NAME).open("rb") as stream:
+        head = stream.read(64)
+    if b"WhisperSpec" not in head:
+        name = head[6 : 6 + int.from_bytes(head[4:6], "little")].rstrip(b"\0").decode("ascii", "replace")
+        raise UnsupportedModel(
+            f"{folder} is a CTranslate2 model of the kind {name}; of this format we know Whisper only"
+        )
+    return Record(task=TRANSCRIPTION, preprocessing=read_preprocessing(folder), source=str(folder))
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises UnsafeModel for a folder with weights that may be pickles, and no others."""
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLES)
+    if pickles:
+        raise UnsafeModel(
+            f"{folder} has only {', '.join(pickles[:3])}: a pickle can run code when it is opened, so it is never"
+            " loaded. Save the model as safetensors (save_pretrained of a recent transformers) and give that folder"
+        )
+
+
+def _hf_record(folder: Path, weights: bool) -> Record:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = {int(key): str(value) for key, value in config.get("id2label", {}).items()}
+        task = _task_of([str(name) for name in config.get("architectures") or ()], folder)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UnsupportedModel(f"{folder / 'config.json'} cannot be read: {error}") from error
+    if weights and not any(folder.glob("*.safetensors")):
+        refuse_pickles(folder)
+        raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
+    labels = tuple(names[index] for index in sorted(names)) if names else None
+    if task == TRANSCRIPTION:
+        preprocessing = read_preprocessing(folder)
+    else:
+        preprocessing = image_preprocessing(folder, config.get("model_type"))
+    labels = None if task == TRANSCRIPTION else labels
+    return Record(task=task, labels=labels, preprocessing=preprocessing, source=str(folder))
+
+
+def _task_of(architectures: list[str], folder: Path) -> str | None:
+    """The kind of task that an architecture is for. Raises UnsupportedModel for speech models other than Whisper."""
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return LANGUAGE_MODELLING
+    if "WhisperForConditionalGeneration" in architectures:
+        return TRANSCRIPTION
+    for name in architectures:
+        if name.endswith(("ForCTC", "ForSpeechSeq2Seq", "ForConditionalGeneration")) or name.startswith("Whisper"):
+            raise UnsupportedModel(
+                f"{folder} is a {name}; of the models that write what they hear or read we know"
+                " WhisperForConditionalGeneration only"
+            )
+    return None
+
+
+def read_preprocessing(folder: Path) -> dict[str, Any] | None:
+    """The processor's configuration in a folder, in the older or the newer file; None when there is none."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if path.is_file():
+            try:
+                config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UnsupportedModel(f"{path} cannot be read: {error}") from error
+            nested = config.get("image_processor", config.get("feature_extractor"))
+            return nested if isinstance(nested, dict) else config
+    return None
+
+
+def image_preprocessing(folder: Path, model_type: str | None) -> dict[str, Any] | None:
+    """As `read_preprocessing`, with the processor's type where only the model's tells it."""
+    from ..images.processors import with_type
+
+    preprocessing = read_preprocessing(folder)
+    return None if preprocessing is None else with_type(preprocessing, model_type)
+
+
+def _onnx_record(path: Path) -> Record:
+    import onnx
+
+    from .onnx.session import read_metadata
+
+    external_data(path)  # complains about a file that is no ONNX or whose weights are missing
+    proto = onnx.load(str(path), load_external_data=False)
+    height, width = _image_size(proto.graph, path)
+    labels, preprocessing = read_metadata(proto)
+    preprocessing = preprocessing or read_preprocessing(path.parent)
+    if preprocessing is None:
+        warnings.warn(
+            f"{path} says nothing of its preprocessing: using {height} x {width} pixels with ImageNet's mean and"
+            " deviation. Put a preprocessor_config.json beside it if that is wrong",
+            stacklevel=2,
+        )
+        preprocessing = {
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "resample": 2,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": IMAGENET_MEAN,
+            "image_std": IMAGENET_STD,
+        }
+    return Record(labels=labels, preprocessing=preprocessing, source=str(path))
+
+
+def _image_size(graph: Any, path: Path) -> tuple[int, int]:
+    """Height and width of the one input (batch, 3, height, width); 224 where the graph leaves them open."""
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs)
+        raise UnsupportedModel(f"{path} has {len(inputs)} inputs ({names}); an image classifier has one, the pixels")
+    shape = inputs[0].type.tensor_type.shape.dim
+    if len(shape) != 4 or shape[1].dim_value not in (0, 3):
+        dims = [dim.dim_value or dim.dim_param or "?" for dim in shape]
+        raise UnsupportedModel(f"{path} takes an input of shape {dims}; an image classifier takes (batch, 3, H, W)")
+    if shape[0].dim_value > 0:
+        raise UnsupportedModel(
+            f"{path} has a fixed batch of {shape[0].dim_value}: export it with a dynamic batch"
+            " (torch.onnx.export(..., dynamic_axes={input: {0: 'batch'}}))"
+        )
+    return shape[2].dim_value or 224, shape[3].dim_value or 224
+
+
+def _download(name: str, weights: bool = True) -> Path:
+    if not _HUB_ID.fullmatch(name):
+        raise ModelNotFound(f"there is no folder or file {name!r}, and it is no hub id either")
+    try:
+        from huggingface_hub import constants, snapshot_download
+    except ImportError as error:
+        raise MissingExtra(f"no folder {name!r} here; to download it: pip install 'microbudget[train]'") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*HUB_FILES, *(HUB_WEIGHTS if weights else ())]))
+    except Exception as error:  # the hub's client raises httpx, OS and value errors of its own
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise ModelNotFound(
+            f"there is no folder {name!r}, it is not in the cache {constants.HF_HUB_CACHE}, and the hub could not"
+            f" deliver it{offline}. Either give a local folder, or fetch it where there is a network with"
+            f" `hf download {name} --local-dir FOLDER` and give FOLDER"
+        ) from error
+
+
+def match_labels(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
+    """For each of the data's labels the index of the model's output.
+
+    A model without names takes the data's labels in their order when the counts agree. Raises LabelsDisagree.
+    """
+    if model.labels is None:
+        return tuple(range(len(labels)))  # the judge checks the number of outputs
+    places: dict[str, deque[int]] = defaultdict(deque)  # ImageNet has two cranes: the n-th is matched with the n-th
+    for position, label in enumerate(model.labels):
+        places[label].append(position)
+    unknown = [label for label in labels if label not in places]
+    if unknown:
+        raise LabelsDisagree(
+            f"{len(unknown)} of the data's {len(labels)} labels are unknown to the model, such as {unknown[0]!r};"
+            f" it knows {len(model.labels)}, such as {model.labels[0]!r}. Teach it yours: `microbudget shrink`"
+            " finetunes by itself, a recipe begins with finetune()"
+        )
+    return tuple(places[label].popleft() if len(places[label]) > 1 else places[label][0] for label in labels)
+
+
+def known_outputs(model: Model, labels: tuple[str, ...], outputs: int) -> tuple[int, ...] | None:
+    """As `match_labels`, of a model with so many outputs; None where it does not know the labels."""
+    if model.labels is None and outputs != len(labels):
+        return None
+    try:
+        places = match_labels(model, labels)
+    except LabelsDisagree:
+        return None
+    return places if max(places) < outputs else None
+
+
+def label_names(model: Model, labels: tuple[str, ...]) -> Model:
+    """The model with the data's labels, where it names none and has as many outputs; else as it is."""
+    if model.labels is not None or model.format != "onnx":
+        return model
+    import onnx
+
+    graph = onnx.load(str(model.weights), load_external_data=False).graph
+    outputs = graph.output[0].type.tensor_type.shape.dim
+    if outputs and outputs[-1].dim_value == len(labels):
+        return model.with_record(labels=labels)
+    return model

@@ -1,0 +1,74 @@
+"""ONNX Runtime on the CPU: the default runtime, and how our own ONNX files carry their labels and preprocessing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from ...errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+LABELS_KEY = "microbudget.labels"
+PREPROCESSING_KEY = "microbudget.preprocessing"
+
+
+class OnnxSession:
+    """An open `.onnx` file, or its bytes. `answer` may be called from several threads at once."""
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+
+    def __init__(self, source: Path | bytes, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads of an idle session must not take the processor from its neighbour.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            name = "the model" if isinstance(source, bytes) else source
+            raise UnsupportedModel(f"onnxruntime cannot open {name}: {error}") from error
+        self._output = self._session.get_outputs()[0].name
+
+    def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """The first output for a batch of inputs by name."""
+        output: NDArray[Any] = self._session.run([self._output], inputs)[0]
+        return output
+
+    def close(self) -> None:
+        """Release the session."""
+        del self._session
+
+
+def open_session(model: Model, *, threads: int = 0) -> OnnxSession:
+    """Open an `onnx` Model. threads: 0 means all cores."""
+    return OnnxSession(model.weights, threads)
+
+
+def write_metadata(graph: Any, labels: tuple[str, ...] | None, preprocessing: dict[str, Any] | None) -> None:
+    """Put labels and preprocessing into an `onnx.ModelProto`, so that the one file is all that inference needs."""
+    values = {LABELS_KEY: labels, PREPROCESSING_KEY: preprocessing}
+    kept = [(prop.key, prop.value) for prop in graph.metadata_props if prop.key not in values]
+    kept += [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items() if value is not None]
+    del graph.metadata_props[:]
+    for key, value in kept:
+        graph.metadata_props.add(key=key, value=value)
+
+
+def read_metadata(graph: Any) -> tuple[tuple[str, ...] | None, dict[str, Any] | None]:
+    """Labels and preprocessing of an `onnx.ModelProto`, each None where it says nothing."""
+    values = {prop.key: prop.value for prop in graph.metadata_props}
+    try:
+        labels = json.loads(values[LABELS_KEY]) if LABELS_KEY in values else None
+        preprocessing = json.loads(values[PREPROCESSING_KEY]) if PREPROCESSING_KEY in values else None
+    except ValueError as error:
+        raise UnsupportedModel(f"the model's metadata are damaged: {error}") from error
+    return (None if labels is None else tuple(labels)), preprocessing

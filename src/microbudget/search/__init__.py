@@ -1,0 +1,1 @@
+"""Search: from a budget to the best candidate."""
