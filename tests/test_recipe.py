@@ -1,4 +1,5 @@
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,32 @@ def test_an_unknown_method_is_named_with_those_there_are() -> None:
 def test_an_unknown_option_is_named_with_those_there_are() -> None:
     with pytest.raises(InvalidRecipe, match=r"finetune has no option 'epoch'; it has .*epochs"):
         Recipe.parse("finetune(epoch=3)")
+
+
+@dataclass(frozen=True)
+class Renamed(methods.Method):
+    """A method with an option that had another name."""
+
+    rate: float = methods.option(0.5, "of something", low=0.0, alias="speed")
+
+
+def test_the_earlier_name_of_an_option_works_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "find", lambda _: Renamed)
+    for made in (lambda: Renamed(speed=2), lambda: Recipe.parse("renamed(speed=2)").steps[0]):  # type: ignore[call-arg]
+        with pytest.warns(UserWarning, match=r"renamed: speed is now called rate"):
+            assert made() == Renamed(rate=2.0)
+    assert str(Renamed(rate=2)) == "renamed(rate=2.0)"
+
+
+def test_the_earlier_name_is_checked_as_the_present_one() -> None:
+    with pytest.raises(InvalidOption, match="rate must be at least"), pytest.warns(UserWarning, match="now called"):
+        Renamed(speed=-1)  # type: ignore[call-arg]
+
+
+def test_both_names_of_an_option_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "find", lambda _: Renamed)
+    with pytest.raises(InvalidOption, match="speed is the earlier name of rate: give rate alone"):
+        Recipe.parse("renamed(speed=1, rate=2)")
 
 
 @pytest.mark.parametrize(

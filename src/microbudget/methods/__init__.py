@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import types
 import typing
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,18 +60,29 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[Any, ...] = (),
-    always_told: bool = False,
+    always_shown: bool = False,
+    alias: str | None = None,
 ) -> Any:
     """A field of a Method with its meaning and its range; low and high are allowed values.
 
-    always_told: it stands in a recipe's short form at its default too.
+    always_shown: the short form of a recipe shows it at its default too.
+    alias: the name that the option had before; a recipe or a call that uses it gets a warning.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "always_told": always_told}
+    metadata = {
+        "doc": doc, "low": low, "high": high, "choices": choices, "always_shown": always_shown, "alias": alias,
+    }  # fmt: skip
     return field(default=default, metadata=metadata)
 
 
+class _Options(type):
+    """Gives a method's class its options by their present names, also where a caller uses an earlier one."""
+
+    def __call__(cls, *values: Any, **options: Any) -> Any:
+        return super().__call__(*values, **_present_names(cls, options))
+
+
 @dataclass(frozen=True)
-class Method:
+class Method(metaclass=_Options):
     """A step of a recipe. Its fields are its options; `apply` writes files into a folder and returns their record.
 
     A subclass lives in the file of its name: `Finetune` in finetune.py. `revision` goes up when the same options
@@ -117,13 +129,29 @@ class Method:
         told = [
             f"{spec.name}={getattr(self, spec.name)!r}"
             for spec in dataclasses.fields(self)
-            if spec.metadata["always_told"] or getattr(self, spec.name) != spec.default
+            if spec.metadata["always_shown"] or getattr(self, spec.name) != spec.default
         ]
         return f"{self.name()}({', '.join(told)})" if told else self.name()
 
     def __str__(self) -> str:
         options = ", ".join(f"{spec.name}={getattr(self, spec.name)!r}" for spec in dataclasses.fields(self))
         return f"{self.name()}({options})"
+
+
+def aliases(method: type) -> dict[str, str]:
+    """The earlier names of a method's options, with the present one of each."""
+    return {old: spec.name for spec in dataclasses.fields(method) if (old := spec.metadata.get("alias"))}
+
+
+def _present_names(method: type, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with present names; warns of each earlier one. Raises InvalidOption where both are given."""
+    present = aliases(method)
+    word = method.__name__.lower()
+    for old in options.keys() & present.keys():
+        if present[old] in options:
+            raise InvalidOption(f"{word}: {old} is the earlier name of {present[old]}: give {present[old]} alone")
+        warnings.warn(f"{word}: {old} is now called {present[old]}; the earlier name still works", stacklevel=3)
+    return {present.get(name, name): value for name, value in options.items()}
 
 
 def _checked(method: str, spec: Any, hint: Any, value: Any) -> Any:

@@ -21,7 +21,7 @@ class Resize(Method):
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
 
-    pixels: int = option(160, "height and width of the new input", low=8, high=4096, always_told=True)
+    pixels: int = option(160, "height and width of the new input", low=8, high=4096, always_shown=True)
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the same weights for the smaller input. Raises UnsupportedModel when the network does not allow it."""

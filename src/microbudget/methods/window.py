@@ -31,7 +31,7 @@ class Window(Method):
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
-    seconds: int | str = option(10, "length in whole seconds, or 'auto': of the longest recording", always_told=True)
+    seconds: int | str = option(10, "length in whole seconds, or 'auto': of the longest recording", always_shown=True)
     epochs: int = option(0, "passes of a fine-tuning on what the model writes with its old window", low=0, high=1000)
     patience: int = option(3, "epochs without a better validation loss before it stops", low=1, high=1000)
     learning_rate: float = option(1e-4, "of AdamW after the warm-up", low=1e-8, high=1.0)

@@ -88,7 +88,7 @@ def _step(node: ast.expr) -> Method:
     known = [spec.name for spec in dataclasses.fields(method)]
     options: dict[str, Any] = {}
     for keyword in keywords:
-        if keyword.arg not in known:
+        if keyword.arg not in known and keyword.arg not in methods.aliases(method):
             raise InvalidRecipe(
                 f"{node.id} has no option {keyword.arg!r}; it has {', '.join(known) or 'none'}"
                 if keyword.arg
