@@ -396,22 +396,6 @@ def test_every_candidate_tells_its_energy(finished: Path) -> None:
         assert row.measurement.energy_source in ("rapl", "nvml", "estimate")
 
 
-def test_a_reference_whose_process_died_is_opened_again(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = evaluation.Evaluation._measured
-
-    def bereft(self: evaluation.Evaluation, *arguments: Any) -> Any:
-        os.kill(self._reference_worker().pid, signal.SIGKILL)
-        self._reference_worker()._process.wait()
-        return original(self, *arguments)
-
-    monkeypatch.setattr(evaluation.Evaluation, "_measured", bereft)
-    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
-    assert result.best is not None
-    assert result.best.failure is None
-
-
 def test_time_that_is_up_keeps_the_first(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
     result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run")
     assert len(result.candidates) == 1

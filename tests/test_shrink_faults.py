@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,32 @@ def test_a_reference_that_dies_while_it_is_timed_is_not_the_candidates_fault(
     monkeypatch.setattr(evaluation, "time_pair", bereft)
     result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
     assert killed
+    assert result.best is not None
+    assert result.best.failure is None
+
+
+def test_a_reference_whose_process_died_is_opened_again(
+    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies while a candidate is built: it is opened once more, and the candidate is measured."""
+    hire, build, workers = evaluation.hire, evaluation.build, []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        workers.append(hire(*arguments, **options))
+        return workers[-1]
+
+    def bereft(*arguments: Any) -> Any:
+        (reference,) = workers  # no other was started so far
+        os.kill(reference.pid, signal.SIGKILL)
+        while reference.alive:
+            time.sleep(0.001)
+        return build(*arguments)
+
+    monkeypatch.setattr(evaluation, "hire", recorded)
+    monkeypatch.setattr(evaluation, "build", bereft)
+    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+    died, again, *_ = workers
+    assert died.pid != again.pid
     assert result.best is not None
     assert result.best.failure is None
 
