@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from microbudget.machine import files
 
 
 class Results:
@@ -34,9 +35,7 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
             self.rows = {**self._read(), key: kept}
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps(self.rows, indent=1, sort_keys=True), encoding="utf-8")
-            os.replace(partial, self.path)
+            files.write_text(self.path, json.dumps(self.rows, indent=1, sort_keys=True))
         print(key, json.dumps(row)[:300], file=sys.stderr, flush=True)
 
     def fill(self, key: str, make: Callable[[], Any], deadline: float) -> bool:

@@ -35,6 +35,7 @@ import numpy as np
 from markdown import ROOT
 from microbudget.judge.verdict import Verdict, judge_pair
 from microbudget.kinds.transcription.data import TranscriptionTask
+from microbudget.machine.files import whole_folder
 from microbudget.methods import Context
 from microbudget.model import Model
 from microbudget.progress import Progress
@@ -132,21 +133,18 @@ def data() -> Path:
     folder = STORE / "data"
     if (folder / "test").is_dir():
         return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    partial = STORE / "data.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     with (WORDS / "train" / "metadata.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    for split in SPLITS:
-        chosen = [row for number, row in enumerate(rows) if split_of(number) == split]
-        (partial / split).mkdir(parents=True)
-        for row in chosen:
-            shutil.copyfile(WORDS / "train" / row["file_name"], partial / split / row["file_name"])
-        with (partial / split / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(chosen)
-    os.replace(partial, folder)
+    with whole_folder(folder) as partial:
+        for split in SPLITS:
+            chosen = [row for number, row in enumerate(rows) if split_of(number) == split]
+            (partial / split).mkdir()
+            for row in chosen:
+                shutil.copyfile(WORDS / "train" / row["file_name"], partial / split / row["file_name"])
+            with (partial / split / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.DictWriter(stream, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(chosen)
     return folder
 
 

@@ -7,13 +7,13 @@ point to the end of the text: every way writes 16 tokens, as many as an utteranc
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import speech
+from microbudget.machine.files import whole_folder
 from results import Results
 
 SHAPES = {
@@ -54,8 +54,6 @@ def write(name: str) -> Path:
     whole = speech.STORE / "shapes" / name
     if whole.is_dir():
         return whole
-    folder = whole.with_name(f"{name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -75,13 +73,13 @@ def write(name: str) -> Path:
         end = network.model.decoder.embed_tokens.weight[config.eos_token_id]
         end.copy_(torch.randn(config.d_model) * config.init_std)
         network.model.decoder.embed_positions.weight[PROMPT + TOKENS - 1 :] = LOUD * end / end.norm()
-    network.save_pretrained(str(folder))
-    for file in speech.MODEL.iterdir():
-        if file.name not in ("config.json", "model.safetensors", "generation_config.json", "training.json"):
-            shutil.copyfile(file, folder / file.name)
-    told = json.loads((speech.MODEL / "generation_config.json").read_text(encoding="utf-8"))
-    told.pop("alignment_heads", None)
-    (folder / "generation_config.json").write_text(json.dumps(told), encoding="utf-8")
-    os.replace(folder, whole)
+    generation = json.loads((speech.MODEL / "generation_config.json").read_text(encoding="utf-8"))
+    generation.pop("alignment_heads", None)
+    with whole_folder(whole) as folder:
+        network.save_pretrained(str(folder))
+        for file in speech.MODEL.iterdir():
+            if file.name not in ("config.json", "model.safetensors", "generation_config.json", "training.json"):
+                shutil.copyfile(file, folder / file.name)
+        (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
     print(f"{name}: written", file=sys.stderr, flush=True)
     return whole

@@ -11,8 +11,8 @@ import pytest
 
 from microbudget import cli
 from microbudget.kinds.language_modelling import fits, ollama
+from microbudget.machine import files
 from microbudget.runtimes.gguf import convert as convert_gguf
-from microbudget.runtimes.gguf import write as gguf_write
 from microbudget.runtimes.loading import HUB_WEIGHTS, load
 from microbudget.search.evaluation import Evaluation
 from toy_language_models import TEXT, train_byte_level, write_network
@@ -84,7 +84,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_measured(
     wanted = sum(rows.values()) + rows["Q8_0"] if verb == "shrink" else rows["F16"] + 2 * rows["Q2_K"]
     recipe = ["export(format='gguf') > quantize(type='Q2_K')"] if verb == "run" else []
     for free, words in ((wanted - 1, "models and a copy of the best take"), (wanted, "the reference is measured")):
-        monkeypatch.setattr(gguf_write.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert cli.main([verb, str(folder), *recipe, *options]) == 3
         assert words in capsys.readouterr().err
 

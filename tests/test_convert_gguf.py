@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from microbudget.errors import DiskFull, InvalidOption, ModelNotFound, UnsupportedModel
+from microbudget.machine import files
 from microbudget.runtimes.gguf import convert as convert_gguf
 from microbudget.runtimes.gguf import token_check
-from microbudget.runtimes.gguf import write as gguf_write
 from microbudget.runtimes.gguf.file import GgufFile
 from microbudget.runtimes.gguf.llama.network import Network
 from microbudget.runtimes.gguf.write import entry
@@ -285,7 +285,7 @@ def test_damaged_safetensors(raw: bytes, tmp_path: Path) -> None:
 
 
 def test_the_disk_is_checked_before_the_start(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_write.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(DiskFull, match="the model takes"):
         convert_gguf.plan(llama).write(tmp_path / "model.gguf")
     assert not (tmp_path / "model.gguf").exists()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fuzz_gguf import MOST_BYTES, damage, examine, use, write_sample
 from microbudget import cli
 from microbudget.errors import DiskFull, Failed, ModelNotFound, UnsupportedModel
-from microbudget.runtimes.gguf import write as gguf_write
+from microbudget.machine import files
 from microbudget.runtimes.gguf.file import GgufFile, TensorInfo
 from microbudget.runtimes.gguf.types import BY_ID, FLOATS, TYPES, find
 from microbudget.runtimes.gguf.write import Layout, entry, layer_of, order
@@ -243,7 +243,7 @@ def test_writing_checks_the_disk_and_the_data(tmp_path: Path, monkeypatch: pytes
     layout = Layout((), (TensorInfo("x", (2, 32), TYPES["F32"]),))
     with pytest.raises(Failed, match="x: 128 bytes were made, 256 were expected"):
         layout.write(tmp_path / "short.gguf", lambda _: [np.zeros(32, np.float32)])
-    monkeypatch.setattr(gguf_write.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(DiskFull, match="has 10 B left"):
         layout.write(tmp_path / "none.gguf", lambda _: [np.zeros(64, np.float32)])
     assert not (tmp_path / "none.gguf").exists()

@@ -9,6 +9,7 @@ import pytest
 
 from microbudget.errors import BadData, DiskFull, InvalidOption, InvalidRecipe, ModelNotFound, UnsupportedModel
 from microbudget.kinds.language_modelling.text import TextTask
+from microbudget.machine import files
 from microbudget.methods import Context
 from microbudget.methods.quantize.gguf.quantizing import GgufOptions, quantize_gguf, stored_hash
 from microbudget.methods.quantize.gguf.rewrite import as_float
@@ -16,7 +17,6 @@ from microbudget.model import Model
 from microbudget.progress import Progress
 from microbudget.runtimes.gguf import convert as convert_gguf
 from microbudget.runtimes.gguf import importance
-from microbudget.runtimes.gguf import write as gguf_write
 from microbudget.runtimes.gguf.file import GgufFile
 from microbudget.runtimes.gguf.llama.network import Network
 from microbudget.runtimes.loading import load
@@ -179,7 +179,7 @@ def test_other_bad_input(f16: Path, text: TextTask, tmp_path: Path, monkeypatch:
     importance.save(tmp_path / "part.gguf", {"blk.0.attn_q.weight": np.ones(256, np.float32)}, 10)
     with pytest.raises(UnsupportedModel, match=r"says nothing of blk.0.attn_k.weight, which IQ2_XS cannot do without"):
         quantize_gguf(model, GgufOptions("IQ2_XS", imatrix=str(tmp_path / "part.gguf")), good, tmp_path)
-    monkeypatch.setattr(gguf_write.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(DiskFull, match=r"the model takes .* but .* has 1.00 kB left"):
         quantize_gguf(model, GgufOptions(), good, tmp_path)
 

@@ -18,6 +18,7 @@ from microbudget.images import photos, pixels
 from microbudget.images.geometry import Exact, Geometry
 from microbudget.images.pixels import PixelCache, Rendering
 from microbudget.images.views import augmented
+from microbudget.machine import files
 from toy_photos import photo, two_classes
 
 SMALL = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}}
@@ -85,7 +86,7 @@ class TestPixelCache:
         assert list((tmp_path / "pixels").iterdir()) == []
 
     def test_a_disk_that_is_full_before(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
         with pytest.raises(DiskFull, match="378 B"):
             self.fill(tmp_path)
 
@@ -98,16 +99,16 @@ class TestPixelCache:
         """Another process finishes the same file while ours is being written."""
         self.sources(tmp_path)
         path = PixelCache(tmp_path).path(self.KEYS, self.HOW)
-        commit = pixels._Writer.commit
+        move = files.move_into_place
         inside = []
 
-        def racing(writer):
+        def racing(*names, same_bytes):
             if not inside:
                 inside.append(True)
                 self.fill(tmp_path)
-            commit(writer)
+            move(*names, same_bytes=same_bytes)
 
-        monkeypatch.setattr(pixels._Writer, "commit", racing)
+        monkeypatch.setattr(files, "move_into_place", racing)
         self.fill(tmp_path)
         assert [file.name for file in path.parent.iterdir()] == [path.name]
         assert PixelCache(tmp_path).open(self.KEYS, self.HOW).shape == (3, 6, 7, 3)
@@ -139,9 +140,11 @@ class TestPixelCache:
 
         monkeypatch.setattr(Path, "replace", refuse)
         with pytest.raises(PermissionError):
-            cache.move_into_place(ours, theirs)
+            files.move_into_place(ours, theirs, same_bytes=True)
         theirs.write_text("same")
-        cache.move_into_place(ours, theirs)
+        with pytest.raises(PermissionError):
+            files.move_into_place(ours, theirs)
+        files.move_into_place(ours, theirs, same_bytes=True)
         assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
@@ -158,7 +161,7 @@ class TestCacheFolder:
 
     def test_trim_deletes_what_was_not_read_for_longest(self, tmp_path):
         now = time.time()
-        for name, age_s in (("old", 9000), ("older", 99000), ("fresh", 10), ("half.tmp", 2 * 24 * 3600)):
+        for name, age_s in (("old", 9000), ("older", 99000), ("fresh", 10), ("half.partial", 2 * 24 * 3600)):
             (tmp_path / name).write_bytes(bytes(100))
             os.utime(tmp_path / name, (now - age_s, now - age_s))
         assert cache.trim(tmp_path, limit_bytes=250) == 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
 import traceback
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__, units
 from ..errors import InvalidOption, MicrobudgetError
 from ..judge.budget import GOALS, Budget
+from ..machine.files import is_disk_full
 from ..progress import Progress
 from . import language as cli_language
 from . import speech as cli_speech
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE  # the reader of our output had enough, as with `| head`
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
-        if error.errno != errno.ENOSPC:
+        if not is_disk_full(error):
             traceback.print_exc()
         return FAILED
     except Exception:

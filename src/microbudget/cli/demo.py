@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..errors import MissingExtra
 from ..judge.budget import Budget
+from ..machine.files import whole_folder
 from ..progress import SILENT, Progress
 from ..search.shrink import Shrunk, shrink
 from ..units import Drop
@@ -56,15 +57,12 @@ def demo(
 
 def write_photos(scans: NDArray[np.uint8], digits: NDArray[np.int64], folder: Path) -> None:
     """The user's digits as PNG files in class folders, moved into place when all are written."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for index, (scan, digit) in enumerate(zip(scans, digits, strict=True)):
-        if digit >= PRETRAINED:
-            (partial / NAMES[digit]).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(scan).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC).save(
-                partial / NAMES[digit] / f"scan-{index:04}.png"
-            )
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        for index, (scan, digit) in enumerate(zip(scans, digits, strict=True)):
+            if digit >= PRETRAINED:
+                path = partial / NAMES[digit] / f"scan-{index:04}.png"
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(scan).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC).save(path)
 
 
 def train_network(scans: NDArray[np.uint8], digits: NDArray[np.int64], folder: Path, seed: int) -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadData
+from ..machine import files
 from ..progress import Progress
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path |
         done.append(told)
         if out is not None:
             text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-            _write_whole(target(out, name, "json") if many else out, iter([text]))
+            files.write_text(target(out, name, "json") if many else out, text)
     _check_any(done, found)
     if out is None:
         progress.clear()
@@ -87,7 +87,7 @@ def _write_lines(
         text = lines(transcriber.segments(path, name), form)
         try:
             if out is not None:
-                _write_whole(target(out, name, form) if many else out, text)
+                _write(target(out, name, form) if many else out, text)
             elif many:
                 told = " ".join(line.strip() for line in text)
                 progress.clear()
@@ -122,15 +122,9 @@ def _check_any(done: list[Any], found: _Found) -> None:
         raise BadData(f"none of the {len(found)} recordings could be read: see the warnings above")
 
 
-def _write_whole(path: Path, text: Iterator[str]) -> None:
-    """A file that is there is whole; what is written so far has another name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            for line in text:
-                stream.write(line)
-                stream.flush()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _write(path: Path, text: Iterator[str]) -> None:
+    """Line by line, so that what is written so far can be read in the temporary file."""
+    with files.open_whole(path) as stream:
+        for line in text:
+            stream.write(line.encode("utf-8"))
+            stream.flush()

@@ -1,25 +1,22 @@
-"""Where decoded pixels and content hashes are kept between runs, and how files get there whole."""
+"""The folder where decoded pixels and content hashes are kept between runs."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DiskFull, Failed
-from ..units import format_bytes
+from ..machine.files import TEMPORARY, is_disk_full
 
 VARIABLE = "MICROBUDGET_CACHE"
 LIMIT_BYTES = 20 * 10**9
 IN_USE_S = 3600.0  # a file read within the hour may belong to a run that goes on
 ABANDONED_S = 24 * 3600.0
-TEMPORARY = ".tmp"
+ADVICE = f"set {VARIABLE} to a folder with room"
 
 
 def default_folder() -> Path:
@@ -36,36 +33,9 @@ def failing_clearly(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = f"set {VARIABLE} to a folder with room"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no space is left for the cache in {folder}: free some, or {advice}") from error
-        raise Failed(f"the cache in {folder} cannot be written ({error.strerror or error}): {advice}") from error
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process or thread uses."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
-
-
-def move_into_place(temporary: Path, path: Path) -> None:
-    """Rename a whole file to its final name. Another process that was faster has written the same bytes."""
-    try:
-        temporary.replace(path)
-    except PermissionError:  # Windows: the other one's file is open
-        if not path.exists():
-            raise
-        temporary.unlink()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and move it into place. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    try:
-        temporary.write_bytes(data)
-        move_into_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise DiskFull(f"no space is left for the cache in {folder}: free some, or {ADVICE}") from error
+        raise Failed(f"the cache in {folder} cannot be written ({error.strerror or error}): {ADVICE}") from error
 
 
 def trim(folder: Path, limit_bytes: int = LIMIT_BYTES) -> int:
@@ -88,13 +58,3 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
             yield path, path.stat()
-
-
-def check_space(folder: Path, wanted_bytes: int) -> None:
-    """Raise DiskFull before the work when it cannot fit."""
-    free = shutil.disk_usage(folder).free
-    if wanted_bytes > free:
-        raise DiskFull(
-            f"the decoded images take {format_bytes(wanted_bytes)} but {folder} has {format_bytes(free)} left:"
-            f" free some, or set {VARIABLE} to a folder with room"
-        )

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..images.photos import Look, inspect, quiet_pillow
+from ..machine import files
 from ..progress import SILENT, Progress
-from . import cache, parallel
+from . import parallel
 
 REVISION = 1  # of what is remembered: raise it when `inspect` judges differently
 KEY_DIGITS = 16
@@ -108,4 +109,4 @@ def _remember(index: Path, stamps: Mapping[str, tuple[int, int] | None], content
         if stamp and content.key and stamp[1] < settled_ns:
             rows[name] = (stamp, (content.key, content.problem, content.animated, content.seconds))
     with contextlib.suppress(OSError):  # not being able to remember costs time, nothing else
-        cache.write_whole(index, json.dumps({"revision": REVISION, "files": rows}).encode())
+        files.write_text(index, json.dumps({"revision": REVISION, "files": rows}))

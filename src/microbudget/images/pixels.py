@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from PIL import Image
 from ..data import cache, parallel
 from ..data.folders import some
 from ..errors import BadData
+from ..machine.files import check_space, open_whole
 from ..progress import SILENT, Progress
 from .geometry import Geometry
 from .photos import UnreadableImage, quiet_pillow, read_photo
@@ -97,11 +98,11 @@ class PixelCache:
             return
         with cache.failing_clearly(self.folder), ExitStack() as stack:
             self.folder.mkdir(parents=True, exist_ok=True)
-            cache.check_space(self.folder, sum(_bytes(keys, rendering) for keys, rendering in missing))
-            writers = [stack.enter_context(_Writer(self.path(*one), *one)) for one in missing]
+            wanted_bytes = sum(_bytes(keys, rendering) for keys, rendering in missing)
+            check_space(self.folder, wanted_bytes, "the decoded images take", cache.ADVICE)
+            streams = [stack.enter_context(open_whole(self.path(*one), same_bytes=True)) for one in missing]
+            writers = [_Writer(stream, *one) for stream, one in zip(streams, missing, strict=True)]
             self._decode(photos, writers, threads, progress)
-            for writer in writers:
-                writer.commit()
         cache.trim(self.folder)
 
     def _decode(self, photos: Mapping[str, Path], writers: list[_Writer], threads: int, progress: Progress) -> None:
@@ -130,21 +131,16 @@ class PixelCache:
 class _Writer:
     """One .npy file in the making: rows arrive in any order, from several threads."""
 
-    def __init__(self, path: Path, keys: Sequence[str], rendering: Rendering) -> None:
+    def __init__(self, stream: BinaryIO, keys: Sequence[str], rendering: Rendering) -> None:
         self.rows = {key: row for row, key in enumerate(keys)}
-        self._path = path
-        self._temporary = cache.temporary_name(path)
+        self._file = stream
         self._rendering = rendering
         self._row_bytes = _bytes(keys[:1], rendering)
         self._lock = threading.Lock()
-
-    def __enter__(self) -> _Writer:
         # written, not mapped: on a full disk a mapped file ends the process with SIGBUS, a written one with an error
-        self._file = self._temporary.open("wb")
-        shape = (len(self.rows), *self._rendering.size, 3)
-        np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        self._start = self._file.tell()
-        return self
+        shape = (len(keys), *rendering.size, 3)
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        self._start = stream.tell()
 
     def put(self, photo: Image.Image, key: str) -> None:
         """Render a photo and write its row, where it has one in this file."""
@@ -155,18 +151,6 @@ class _Writer:
         with self._lock:
             self._file.seek(self._start + row * self._row_bytes)
             self._file.write(data)
-
-    def commit(self) -> None:
-        """Close the file and move it into place."""
-        self._file.close()
-        cache.move_into_place(self._temporary, self._path)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):
-            self._file.close()
-        self._temporary.unlink(missing_ok=True)
 
 
 def _bytes(keys: Sequence[str], rendering: Rendering) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data.cache import default_folder
+from ..machine import files
 from ..machine import processor as machine
 from ..model import Model, Record
 from ..task import Inputs
@@ -79,10 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(path: Path, machines: dict[str, Any]) -> None:
     """Keep the numbers where that is possible; a cache that cannot be written only costs the next run two seconds."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as partial:
-            json.dump({"version": VERSION, "machines": machines}, partial, indent=1)
-        Path(partial.name).replace(path)
+        files.write_text(path, json.dumps({"version": VERSION, "machines": machines}, indent=1))
 
 
 def _measure(threads: int) -> Ceilings:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import DiskFull
+from ..machine.files import explain_full_disk, whole_folder
 from ..methods import Context, Method
 from ..model import Model, Record
 from ..units import format_seconds
 from .recipe import Recipe
 
-PARTIAL = ".partial-"
 CHECKPOINTS = "checkpoints"  # in the cache: what unfinished steps go on from, by their fingerprint
 _RECORDED_VERSIONS = (
     "microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers", "ctranslate2", "soxr", "jiwer",
@@ -50,7 +46,8 @@ def build_step(model: Model, step: Method, context: Context, store: Path) -> Mod
         return Model(folder, output_format, record)
     started = time.monotonic()
     context = replace(context, checkpoints=context.cache / CHECKPOINTS / fingerprint)
-    with _whole_or_nothing(folder) as partial:
+    full = f"no space left while writing {folder}: free some and give the same command again; finished steps are kept"
+    with explain_full_disk(full), whole_folder(folder) as partial:
         record = step.apply(model, context, partial).after(model.record, step.name())
         text = f"{model.record.recipe} > {step}" if model.record.recipe else str(step)
         record = replace(record, recipe=text, fingerprint=fingerprint, versions=versions())
@@ -79,34 +76,6 @@ def planned(model: Model, recipe: Recipe, context: Context, store: Path) -> Mode
         fingerprint = step_fingerprint(model, step, context)
         model = Model(store / fingerprint, step.output_format(model.format), Record(fingerprint=fingerprint))
     return model
-
-
-@contextlib.contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder to write into, moved to its name at the end, removed when anything goes wrong."""
-    partial = folder.parent / f"{PARTIAL}{folder.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except Exception as error:
-        if _disk_is_full(error):
-            raise DiskFull(
-                f"no space left while writing {folder}: free some and give the same command again; finished steps stand"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _disk_is_full(error: Exception) -> bool:
-    """Whether it says so; safetensors has an error of its own, which is no OSError, for what Rust's library says."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOSPC
-    numbers = (errno.ENOSPC, 112)  # the latter on Windows
-    return type(error).__name__ == "SafetensorError" and any(f"(os error {one})" in str(error) for one in numbers)
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..kinds.image_classification.confusion import confusion
 from ..kinds.image_classification.gallery import Gallery, gallery
 from ..kinds.language_modelling.report_writing import exchanges
 from ..kinds.transcription.players import players
+from ..machine import files
 from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from . import phrases
 from .charts import charts
@@ -32,10 +32,8 @@ from .weights import weights
 def write(folder: Path) -> Path:
     """Write report.html into the run's folder; the one that stood there stays until the new one is whole."""
     outcome = read_outcome(folder)
-    partial = outcome.run.report.with_suffix(".partial")
     # A file name may hold bytes that are no text: they are shown as escapes.
-    partial.write_bytes(render(outcome).encode("utf-8", "backslashreplace"))
-    os.replace(partial, outcome.run.report)
+    files.write_bytes(outcome.run.report, render(outcome).encode("utf-8", "backslashreplace"))
     return outcome.run.report
 
 

@@ -19,6 +19,7 @@ from . import candidates
 from ..judge.budget import Budget
 from .candidates import Candidate
 from ..errors import AlreadyExists, RunLocked, RunMismatch
+from ..machine import files
 from ..model import Model
 from ..task import Task
 
@@ -74,12 +75,12 @@ class Run:
 
     def ask(self, budget: Budget) -> None:
         """Note the budget of a command that begins; the result of an earlier one is none of this one's."""
-        _write_whole(self.folder / "budget.json", json.dumps(budget.as_dict(), indent=1))
+        files.write_text(self.folder / "budget.json", json.dumps(budget.as_dict(), indent=1))
         self.result.unlink(missing_ok=True)
 
     def end(self, result: dict[str, Any]) -> None:
         """Note what the command found."""
-        _write_whole(self.result, json.dumps(result, indent=1, ensure_ascii=False))
+        files.write_text(self.result, json.dumps(result, indent=1, ensure_ascii=False))
 
     @property
     def prompts(self) -> dict[str, Any] | None:
@@ -90,7 +91,7 @@ class Run:
 
     def ask_for(self, prompts: dict[str, Any]) -> None:
         """Note what its language models shall write."""
-        _write_whole(self.folder / "prompts.json", json.dumps(prompts, indent=1, ensure_ascii=False))
+        files.write_text(self.folder / "prompts.json", json.dumps(prompts, indent=1, ensure_ascii=False))
 
     def written(self, fingerprint: str) -> dict[str, Any] | None:
         """What a model wrote, with the prompts; None where it was not asked."""
@@ -100,9 +101,7 @@ class Run:
 
     def keep_written(self, fingerprint: str, found: dict[str, Any]) -> None:
         """Note what a model wrote."""
-        path = self._written(fingerprint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, json.dumps(found, indent=1, ensure_ascii=False))
+        files.write_text(self._written(fingerprint), json.dumps(found, indent=1, ensure_ascii=False))
 
     def _written(self, fingerprint: str) -> Path:
         return self.folder / "answers" / f"{fingerprint}.written.json"
@@ -174,11 +173,4 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
             (run.folder / name).unlink(missing_ok=True)
     # A JSON text and a whole number are TOML values too.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
-    _write_whole(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A file that is there is whole."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    files.write_text(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))

@@ -30,6 +30,7 @@ from ..kinds.language_modelling.text import TextTask
 from ..kinds.language_modelling.tokens import keep_predictions, read_beside
 from ..kinds.language_modelling.writing import Written, answers_questions, write
 from ..kinds.transcription.listening import long_form
+from ..machine.files import open_whole
 from ..methods import Context
 from ..model import Model
 from ..recipes.build import build, planned
@@ -350,10 +351,8 @@ def answers_path(run: Run, fingerprint: str, split: Split) -> Path:
 
 
 def _keep(path: Path, logits: Logits) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, logits)
-    os.replace(partial, path)
+    with open_whole(path) as stream:
+        np.save(stream, logits)
 
 
 def _checked(model: Model, costs: NDArray[np.float64]) -> Logits:

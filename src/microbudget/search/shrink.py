@@ -19,6 +19,7 @@ from ..kinds.language_modelling.fits import anatomy, of_recipe, predictable, wha
 from ..kinds.language_modelling.prompts import read_prompts
 from ..kinds.language_modelling.search_space import ladder
 from ..kinds.transcription.search_space import speech_ladder
+from ..machine.files import check_space
 from ..methods import DECISIONS, Context, Method
 from ..methods.distill import Distill
 from ..methods.export import Export
@@ -31,7 +32,6 @@ from ..recipes.build import build, clean, planned
 from ..recipes.recipe import Recipe
 from ..runs.candidates import Candidate, best
 from ..runs.run import Run, open_run
-from ..runtimes.gguf.write import check_space
 from ..runtimes.loading import label_names, load
 from ..ship import deliver
 from ..task import SPLITS, Task

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..judge.budget import Budget
 from ..kinds.language_modelling import ollama
+from ..machine.files import whole_folder
 from ..model import GGUF_NAME, ONNX_NAME, Model
 from ..runs.candidates import Candidate
 from ..runs.run import Run
@@ -27,31 +27,24 @@ def deliver(
 
     photos: whether its inputs are photos that went through its own preprocessing; then predict.py is written too.
     """
-    partial, old = run.folder / ".best-partial", run.folder / ".best-old"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in model.files:
-        shutil.copyfile(file, partial / _name(file, model))
-    model.record.save(partial)
-    if model.record.preprocessing is not None and not (partial / "preprocessor_config.json").is_file():
-        text = json.dumps(model.record.preprocessing, indent=1)
-        (partial / "preprocessor_config.json").write_text(text, encoding="utf-8")
-    if model.labels is not None:
-        (partial / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
-    if model.format == "gguf":
-        ollama.write(partial)
-    plan = _plan(model) if photos else None
-    if plan is not None:
-        _write_plan(partial / ONNX_NAME, model, plan)
-        script = resources.files(__name__).joinpath("predict.py").read_text(encoding="utf-8")
-        (partial / "predict.py").write_text(script, encoding="utf-8")
-    card = _card(run, model, candidate, budget, reference, predicts=plan is not None)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    if run.best.exists():
-        os.replace(run.best, old)
-    os.replace(partial, run.best)
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(run.best) as partial:
+        for file in model.files:
+            shutil.copyfile(file, partial / _name(file, model))
+        model.record.save(partial)
+        if model.record.preprocessing is not None and not (partial / "preprocessor_config.json").is_file():
+            text = json.dumps(model.record.preprocessing, indent=1)
+            (partial / "preprocessor_config.json").write_text(text, encoding="utf-8")
+        if model.labels is not None:
+            (partial / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
+        if model.format == "gguf":
+            ollama.write(partial)
+        plan = _plan(model) if photos else None
+        if plan is not None:
+            _write_plan(partial / ONNX_NAME, model, plan)
+            script = resources.files(__name__).joinpath("predict.py").read_text(encoding="utf-8")
+            (partial / "predict.py").write_text(script, encoding="utf-8")
+        card = _card(run, model, candidate, budget, reference, predicts=plan is not None)
+        (partial / "README.md").write_text(card, encoding="utf-8")
     return run.best
 
 

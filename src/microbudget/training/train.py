@@ -7,19 +7,18 @@ same machine, whether it ran through or was killed and went on.
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import DiskFull, Diverged, MissingExtra, OutOfTime
+from ..errors import Diverged, MissingExtra, OutOfTime
+from ..machine.files import explain_full_disk, open_whole
 from ..progress import SILENT, Progress
 from ..units import format_seconds
 from .deadline import Clock
@@ -427,31 +426,13 @@ def _set_generators(states: Sequence[Tensor]) -> None:
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    """Atomically: a checkpoint that stands is whole. Raises DiskFull, and the one before still stands."""
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            partial.unlink()
-        if _errno(error) == errno.ENOSPC:
-            raise DiskFull(
-                f"no space left for the checkpoint {path}: free some and give the same command again, it goes on from"
-                " the checkpoint before"
-            ) from error
-        raise
-
-
-def _errno(error: BaseException | None) -> int | None:
-    """Of the system's error; torch's writer of zip files raises a RuntimeError of its own over it."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error.errno if error is not None else None
+    """Replace the checkpoint as a whole. Raises DiskFull, and the one before stays."""
+    full = (
+        f"no space left for the checkpoint {path}: free some and give the same command again, it goes on from"
+        " the checkpoint before"
+    )
+    with explain_full_disk(full), open_whole(path, durable=True) as stream:
+        torch.save(state, stream)
 
 
 def _read(path: Path | None, progress: Progress) -> dict[str, Any] | None:

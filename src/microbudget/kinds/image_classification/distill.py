@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel, first_line
 from ...images.geometry import Geometry
 from ...images.preprocess import Preprocessing
+from ...machine import files
 from ...methods import Context
 from ...methods.distill.loss import feature_loss, mixed_loss
 from ...metrics import classification_report
@@ -251,10 +251,7 @@ def _asked(missing: list[int], context: Context) -> list[int]:
     if path.is_file():
         found: list[int] = json.loads(path.read_text(encoding="utf-8"))
         return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(missing), encoding="utf-8")
-    os.replace(partial, path)
+    files.write_text(path, json.dumps(missing))
     return missing
 
 

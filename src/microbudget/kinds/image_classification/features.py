@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...machine.files import open_whole
+from ...machine.processor import cores
 from ...progress import SILENT, Progress
 from ...runtimes.onnx.session import OnnxSession
 from ...task import Example, Task
@@ -28,7 +29,7 @@ class FeatureStore:
         self._backbone = backbone
         self._preprocessing = preprocessing
         self._folder = folder
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or cores()
         self._name = hashlib.sha256(backbone + json.dumps(preprocessing, sort_keys=True).encode()).hexdigest()
         self._session: OnnxSession | None = None
         self.answered = 0  # examples that went through the backbone, in this process
@@ -46,10 +47,8 @@ class FeatureStore:
             stored: NDArray[np.float32] = np.load(path)
             return stored
         rows = np.concatenate(list(self._compute(task, examples, view, progress)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, rows)
-        os.replace(partial, path)
+        with open_whole(path, same_bytes=True) as stream:
+            np.save(stream, rows)
         return rows
 
     def _path(self, keys: list[str], view: int, seed: int) -> Path:

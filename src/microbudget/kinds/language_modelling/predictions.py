@@ -9,7 +9,6 @@ by less than 1e-6 nats a token.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BrokenModel
+from ...machine.files import open_whole
 from ...task import Example
 
 DEEPEST = 64.0  # nats below the likeliest token: what is less likely adds nothing that float64 could hold
@@ -152,11 +152,8 @@ class Predictions:
         size = sum(array.nbytes for array in arrays.values())
         if size > self._left_bytes:
             return False
-        path = self._path(example)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
+        with open_whole(self._path(example)) as stream:
             np.savez(stream, **arrays)
-        os.replace(partial, path)
         self._left_bytes -= size
         return True
 

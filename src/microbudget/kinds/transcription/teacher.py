@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ...audio.log_mel import LogMel
 from ...audio.pieces import is_silent
+from ...machine.files import open_whole
 from ...model import Model
 from ...progress import SILENT, Progress
 from ...runtimes.hf.whisper import TorchEar
@@ -122,11 +122,8 @@ def _keep(folder: Path, key: str, row: Written, states: NDArray[np.float16]) -> 
         "npz": lambda stream: np.savez(stream, **vars(row)),
     }
     for ending, save in writers.items():
-        path = folder / f"{key}.{ending}"
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as stream:
+        with open_whole(folder / f"{key}.{ending}") as stream:
             save(stream)
-        os.replace(partial, path)
 
 
 def _read(folder: Path, key: str) -> Written | None:

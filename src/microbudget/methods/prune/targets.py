@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption
+from ...machine import files
 from ...machine.stopwatch import time_calls
 from ...runtimes.onnx.session import OnnxSession
 
@@ -43,10 +44,7 @@ class Decision:
 
     def save(self, path: Path) -> None:
         """So that a step that is made again, after a kill, does not depend on another measurement."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"counts": self.counts, "measured": self.measured}), encoding="utf-8")
-        partial.replace(path)
+        files.write_text(path, json.dumps({"counts": self.counts, "measured": self.measured}))
 
     @classmethod
     def read(cls, path: Path) -> Decision | None:

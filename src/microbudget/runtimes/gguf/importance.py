@@ -7,7 +7,6 @@ times the input's mean square. llama.cpp computes the inputs, its own way of sto
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,9 +137,7 @@ def save(path: Path, matrix: Mapping[str, NDArray[np.float32]], tokens: int, sou
     for name, array in values.items():
         tensors.append(TensorInfo(name, (1, array.size), F32, offset))
         offset += -(-array.nbytes // 32) * 32
-    partial = path.with_suffix(".partial")
-    Layout(about, tuple(tensors)).write(partial, lambda tensor: [values[tensor.name]])
-    os.replace(partial, path)  # a file that is there is whole
+    Layout(about, tuple(tensors)).write(path, lambda tensor: [values[tensor.name]])
 
 
 def load(path: Path) -> Matrix:

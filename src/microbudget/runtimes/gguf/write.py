@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,8 +11,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ...errors import DiskFull, Failed
-from ...units import format_bytes
+from ...errors import Failed
+from ...machine.files import check_space, open_whole
 from .file import ARRAY, DEFAULT_ALIGNMENT, MAGIC, STRING, Entry, TensorInfo
 
 Kind = Literal["u32", "i32", "f32", "bool", "str", "[str]", "[i32]", "[f32]"]
@@ -73,17 +71,14 @@ class Layout:
         return -(-size // self.alignment) * self.alignment
 
     def write(self, path: Path, data: Callable[[TensorInfo], Iterable[Any]]) -> None:
-        """Write the file; data(tensor) gives the bytes of a tensor in pieces (bytes or contiguous arrays).
+        """Write the file, which appears when it is complete: half a model would look like one.
 
+        data(tensor) gives the bytes of a tensor in pieces (bytes or contiguous arrays).
         Raises DiskFull before the start when the file cannot fit, and Failed when `data` gives another number of bytes.
         """
-        check_space(path.parent, self.size_bytes)
-        try:
-            with path.open("wb") as stream:
-                self._write(stream, data)
-        except BaseException:
-            path.unlink(missing_ok=True)  # half a model would look like one
-            raise
+        check_space(path.parent, self.size_bytes, "the model takes")
+        with open_whole(path) as stream:
+            self._write(stream, data)
 
     def _write(self, stream: BinaryIO, data: Callable[[TensorInfo], Iterable[Any]]) -> None:
         stream.write(self.header)
@@ -92,16 +87,6 @@ class Layout:
             if written != tensor.size_bytes:
                 raise Failed(f"{tensor.name}: {written} bytes were made, {tensor.size_bytes} were expected")
             stream.write(bytes(self._padded(written) - written))
-
-
-def check_space(folder: Path, wanted_bytes: int, what: str = "the model takes") -> None:
-    """Raise DiskFull when files of that size do not fit into the folder's disk."""
-    free = shutil.disk_usage(folder).free
-    if wanted_bytes > free:
-        raise DiskFull(
-            f"{what} {format_bytes(wanted_bytes)} but {os.fspath(folder)} has {format_bytes(free)} left:"
-            " free some, or choose another folder"
-        )
 
 
 def order(tensors: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from ....errors import BadData, InvalidOption
 from ....machine import processor as machine
+from ....machine.files import check_space
 from ....model import GGUF_NAME, Model, Record
 from ....runtimes.gguf import importance
 from ....runtimes.gguf.file import GgufFile, TensorInfo
-from ....runtimes.gguf.write import check_space
 from ....task import Example
 from ... import Context
 from .mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
@@ -48,7 +48,7 @@ def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Pat
         if options.imatrix is False:
             refuse_unweighted(choices, file_type)
         _warn_of_losses(choices, context)
-        check_space(out, layout(file, choices, file_type).size_bytes)
+        check_space(out, layout(file, choices, file_type).size_bytes, "the model takes")
         matrix, used, origin = _importance(model, options, choices, context)
         made = rewrite(
             file, choices, file_type, out / GGUF_NAME,
