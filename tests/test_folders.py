@@ -13,6 +13,7 @@ from microbudget.data import folders, parallel
 from microbudget.data.splits import HALVES, WHOLE, complete, divide, keep_apart, shares
 from microbudget.errors import BadData
 from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.machine.processor import thread_count
 from microbudget.task import Example
 
 KINDS = frozenset({".jpg", ".png"})
@@ -447,5 +448,5 @@ def test_an_error_in_a_thread_arrives():
 
 
 def test_threads_default_to_the_cores_of_this_process():
-    assert parallel.thread_count(3) == 3
-    assert 1 <= parallel.thread_count(0) <= (os.cpu_count() or 1)
+    assert thread_count(3) == 3
+    assert 1 <= thread_count(0) <= (os.cpu_count() or 1)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ..machine.processor import thread_count
+
 T = TypeVar("T")
 R = TypeVar("R")
 CHUNK = 1024  # submitted at once, so that memory does not grow with the number of files
-
-
-def thread_count(threads: int) -> int:
-    """`threads`, or for 0 the cores that this process may use."""
-    if threads > 0:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def each(function: Callable[[T], R], items: Sequence[T], threads: int = 0) -> Iterator[R]:

@@ -15,6 +15,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def thread_count(threads: int) -> int:
+    """`threads`, or for 0 the cores that this process may use."""
+    return threads if threads > 0 else cores()
+
+
 def load_average() -> float | None:
     """Mean number of runnable processes over the last minute; None where the system does not tell (Windows)."""
     try:

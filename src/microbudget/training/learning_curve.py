@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..machine.processor import cores
 
 Bools = NDArray[np.bool_]
 FRACTIONS = (0.25, 0.4, 0.6)
@@ -56,7 +57,7 @@ def learning_curve(
         for draw in range(DRAWS)
     ]
     parts = [np.arange(len(labels)), *(rows for rows in draws if len(rows) < len(labels))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         answers = np.array(list(pool.map(fit, parts)))
     n = np.array([len(rows) for rows in parts])
     more = len(labels) + more_per_class * len(np.unique(labels))

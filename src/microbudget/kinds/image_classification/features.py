@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...machine.files import open_whole
-from ...machine.processor import cores
+from ...machine.processor import thread_count
 from ...progress import SILENT, Progress
 from ...runtimes.onnx.session import OnnxSession
 from ...task import Example, Task
@@ -29,7 +29,7 @@ class FeatureStore:
         self._backbone = backbone
         self._preprocessing = preprocessing
         self._folder = folder
-        self._threads = threads or cores()
+        self._threads = thread_count(threads)
         self._name = hashlib.sha256(backbone + json.dumps(preprocessing, sort_keys=True).encode()).hexdigest()
         self._session: OnnxSession | None = None
         self.answered = 0  # examples that went through the backbone, in this process

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...errors import InvalidOption, UnsupportedModel
 from ...judge.ceilings import ceilings
-from ...machine import processor as machine
+from ...machine.processor import thread_count
 from ...methods.export import Export
 from ...methods.quantize import Quantize
 from ...methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
@@ -133,7 +133,7 @@ def what_fits(model: Model, *, context: int | None = None, threads: int = 0) -> 
     """
     about = anatomy(model)
     smallest = min(level.size_bytes for level in levels(about, context=context))
-    rate = ceilings(threads or machine.cores()).bandwidth(smallest)
+    rate = ceilings(thread_count(threads)).bandwidth(smallest)
     return levels(about, context=context, read_bytes_per_s=rate)
 
 

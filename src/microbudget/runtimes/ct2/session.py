@@ -12,7 +12,7 @@ import numpy as np
 
 from ...audio.log_mel import Features
 from ...errors import InvalidOption, MissingExtra, UnsupportedModel
-from ...machine import processor as machine
+from ...machine.processor import thread_count
 from ..speech.whisper import Prompt, WhisperSession, front_end
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Ct2Ear:
                 device="cpu",
                 compute_type="default",
                 inter_threads=1,
-                intra_threads=threads or machine.cores(),
+                intra_threads=thread_count(threads),
             )
         except (RuntimeError, ValueError) as error:
             raise UnsupportedModel(f"ctranslate2 cannot open {folder} as Whisper: {error}") from error

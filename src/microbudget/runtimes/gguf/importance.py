@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BadData, BrokenModel, UnsupportedModel
-from ...machine import processor as machine
+from ...machine.processor import thread_count
 from .file import GgufFile, TensorInfo
 from .llama import library
 from .llama.network import Network
@@ -78,7 +78,7 @@ def collect(path: Path, texts: Iterable[str], *, context: int = CONTEXT, threads
         network, sums = Network(path), _Sums()
     try:
         size = min(context, network.trained_context)
-        run = network.context(size, threads=threads or machine.cores(), rows=min(ROWS, size), watch=sums.watch)
+        run = network.context(size, threads=thread_count(threads), rows=min(ROWS, size), watch=sums.watch)
         try:
             count = 0
             for chunk in _chunks(network, texts, size):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ...machine import processor as machine
+from ...machine.processor import thread_count
 from ..language.session import LanguageSession
 from .file import GgufFile
 from .llama import version
@@ -28,7 +28,7 @@ class GgufReader:
             self._cache_row_bytes = cache_row_bytes(file, cache)
         self.runtime = f"llama.cpp (xllamacpp {version()})"
         self._network, self._cache = Network(path), cache
-        self._threads = threads or machine.cores()
+        self._threads = thread_count(threads)
         self._context: Context | None = None
         self._words = self._network.vocabulary
         self.vocabulary, self.longest = self._words.size, self._network.trained_context

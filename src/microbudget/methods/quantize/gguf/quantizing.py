@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BadData, InvalidOption
-from ....machine import processor as machine
 from ....machine.files import check_space
+from ....machine.processor import thread_count
 from ....model import GGUF_NAME, Model, Record
 from ....runtimes.gguf import importance
 from ....runtimes.gguf.file import GgufFile, TensorInfo
@@ -53,7 +53,7 @@ def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Pat
         made = rewrite(
             file, choices, file_type, out / GGUF_NAME,
             importance=matrix,
-            threads=context.threads or machine.cores(),
+            threads=thread_count(context.threads),
             track=lambda items: context.progress.track(items, f"quantize to {file_type}"),
         )  # fmt: skip
     report = {"type": file_type, "imatrix": origin, **_report(choices, made.size_bytes)}
