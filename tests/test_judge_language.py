@@ -14,8 +14,8 @@ from microbudget import cli
 from microbudget.errors import BrokenModel, InvalidOption
 from microbudget.judge import compare, measure
 from microbudget.judge.answering import hire
-from microbudget.judge.gguf_ledger import nominal_bits
 from microbudget.judge.ledger import ledger
+from microbudget.judge.ledger.gguf import nominal_bits
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.kinds.language_modelling.tokens import Sides, _passage, read_both
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose

@@ -10,7 +10,7 @@ import pytest
 
 from microbudget.errors import BrokenModel
 from microbudget.methods.quantize.divergence import mean_kl
-from microbudget.methods.quantize.graph import prepared
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
 from toy_networks import Net, batches
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from microbudget.methods.quantize.crosslayer import equalize
 from microbudget.methods.quantize.equalize import equalized, equalizing_factors, fold_batch_norm
-from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.patches import Geometry, patches
+from microbudget.methods.quantize.prepare import prepared
 from toy_networks import Net, run
 
 RNG = np.random.default_rng(0)

@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from microbudget.errors import BadData, UnsupportedModel
 from microbudget.methods.quantize.activations import First, checked, input_shapes, leading_to, pieces, watch
 from microbudget.methods.quantize.crosslayer import equalize
-from microbudget.methods.quantize.graph import prepared, read_graph
 from microbudget.methods.quantize.patches import patches
 from microbudget.methods.quantize.placement import place, settled
+from microbudget.methods.quantize.prepare import prepared, read_graph
+from microbudget.runtimes.onnx.graph import opset
 from toy_networks import IMAGE, Net, depthwise, images, residual, run, transformer
 
 
@@ -128,8 +129,8 @@ def test_control_flow_stays_float_and_its_captured_tensors_count_as_read():
     condition = net.op("Greater", net.op("ReduceMax", "x", keepdims=0), net.const(np.float32(0)))
     graph = prepared(net.model(net.op("If", condition, **branches), IMAGE))
     assert "control flow" in next(iter(graph.left_float.values()))
-    assert any(reader.op_type == "If" for reader in graph.readers[a])
-    assert graph.only_reader(a).op_type == "If"
+    assert any(reader.op_type == "If" for reader in graph.consumers[a])
+    assert graph.only_consumer(a).op_type == "If"
 
 
 def test_already_quantized_models_are_refused():
@@ -142,7 +143,7 @@ def test_already_quantized_models_are_refused():
 def test_old_opsets_are_raised_and_unknown_files_refused(tmp_path):
     net = Net()
     old = net.model(net.op("Relu", net.conv("x", 3, 4)), IMAGE, opset=9)
-    assert prepared(old).opset >= 13
+    assert opset(prepared(old).model) >= 13
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
     with pytest.raises(UnsupportedModel, match="cannot be read as ONNX"):
@@ -193,7 +194,7 @@ def test_a_float_layer_takes_its_lonely_neighbours_along():
 def test_settled_looks_behind_relu_and_clip_only_where_they_alone_read():
     graph = prepared(residual())
     first = graph.layers[0]
-    assert graph.maker[settled(graph, first.output)].op_type == "Relu"
+    assert graph.producers[settled(graph, first.output)].op_type == "Relu"
     net = Net()
     a = net.conv("x", 3, 4)
     shared = net.op("Add", net.op("Relu", a), a)

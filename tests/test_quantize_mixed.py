@@ -12,9 +12,9 @@ import pytest
 
 from microbudget.errors import InvalidOption
 from microbudget.methods.quantize import quantizing
-from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.mixed import Mixer
 from microbudget.methods.quantize.plan import Plan
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine, decide
 from toy_networks import IMAGE, Net, batches, images, kernels, quantized_in, residual, run, transformer

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.mapping import integer_range
 from microbudget.methods.quantize.packing import FIELDS, pack, packed_size, split, unpack
 from microbudget.methods.quantize.plan import Plan, Weights
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.weightonly import blobs
 from microbudget.methods.quantize.write import write
 from toy_networks import Net, run

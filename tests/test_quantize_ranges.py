@@ -7,10 +7,11 @@ import onnx
 import pytest
 
 from microbudget.methods.quantize.activations import Tap
-from microbudget.methods.quantize.graph import Graph, Layer, prepared
+from microbudget.methods.quantize.graph import Graph, Layer
 from microbudget.methods.quantize.mapping import affine, dequantize, quantize
 from microbudget.methods.quantize.observers import OBSERVERS, range_by_name
 from microbudget.methods.quantize.placement import place
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.ranges import (
     AT_MOST,
     AUTO,

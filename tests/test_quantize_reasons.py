@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from microbudget.methods.quantize import repair
-from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.layer_report import LayerReport, with_shares
 from microbudget.methods.quantize.patches import Geometry, windows
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.ranges import input_rows, row_count
 from microbudget.methods.quantize.scheme import Machine
 from toy_networks import Net, batches, images, quantized_in, residual

@@ -8,8 +8,8 @@ import pytest
 
 from microbudget.methods.quantize import repair
 from microbudget.methods.quantize.activations import Tap
-from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.plan import Plan
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.repair import repairers, round_layers
 from microbudget.methods.quantize.write import write
 from toy_networks import IMAGE, Net, batches, depthwise, images, residual

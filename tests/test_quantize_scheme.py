@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from microbudget.methods.quantize.graph import prepared
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine, decide, full_bits
 from toy_networks import IMAGE, Net, batches, images, quantized_in, residual, run, transformer

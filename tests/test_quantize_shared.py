@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from microbudget.methods.quantize.graph import prepared
 from microbudget.methods.quantize.mapping import dequantize
 from microbudget.methods.quantize.plan import Plan
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.repair import real_matrix, round_layers
 from microbudget.methods.quantize.scheme import Machine

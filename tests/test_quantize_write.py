@@ -10,12 +10,12 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from microbudget.judge.ledger import ledger
-from microbudget.judge.work import _unpacked, count
-from microbudget.methods.quantize.graph import prepared
+from microbudget.judge.work import count, without_unpacking
 from microbudget.methods.quantize.integer import Quantized, Target, conv, quantize_bias
 from microbudget.methods.quantize.mapping import dequantize, quantize
 from microbudget.methods.quantize.placement import place
 from microbudget.methods.quantize.plan import Mapping, Plan, Weights
+from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.repair import round_layers
 from microbudget.methods.quantize.scheme import Machine
 from microbudget.methods.quantize.weightonly import blobs
@@ -113,7 +113,7 @@ def test_work_is_counted_behind_the_unpacking(bits, quantized):
     net = Net()
     path, _ = quantized(net.model(net.op("Relu", net.conv("x", 3, 64, 5)), IMAGE), bits=bits)
     proto = onnx.load(str(path))
-    light = _unpacked(proto)
+    light = without_unpacking(proto)
     assert not {"Mod", "Div"} & {node.op_type for node in light.graph.node}
     assert {"Mod", "Div"} <= {node.op_type for node in proto.graph.node}
     work = count(path, {"x": (1, *IMAGE[1:])})

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import TensorProto, helper, shape_inference
 
-from ..errors import UnsupportedModel
-from .onnx_ledger import BITS
+from ..runtimes.onnx.graph import OnnxGraph, attribute, copied, load_structure, replace_nodes
+from ..runtimes.onnx.types import BITS
 
 Shape = tuple[int, ...]
 
@@ -48,18 +47,15 @@ class Work:
 
 def count(path: Path, inputs: dict[str, Shape]) -> Work:
     """The work of a model for inputs of these shapes. Raises UnsupportedModel when the file cannot be parsed."""
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf raises several kinds of its own
-        raise UnsupportedModel(f"{path} is not an ONNX model ({type(error).__name__}): is it complete?") from error
+    proto = load_structure(path)
     shapes, types = _infer(proto, inputs)
-    makers = {output: node for node in proto.graph.node for output in node.output}
+    graph = OnnxGraph(proto.graph)
     multiply_adds, missed = Counter[str](), Counter[str]()
     constants, nodes = _folded(proto.graph)
     for node in nodes:
         found = _multiply_adds(node, shapes)
         if found is not None:
-            multiply_adds["int8" if _runs_in_int8(node, makers) else "float32"] += found
+            multiply_adds["int8" if _runs_in_int8(node, graph) else "float32"] += found
         elif node.op_type not in FREE:
             missed[node.op_type] += 1
     sizes = {name: math.prod(shape) * BITS.get(types.get(name, "FLOAT"), 32) // 8 for name, shape in shapes.items()}
@@ -99,7 +95,7 @@ def _materialized(nodes: Iterable[Any]) -> set[str]:
 
 def _infer(proto: Any, inputs: dict[str, Shape]) -> tuple[dict[str, Shape], dict[str, str]]:
     """Shapes and element types of all tensors, as far as they can be known from the shapes of the inputs."""
-    proto = _unpacked(proto)
+    proto = without_unpacking(proto)
     for value in proto.graph.input:
         if value.name in inputs:
             _set_shape(value, inputs[value.name])
@@ -115,11 +111,11 @@ def _infer(proto: Any, inputs: dict[str, Shape]) -> tuple[dict[str, Shape], dict
             return shapes, types
         known |= news
         for name, shape in news.items():
-            kind = TensorProto.DataType.Value(types.get(name, "FLOAT"))
-            proto.graph.value_info.append(helper.make_tensor_value_info(name, kind, shape))
+            value_type = TensorProto.DataType.Value(types.get(name, "FLOAT"))
+            proto.graph.value_info.append(helper.make_tensor_value_info(name, value_type, shape))
 
 
-def _unpacked(proto: Any) -> Any:
+def without_unpacking(proto: Any) -> Any:
     """The model with what unpacks its weights replaced by inputs of the same shape.
 
     ONNX would propagate each of their integers as a dimension: that took 1.4 GB for MobileNetV2.
@@ -129,12 +125,9 @@ def _unpacked(proto: Any) -> Any:
         return proto
     shapes, types = _known(shape_inference.infer_shapes(proto).graph)
     long = {name for name in constants if math.prod(shapes.get(name, ())) > LONGEST_SHAPE}
-    light = onnx.ModelProto()
-    light.CopyFrom(proto)
+    light = copied(proto)
     made = {name for node in light.graph.node for name in node.output} & long
-    nodes = [node for node in light.graph.node if not made.issuperset(node.output)]
-    del light.graph.node[:]
-    light.graph.node.extend(nodes)
+    replace_nodes(light.graph, [node for node in light.graph.node if not made.issuperset(node.output)])
     light.graph.input.extend(
         helper.make_tensor_value_info(name, TensorProto.DataType.Value(types[name]), shapes[name])
         for name in sorted(made)
@@ -157,8 +150,8 @@ def _known(graph: Any) -> tuple[dict[str, Shape], dict[str, str]]:
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             shapes.setdefault(value.name, tuple(dim.dim_value for dim in tensor.shape.dim))
     for node in graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            shapes.setdefault(node.output[0], tuple(attribute.t.dims))
+        for item in node.attribute if node.op_type == "Constant" else ():
+            shapes.setdefault(node.output[0], tuple(item.t.dims))
     return shapes, types
 
 
@@ -170,42 +163,37 @@ def _contrib_shapes(graph: Any, shapes: dict[str, Shape]) -> Iterable[tuple[str,
         if node.op_type in SAME_SHAPE:
             yield node.output[0], first
         elif node.op_type == "MatMulNBits":
-            yield node.output[0], (*first[:-1], _attribute(node, "N", 0))
+            yield node.output[0], (*first[:-1], attribute(node, "N", 0))
         elif node.op_type == "QGemm" and node.input[3] in shapes:
-            columns = shapes[node.input[3]][0 if _attribute(node, "transB", 0) else 1]
-            yield node.output[0], (first[-1] if _attribute(node, "transA", 0) else first[0], columns)
+            columns = shapes[node.input[3]][0 if attribute(node, "transB", 0) else 1]
+            yield node.output[0], (first[-1] if attribute(node, "transA", 0) else first[0], columns)
         elif node.op_type in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat") and node.input[1] in shapes:
             yield node.output[0], (*first[:-1], shapes[node.input[1]][-1])
         elif node.op_type == "QLinearGlobalAveragePool":
             yield node.output[0], (*first[:2], *(1 for _ in first[2:]))
 
 
-def _attribute(node: Any, name: str, default: int) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
-
-
 def _multiply_adds(node: Any, shapes: dict[str, Shape]) -> int | None:
     """Multiply-adds of one node; None without a rule or a shape."""
     out = shapes.get(node.output[0]) if node.output else None
     first = shapes.get(node.input[0]) if node.input else None
-    kind = node.op_type
+    op_type = node.op_type
     if first is None or out is None:
         return None
-    if kind in CONVOLUTIONS or kind == "ConvTranspose":
-        weights = shapes.get(node.input[CONVOLUTIONS.get(kind, 1)])
-        return (
-            None if weights is None else math.prod(first if kind == "ConvTranspose" else out) * math.prod(weights[1:])
-        )
-    if kind == "MatMulNBits":
-        return math.prod(first[:-1]) * _attribute(node, "K", 0) * _attribute(node, "N", 0)
-    if kind in PRODUCTS and first:
-        return math.prod(out) * (first[0] if _attribute(node, "transA", 0) else first[-1])
+    if op_type in CONVOLUTIONS or op_type == "ConvTranspose":
+        weights = shapes.get(node.input[CONVOLUTIONS.get(op_type, 1)])
+        positions = first if op_type == "ConvTranspose" else out
+        return None if weights is None else math.prod(positions) * math.prod(weights[1:])
+    if op_type == "MatMulNBits":
+        return int(math.prod(first[:-1]) * attribute(node, "K", 0) * attribute(node, "N", 0))
+    if op_type in PRODUCTS and first:
+        return math.prod(out) * (first[0] if attribute(node, "transA", 0) else first[-1])
     return None
 
 
-def _runs_in_int8(node: Any, makers: dict[str, Any]) -> bool:
+def _runs_in_int8(node: Any, graph: OnnxGraph) -> bool:
     """Whether a runtime multiplies integers: an integer operator, or one between dequantized input and weights."""
-    if node.op_type in INTEGER or (node.op_type == "MatMulNBits" and _attribute(node, "accuracy_level", 0) == 4):
+    if node.op_type in INTEGER or (node.op_type == "MatMulNBits" and attribute(node, "accuracy_level", 0) == 4):
         return True
-    factors = [makers.get(name) for name in node.input[:2]]
-    return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in factors)
+    factors = [graph.producer(name) for name in node.input[:2]]
+    return all(factor is not None and factor.op_type == "DequantizeLinear" for factor in factors)

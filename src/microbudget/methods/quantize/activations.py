@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from ...errors import BadData, UnsupportedModel
-from .graph import captured
+from ...runtimes.onnx.graph import needed_for
 
 Array = NDArray[Any]
 Batch = dict[str, Array]
@@ -69,13 +69,9 @@ class Tap:
 
 def leading_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """The nodes and constants of a model that `names` depend on, with these as outputs; nothing is copied twice."""
-    needed, kept = set(names), []
-    for node in reversed(model.graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= {*node.input, *captured(node)}
+    nodes, needed = needed_for(names, model.graph.node)
     graph = helper.make_graph(
-        kept[::-1],
+        nodes,
         model.graph.name,
         [v for v in model.graph.input if v.name in needed],
         [],

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...runtimes.onnx.graph import set_constant
 from .equalize import equalized
-from .graph import Graph, Layer, set_constant
+from .graph import Graph, Layer
 
 SWEEPS = 3  # a layer is the second of one pair and the first of the next
 
@@ -42,9 +43,9 @@ def _pairs(graph: Graph) -> Iterator[tuple[Layer, Layer]]:
     """
     by_node = {layer.name: layer for layer in graph.layers}
     for first in graph.layers:
-        tensor, reader = first.output, graph.only_reader(first.output)
+        tensor, reader = first.output, graph.only_consumer(first.output)
         if reader is not None and reader.op_type == "Relu":
-            tensor, reader = reader.output[0], graph.only_reader(reader.output[0])
+            tensor, reader = reader.output[0], graph.only_consumer(reader.output[0])
         second = by_node.get(reader.name) if reader is not None else None
         if second is None or second.input != tensor or (first.op == "Conv") != (second.op == "Conv"):
             continue
@@ -55,4 +56,4 @@ def _pairs(graph: Graph) -> Iterator[tuple[Layer, Layer]]:
 def _alone(graph: Graph, layer: Layer) -> bool:
     """Whether nothing else reads the layer's constants, the model's own answers included."""
     names = [name for name in (layer.weight, layer.bias) if name]
-    return all(len(graph.readers[name]) == 1 and name not in graph.outputs for name in names)
+    return all(len(graph.consumers[name]) == 1 and name not in graph.outputs for name in names)

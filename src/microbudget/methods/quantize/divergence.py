@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from ...errors import BrokenModel
+from ...runtimes.onnx.graph import OnnxGraph, attribute, is_standard
 from .activations import Calibration, broken_tensor, finite, watch
 
 Floats = NDArray[np.float64]
@@ -40,34 +40,30 @@ def bernoulli_kl(p: NDArray[Any], q: NDArray[Any]) -> Floats:
 class Answers:
     """What the numbers of a model's first output are."""
 
-    kind: str  # logits, probabilities (of a Softmax), or chances (of a Sigmoid)
+    scale: str  # logits, probabilities (of a Softmax), or chances (of a Sigmoid)
     axis: int = -1  # of the classes
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Answers:
         """Read from the node that makes the output, through any Identity."""
-        maker = {name: node for node in model.graph.node for name in node.output}
-        node = maker.get(model.graph.output[0].name)
-        while node is not None and node.op_type == "Identity":
-            node = maker.get(node.input[0])
-        kind = node.op_type if node is not None and node.domain in ("", "ai.onnx") else ""
-        if node is None or kind not in ("Softmax", "LogSoftmax"):
-            return cls("chances" if kind == "Sigmoid" else "logits")
-        axis = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"), -1)
-        return cls("probabilities" if kind == "Softmax" else "logits", axis)
+        node = OnnxGraph(model.graph).producer(model.graph.output[0].name, skipping=("Identity",))
+        op_type = node.op_type if node is not None and is_standard(node) else ""
+        if node is None or op_type not in ("Softmax", "LogSoftmax"):
+            return cls("chances" if op_type == "Sigmoid" else "logits")
+        return cls("probabilities" if op_type == "Softmax" else "logits", attribute(node, "axis", -1))
 
     def divergence(self, true: NDArray[Any], other: NDArray[Any]) -> Floats:
         """The KL divergence of every answer, in nats: (examples, ..., classes) -> (examples, ...)"""
-        if self.kind == "chances":
+        if self.scale == "chances":
             return bernoulli_kl(true, other)
         true, other = (np.moveaxis(value, self.axis, -1) for value in (true, other))
-        if self.kind == "probabilities":
+        if self.scale == "probabilities":
             true, other = (np.log(np.maximum(np.asarray(value, np.float64), SMALLEST)) for value in (true, other))
         return kl_divergence(true, other)
 
     def single(self, values: NDArray[Any]) -> bool:
         """Whether an answer is one number with no meaning of its own: a regression, or a lone logit."""
-        return self.kind == "logits" and (values.ndim < 2 or values.shape[-1] == 1)
+        return self.scale == "logits" and (values.ndim < 2 or values.shape[-1] == 1)
 
 
 class _Normals:

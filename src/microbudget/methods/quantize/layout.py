@@ -51,7 +51,7 @@ def _meets(graph: Graph, plan: Plan, tensor: str) -> bool:
     def joins(node: Any) -> bool:
         return node.name in plan.integer_nodes and node.op_type in MEETING
 
-    return any(map(joins, graph.behind(tensor, moves))) and sum(map(joins, graph.behind(tensor, computes))) > 1
+    return any(map(joins, graph.downstream(tensor, moves))) and sum(map(joins, graph.downstream(tensor, computes))) > 1
 
 
 def _laid_out(graph: Graph, plan: Plan, nodes: dict[str, Any], tensor: str) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import Graph, Layer, attribute
+from ...runtimes.onnx.graph import attribute, is_standard
+from .graph import Graph, Layer
 
 COMPUTING = frozenset({"Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "Sigmoid", "LeakyRelu"})
 MOVING = frozenset({
@@ -70,7 +71,7 @@ def _joined(graph: Graph, static: frozenset[str], kept_float: frozenset[str]) ->
 
 
 def _can_join(graph: Graph, node: Any) -> bool:
-    if node.domain not in ("", "ai.onnx") or len([name for name in node.output if name]) != 1:
+    if not is_standard(node) or len([name for name in node.output if name]) != 1:
         return False
     if node.op_type == "Pad":
         value = node.input[2] if len(node.input) > 2 else ""
@@ -100,20 +101,20 @@ def _has_neighbours(graph: Graph, nodes: set[str], node: Any) -> bool:
 
 
 def _read_by(graph: Graph, nodes: set[str], tensor: str, besides: Any) -> bool:
-    return any(reader.name in nodes and reader.name != besides.name for reader in graph.readers.get(tensor, []))
+    return any(reader.name in nodes and reader.name != besides.name for reader in graph.consumers.get(tensor, []))
 
 
 def made_by(graph: Graph, tensor: str) -> str:
     """The name of the node that makes a tensor, looking through an absorbed Relu or Clip and through the Add of a
     MatMul's bias; "" for a model's input.
     """
-    maker = graph.maker.get(tensor)
+    maker = graph.producers.get(tensor)
     if maker is None:
         return ""
     behind = maker.input[0] if maker.op_type in ("Relu", "Clip") else ""
-    if behind in graph.maker and settled(graph, behind) == tensor:
-        maker = graph.maker[behind]
-    added = graph.added.get(maker.output[0])
+    if behind in graph.producers and settled(graph, behind) == tensor:
+        maker = graph.producers[behind]
+    added = graph.bias_adds.get(maker.output[0])
     return str(maker.name) if added is None else added.name
 
 
@@ -121,4 +122,4 @@ def _output_is_rounded(graph: Graph, nodes: frozenset[str], layer: Layer | None)
     """A Conv's output always is (the integer kernel demands it); a Gemm's or MatMul's only for integer readers."""
     if layer is None or layer.op == "Conv":
         return True
-    return any(reader.name in nodes for reader in graph.readers.get(settled(graph, layer.output), []))
+    return any(reader.name in nodes for reader in graph.consumers.get(settled(graph, layer.output), []))

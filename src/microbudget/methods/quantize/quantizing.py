@@ -15,12 +15,13 @@ from ...progress import SILENT, Progress
 from .activations import Calibration, First, checked, fixed_batch, input_shapes
 from .crosslayer import equalize
 from .divergence import mean_kl
-from .graph import Graph, Layer, read_graph
+from .graph import Graph, Layer
 from .layer_report import LayerReport, reason, with_shares
 from .mapping import integer_range
 from .mixed import CORRECTIONS, Mixed, Mixer
 from .placement import Placement, place
 from .plan import FLOAT_BITS, Mapping, Plan
+from .prepare import read_graph
 from .ranges import AUTO, Observed, choose, observe
 from .repair import Rounding, round_layers
 from .scheme import Decision, Machine, decide, full_bits

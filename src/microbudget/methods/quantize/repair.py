@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ...errors import BrokenModel
 from ...progress import SILENT, Progress
+from ...runtimes.onnx.graph import captured
 from .activations import Calibration, finite, watch
 from .bias import corrected_bias
-from .graph import Graph, Layer, captured
+from .graph import Graph, Layer
 from .integer import scale_with_room
 from .layer_report import Symptoms
 from .mapping import integer_range

@@ -97,7 +97,9 @@ def _cuts_patches(graph: Graph, layer: Layer) -> bool:
     if layer.op != "Conv" or layer.input not in graph.inputs:
         return False
     others = ("LayerNormalization", "MatMul", "Gemm")
-    return all(node.op_type != "Conv" for node in graph.behind(layer.output, lambda node: node.op_type not in others))
+    return all(
+        node.op_type != "Conv" for node in graph.downstream(layer.output, lambda node: node.op_type not in others)
+    )
 
 
 def _scheme(layer: Layer, bits: int, activation_bits: int | None, transformer: bool) -> Scheme:

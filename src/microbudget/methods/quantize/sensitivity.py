@@ -63,10 +63,10 @@ def finer_nodes(graph: Graph, placement: Placement, losses: dict[str, float], co
     kept: set[str] = set()
     layers = {layer.name for layer in graph.layers}
     for tensor in sorted(losses, key=lambda name: -losses[name])[:count]:
-        maker = graph.maker.get(tensor)
+        maker = graph.producers.get(tensor)
         if maker is None:
-            kept |= {reader.name for reader in graph.readers[tensor]}
+            kept |= {reader.name for reader in graph.consumers[tensor]}
         else:
-            kept |= {reader.name for reader in graph.readers.get(tensor, []) if reader.name not in layers}
+            kept |= {reader.name for reader in graph.consumers.get(tensor, []) if reader.name not in layers}
             kept.add(made_by(graph, tensor))
     return frozenset(kept & placement.nodes)

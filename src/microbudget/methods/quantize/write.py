@@ -14,8 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from ...runtimes.onnx.graph import captured, needed_for
 from .dynamic import write_dynamic
-from .graph import Graph, Layer, captured
+from .graph import Graph, Layer
 from .integer import quantize_bias
 from .layout import begun_in_float, pass_through
 from .placement import MOVING, settled
@@ -119,7 +120,7 @@ class Writer:
             self._give_bias(new, layer, self.constant(f"{layer.name}.bias", self.plan.biases[layer.name]))
         self._place_added_bias(new)
         self.nodes.append(new)
-        final, adding = settled(self.graph, node.output[0]), self.graph.added.get(node.output[0])
+        final, adding = settled(self.graph, node.output[0]), self.graph.bias_adds.get(node.output[0])
         name = node.name if adding is None else adding.name  # the Add of a bias belongs to its MatMul
         if final in self.plan.activations and name in self.plan.integer_nodes:
             self._absorb(node, new, final)
@@ -240,7 +241,7 @@ class Writer:
                 new.input[index] = self.constant(f"{layer.name}.bias", self.plan.biases[layer.name])
 
     def _assembled(self) -> Any:
-        source, (nodes, used) = self.graph.model, self._needed()
+        source, (nodes, used) = self.graph.model, needed_for(self.graph.outputs, self.nodes)
         kept = [t for t in source.graph.initializer if t.name in used and t.name not in self.constants]
         made = [numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in self.constants.items() if n in used]
         graph = helper.make_graph(nodes, source.graph.name, source.graph.input, source.graph.output, [*kept, *made])
@@ -251,15 +252,6 @@ class Writer:
         model.metadata_props.extend(source.metadata_props)
         model.functions.extend(source.functions)
         return model
-
-    def _needed(self) -> tuple[list[Any], set[str]]:
-        """The nodes that the outputs depend on, and the names that they read."""
-        used, nodes = set(self.graph.outputs), []
-        for node in reversed(self.nodes):
-            if used & set(node.output):
-                nodes.append(node)
-                used |= {*node.input, *captured(node)}
-        return nodes[::-1], used
 
 
 def write(graph: Graph, plan: Plan) -> Any:

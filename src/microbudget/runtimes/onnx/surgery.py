@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import UnsupportedModel
+from .graph import OnnxGraph, attribute, copied, needed_for, replace_nodes
 
-Layer = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight (outputs, inputs), bias (outputs,)
+Linear = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight (outputs, inputs), bias (outputs,)
 _TRANSPARENT = ("Identity", "Cast", "Softmax", "LogSoftmax", "Dropout")  # may stand between the last layer and the end
 
 
@@ -27,20 +28,17 @@ class Classifier:
 
 def find_classifier(proto: Any) -> Classifier:
     """The last linear layer of an `onnx.ModelProto`. Raises UnsupportedModel naming what stands there instead."""
-    producers = {name: node for node in proto.graph.node for name in node.output}
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    constants |= {
+    graph = OnnxGraph(proto.graph)
+    constants = graph.initializers | {
         node.output[0]: node.attribute[0].t
-        for node in proto.graph.node
+        for node in graph.nodes
         if node.op_type == "Constant" and node.attribute[0].name == "value"
     }
-    node = producers.get(proto.graph.output[0].name)
-    while node is not None and node.op_type in _TRANSPARENT:
-        node = producers.get(node.input[0])
+    node = graph.producer(graph.outputs[0], skipping=_TRANSPARENT)
     bias = None
     if node is not None and node.op_type == "Add":
         bias_name = next((name for name in node.input if name in constants), None)
-        product = next((producers.get(name) for name in node.input if name not in constants), None)
+        product = next((graph.producer(name) for name in node.input if name not in constants), None)
         if bias_name and product is not None and product.op_type == "MatMul":
             bias, node = _array(constants[bias_name]).reshape(-1), product
     if node is None or node.op_type not in ("Gemm", "MatMul") or node.input[1] not in constants:
@@ -48,11 +46,10 @@ def find_classifier(proto: Any) -> Classifier:
             f"the model ends in {node.op_type if node else 'no operation'}, not in a linear layer of constant weights:"
             " its head cannot be replaced"
         )
-    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    weight = _array(constants[node.input[1]]) * float(attributes.get("alpha", 1.0))
-    weight = weight if attributes.get("transB") else weight.T
+    weight = _array(constants[node.input[1]]) * float(attribute(node, "alpha", 1.0))
+    weight = weight if attribute(node, "transB", 0) else weight.T
     if node.op_type == "Gemm" and len(node.input) > 2:
-        bias = _array(constants[node.input[2]]).reshape(-1) * float(attributes.get("beta", 1.0))
+        bias = _array(constants[node.input[2]]).reshape(-1) * float(attribute(node, "beta", 1.0))
     if bias is None:
         bias = np.zeros(1, np.float32)
     return Classifier(node.input[0], weight, np.broadcast_to(bias, (weight.shape[0],)).astype(np.float32))
@@ -65,16 +62,10 @@ def _array(tensor: Any) -> NDArray[np.float32]:
 
 def backbone(proto: Any, features: str) -> Any:
     """A copy of the model that ends in the tensor `features`; what only the old head used is gone."""
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    needed, kept = {features}, []
-    for node in reversed(proto.graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(name for name in node.input if name)
-            needed.update(_captured(node))
-    del result.graph.node[:], result.graph.output[:], result.graph.value_info[:]
-    result.graph.node.extend(reversed(kept))
+    result = copied(proto)
+    nodes, needed = needed_for([features], proto.graph.node)
+    replace_nodes(result.graph, nodes)
+    del result.graph.output[:], result.graph.value_info[:]
     constants = [tensor for tensor in proto.graph.initializer if tensor.name in needed]
     del result.graph.initializer[:]
     result.graph.initializer.extend(constants)
@@ -82,13 +73,7 @@ def backbone(proto: Any, features: str) -> Any:
     return result
 
 
-def _captured(node: Any) -> set[str]:
-    """Names that the subgraphs of a node (If, Loop) take from the graph around them."""
-    graphs = [item.g for item in node.attribute if item.type == onnx.AttributeProto.GRAPH]
-    return {name for graph in graphs for inner in graph.node for name in [*inner.input, *_captured(inner)] if name}
-
-
-def with_head(proto: Any, features: str, layers: list[Layer]) -> Any:
+def with_head(proto: Any, features: str, layers: list[Linear]) -> Any:
     """The backbone with linear layers on it, ReLU between them; the output is `logits` (batch, classes)."""
     result = backbone(proto, features)
     tensor = features

@@ -1,25 +1,25 @@
-"""The ledger of CTranslate2 folders: the tensors of `model.bin`, integers with the scales that stand beside them."""
+"""The ledger of CTranslate2 folders: the tensors of `model.bin`, integers together with their scales."""
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable
-from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import UnsupportedModel
-from .ledger import Ledger, Row
+from ...errors import UnsupportedModel
+from ...model import CT2_NAME, Model
+from .rows import Ledger, Row
 
 # The types by their number in the file.
 TYPES = (("F32", 32), ("I8", 8), ("I16", 16), ("I32", 32), ("F16", 16), ("BF16", 16))
-SCALE = "_scale"  # behind the name of the tensor that it belongs to
+SCALE = "_scale"  # after the name of the tensor that it belongs to
 
 _Tensor = tuple[str, tuple[int, ...], int, int]  # name, shape, type, bytes
 
 
-def read_ct2(path: Path, files: Iterable[Path]) -> Ledger:
-    """The ledger of a `model.bin` and the files beside it. Raises UnsupportedModel when it is damaged."""
+def read(model: Model) -> Ledger:
+    """The ledger of a `model.bin` and the folder's other files. Raises UnsupportedModel when it is damaged."""
+    path = model.path / CT2_NAME
     size = path.stat().st_size
     try:
         with path.open("rb") as stream:
@@ -31,7 +31,7 @@ def read_ct2(path: Path, files: Iterable[Path]) -> Ledger:
     rows = tuple(
         _row(*tensor, scales) for tensor in tensors if tensor[0].removesuffix(SCALE) not in names - {tensor[0]}
     )
-    others = sum(file.stat().st_size for file in files if file != path)
+    others = sum(file.stat().st_size for file in model.files if file != path)
     return Ledger(rows, size - sum(row.bytes for row in rows), 0, others)
 
 
@@ -43,11 +43,11 @@ def _tensors(stream: BinaryIO, size: int) -> list[_Tensor]:
     for _ in range(_number(stream, "<I")):
         name = _string(stream)
         shape = tuple(_number(stream, "<I") for _ in range(_number(stream, "<B")))
-        kind, held = _number(stream, "<B"), _number(stream, "<I")
-        if kind >= len(TYPES) or stream.tell() + held > size:
-            raise ValueError(f"tensor {name!r} ends behind the file")
+        type_number, held = _number(stream, "<B"), _number(stream, "<I")
+        if type_number >= len(TYPES) or stream.tell() + held > size:
+            raise ValueError(f"tensor {name!r} extends past the end of the file")
         stream.seek(held, 1)
-        found.append((name, shape, kind, held))
+        found.append((name, shape, type_number, held))
     return found
 
 
@@ -61,7 +61,7 @@ def _string(stream: BinaryIO) -> str:
     return raw.rstrip(b"\0").decode("utf-8")
 
 
-def _row(name: str, shape: tuple[int, ...], kind: int, held: int, scales: dict[str, int]) -> Row:
-    word, bits = TYPES[kind]
+def _row(name: str, shape: tuple[int, ...], type_number: int, held: int, scales: dict[str, int]) -> Row:
+    type_name, bits = TYPES[type_number]
     learnt = held * 8 == math.prod(shape) * bits and len(shape) > 0
-    return Row(name, "weight" if learnt else "constant", shape, word, bits, held, scales.get(name, 0))
+    return Row(name, "weight" if learnt else "constant", shape, type_name, bits, held, scales.get(name, 0))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import TensorProto, numpy_helper
 
-from ..errors import UnsupportedModel
-from .ledger import Ledger, Role, Row
+from ...model import Model
+from ...runtimes.onnx.graph import OnnxGraph, attribute, load_structure, with_subgraphs
+from ...runtimes.onnx.types import BITS
+from .rows import Ledger, Role, Row
 
 # For each operator that reads quantized numbers: the positions of (values, scales, zero points) among its inputs.
 QUANTIZED: dict[str, tuple[tuple[int, int | None, int | None], ...]] = {
@@ -42,18 +42,6 @@ ACTIVATION_SCALES: dict[str, tuple[int, ...]] = {
     "QLinearLeakyRelu": (1, 2, 3, 4),
     "QLinearSigmoid": (1, 2, 3, 4),
 }
-BITS = {
-    name: bits
-    for bits, names in {
-        64: ("DOUBLE", "INT64", "UINT64", "COMPLEX64"),
-        32: ("FLOAT", "INT32", "UINT32"),
-        16: ("FLOAT16", "BFLOAT16", "INT16", "UINT16"),
-        8: ("INT8", "UINT8", "BOOL", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"),
-        4: ("INT4", "UINT4", "FLOAT4E2M1"),
-        2: ("INT2", "UINT2"),
-    }.items()
-    for name in names
-}
 DATA_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 UNPACKING = ("Cast", "Div", "Mod", "Mul", "Add", "Sub", "Reshape", "Slice")
@@ -81,49 +69,33 @@ class _Stored:
         return Row(self.name, role, self.shape, self.type, bits, values, padding_bytes=self.bytes - values)
 
 
-def read_onnx(path: Path, files: Sequence[Path]) -> Ledger:
+def read(model: Model) -> Ledger:
     """The ledger of an `.onnx` file with its external data. Raises UnsupportedModel when it cannot be parsed."""
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf raises several kinds of its own
-        raise UnsupportedModel(f"{path} is not an ONNX model ({type(error).__name__}): is it complete?") from error
+    path = model.weights
+    proto = load_structure(path)
     stored = _stored(proto.graph)
-    nodes = list(_nodes(proto.graph))
-    rows = _rows(nodes, stored, _packings(proto.graph, nodes, stored))
+    graph = OnnxGraph(proto.graph, nested=True)
+    rows = _rows(graph.nodes, stored, _packings(graph, stored))
     metadata = sum(prop.ByteSize() for prop in proto.metadata_props) + len(proto.doc_string.encode())
-    graph = path.stat().st_size - metadata - sum(tensor.inside_bytes for tensor in stored.values())
-    external = sum(file.stat().st_size for file in files if file != path)
+    graph_bytes = path.stat().st_size - metadata - sum(tensor.inside_bytes for tensor in stored.values())
+    external = sum(file.stat().st_size for file in model.files if file != path)
     gap = external - sum(tensor.outside_bytes for tensor in stored.values())
     if gap:
         rows.append(Row("(between tensors in the external data)", "constant", (), "", 0, 0, padding_bytes=gap))
-    return Ledger(tuple(rows), graph, metadata, 0)
-
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and those inside its If, Loop and Scan nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from _graphs(inner)
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for inner in _graphs(graph):
-        yield from inner.node
+    return Ledger(tuple(rows), graph_bytes, metadata, 0)
 
 
 def _stored(graph: Any) -> dict[str, _Stored]:
     """Initializers and the tensors of Constant nodes by name; bytes that two of them share are counted once."""
     stored: dict[str, _Stored] = {}
     places: set[tuple[str, ...]] = set()
-    for inner in _graphs(graph):
+    for inner in with_subgraphs(graph):
         constants = [
-            (node.output[0], attribute.t)
+            (node.output[0], item.t)
             for node in inner.node
             if node.op_type == "Constant"
-            for attribute in node.attribute
-            if attribute.name == "value"
+            for item in node.attribute
+            if item.name == "value"
         ]
         for name, tensor in [(tensor.name, tensor) for tensor in inner.initializer] + constants:
             unique = name if name not in stored else f"{name} ({len(stored)})"
@@ -132,15 +104,15 @@ def _stored(graph: Any) -> dict[str, _Stored]:
 
 
 def _place(name: str, tensor: Any, places: set[tuple[str, ...]]) -> _Stored:
-    shape, kind = tuple(tensor.dims), TensorProto.DataType.Name(tensor.data_type)
+    shape, type_name = tuple(tensor.dims), TensorProto.DataType.Name(tensor.data_type)
     if tensor.data_location != TensorProto.EXTERNAL:
-        return _Stored(name, shape, kind, _data_bytes(tensor), 0)
+        return _Stored(name, shape, type_name, _data_bytes(tensor), 0)
     entry = {item.key: item.value for item in tensor.external_data}
     place = (entry["location"], entry.get("offset", "0"))
-    length = int(entry.get("length", (math.prod(shape) * BITS.get(kind, 8) + 7) // 8))
+    length = int(entry.get("length", (math.prod(shape) * BITS.get(type_name, 8) + 7) // 8))
     known = place in places
     places.add(place)
-    return _Stored(name, shape, kind, 0, 0 if known else length)
+    return _Stored(name, shape, type_name, 0, 0 if known else length)
 
 
 def _data_bytes(tensor: Any) -> int:
@@ -167,24 +139,29 @@ class _Packing:
         bits = round(8 * size / math.prod(self.shape))
         values = min(size, (math.prod(self.shape) * bits + 7) // 8)
         scale_bytes = stored[self.scales].bytes if self.scales else 0
-        told = f"{bits}-bit, packed" if bits < 8 else "INT8"
-        return Row(name, "weight", self.shape, told, bits, values, scale_bytes, zero_point_bytes, size - values)
+        type_name = f"{bits}-bit, packed" if bits < 8 else "INT8"
+        return Row(name, "weight", self.shape, type_name, bits, values, scale_bytes, zero_point_bytes, size - values)
 
 
-def _packings(graph: Any, nodes: Sequence[Any], stored: Mapping[str, _Stored]) -> dict[str, _Packing]:
+def _packings(graph: OnnxGraph, stored: Mapping[str, _Stored]) -> dict[str, _Packing]:
     """By name the tensors that a few operators make of stored bytes alone, a reshape last or before their scales."""
-    makers = {name: node for node in nodes for name in node.output}
-    shapes = {x.name: tuple(numpy_helper.to_array(x)) for x in graph.initializer if x.data_type == TensorProto.INT64}
+    nodes, producers = graph.nodes, graph.producers
+    shapes = {
+        name: tuple(numpy_helper.to_array(tensor))
+        for name, tensor in graph.initializers.items()
+        if tensor.data_type == TensorProto.INT64
+    }
     found = {}
     for node in nodes:
         if node.op_type == "Reshape" and node.input[1] in shapes:
-            leaves = _leaves(node.input[0], makers)
-            planes = tuple(sorted(name for name in leaves if name in stored and stored[name].type == "UINT8"))
+            origins = graph.origins(node.input[0], lambda node: node.op_type in UNPACKING)
+            planes = tuple(sorted(name for name in origins if name in stored and stored[name].type == "UINT8"))
             shape = tuple(int(size) for size in shapes[node.input[1]])
-            if planes and leaves <= stored.keys() and min(shape, default=0) > 0:
+            if planes and origins <= stored.keys() and min(shape, default=0) > 0:
                 found[node.output[0]] = _Packing(shape, planes, "")
     for node in nodes:
-        factors = [makers[name].input[0] for name in node.input if name in makers and makers[name].op_type == "Cast"]
+        casts = [producers[name] for name in node.input if name in producers and producers[name].op_type == "Cast"]
+        factors = [cast.input[0] for cast in casts]
         scales = [name for name in node.input if name in stored and stored[name].type in FLOATS]
         if node.op_type != "Mul" or not scales or not factors:
             continue
@@ -193,20 +170,6 @@ def _packings(graph: Any, nodes: Sequence[Any], stored: Mapping[str, _Stored]) -
         elif factors[0] in stored and stored[factors[0]].type == "INT8":
             found[node.output[0]] = _Packing(stored[factors[0]].shape, (factors[0],), scales[0])
     return found
-
-
-def _leaves(name: str, makers: Mapping[str, Any]) -> set[str]:
-    """What a tensor is made of by unpacking: names that no such node makes."""
-    leaves, seen, waiting = set(), {name}, [name]
-    while waiting:
-        node = makers.get(current := waiting.pop())
-        if node is None or node.op_type not in UNPACKING:
-            leaves.add(current)
-            continue
-        new = {part for part in node.input if part} - seen
-        seen |= new
-        waiting += new
-    return leaves
 
 
 def _rows(nodes: list[Any], stored: Mapping[str, _Stored], packings: Mapping[str, _Packing]) -> list[Row]:
@@ -244,11 +207,10 @@ def _input(node: Any, position: int | None) -> str:
 def _quantized(node: Any, tensor: _Stored, scale_bytes: int, zero_point_bytes: int) -> Row:
     row = tensor.row("weight")
     if node.op_type == "MatMulNBits":
-        attributes = {attribute.name: attribute.i for attribute in node.attribute}
-        bits, shape = attributes.get("bits", 4), (attributes["N"], attributes["K"])
+        bits, shape = attribute(node, "bits", 4), (attribute(node, "N", 0), attribute(node, "K", 0))
         values = min(tensor.bytes, (math.prod(shape) * bits + 7) // 8)
-        kind = f"{bits}-bit blocks of {attributes['block_size']}"
-        row = Row(tensor.name, "weight", shape, kind, bits, values, padding_bytes=tensor.bytes - values)
+        type_name = f"{bits}-bit blocks of {attribute(node, 'block_size', 0)}"
+        row = Row(tensor.name, "weight", shape, type_name, bits, values, padding_bytes=tensor.bytes - values)
     return replace(row, scale_bytes=scale_bytes, zero_point_bytes=zero_point_bytes)
 
 

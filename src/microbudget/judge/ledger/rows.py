@@ -1,24 +1,12 @@
-"""Ledger: where every byte of a model's files is. The rows and parts add up to `size_bytes` exactly."""
+"""What a ledger is made of: a row for each tensor, and the bytes that are in none."""
 
 from __future__ import annotations
 
-import json
 import math
-import struct
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import UnsupportedModel
-from ..model import CT2_NAME, Model
-
 Role = Literal["weight", "activation scale", "constant", "statistic"]
-BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-BITS |= {"F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "U32": 32, "U64": 64}
-VOCABULARY = {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "vocabulary.json"}
-VOCABULARY |= {"vocabulary.txt", "merges.txt", "added_tokens.json"}
-NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")  # batch norm's: measured, not learnt
 
 
 @dataclass(frozen=True)
@@ -124,57 +112,3 @@ class Ledger:
             "vocabulary": self.vocabulary_bytes,
             "files": self.files_bytes,
         }
-
-
-def ledger(model: Model) -> Ledger:
-    """The ledger of a model's files. Raises UnsupportedModel for a format without one."""
-    if model.format == "onnx":
-        from .onnx_ledger import read_onnx
-
-        return read_onnx(model.weights, model.files)
-    if model.format == "hf":
-        return _read_hf(model.files)
-    if model.format == "gguf":
-        from .gguf_ledger import read_gguf
-
-        return read_gguf(model.weights)
-    if model.format == "ct2":
-        from .ct2_ledger import read_ct2
-
-        return read_ct2(model.path / CT2_NAME, model.files)
-    raise UnsupportedModel(f"there is no ledger for format {model.format!r}; there is for onnx, hf, gguf, ct2")
-
-
-def _read_hf(files: Iterable[Path]) -> Ledger:
-    rows: list[Row] = []
-    headers = others = vocabulary = 0
-    for file in files:
-        if file.suffix == ".safetensors":
-            read, header = _read_safetensors(file)
-            rows += read
-            headers += header
-        elif file.name in VOCABULARY:
-            vocabulary += file.stat().st_size
-        else:
-            others += file.stat().st_size
-    return Ledger(tuple(rows), headers, 0, others, vocabulary)
-
-
-def _read_safetensors(path: Path) -> tuple[list[Row], int]:
-    """Rows and the bytes outside them: 8 bytes of length, a JSON header, then the tensors."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: Any = json.loads(stream.read(length)) if length <= size else None
-        rows = [_safetensors_row(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnsupportedModel(f"{path} is no safetensors file ({error}): is the download complete?") from error
-    return rows, size - sum(row.bytes for row in rows)
-
-
-def _safetensors_row(name: str, entry: dict[str, Any]) -> Row:
-    start, end = entry["data_offsets"]
-    kind, shape = entry["dtype"], tuple(entry["shape"])
-    role: Role = "statistic" if name.endswith(NO_PARAMETERS) else "weight"
-    return Row(name, role, shape, kind, BITS.get(kind, 8 * (end - start) // max(1, math.prod(shape))), end - start)
