@@ -1,0 +1,256 @@
+"""Which candidate is chosen: by the goal, among those that hold the limits; and the Pareto front of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microbudget.errors import InvalidOption
+from microbudget.judge.budget import GOALS, Budget, Goal, Measurement
+from microbudget.judge.verdict import Verdict
+from microbudget.runs.candidates import SAME_SIZE, Candidate, best, pareto
+from microbudget.units import Drop
+
+SLOWER = {"over_float": {"speedup": 0.5, "low": 0.4, "high": 0.6, "verdict": "slower"}}
+
+
+def row(
+    name: str,
+    size: int = 1000,
+    latency: float | None = 0.001,
+    change: float = 0.0,
+    *,
+    energy: float | None = None,
+    decision: Any = "not shown",
+    speed: dict[str, Any] | None = None,
+    format: str = "onnx",
+) -> Candidate:
+    measurement = Measurement(
+        model=name,
+        format=format,
+        runtime="",
+        task="image-classification",
+        examples=10,
+        metric="accuracy",
+        quality=0.9 + change,
+        quality_low=0.0,
+        quality_high=1.0,
+        size_bytes=size,
+        latency_s=latency,
+        energy_j=energy,
+    )
+    verdict = Verdict(decision, "", change, change, change, 10, None, "")
+    return Candidate(name, name, name, measurement, verdict, speed or {})
+
+
+def failed(name: str) -> Candidate:
+    return Candidate(name, name, name, failure="it diverged")
+
+
+def chosen(rows: list[Candidate], budget: Budget | None = None, **limits: Any) -> str | None:
+    """The name of the best; the order of the rows must not matter where no two are equal."""
+    found, reverse = (best(order, budget or Budget(**limits)) for order in (rows, rows[::-1]))
+    assert found == reverse
+    return None if found is None else found.recipe
+
+
+@pytest.mark.parametrize(
+    ("goal", "expected"), [("size", "small"), ("latency", "fast"), ("energy", "frugal"), ("quality", "good")]
+)
+def test_each_goal_has_its_own_best(goal: Goal, expected: str) -> None:
+    rows = [
+        row("small", 1000, 0.004, -0.02, energy=4.0),
+        row("fast", 2000, 0.001, -0.01, energy=3.0),
+        row("frugal", 3000, 0.002, -0.01, energy=1.0),
+        row("good", 4000, 0.003, 0.01, energy=2.0),
+        failed("diverged"),
+    ]
+    assert chosen(rows, goal=goal) == expected
+
+
+def test_every_goal_is_tested() -> None:
+    assert set(GOALS) == {"size", "latency", "energy", "quality"}
+    with pytest.raises(InvalidOption, match="goal must be one of"):
+        Budget(goal="beauty")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("more", "expected"), [(0.0, "better"), (SAME_SIZE, "better"), (SAME_SIZE + 0.001, "smaller")])
+def test_sizes_within_a_percent_are_one_size_and_quality_decides(more: float, expected: str) -> None:
+    assert chosen([row("smaller", 100_000), row("better", round(100_000 * (1 + more)), change=0.01)]) == expected
+
+
+def test_of_one_size_and_one_quality_the_faster_is_chosen() -> None:
+    assert chosen([row("slow", latency=0.002), row("fast", latency=0.001), row("not timed", latency=None)]) == "fast"
+
+
+@pytest.mark.parametrize(
+    ("goal", "one", "other"),
+    [
+        ("latency", row("expected", 1000), row("larger", 1001)),
+        ("latency", row("expected", 2000), row("not timed", 1000, None)),
+        ("energy", row("expected", 1000, energy=1.0), row("larger", 1001, energy=1.0)),
+        ("energy", row("expected", 2000, energy=1.0), row("not measured", 1000)),
+        ("quality", row("expected", 1000, 0.002), row("larger", 1001, 0.001)),
+        ("quality", row("expected", 1000, 0.001), row("slower", 1000, 0.002)),
+        ("quality", row("expected", 1001), row("the same but for rounding", 1002, change=1e-12)),
+    ],
+)
+def test_ties_of_a_goal(goal: Goal, one: Candidate, other: Candidate) -> None:
+    assert chosen([one, other], goal=goal) == "expected"
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_what_quantizing_made_slower_is_chosen_only_where_limits_leave_no_other(goal: Goal) -> None:
+    """By every goal the slower one would win."""
+    slower = row("slower", 1000, 0.001, 0.01, energy=1.0, speed=SLOWER)
+    rows = [slower, row("float", 4000, 0.002, energy=2.0)]
+    assert chosen(rows, goal=goal) == "float"
+    assert chosen(rows, goal=goal, max_size_bytes=4000) == "float"
+    assert chosen(rows, goal=goal, max_size_bytes=3999) == "slower"
+    assert chosen([slower, failed("float")], goal=goal) == "slower"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "format", "expected"),
+    [("slower", "onnx", True), ("not shown", "onnx", False), ("faster", "onnx", False), ("slower", "gguf", False)],
+)
+def test_slower_than_float_is_what_was_shown_and_not_of_a_gguf_level(verdict: str, format: str, expected: bool) -> None:
+    speed = {"over_float": {**SLOWER["over_float"], "verdict": verdict}}
+    assert row("", speed=speed, format=format).slower_than_float is expected
+    assert not row("").slower_than_float
+    assert not replace(failed(""), speed={}).slower_than_float
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_only_those_that_hold_the_limits_are_compared(goal: Goal) -> None:
+    rows = [
+        row("above the size", 3000, 0.001, 0.02, energy=0.1),
+        row("too bad", 1000, 0.001, -0.02, energy=0.1),
+        row("shown too bad", 1000, 0.001, 0.02, energy=0.1, decision="exceeds"),
+        row("holds", 2000, 0.003, -0.01, energy=1.0),
+    ]
+    assert chosen(rows, goal=goal, max_size_bytes=2000, max_drop=Drop(0.01)) == "holds"
+
+
+def test_to_prove_the_loss_must_be_shown_to_be_within() -> None:
+    rows = [row("not shown", 1000), row("within", 2000, decision="within")]
+    assert chosen(rows, max_drop=Drop(0.01)) == "not shown"
+    assert chosen(rows, max_drop=Drop(0.01), prove=True) == "within"
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_where_none_holds_the_fewest_broken_limits_then_quality_then_size(goal: Goal) -> None:
+    tight = Budget(max_size_bytes=10, max_latency_s=0.001, goal=goal)
+    both, good = row("two limits", 100, 0.002, 0.02), row("one limit, good", 2000, 0.001, 0.01)
+    assert chosen([both, row("one limit", 1000, 0.001), good], tight) == "one limit, good"
+    assert chosen([both, good, row("one limit, good, small", 1000, 0.001, 0.01)], tight) == "one limit, good, small"
+
+
+def test_a_limit_on_what_was_not_measured_is_broken() -> None:
+    assert row("", latency=None).broken_limits(Budget(max_latency_s=1.0)) == ["latency was not measured, limit 1.00 s"]
+    assert failed("").broken_limits(Budget()) == ["it diverged"]
+
+
+def test_of_nothing_measured_none_is_the_best() -> None:
+    assert best([], Budget()) is None
+    assert best([failed("one"), failed("other")], Budget()) is None
+    assert pareto([failed("one")]) == []
+
+
+def test_the_front_by_hand() -> None:
+    rows = [
+        row("good", 3000, 0.003, 0.01),
+        row("small", 1000, 0.002, 0.0),
+        row("fast", 2000, 0.001, 0.0),
+        row("as fast, larger", 2001, 0.001, 0.0),
+        row("worse in all", 3000, 0.004, -0.01),
+        row("not timed", 1000, None, 0.0),
+        failed("diverged"),
+    ]
+    assert [one.recipe for one in pareto(rows)] == ["small", "fast", "good"]
+    twice = [row("one", 1000), row("its equal", 1000)]
+    assert pareto(twice) == twice
+
+
+measured = st.builds(
+    row,
+    name=st.uuids().map(str),
+    size=st.sampled_from([1000, 1005, 1010, 1011, 2000]),
+    latency=st.sampled_from([None, 0.001, 0.002, 0.003]),
+    change=st.sampled_from([-0.02, -0.01, 0.0, 0.01]),
+    energy=st.sampled_from([None, 1.0, 2.0]),
+    decision=st.sampled_from(["within", "not shown", "exceeds"]),
+    speed=st.sampled_from([{}, SLOWER]),
+)
+rows_of_a_run = st.lists(st.one_of(measured, st.builds(failed, st.uuids().map(str))), max_size=12)
+budgets = st.builds(
+    Budget,
+    goal=st.sampled_from(GOALS),
+    max_size_bytes=st.sampled_from([None, 999, 1005, 1999]),
+    max_latency_s=st.sampled_from([None, 0.002]),
+    max_drop=st.sampled_from([None, Drop(0.01)]),
+)
+
+
+def costs(candidate: Candidate) -> tuple[float, float, float]:
+    """Size, latency and loss; lower is better."""
+    found, verdict = candidate.measurement, candidate.verdict
+    assert found is not None
+    assert verdict is not None
+    return found.size_bytes, math.inf if found.latency_s is None else found.latency_s, -verdict.change
+
+
+def dominates(one: Candidate, other: Candidate) -> bool:
+    """Whether it is as good in all three and better in one."""
+    return costs(one) != costs(other) and all(a <= b for a, b in zip(costs(one), costs(other), strict=True))
+
+
+@given(rows_of_a_run)
+def test_the_front_holds_what_no_row_dominates_and_nothing_else(rows: list[Candidate]) -> None:
+    front = pareto(rows)
+    names = {one.recipe for one in front}
+    assert len(names) == len(front), "a row stands in it twice"
+    assert [costs(one)[0] for one in front] == sorted(costs(one)[0] for one in front)
+    done = [one for one in rows if one.failure is None]
+    for one in done:
+        if one.recipe in names:
+            assert not any(dominates(other, one) for other in done)
+        else:
+            assert any(dominates(other, one) for other in front)
+    assert all(one.failure is None for one in front)
+
+
+@given(rows_of_a_run, budgets)
+def test_no_row_that_may_be_chosen_is_better_by_the_goal(rows: list[Candidate], budget: Budget) -> None:
+    found = best(rows, budget)
+    done = [one for one in rows if one.failure is None]
+    if found is None:
+        assert not done
+        return
+    holding = [one for one in done if not one.broken_limits(budget)]
+    if not holding:
+        assert len(found.broken_limits(budget)) == min(len(one.broken_limits(budget)) for one in done)
+        return
+    assert found in holding
+    eligible = [one for one in holding if not one.slower_than_float]
+    assert found in eligible or not eligible
+    size, latency, loss = costs(found)
+    others = [costs(one) for one in eligible or holding]
+    if budget.goal == "size":
+        smallest = min(other[0] for other in others)
+        assert size <= smallest * (1 + SAME_SIZE)
+        assert loss == min(other[2] for other in others if other[0] <= smallest * (1 + SAME_SIZE))
+    elif budget.goal == "latency":
+        assert latency == min(other[1] for other in others)
+    elif budget.goal == "quality":
+        assert loss == min(other[2] for other in others)
+    else:
+        joules = [one.measurement.energy_j for one in eligible or holding if one.measurement]
+        known = [value for value in joules if value is not None]
+        assert found.measurement is not None
+        assert found.measurement.energy_j == (min(known) if known else None)
