@@ -27,7 +27,7 @@ from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
 from microbudget.report import write_report
 from microbudget.report.outcome import read_outcome
-from microbudget.runs.candidates import Candidate, read
+from microbudget.runs.candidates import Candidate, append, read
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
@@ -95,6 +95,37 @@ def test_best_is_the_smallest_that_holds(finished: Path) -> None:
     result = json.loads((finished / "result.json").read_text(encoding="utf-8"))
     sizes = [row["measurement"]["size_bytes"] for row in result["candidates"]]
     assert result["best"]["measurement"]["size_bytes"] <= min(sizes) * 1.01
+
+
+def test_each_goal_ships_its_own_best(
+    finished: Path, hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The same rows with costs of the test's own: the fastest, the most frugal and the best are three models."""
+    monkeypatch.setattr(search, "SCALES", SCALES)
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    rows = list(read(out / "candidates.jsonl"))[1:]
+    changes = [row.verdict.change for row in rows if row.verdict]
+    good = max(range(3), key=changes.__getitem__)
+    fast, frugal = (place for place in range(3) if place != good)
+    for place, row in enumerate(rows):
+        assert row.measurement is not None
+        ours = {
+            "size_bytes": 1000 if place == good else 2000,  # of several that are as good the smallest is chosen
+            "latency_s": 0.001 if place == fast else 0.002,
+            "energy_j": 0.001 if place == frugal else 0.002,
+        }
+        append(
+            out / "candidates.jsonl", dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, **ours))
+        )
+    command = ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt", "--json"]
+    for goal, expected in (("latency", fast), ("energy", frugal), ("quality", good)):
+        assert cli.main([*command, "--quiet", "--keep", "--goal", goal]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["budget"]["goal"] == goal
+        assert result["best"]["recipe"] == rows[expected].recipe, goal
+        shipped = (out / "best" / "model.onnx").read_bytes()
+        assert shipped == (out / rows[expected].path / "model.onnx").read_bytes()
 
 
 def test_the_same_command_again_does_nothing_anew(
