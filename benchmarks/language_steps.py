@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from microbudget.judge import memory
+from microbudget.machine import memory
 
 WORDS = 32_000
 CONFIG = {  # of the 110M shape

@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 from anatomy import activations_alone, open_session, weights_alone
 from markdown import ROOT, write_between
 from microbudget.errors import MicrobudgetError
-from microbudget.judge import Worker, memory, time_pair
+from microbudget.judge import Worker, time_pair
+from microbudget.machine import memory
 from microbudget.model import Model, Record
 from quantizers import ours_options
 from results import Results

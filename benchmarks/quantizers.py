@@ -313,7 +313,7 @@ def main() -> None:
         started = time.perf_counter()
         said = run()
         ended = time.perf_counter()
-    from microbudget.judge import memory
+    from microbudget.machine import memory
 
     row = {"seconds": ended - started, "import_seconds": started - began, "said": said or ""}
     print(json.dumps(row | {"peak_bytes": memory.read().peak_bytes}))

@@ -102,7 +102,7 @@ def main() -> None:
     else:
         hear = with_microbudget(options.folder, options.threads)
     from microbudget.audio import sound
-    from microbudget.judge import memory
+    from microbudget.machine import memory
 
     sounds: dict[str, np.ndarray] = {}
     print(json.dumps({"ready": True}), flush=True)

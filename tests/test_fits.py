@@ -145,7 +145,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import numpy as np
-from microbudget.judge import memory
+from microbudget.machine import memory
 from microbudget.runtimes.gguf.llama import library
 from microbudget.runtimes.gguf.llama.network import Network
 library()

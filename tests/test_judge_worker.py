@@ -11,8 +11,9 @@ import pytest
 
 import toy_models
 from microbudget.errors import UnsupportedModel, WorkerFailed
-from microbudget.judge import memory
+from microbudget.judge.memory import of_model
 from microbudget.judge.worker import Worker
+from microbudget.machine import memory
 from microbudget.model import Model, Record
 
 INPUTS = {"x": np.arange(6.0).reshape(2, 3)}
@@ -75,7 +76,7 @@ def test_an_interrupted_request_ends_the_worker_and_later_ones_say_so(monkeypatc
 
     with opened("hanging") as worker:
         with monkeypatch.context() as patch:
-            patch.setattr("microbudget.judge.worker.read_frame", interrupted)
+            patch.setattr("microbudget.machine.child_process.read_frame", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 worker.answer(INPUTS)
         assert not worker.alive
@@ -85,7 +86,7 @@ def test_an_interrupted_request_ends_the_worker_and_later_ones_say_so(monkeypatc
 
 def test_a_hung_worker_is_stopped():
     with opened("hanging") as worker:
-        worker._timeout_s = 0.1
+        worker.timeout_s = 0.1
         with pytest.raises(WorkerFailed, match="hung: no answer within 100 ms"):
             worker.answer(INPUTS)
         assert worker._process.poll() is not None
@@ -124,14 +125,14 @@ def test_a_worker_loads_its_runtime_and_nothing_else(tmp_path):
     toy_models.random_linear(tmp_path / "a.onnx")
     program = """
         import sys, numpy
-        from microbudget.judge.child import Desk
+        from microbudget.judge.child import RequestHandler
         from microbudget.model import Model, Record
         from pathlib import Path
-        desk = Desk()
-        desk.bring("microbudget.runtimes.onnx.session")
-        desk.open("microbudget.runtimes:open_session", Model(Path(sys.argv[1]), "onnx", Record()), None, 1)
-        desk.prepare({"pixel_values": numpy.zeros((1, 3, 8, 8), "f")})
-        desk.time_block(2, 1)
+        handler = RequestHandler()
+        handler.load_runtime("microbudget.runtimes.onnx.session")
+        handler.open("microbudget.runtimes:open_session", Model(Path(sys.argv[1]), "onnx", Record()), None, 1)
+        handler.prepare({"pixel_values": numpy.zeros((1, 3, 8, 8), "f")})
+        handler.time_block(2, 1)
         heavy = {"torch", "transformers", "onnx", "scipy", "PIL", "rich", "openvino"} & set(sys.modules)
         assert not heavy, heavy
     """
@@ -194,6 +195,6 @@ def test_a_model_weighs_about_its_weights(tmp_path):
     wide = toy_models.linear(tmp_path / "a.onnx", coin.normal(size=(192, 50_000)), np.zeros(50_000), labels)
     with Worker() as worker:
         worker.open(wide, threads=1)
-        weight = memory.of_model(worker, {"pixel_values": np.zeros((1, 3, 8, 8), "f")})
+        weight = of_model(worker, {"pixel_values": np.zeros((1, 3, 8, 8), "f")})
     assert 192 * 50_000 * 4 < weight.bytes < 6 * 192 * 50_000 * 4  # the file, its parsed copy and packed weights
     assert weight.without_model_bytes > 10e6

@@ -1,55 +1,23 @@
-"""The program of a worker process: it opens one model and answers, times and weighs it on request.
-
-`python -m microbudget.judge.child` is started by worker.py and by nobody else. Requests and replies are pickles with
-a length before each, on pipes of their own, so that a library that prints cannot damage them.
-"""
+"""What a worker process does on request: it opens one model, and answers, times and weighs it."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
-import os
-import pickle
-import queue
-import signal
-import struct
-import threading
 import time
 from typing import Any
 
-from ..machine import placement
-from . import memory
-
-LENGTH = struct.Struct("<Q")
+from ..machine import memory, placement
 
 
-def write_frame(stream: io.BufferedIOBase, value: Any) -> None:
-    """One pickled value with its length before it."""
-    data = pickle.dumps(value, protocol=5)
-    stream.write(LENGTH.pack(len(data)))
-    stream.write(data)
-    stream.flush()
-
-
-def read_frame(stream: io.BufferedIOBase) -> Any:
-    """The inverse of `write_frame`. Raises EOFError when the other side is gone."""
-    head = stream.read(LENGTH.size)
-    data = stream.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
-    if not data:
-        raise EOFError("the other side of the pipe is gone")
-    return pickle.loads(data)
-
-
-class Desk:
-    """What a worker can be asked for; each method is one request."""
+class RequestHandler:
+    """Each method is one request to a worker."""
 
     def __init__(self) -> None:
         self._session: Any = None
         self._inputs: Any = None
 
-    def bring(self, module: str) -> memory.Memory:
-        """Import a runtime and weigh the process: what it takes without a model."""
+    def load_runtime(self, module: str) -> memory.Memory:
+        """Import a runtime. Returns the memory that the process takes without a model."""
         importlib.import_module("numpy")
         importlib.import_module(module)
         return memory.read()
@@ -84,46 +52,3 @@ class Desk:
     def memory(self) -> memory.Memory:
         """The memory of this process."""
         return memory.read()
-
-
-def _reply(desk: Desk, request: tuple[int, str, dict[str, Any]]) -> tuple[int, str, Any]:
-    number, name, arguments = request
-    try:
-        return number, "done", getattr(desk, name)(**arguments)
-    except MemoryError:
-        return number, "failed", ("MemoryError", "it ran out of memory")
-    except Exception as error:  # whatever a runtime raises becomes a sentence for the parent
-        return number, "failed", (type(error).__name__, str(error))
-
-
-def _listen(stream: io.BufferedIOBase, requests: queue.SimpleQueue[Any]) -> None:
-    while True:
-        try:
-            requests.put(read_frame(stream))
-        except (EOFError, OSError):
-            os._exit(0)  # the parent is gone: end at once, even in the middle of a call
-
-
-def _private_pipes() -> tuple[io.BufferedReader, io.BufferedWriter]:
-    """Take stdin and stdout for the channel; whatever a library prints goes to stderr instead."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    return requests, replies
-
-
-def main() -> None:
-    """Serve requests until the parent closes the pipe."""
-    stream, replies = _private_pipes()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends us by closing the pipe
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:  # noqa: PTH123
-        score.write("500")  # if memory runs out, the system shall take the worker and not the run
-    desk, requests = Desk(), queue.SimpleQueue[Any]()
-    threading.Thread(target=_listen, args=(stream, requests), daemon=True).start()
-    while True:
-        write_frame(replies, _reply(desk, requests.get()))
-
-
-if __name__ == "__main__":
-    main()
