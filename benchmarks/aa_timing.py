@@ -3,14 +3,14 @@
     python benchmarks/aa_timing.py                          # the whole: about half an hour on 2 cores
     python benchmarks/aa_timing.py --minutes 5              # goes on where the last call stopped, for so long
     python benchmarks/aa_timing.py --trials 20 --record /tmp/look.npz     # a first look, writes no table
-    python benchmarks/aa_timing.py --replay RECORD.npz      # the intervals anew from recorded blocks, in seconds
+    python benchmarks/aa_timing.py --replay RECORD.npz      # the intervals again from recorded blocks, in seconds
 
 Every trial opens fresh workers with the same model, eight times two of them one after the other, so the true ratio is
 1. Told is how often the 95 % interval of the ratio holds 1, live and in replays of the recorded blocks; how wide it is;
 how often a true difference of 5 % (one twin waits, busily, for 5 % of each call's time) is found within a minute; and
 how often the usual protocol, 20 calls of one and then 20 of the other, finds a difference of more than 5 % where there
-is none. Every trial is kept in benchmarks/aa_timing.npz when it is done; the table goes into docs/measuring.md when all
-are.
+is none. Every trial is kept in benchmarks/aa_timing.npz when it is done; the table goes into
+docs/results/measuring.md when all are done.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from markdown import ROOT, provenance, table, write_between
+from markdown import RESULTS, provenance, table, write_between
 from microbudget.judge import intervals
 from microbudget.judge.twins import RESOLUTION, Again, log_ratios, take_turns, time_pair
 from microbudget.judge.worker import OPENER, Worker
@@ -242,7 +242,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hogs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the next call goes on")
-    parser.add_argument("--record", type=Path, default=RECORD, help="what is done so far; begins anew without it")
+    parser.add_argument("--record", type=Path, default=RECORD, help="what is done so far; starts again without it")
     parser.add_argument("--replay", type=Path, metavar="RECORD", help="read recorded blocks and run nothing")
     return parser.parse_args()
 
@@ -276,7 +276,7 @@ def main() -> None:
     print(text)
     whole = len(trials) >= options.trials and len(delays) >= options.delay_trials
     if whole and options.record == RECORD:
-        write_between(ROOT / "docs" / "measuring.md", "aa_timing", f"{text}\n\n{provenance('aa_timing.py')}")
+        write_between(RESULTS / "measuring.md", "aa_timing", f"{text}\n\n{provenance('aa_timing.py')}")
 
 
 if __name__ == "__main__":

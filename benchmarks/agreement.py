@@ -1,13 +1,13 @@
 """Does `compare` agree with a stopwatch? MobileNetV2 in float32 and int8, both in ONNX Runtime.
 
-    python benchmarks/agreement.py                             # about 6 minutes; writes the table of docs/measuring.md
+    python benchmarks/agreement.py                             # about 6 minutes; writes into docs/results/measuring.md
     python benchmarks/agreement.py --store FOLDER --minutes 5  # goes on where the last call stopped, for so long
 
 The stopwatch is a process with nothing but onnxruntime and `time.perf_counter`: both files are open in it, it takes a
-burst of 6 calls of the one and of the other, in random order, and counts the last four. Three such processes take turns
-with the blocks of `compare`, so that all see the same minutes. (A stopwatch before and one after do not do: what else
-the machine does moves the ratio itself, on this one between 1.28 and 1.46 within half an hour.) The stopwatch's figure
-is the geometric mean over all turns of the ratio of the two bursts' medians.
+burst of 6 calls of the one and of the other, in random order, and counts the last four. Three such processes are
+interleaved with the blocks of `compare`, so that all see the same minutes. (A stopwatch before and one after do
+not do: what else the machine does moves the ratio itself, on this one between 1.28 and 1.46 within half an hour.) The
+stopwatch's figure is the geometric mean over all turns of the ratio of the two bursts' medians.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from images import MODEL, PHOTOS
-from markdown import ROOT, provenance, table, write_between
+from markdown import RESULTS, provenance, table, write_between
 from microbudget.judge import time_pair
 from microbudget.judge.answering import one
 from microbudget.judge.comparing import reopening
@@ -209,7 +209,7 @@ def text(found: list[Row]) -> str:
     note = (
         f"Float over int8. `compare` agrees with the stopwatch in {sum(row.agrees for row in found)} of {len(found)}"
         f" rows; the half-width of its interval is {half:.1%} at the median. The stopwatch is three processes (in"
-        f" brackets the lowest and highest of their ratios, {apart:.1%} apart at the median) that take turns with"
+        f" brackets the lowest and highest of their ratios, {apart:.1%} apart at the median) interleaved with"
         " the blocks of `compare`."
     )
     return f"{table(head, [row.cells() for row in found])}\n\n{note} {provenance('agreement.py')}"
@@ -226,7 +226,7 @@ def main() -> None:
     page = text(found)
     print(page)
     if len(found) == 2 * options.rounds:
-        write_between(ROOT / "docs" / "measuring.md", "agreement", page)
+        write_between(RESULTS / "measuring.md", "agreement", page)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
 The stock quantizer is npm's: `npm pack @node-llama-cpp/linux-x64`, unpack it anywhere, and give its bins/linux-x64.
 Models are lm-python (quality) and a random Llama of the 110M shape that `models` makes: 12 layers of 768, 32,000 words,
 tied. Every file is made and weighed in a process of its own. Rows stay in runs/language/; tables and figure go into
-docs/language_results.md, docs/pictures/language.svg and the README.
+docs/results/language.md, docs/pictures/language.svg and the README.
 """
 
 from __future__ import annotations

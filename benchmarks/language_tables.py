@@ -1,4 +1,4 @@
-"""The tables and the figure of language_models.py, from its rows: docs/language_results.md and the README."""
+"""The tables and the figure of language_models.py, from its rows: docs/results/language.md and the README's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+import readme
 from language_models import CONTEXTS, REAL, SHAPE, STOCK, TEXTS, TIMED, WEIGHED, variants
-from markdown import ROOT, provenance, table, write_between
+from markdown import PICTURES, RESULTS, provenance, table, write_between
 from microbudget.units import format_bytes, format_seconds
 
-PAGE, PICTURE = ROOT / "docs" / "language_results.md", ROOT / "docs" / "pictures" / "language.svg"
+PAGE, PICTURE = RESULTS / "language.md", PICTURES / "language.svg"
 Rows = dict[str, Any]
 MB = 1e6
 NONE = "–"
@@ -31,11 +32,11 @@ def write(rows: Rows) -> None:
     for name, text in parts.items():
         write_between(PAGE, name, text)
     write_between(PAGE, "provenance", provenance("language_models.py"))
-    if draw(rows):  # without a loss to show the README is left as it is
-        write_between(PAGE, "picture", f"![KL against bytes](pictures/{PICTURE.name})")
-        picture = f"![KL against bytes of a small language model](docs/pictures/{PICTURE.name})"
-        text = [picture, readme(rows), provenance("language_models.py")]
-        write_between(ROOT / "README.md", "language", "\n\n".join(text))
+    if draw(rows):  # without a loss to show the summary is left as it is
+        write_between(PAGE, "picture", f"![KL against bytes](../pictures/{PICTURE.name})")
+        text = f"{summary(rows)}\n\n{provenance('language_models.py')}"
+        write_between(PAGE, "summary", text)
+        readme.write("language", text)
 
 
 def known(rows: Rows, key: str) -> Rows | None:
@@ -250,10 +251,11 @@ def judged(rows: Rows, level: str) -> tuple[Rows, int] | None:
     return None if found is None else (found, found["size_bytes"])
 
 
-def readme(rows: Rows) -> str:
+def summary(rows: Rows) -> str:
+    """The levels at their best: bytes, divergence and bits per byte."""
     own = known(rows, "quality python Q8_0 plain") is not None
     full = rows.get("quality python float32" if own else "run float32")
-    head = ["lm-python, 5 M weights", "bytes", "smaller", "KL, nats a token", "bits per byte"]
+    head = ["lm-python, 5 M weights", "bytes", "compression", "KL, nats a token", "bits per byte"]
     size = 4 * rows[f"convert {REAL}"]["size_bytes"] / 2 if f"convert {REAL}" in rows else 0
     lines = [["torch, float32", f"{size / MB:.2f} MB", "1", "0", f"{full['bits_per_byte']:.4f}"]] if full else []
     for level in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ2_XS"):
@@ -266,7 +268,7 @@ def readme(rows: Rows) -> str:
     told = "Held-out Python; importance matrix of training text."
     if not own and of_run:
         told += f" From a run of `shrink`: {of_run[0]['examples']} validation passages, {of_run[0]['tokens']:,} tokens."
-    return f"{table(head, lines)}\n\n{told}\n\n{goals(rows)}"
+    return f"{table(head, lines)}\n\n{told}"
 
 
 def draw(rows: Rows) -> bool:

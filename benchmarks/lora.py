@@ -231,7 +231,7 @@ def write_table() -> None:
         "against full",
         "memory of the training",
         "against full",
-        "told before",
+        "predicted",
         "whole process",
         "time",
     ]
@@ -254,7 +254,8 @@ def write_table() -> None:
     note = (
         f"Text: the source of `{MODULE}`, of whose lines {full['known']:.1%} stand in the model's training text. Goal:"
         " bits per byte within 2 % of full fine-tuning, at most 2 % of the parameters trained, half the peak memory."
-        f" {_reached(best, full)} Time: {full['threads']} thread{'s' * (full['threads'] > 1)}, beside other work."
+        f" {_reached(best, full)} Time: {full['threads']} thread{'s' * (full['threads'] > 1)}, with other work on the"
+        " machine."
     )
     parts = [table(head, body), note, _adapters(), provenance("lora.py")]
     write_between(ROOT / "docs" / "lora.md", "lora", "\n\n".join(part for part in parts if part))

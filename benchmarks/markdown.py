@@ -10,6 +10,7 @@ from pathlib import Path
 from microbudget.machine import processor as machine
 
 ROOT = Path(__file__).parents[1]
+RESULTS, PICTURES = ROOT / "docs" / "results", ROOT / "docs" / "pictures"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -29,11 +30,21 @@ def provenance(script: str) -> str:
 
 
 def write_between(path: Path, name: str, text: str) -> None:
-    """Replace what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. Raises ValueError without them."""
+    """Replace the text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. Raises ValueError without them."""
+    before, _, after = _split(path, name)
+    path.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
+
+
+def between(path: Path, name: str) -> str:
+    """The text between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. Raises ValueError without them."""
+    return _split(path, name)[1].strip("\n")
+
+
+def _split(path: Path, name: str) -> tuple[str, str, str]:
+    """A page up to and with the begin marker, the text between, and the rest from the end marker on."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    page = path.read_text(encoding="utf-8")
-    before, found_begin, rest = page.partition(begin)
-    _, found_end, after = rest.partition(end)
+    before, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
+    text, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
         raise ValueError(f"{path} has no markers {begin} and {end}")
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    return before + begin, text, end + after

@@ -7,7 +7,7 @@
 What is delivered follows `shrink`: our quantizer chooses a scheme by the graph and the processor; the file is timed in
 turns with the float one, and where it is slower, float stays. That choice is then judged by a second, independent
 timing: against float, and against the best of all schemes, ours and onnxruntime's (the regret). Results stay in
-runs/never_slower/, the table goes into docs/quantization_results.md.
+runs/never_slower/, the table goes into docs/results/quantization.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from markdown import ROOT, provenance, table, write_between
+from markdown import RESULTS, ROOT, provenance, table, write_between
 from microbudget.errors import MicrobudgetError
 from microbudget.judge import Worker, time_pair
 from microbudget.judge.twins import RESOLUTION, PairTiming
@@ -278,7 +278,7 @@ def main() -> None:
     page = text(found)
     print(page)
     if not options.quick and len(found) == 2 * len(options.networks):
-        write_between(ROOT / "docs" / "quantization_results.md", "never_slower", page)
+        write_between(RESULTS / "quantization.md", "never_slower", page)
 
 
 if __name__ == "__main__":

@@ -272,7 +272,7 @@ def write_table() -> None:
     ]
     note = (
         f"MobileNetV2 at {PIXELS} pixels on flowers12; `whole` trains as long without a cut. Time: one image in ONNX"
-        " Runtime, float32, 2 threads, in turns with `whole`. torch-pruning: one ranking of all channels; uniform:"
+        " Runtime, float32, 2 threads, interleaved with `whole`. torch-pruning: one ranking of all channels; uniform:"
         " Torch-Pruning with one rate for all layers; nncf: single weights, whose zeros save nothing in the file or in"
         " time."
     )

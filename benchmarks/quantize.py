@@ -9,7 +9,7 @@
 
 Every quantization runs in a process of its own with a limit of time and memory, so a peer that hangs, crashes or takes
 all memory gives a row that says so. Results stay in runs/quantize/; a row is made again when what made it changed: our
-sources, a library's version, or the network. The tables go into docs/quantization_results.md.
+sources, a library's version, or the network. The tables go into docs/results/quantization.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import onnx
 from numpy.typing import NDArray
 
 from anatomy import activations_alone, open_session, weights_alone
-from markdown import ROOT, write_between
+from markdown import RESULTS, ROOT, write_between
 from microbudget.errors import MicrobudgetError
 from microbudget.judge import Worker, time_pair
 from microbudget.machine import memory
@@ -358,14 +358,14 @@ def answered_alike(folder: Path, samples: int) -> dict[str, Any]:
 
 
 def tables(bench: Bench) -> None:
-    """Write the page, and the README's table."""
+    """Write the page, and the table at its head."""
     from quantize_tables import page, summary
 
     text = page(bench.results)
     print(text)
     if not bench.options.quick:
-        write_between(ROOT / "README.md", "quantize", summary(bench.results))
-        write_between(ROOT / "docs" / "quantization_results.md", "quantize", text)
+        write_between(RESULTS / "quantization.md", "quantize-summary", summary(bench.results))
+        write_between(RESULTS / "quantization.md", "quantize", text)
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

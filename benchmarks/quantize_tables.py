@@ -312,7 +312,7 @@ def made(results: Results) -> list[Network]:
 
 
 def summary(results: Results) -> str:
-    """The table of the README: divergence and speed at 8 bits, divergence and accuracy at 4."""
+    """The table at the head of the page: divergence and speed at 8 bits, divergence and accuracy at 4."""
     lines = []
     for network in made(results):
         cells = [TITLES[network.name]]

@@ -7,7 +7,7 @@
     python benchmarks/speech.py --part curve       bytes of the vocabulary against errors
     python benchmarks/speech.py --part recovery    one decoder layer: cut, and taught (wants a quiet machine)
     python benchmarks/speech.py --part shapes      random networks in the shapes of whisper-tiny and -base (quiet)
-    python benchmarks/speech.py --part tables      write docs/speech_results.md, the README and the picture
+    python benchmarks/speech.py --part tables      write docs/results/speech.md, the README and the picture
 
 Trained on speech/words/train alone, of which a part is held out for early stopping; judged on speech/words/validation,
 which no method reads. What is there in runs/speech/ is not made again. Everything is greedy,

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
+import readme
 import speech
 import speech_shapes
-from markdown import ROOT, provenance, table, write_between
+from markdown import PICTURES, RESULTS, provenance, table, write_between
 from microbudget.judge.verdict import Verdict
 from microbudget.units import format_bytes, format_seconds
 
 Rows = dict[str, Any]
-PAGE, PICTURE = ROOT / "docs" / "speech_results.md", ROOT / "docs" / "pictures" / "speech_vocabulary.svg"
+PAGE, PICTURE = RESULTS / "speech.md", PICTURES / "speech_vocabulary.svg"
 FASTER, SMALLER, SAME_WINDOW_FASTER, RECOVERED, MINUTES = 6.0, 2.0, 1.3, 0.7, 15.0  # the goals
 
 
@@ -55,7 +56,7 @@ def levers(rows: Rows) -> str:
                 "" if same else told.decision,
             ]
         )
-    head = ["heard by", "size", "smaller", "memory", "threads", "time", "rtf", "faster", "wer"]
+    head = ["model", "size", "compression", "memory", "threads", "time", "rtf", "speedup", "wer"]
     head += ["change", "within 1 pt"]
     return table(head, lines)
 
@@ -128,7 +129,7 @@ def recovered(rows: Rows) -> str:
             f" ({cost['epochs']} epochs, {format_seconds(cost['processor_s'])} of processor time), with"
             f" {cost['teacher_passes']} passes of the teacher for {cost['recordings']} recordings, of which"
             f" {cost['train']} were learnt from. Goal: {RECOVERED:.0%} within {MINUTES:g} minutes on 2 cores, each"
-            f" recording heard once by the teacher: {'reached' if reached else 'missed'}.",
+            f" recording read once by the teacher: {'reached' if reached else 'missed'}.",
         ]
     )
 
@@ -144,7 +145,7 @@ def curve(rows: Rows) -> str:
         lines.append(
             [f"`trim({name})`" if "=" in name else name, format_bytes(row["size_bytes"]), f"{row['wer']:.2%}", change]
         )
-    shown = f"![Size against word error rate](pictures/{PICTURE.name})"
+    shown = f"![Size against word error rate](../pictures/{PICTURE.name})"
     return f"{shown}\n\n{table(['vocabulary', 'size, int8', 'wer', 'change'], lines)}"
 
 
@@ -176,7 +177,7 @@ def shapes(rows: Rows) -> str:
             )
         parts += [
             f"**{name}**",
-            table(["heard by", "size", "smaller", "memory", "threads", "time", "rtf", "faster"], lines),
+            table(["model", "size", "compression", "memory", "threads", "time", "rtf", "speedup"], lines),
         ]
     return "\n\n".join(parts)
 
@@ -237,6 +238,6 @@ def write(rows: Rows) -> None:
         print(text)
         write_between(PAGE, f"speech-{name}", text)
         if name == "levers":
-            write_between(ROOT / "README.md", "speech", text)
+            readme.write("speech", text)
     if "curve" in rows:
         draw(rows)

@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 
 from figures import save_latency_figure
-from markdown import ROOT, provenance, table, write_between
+from markdown import PICTURES, RESULTS, ROOT, provenance, table, write_between
 from microbudget.judge.statistics import wilson
 from microbudget.judge.verdict import judge_pair
 from microbudget.task import Scores
 from microbudget.units import Drop, format_bytes, format_seconds
 
-PAGE, PICTURE = ROOT / "docs" / "distill.md", ROOT / "docs" / "pictures" / "train_smaller.svg"
+PICTURE = PICTURES / "train_smaller.svg"
+PAGES = {
+    "overhead": ROOT / "docs" / "training.md",
+    "recovery": ROOT / "docs" / "distill.md",
+    "curve": ROOT / "docs" / "distill.md",
+    "orders": RESULTS / "train_smaller.md",
+    "train-smaller": RESULTS / "train_smaller.md",
+}
 SCRIPT = "train_smaller.py"
 GOAL_FASTER, GOAL_SMALLER, GOAL_DROP = 12, 10, 0.01
 GOAL_RECOVERED, GOAL_MINUTES, GOAL_OVERHEAD = 0.70, 15, 1.05
@@ -61,8 +68,8 @@ def judged(rows: Rows, recipes: dict[str, str], splits: Sequence[int]) -> tuple[
         ])  # fmt: skip
         if timing["speedup"] >= GOAL_FASTER and smaller >= GOAL_SMALLER:
             within = "reached by the estimate" if verdict.change >= -GOAL_DROP else "missed"
-            told.append(f"{within} by *{name}* ({smaller:.1f} times smaller, {timing['speedup']:.1f} faster)")
-    head = ["methods", "size", "smaller", "latency", "faster", "accuracy", "change, within 1 point?"]
+            told.append(f"{within} by *{name}* (compression {smaller:.1f}, speedup {timing['speedup']:.1f})")
+    head = ["methods", "size", "compression", "latency", "speedup", "accuracy", "change, within 1 point?"]
     return table(head, lines), told
 
 
@@ -88,7 +95,7 @@ def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
         found[0],
         listed,
         f"Accuracy of {count} held-out photos of {len(splits)} split{'s' * (len(splits) > 1)}, paired; latency of one"
-        " photo with 2 threads, in turns with torch; intervals at 95 %, and the verdict on a limit of 1 point. Goal:"
+        " photo with 2 threads, interleaved with torch; intervals at 95 %, and the verdict on a limit of 1 point. Goal:"
         f" {GOAL_FASTER} times as fast, {GOAL_SMALLER} times as small, within 1 point: {reached}.",
         provenance(SCRIPT),
     ])  # fmt: skip
@@ -165,8 +172,8 @@ def overhead_text(rows: Rows) -> str | None:
         f"A step of {BATCH} photos of {PIXELS} pixels through MobileNetV2: plain torch loop"
         f" {format_seconds(row['plain_step_s'])}, ours {format_seconds(row['ours_step_s'])},"
         f" {row['ratio']:.3f} times as long ({row['ratio_low']:.3f}..{row['ratio_high']:.3f}; goal: at most"
-        f" {GOAL_OVERHEAD}), with clipping, schedule, checks for NaN and a checkpoint at the end; both take turns."
-        f" {provenance(SCRIPT)}"
+        f" {GOAL_OVERHEAD}), with clipping, schedule, checks for NaN and a checkpoint at the end; the two are"
+        f" interleaved. {provenance(SCRIPT)}"
     )
 
 
@@ -208,22 +215,18 @@ def write(rows: Rows, splits: Sequence[int]) -> None:
     """Every text whose rows are there."""
     from train_smaller import SPLITS
 
-    picture = "![Accuracy against latency of each method alone and of all](docs/pictures/train_smaller.svg)"
+    picture = f"![Accuracy against latency of each method alone and of all](../pictures/{PICTURE.name})"
     pictured = [picture] if draw(rows, splits[0]) else []
-    together, orders = recipes_text(rows, splits), orders_text(rows, splits)
     texts = {
         "overhead": overhead_text(rows),
         "recovery": recovery_text(rows, [split for split in SPLITS if f"recovery {split}" in rows] or splits),
         "curve": curve_text(rows),
-        "orders": orders,
-        "train-smaller": _joined([each.replace("docs/pictures", "pictures") for each in pictured], together),
+        "orders": orders_text(rows, splits),
+        "train-smaller": _joined(pictured, recipes_text(rows, splits)),
     }
     for name, text in texts.items():
         if text is not None:
-            write_between(PAGE, name, text)
-    if together is not None:
-        parts = [*pictured, together, *(["The effect of the order:", orders] if orders else [])]
-        write_between(ROOT / "README.md", "train-smaller", "\n\n".join(parts))
+            write_between(PAGES[name], name, text)
 
 
 def _joined(before: list[str], text: str | None) -> str | None:

@@ -1,6 +1,6 @@
 """Whether verdicts keep their promise, and how many examples they need. Simulated, so that the true loss is known.
 
-    python benchmarks/verdicts.py            # about 9 minutes of one core; writes the tables of docs/measuring.md
+    python benchmarks/verdicts.py            # about 9 minutes of one core; writes into docs/results/measuring.md
 
 Each row: pairs of models whose true loss is exactly the limit, or half as much again. Whoever calls such a pair
 "within the limit" is wrong; the promise is to be wrong in at most 5 %. Beside `judge_pair` stand the comparison of the
@@ -26,7 +26,7 @@ from microbudget.judge import statistics as stats
 from microbudget.judge.evidence import Ratios, Shares
 from microbudget.task import Scores
 
-PAGE = Path(__file__).parents[1] / "docs" / "measuring.md"
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "measuring.md"
 BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"
 LIMIT = 0.01
 ERROR = 0.05
@@ -316,7 +316,7 @@ def page(trials: int) -> str:
     return f"""
 **How often a loss at or above the limit of 1 pt (1 %) is called *within*.** At most 5 % is the promise. For accuracy by
 enumeration of all outcomes, otherwise in {trials:,} simulated pairs a row. *estimates*: the difference of the two
-numbers is taken as it is; *unpaired*: intervals of the two models apart (simulated).
+numbers is taken as it is; *unpaired*: a separate interval for each model (simulated).
 
 {accepted}
 
@@ -340,7 +340,7 @@ reference's accuracy is {ACCURACY:.0%}.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="simulated pairs a row (default 1000)")
-    parser.add_argument("--dry", action="store_true", help="print the tables, leave docs/measuring.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print the tables, leave docs/results/measuring.md as it is")
     options = parser.parse_args()
     started = time.monotonic()
     text = page(options.trials)

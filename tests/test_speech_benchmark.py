@@ -72,14 +72,14 @@ def test_where_cutting_costs_nothing_all_is_recovered(tables: ModuleType) -> Non
     assert "75.0% of the loss of cutting is recovered" in told
 
 
-def test_the_readme_is_told_what_is_not_measured(
+def test_the_readme_says_what_is_not_measured(
     tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "README.md").write_text("<!-- speech:begin -->\n<!-- speech:end -->\n", encoding="utf-8")
     page = tmp_path / "page.md"
     marks = "".join(f"<!-- speech-{name}:begin -->\n<!-- speech-{name}:end -->\n" for name in tables.PARTS)
     page.write_text(marks, encoding="utf-8")
-    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables.readme, "ROOT", tmp_path)
     monkeypatch.setattr(tables, "PAGE", page)
     tables.write({})
     assert "Not measured yet (quality)" in (tmp_path / "README.md").read_text(encoding="utf-8")

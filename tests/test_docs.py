@@ -1,0 +1,84 @@
+"""README and docs: numbers come from scripts, links and paths lead somewhere, and the README stays short."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import microbudget
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def readme(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/readme.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for name in ("markdown", "readme"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import readme
+
+    return readme
+
+
+def anchor(heading: str) -> str:
+    """The fragment by which GitHub links to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, fragment = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert fragment in map(anchor, headings), target
+
+
+def test_the_contents_page_has_every_page() -> None:
+    contents = ROOT / "docs" / "README.md"
+    linked = {(contents.parent / path).resolve() for path in re.findall(r"\]\(([^)#\s]+)", contents.read_text("utf-8"))}
+    assert {page for page in PAGES if page != contents} <= linked
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_readmes_tables_are_parts_of_the_results(readme: ModuleType) -> None:
+    from markdown import between
+
+    page = ROOT / "README.md"
+    for name, spec in readme.EXCERPTS.items():
+        whole = between(ROOT / "docs" / "results" / spec.page, spec.marker)
+        assert between(page, name) == readme.excerpt(whole, spec.columns, spec.rows)
+        assert len(readme.excerpt(whole, spec.columns, spec.rows).splitlines()) == 2 + len(spec.rows) + 2
+    outside = re.sub(r"<!-- (\w+):begin -->.*?<!-- \1:end -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert "|" not in outside, "a table that no script writes"
+
+
+def test_an_excerpt_without_a_table_is_the_text(readme: ModuleType) -> None:
+    assert readme.excerpt("Not measured yet.", ("size",), ("a",)) == "Not measured yet."
+
+
+def test_the_readmes_python_uses_public_names() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for node in (node for block in blocks for node in ast.walk(ast.parse(block))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module == "microbudget"
+            assert all(callable(getattr(microbudget, alias.name)) for alias in node.names)
