@@ -82,3 +82,16 @@ def test_the_readmes_python_uses_public_names() -> None:
         if isinstance(node, ast.ImportFrom):
             assert node.module == "microbudget"
             assert all(callable(getattr(microbudget, alias.name)) for alias in node.names)
+
+
+def test_every_path_on_the_map_is_there() -> None:
+    text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
+    paths = {path for path in re.findall(r"`([^`\s]+)`", text) if "/" in path or path.endswith(".py")}
+    assert len(paths) > 40
+    package = ROOT / "src" / "microbudget"
+    missing = {
+        path
+        for path in paths
+        if not any(any(place.glob(re.sub(r"<\w+>", "*", path.rstrip("/")))) for place in (package, ROOT))
+    }
+    assert not missing
