@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..images.photos import Look, inspect, quiet_pillow
 from ..machine import files
 from ..progress import SILENT, Progress
 from . import parallel
 
-REVISION = 1  # of what is remembered: raise it when `inspect` judges differently
+REVISION = 1  # of what is remembered: raise it when the same file gives another Content
 KEY_DIGITS = 16
 SETTLED_S = 2.0  # a file younger than this could still change without changing its time
 
@@ -45,16 +44,15 @@ def file_key(path: Path) -> str:
 def scan(
     files: Mapping[str, Path],
     index: Path,
+    examine: Callable[[Path], Content],
+    what: str,
     *,
     threads: int = 0,
     progress: Progress = SILENT,
-    look: Callable[[bytes], Look] = inspect,
-    examine: Callable[[Path], Content] | None = None,
-    what: str = "reading images",
 ) -> dict[str, Content]:
     """The content of each file, by its name. Files whose size and time are those in `index` are not read again.
 
-    examine: for files that are too large to be looked at in one piece; it takes the place of `look`.
+    examine: reads a file, in several threads. what: is done with the files, for the progress.
     """
     remembered = _read(index)
     stamps = {name: _stamp(path) for name, path in files.items()}
@@ -66,22 +64,11 @@ def scan(
     new = [name for name in files if name not in known]
     if not new:
         return known
-    seen = examine or (lambda path: _content(path, look))
-    with quiet_pillow():
-        results = parallel.each(lambda name: seen(files[name]), new, threads)
-        found = dict(zip(new, progress.track(results, what, len(new)), strict=True))
+    results = parallel.each(lambda name: examine(files[name]), new, threads)
+    found = dict(zip(new, progress.track(results, what, len(new)), strict=True))
     contents = {**known, **found}
     _remember(index, stamps, contents)
     return {name: contents[name] for name in files}
-
-
-def _content(path: Path, look: Callable[[bytes], Look]) -> Content:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return Content("", problem=error.strerror or str(error))
-    seen = look(data)
-    return Content(content_key(data), seen.problem, seen.animated)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -35,8 +35,8 @@ class UnreadableImage(BadData):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What `inspect` saw: a damaged or hostile file has a `problem`."""
+class Inspection:
+    """What `inspect` found: a damaged or hostile file has a `problem`."""
 
     problem: str | None = None
     animated: bool = False
@@ -53,7 +53,7 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def inspect(data: bytes) -> Look:
+def inspect(data: bytes) -> Inspection:
     """Whether a file's bytes are a whole image, for less than half the price of decoding it.
 
     JPEG is decoded at an eighth of its size, PNG is checked by its checksums, other formats are decoded.
@@ -67,11 +67,11 @@ def inspect(data: bytes) -> Look:
             else:
                 image.draft(None, (1, 1))  # only JPEG listens
                 image.load()
-        return Look(animated=animated)
+        return Inspection(animated=animated)
     except UnreadableImage as error:
-        return Look(problem=str(error))
+        return Inspection(problem=str(error))
     except Exception as error:
-        return Look(problem=_reason(error))
+        return Inspection(problem=_reason(error))
 
 
 def read_photo(path: Path) -> Image.Image:

@@ -21,7 +21,7 @@ from ...data.cache import default_folder
 from ...data.folders import Listing, some
 from ...data.splits import Duplicate, Splits
 from ...errors import BadData, Failed
-from ...images.photos import EXTENSIONS
+from ...images.photos import EXTENSIONS, inspect, quiet_pillow
 from ...images.pixels import PixelCache, Pixels, Rendering
 from ...images.preprocess import Preprocessing
 from ...metrics import cross_entropy
@@ -189,11 +189,21 @@ def _scan(root: Path, listing: Listing, store: Path, threads: int, progress: Pro
     """The contents of the files. Raises BadData when more than a tenth of them cannot be read."""
     index = store / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
     files = {file.name: file.path for file in listing.files}
-    known = contents.scan(files, index, threads=threads, progress=progress)
+    with quiet_pillow():
+        known = contents.scan(files, index, _examine, "reading images", threads=threads, progress=progress)
     bad = _problems(known)
     if bad and len(bad) >= folders.TOLERATED * len(known):
         raise BadData(f"{len(bad)} of {len(known)} images in {root} cannot be read: {some(bad)}")
     return known
+
+
+def _examine(path: Path) -> contents.Content:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return contents.Content("", problem=error.strerror or str(error))
+    found = inspect(data)
+    return contents.Content(contents.content_key(data), found.problem, found.animated)
 
 
 def _problems(known: Mapping[str, contents.Content]) -> list[str]:

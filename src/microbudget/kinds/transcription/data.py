@@ -180,9 +180,7 @@ def _scan(root: Path, listing: utterances.Listing, store: Path, threads: int, pr
     index = store / "index" / f"audio-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
     files = {file.name: file.path for file in listing.files}
     sound.library()
-    known = contents.scan(
-        files, index, threads=threads, progress=progress, examine=_examine, what="listening to recordings"
-    )
+    known = contents.scan(files, index, _examine, "decoding recordings", threads=threads, progress=progress)
     bad = _problems(known)
     if bad and len(bad) >= TOLERATED * len(known):
         raise BadData(f"{len(bad)} of {len(known)} recordings in {root} cannot be read: {some(bad)}")
