@@ -256,7 +256,7 @@ def test_a_stored_matrix_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importance.os, "replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         importance.save(tmp_path / "imatrix.gguf", {"blk.0.attn_q.weight": np.ones(256, np.float32)}, 10)
     assert not (tmp_path / "imatrix.gguf").exists()

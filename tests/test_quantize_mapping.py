@@ -95,7 +95,7 @@ def test_the_mapping_of_an_activation_uses_all_integers_for_its_range(low, high,
     other = Mapping.of_range(low, high, signed=not signed)
     assert other.S == m.S
     assert abs((other.Z - m.Z) - (128 if signed else -128)) <= 1  # at a tie of the rounding the last bit decides
-    assert m.kind == (np.int8 if signed else np.uint8)
+    assert m.integer_type == (np.int8 if signed else np.uint8)
 
 
 SMALL = st.floats(-(2.0**40), 2.0**40, width=32)

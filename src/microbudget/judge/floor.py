@@ -18,7 +18,7 @@ def least_s(work: Work, limits: Ceilings) -> float:
 
     Unavoidable are the weights, the inputs and the outputs; activations may stay in the caches or be fused away.
     """
-    arithmetic = sum(2 * count / limits.operations_per_s[kind] for kind, count in work.multiply_adds.items())
+    arithmetic = sum(2 * count / limits.operations_per_s[element] for element, count in work.multiply_adds.items())
     moved = work.weight_bytes + work.in_out_bytes
     return max(arithmetic, moved / limits.bandwidth(moved))
 

@@ -212,7 +212,7 @@ def broken_tensor(model: onnx.ModelProto, calibration: Calibration, threads: int
 
     def see(place: int, values: list[Array]) -> None:
         value = np.asarray(values[0])
-        if value.dtype.kind == "f" and not finite(value):
+        if np.issubdtype(value.dtype, np.floating) and not finite(value):
             rank = 0 if place < len(inputs) else 1 if np.isnan(value.min()) else 2
             broken[place] = min(rank, broken.get(place, rank))
 

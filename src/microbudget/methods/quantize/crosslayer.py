@@ -39,7 +39,7 @@ def _constants(pair: tuple[Layer, Layer]) -> Iterator[str]:
 def _pairs(graph: Graph) -> Iterator[tuple[Layer, Layer]]:
     """Two layers, both alone with their weights, the second the only reader of the first through at most a ReLU.
 
-    A Conv's channels are axis 1 and a Gemm or MatMul contracts the last axis: only layers of one kind share an axis.
+    A Conv's channels are axis 1 and a Gemm or MatMul contracts the last axis: only layers of one type share an axis.
     """
     by_node = {layer.name: layer for layer in graph.layers}
     for first in graph.layers:

@@ -80,8 +80,8 @@ def requantize(sums: NDArray[np.int32], multiplier: Real, target: Target) -> Int
     """clamp(Z_y + round(M * sums)) with M = S_w S_x / S_y. sums: (rows, outputs), M: () or (outputs,)."""
     smallest, largest = integer_range(target.bits, signed=target.signed)
     q = np.rint(sums * np.asarray(multiplier, np.float64)) + target.Z
-    kind = np.int8 if target.signed else np.uint8
-    return np.asarray(np.clip(q, smallest, largest).astype(kind))
+    integer_type = np.int8 if target.signed else np.uint8
+    return np.asarray(np.clip(q, smallest, largest).astype(integer_type))
 
 
 def linear(x: Quantized, w: Quantized, q_b: NDArray[np.int32], target: Target) -> Integers:

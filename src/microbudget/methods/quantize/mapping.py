@@ -114,8 +114,8 @@ def quantize(
         q = np.rint(np.asarray(x, np.float32) / scale)
     if np.isnan(q).any():
         raise BrokenModel("a tensor holds NaN and cannot be quantized: did its training diverge?")
-    kind = np.int8 if signed else np.uint8
-    return np.asarray(np.clip(q + zero, smallest, largest).astype(kind))
+    integer_type = np.int8 if signed else np.uint8
+    return np.asarray(np.clip(q + zero, smallest, largest).astype(integer_type))
 
 
 def dequantize(

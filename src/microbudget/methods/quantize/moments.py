@@ -29,12 +29,12 @@ class Moments:
     """
 
     def __init__(self, groups: int, K: int, *, diagonal: bool = False) -> None:
-        kind = np.float64 if K <= LARGEST_IN_FLOAT64 else np.float32
+        float_type = np.float64 if K <= LARGEST_IN_FLOAT64 else np.float32
         self.rows, self.diagonal = 0, diagonal
         self.available = 0  # rows that the data hold, of which `rows` were drawn: counted by who draws them
         shape = (groups, K) if diagonal else (groups, K, K)
-        self._own = np.zeros(shape, kind)  # sum x' x'^T
-        self._cross = np.zeros(shape, kind)  # sum x x'^T
+        self._own = np.zeros(shape, float_type)  # sum x' x'^T
+        self._cross = np.zeros(shape, float_type)  # sum x x'^T
         self._float_squares = np.zeros((groups, K))  # sum x^2
         self._sum = np.zeros((groups, K))
         self._float_sum = np.zeros((groups, K))

@@ -33,7 +33,7 @@ class Mapping:
         return cls(float(S), int(Z), signed)
 
     @property
-    def kind(self) -> type[np.int8] | type[np.uint8]:
+    def integer_type(self) -> type[np.int8] | type[np.uint8]:
         """The type of the integers."""
         return np.int8 if self.signed else np.uint8
 

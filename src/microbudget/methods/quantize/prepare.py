@@ -141,14 +141,14 @@ def _fold_batch_norms(model: Any) -> None:
 
 def _fold_into(graph: Graph, conv: Any, norm: Any) -> None:
     W = graph.constants[conv.input[1]].astype(np.float64)
-    kind = graph.constants[conv.input[1]].dtype
+    float_type = graph.constants[conv.input[1]].dtype
     has_bias = len(conv.input) > 2 and conv.input[2] != ""
     b = graph.constants[conv.input[2]].astype(np.float64) if has_bias else np.zeros(len(W))
     gamma, beta, mean, variance = (graph.constants[name].astype(np.float64) for name in norm.input[1:5])
     W, b = fold_batch_norm(W, b, gamma, beta, mean, variance, attribute(norm, "epsilon", 1e-5))
     bias = f"{conv.name}.folded_bias"
-    set_constant(graph.model, conv.input[1], W.astype(kind))
-    set_constant(graph.model, bias, b.astype(kind))
+    set_constant(graph.model, conv.input[1], W.astype(float_type))
+    set_constant(graph.model, bias, b.astype(float_type))
     del conv.input[2:]
     conv.input.append(bias)
     conv.output[0] = norm.output[0]

@@ -60,8 +60,8 @@ def observe(
     """Run the float model once over the calibration data and watch the tensors. Min/max alone keeps no histograms."""
     if observer not in (AUTO, *OBSERVERS):
         raise InvalidOption(f"observer must be one of {', '.join((AUTO, *OBSERVERS))}, not {observer!r}")
-    kind = MinMax if observer == "min_max" else Histogram
-    observed = {name: Observed(kind()) for name in tensors}
+    observer_type = MinMax if observer == "min_max" else Histogram
+    observed = {name: Observed(observer_type()) for name in tensors}
 
     def see(place: int, values: list[NDArray[Any]]) -> None:
         try:

@@ -89,7 +89,7 @@ def _inner_nodes(graph: Graph) -> list[Any]:
 
 
 def _cuts_patches(graph: Graph, layer: Layer) -> bool:
-    """Whether a Conv reads the model's input, and what it makes reaches no other Conv before a layer of another kind.
+    """Whether a Conv reads the model's input, and what it makes reaches no other Conv before a layer of another type.
 
     Integers on a lone layer between floats would round the image and its patches, and save nothing that can be timed;
     and OpenVINO 2026.4 loses the bias of this Conv where a class token is put before the patches of a free batch.

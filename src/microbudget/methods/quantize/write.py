@@ -74,7 +74,10 @@ class Writer:
     def mapping(self, tensor: str) -> list[str]:
         """The constants S and Z of a rounded tensor; equal mappings share them."""
         m = self.plan.activations[tensor]
-        return [self.constant(f"S{m.S!r}", np.float32(m.S)), self.constant(f"Z{m.Z}.{m.kind.__name__}", m.kind(m.Z))]
+        return [
+            self.constant(f"S{m.S!r}", np.float32(m.S)),
+            self.constant(f"Z{m.Z}.{m.integer_type.__name__}", m.integer_type(m.Z)),
+        ]
 
     def write(self) -> Any:
         """The whole model."""
@@ -191,7 +194,7 @@ class Writer:
         name = f"{tensor}.dq{channels}"
         if not self.has(name):
             S = self.constant(f"S{m.S!r}x{channels}", np.full(channels, m.S, np.float32))
-            Z = self.constant(f"Z{m.Z}.{m.kind.__name__}x{channels}", np.full(channels, m.Z, m.kind))
+            Z = self.constant(f"Z{m.Z}.{m.integer_type.__name__}x{channels}", np.full(channels, m.Z, m.integer_type))
             self.add("DequantizeLinear", [tensor + ROUNDED, S, Z], name, axis=1)
         return name
 

@@ -110,32 +110,32 @@ class Mixture:
     head: str = "Q6_K"  # output.weight, and token_embd.weight where they are one
 
 
-def _more(kind: str) -> Rule:
-    return lambda place: kind if place.more else None
+def _more(type_name: str) -> Rule:
+    return lambda place: type_name if place.more else None
 
 
-def _first(parts: int, kind: str, rest: str | None = None) -> Rule:
-    return lambda place: kind if place.first(parts) else rest
+def _first(parts: int, type_name: str, rest: str | None = None) -> Rule:
+    return lambda place: type_name if place.first(parts) else rest
 
 
-def _shared(kind: str, rest: str | None = None) -> Rule:
-    return lambda place: kind if place.facts.shared else rest
+def _shared(type_name: str, rest: str | None = None) -> Rule:
+    return lambda place: type_name if place.facts.shared else rest
 
 
-def _early(count: int, kind: str, rest: str | None = None) -> Rule:
-    return lambda place: kind if place.index < count else rest
+def _early(count: int, type_name: str, rest: str | None = None) -> Rule:
+    return lambda place: type_name if place.index < count else rest
 
 
 def _tiny_value(rest: str) -> Rule:
     return lambda place: "Q4_K" if place.facts.shared or place.facts.experts >= 4 else rest
 
 
-def _weighted_first(kind: str) -> Rule:
-    return lambda place: kind if place.imatrix and place.first(8) else None
+def _weighted_first(type_name: str) -> Rule:
+    return lambda place: type_name if place.imatrix and place.first(8) else None
 
 
-def _plain_first(kind: str, rest: str | None = None) -> Rule:
-    return lambda place: None if place.imatrix else kind if place.first(8) else rest
+def _plain_first(type_name: str, rest: str | None = None) -> Rule:
+    return lambda place: None if place.imatrix else type_name if place.first(8) else rest
 
 
 def _value_of_iq3_xxs(place: Place) -> str | None:
@@ -257,10 +257,10 @@ def overrides(text: str) -> tuple[Override, ...]:
     """Types by pattern: "attn_v=Q8_0, blk.0.=Q6_K". Raises InvalidOption for what is none, or cannot be written."""
     found = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        pattern, _, kind = (piece.strip() for piece in part.rpartition("="))
-        if not pattern or not kind:
+        pattern, _, type_name = (piece.strip() for piece in part.rpartition("="))
+        if not pattern or not type_name:
             raise InvalidOption(f"tensors: {part!r} is no pattern=TYPE, such as attn_v=Q8_0")
-        found.append(Override(_compiled(pattern), find(kind)))
+        found.append(Override(_compiled(pattern), find(type_name)))
     return tuple(found)
 
 
@@ -363,11 +363,11 @@ def _stock(mixture: Mixture, file_type: str, tensor: TensorInfo, role: str, plac
     if role == "token_embd":
         return TYPES[mixture.embedding or mixture.default]
     rule = mixture.roles.get(role)
-    kind = rule if isinstance(rule, str) or rule is None else rule(place)
-    return TYPES[_exceptions(kind or mixture.default, file_type, role, place.facts)]
+    type_name = rule if isinstance(rule, str) or rule is None else rule(place)
+    return TYPES[_exceptions(type_name or mixture.default, file_type, role, place.facts)]
 
 
-def _exceptions(kind: str, file_type: str, role: str, facts: Facts) -> str:
+def _exceptions(type_name: str, file_type: str, role: str, facts: Facts) -> str:
     """Models of 70 billion parameters and of eight experts can afford better values."""
     if file_type in _TINY:
         eight = {"key": "Q4_K", "attention_output": "Q5_K"}
@@ -376,9 +376,9 @@ def _exceptions(kind: str, file_type: str, role: str, facts: Facts) -> str:
         eight = {"key": "Q8_0", "value": "Q8_0", "attention_output": output}
     if facts.experts == 8 and role in eight:
         return eight[role]
-    if role == "value" and facts.seventy and kind in ("Q3_K", "Q4_K") and file_type not in _TINY:
+    if role == "value" and facts.seventy and type_name in ("Q3_K", "Q4_K") and file_type not in _TINY:
         return "Q5_K"
-    return kind
+    return type_name
 
 
 def _fitting(tensor: TensorInfo, wanted: GgmlType) -> GgmlType:

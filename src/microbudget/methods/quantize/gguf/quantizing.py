@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import BadData, InvalidOption
+from ....kind import find_facet
 from ....machine.files import check_space
 from ....machine.processor import thread_count
 from ....model import GGUF_NAME, Model, Record
@@ -102,15 +103,16 @@ def _importance(
     if isinstance(options.imatrix, str):
         return importance.load(Path(options.imatrix)), (), options.imatrix
     examples = _spread(context.task.examples("train"), options.samples)
-    read = getattr(context.task, "text", None)
-    if read is None or not examples:
+    texts = find_facet(context.task.kind, "quantize")
+    if texts is None or not examples:
         raise BadData(
             "quantize: an importance matrix needs training text: give a .txt file or a folder of them as data, or"
             " imatrix=False"
         )
     path = context.cache / f"imatrix-{_key(model, examples)}.gguf"
     if not path.is_file():
-        matrix, tokens = importance.collect(model.weights, map(read, examples), threads=context.threads)
+        passages = texts.calibration_texts(context.task, examples)
+        matrix, tokens = importance.collect(model.weights, passages, threads=context.threads)
         context.cache.mkdir(parents=True, exist_ok=True)
         importance.save(path, matrix, tokens, source=f"{len(examples)} passages")
         context.progress.say(f"imatrix   {tokens} tokens of {len(examples)} passages")

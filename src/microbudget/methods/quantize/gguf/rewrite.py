@@ -143,13 +143,13 @@ def as_float(raw: NDArray[np.uint8], tensor: TensorInfo) -> NDArray[np.float32]:
     """Rows of a stored tensor as float32, (rows, columns)."""
     from ....runtimes.gguf.llama.quantizing import dequantize
 
-    kind, columns = tensor.type.name, tensor.columns
-    if kind == "F32":
+    type_name, columns = tensor.type.name, tensor.columns
+    if type_name == "F32":
         return raw.view(np.float32).reshape(-1, columns)
-    if kind == "F16":
+    if type_name == "F16":
         return raw.view(np.float16).reshape(-1, columns).astype(np.float32)
-    if kind == "BF16":
+    if type_name == "BF16":
         return widen(raw.view(np.uint16)).reshape(-1, columns)
     if not tensor.type.quantized:
-        raise UnsupportedModel(f"{tensor.name} is of type {kind}, which is no matrix of weights")
+        raise UnsupportedModel(f"{tensor.name} is of type {type_name}, which is no matrix of weights")
     return dequantize(raw.reshape(-1, tensor.type.bytes_of((columns,))), tensor.type.id, columns)
