@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from microbudget.kinds.image_classification.confusion import confusion
+from microbudget.kinds.image_classification.gallery import TO_LABEL
+from microbudget.kinds.image_classification.report_photos import thumbnail
 from PIL import Image
 
 from microbudget.errors import BadInput
-from microbudget.kinds.image_classification.confusion import confusion
 from microbudget.kinds.image_classification.data import ImageTask
-from microbudget.kinds.image_classification.gallery import TO_LABEL
-from microbudget.kinds.image_classification.report_photos import thumbnail
 from microbudget.model import Record
 from microbudget.report import write_report
 from microbudget.report.answers import Answers, judge, to_label

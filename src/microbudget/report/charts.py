@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..judge.budget import Measurement
-from ..model import LANGUAGE_MODELLING
 from ..training.learning_curve import LearningCurve
 from ..units import format_bytes, format_seconds
-from . import ladder, phrases, plots
-from .outcome import Outcome
+from . import phrases, plots
+from .outcome import Outcome, Role
+from .part import Part, words_of
 from .training import STEP, Training
 
 BYTE_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
@@ -30,27 +30,21 @@ class Charts:
     loss: str = ""
     accuracy: str = ""
     growth: str = ""
-    levels: tuple[tuple[str, str], ...] = ()  # of a language model, with their captions, in place of size and latency
     further: tuple[tuple[str, str], ...] = ()  # of other steps that trained: a plot and its caption
 
 
-def charts(outcome: Outcome, trained: Training | None, others: Sequence[Training] = ()) -> Charts:
-    """All plots of a run."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
+def charts(outcome: Outcome, part: Part, trained: Training | None, others: Sequence[Training] = ()) -> Charts:
+    """All plots of a run; size and latency against quality where the kind has no plots in their place."""
+    if not plots.available():
         return Charts(available=False)
-    curve = trained.learning_curve if trained else None
-    reference = outcome.reference.measurement
-    if reference is not None and reference.task == LANGUAGE_MODELLING:
-        return Charts(available=True, levels=ladder.plots_of(outcome), further=_all_further(others))
+    curve, usual = trained.learning_curve if trained else None, part.plots is None
     return Charts(
         available=True,
-        size=_trade_off(outcome, "size", BYTE_UNITS),
-        latency=_trade_off(outcome, "latency", SECOND_UNITS),
+        size=_trade_off(outcome, "size", BYTE_UNITS) if usual else "",
+        latency=_trade_off(outcome, "latency", SECOND_UNITS) if usual else "",
         loss=_epochs(trained, "loss", "loss (cross-entropy, nats)", 1.0) if trained else "",
         accuracy=_epochs(trained, "accuracy", "accuracy (%)", 100.0) if trained else "",
-        growth=_growth(curve, trained.classes) if curve and trained else "",
+        growth=_growth(curve, trained.classes, words_of(outcome.kind).examples) if curve and trained else "",
         further=_all_further(others),
     )
 
@@ -98,10 +92,10 @@ def _point(
 ) -> plots.Point:
     scale = _scale(measurement.metric)
     middle, low, high = costs
-    ships = outcome.best is not None and outcome.rows[place].fingerprint == outcome.best.fingerprint
+    role = outcome.role(outcome.rows[place])
     return plots.Point(
-        label=("reference, ships" if not place else f"{place} ships") if ships else _name(place),
-        role="best" if ships else "other" if place else "reference",
+        label=("reference, ships" if not place else f"{place} ships") if role == "best" else _name(place),
+        role=role,
         cost=(middle or 0.0) / factor,
         quality=measurement.quality * scale,
         quality_low=measurement.quality_low * scale,
@@ -144,7 +138,7 @@ def _further(trained: Training) -> tuple[tuple[str, str], ...]:
 
 def _epochs(trained: Training, what: str, axis: str, scale: float) -> str:
     """Loss or accuracy of training and validation over the epochs, what there is of them."""
-    lines: list[tuple[str, plots.Role, Sequence[float]]] = [
+    lines: list[tuple[str, Role, Sequence[float]]] = [
         (label, role, [value * scale for value in trained.series(f"{split}_{what}")]) for label, role, split in _SPLITS
     ]
     drawn = [line for line in lines if line[2]]
@@ -152,15 +146,16 @@ def _epochs(trained: Training, what: str, axis: str, scale: float) -> str:
     return plots.curves(name, drawn, axis, trained.kept) if drawn else ""
 
 
-_SPLITS: tuple[tuple[str, plots.Role, str], ...] = (
+_SPLITS: tuple[tuple[str, Role, str], ...] = (
     ("training", "reference", "train"),
     ("validation", "best", "validation"),
 )
 
 
-def _growth(curve: LearningCurve, classes: int) -> str:
+def _growth(curve: LearningCurve, classes: int, examples: str) -> str:
     if len(curve.examples) < 2 or not classes:
         return ""
     estimate, low, high = (100 * (curve.accuracy[-1] + gain) for gain in (curve.gain, curve.gain_low, curve.gain_high))
     expected = (curve.examples[-1] + curve.more_per_class * classes, estimate, low, high)
-    return plots.growth("growth", curve.examples, [100 * value for value in curve.accuracy], expected, "accuracy (%)")
+    labels = (f"training {examples}", "accuracy (%)")
+    return plots.growth("growth", curve.examples, [100 * value for value in curve.accuracy], expected, labels)

@@ -6,22 +6,22 @@ from datetime import datetime
 from typing import Any
 
 from ..judge.budget import Measurement
-from ..kinds.image_classification.gallery import Gallery
-from ..model import LANGUAGE_MODELLING, TRANSCRIPTION, Record
+from ..model import Record
 from ..units import format_seconds
 from .outcome import Outcome
+from .part import Part, words_of
 
 Facts = tuple[tuple[str, str], ...]
 
 
-def conditions(outcome: Outcome, gallery: Gallery, record: Record | None) -> Facts:
+def conditions(outcome: Outcome, part: Part, record: Record | None) -> Facts:
     """Names and values, only those that are known."""
     shown = outcome.best or outcome.reference
     measurement, settings = shown.measurement or outcome.reference.measurement, outcome.settings
     facts = [
         ("Model", _named(settings, "model")),
         ("Data", _named(settings, "data")),
-        (_examples(measurement), _splits(outcome, gallery)),
+        (words_of(outcome.kind).examples.capitalize(), _splits(outcome, part)),
         ("Seed", str(settings.get("seed", ""))),
     ]
     if measurement is not None:
@@ -47,19 +47,14 @@ def not_measured(measurement: Measurement) -> list[str]:
     return list(dict.fromkeys([*absent, *measurement.not_measured]))
 
 
-def _examples(measurement: Measurement | None) -> str:
-    kind = None if measurement is None else measurement.task
-    return {LANGUAGE_MODELLING: "Passages", TRANSCRIPTION: "Recordings"}.get(kind or "", "Photos")
-
-
 def _named(settings: dict[str, Any], what: str) -> str:
     fingerprint = settings.get(f"{what}_fingerprint")
     return f"{settings.get(what, '')}" + (f" (fingerprint {fingerprint})" if fingerprint else "")
 
 
-def _splits(outcome: Outcome, gallery: Gallery) -> str:
-    """Examples per split: from the data where they are there, else from what was measured."""
-    sizes = dict(gallery.split_sizes)
+def _splits(outcome: Outcome, part: Part) -> str:
+    """Examples per split: from the data where the kind opened them, else from what was measured."""
+    sizes = dict(part.split_sizes)
     if not sizes and outcome.reference.measurement is not None:
         sizes["validation"] = outcome.reference.measurement.examples
         if outcome.reference.test is not None:

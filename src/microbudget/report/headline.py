@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..judge.budget import Budget, Measurement
 from ..judge.verdict import Verdict
-from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
 from .outcome import Outcome
-
-ONNX_LINES = """\
-import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("model.onnx")
-inputs = session.get_inputs()[0]
-prepared = np.zeros([side if isinstance(side, int) else 1 for side in inputs.shape], np.float32)
-logits = session.run(None, {inputs.name: prepared})[0]"""
-PREDICT_LINES = """\
-from predict import load, prepare, upright_rgb  # predict.py needs onnxruntime, NumPy and Pillow
-session, labels, plan = load("model.onnx")
-pixels = prepare(upright_rgb("photo.jpg"), plan)
-logits = session.run(None, {session.get_inputs()[0].name: pixels})[0][0]
-print(labels[logits.argmax()])"""
-GGUF_LINES = """\
-# or `ollama create NAME -f Modelfile`, or model.gguf in anything made of llama.cpp
-from microbudget import load
-from microbudget.runtimes import open_session
-session = open_session(load("."))
-print(session.generate("Once upon a time", tokens=64, temperature=0.7).text)"""
-CT2_LINES = """\
-# or from a shell: microbudget transcribe RECORDING --model .
-from faster_whisper import WhisperModel  # it wants the full path of a folder
-model = WhisperModel("/path/to/best", device="cpu", compute_type="default")
-segments, _ = model.transcribe("recording.flac", beam_size=1)
-print(" ".join(segment.text for segment in segments))"""
-HF_LINES = """\
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-from PIL import Image
-model, processor = AutoModelForImageClassification.from_pretrained("."), AutoImageProcessor.from_pretrained(".")
-logits = model(**processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")).logits[0]
-print(model.config.id2label[int(logits.argmax())])"""
+from .part import Usage, usage_of, words_of
 
 
 @dataclass(frozen=True)
@@ -69,34 +38,29 @@ class Headline:
     broken: tuple[str, ...]
     recipe: str
     bars: tuple[Bar, ...]
-    lines: str  # of Python
-    has_predict: bool
+    usage: Usage | None  # of what ships, where it is there
 
 
-def headline(outcome: Outcome) -> Headline:
-    """What ships, from the test split's numbers where they were read, else from validation's."""
+def headline(outcome: Outcome, sentences: Sequence[str] = ()) -> Headline:
+    """What ships, from the test split's numbers where they were read, else from validation's.
+
+    sentences: what the kind adds on what ships.
+    """
     best = outcome.best
     state, budget = _budget(outcome)
-    has_predict = (outcome.run.best / "predict.py").is_file()
+    there = best is not None and outcome.run.best.is_dir()
+    written_as = "onnx" if best is None or best.measurement is None else best.measurement.format
     return Headline(
         sentence=_sentence(outcome),
-        loss="" if outcome.smaller is None else " ".join(filter(None, (_loss(outcome.smaller), _long_form(outcome)))),
+        loss="" if outcome.smaller is None else " ".join(filter(None, (_loss(outcome.smaller), *sentences))),
         speed="" if outcome.smaller is None else _speed_interval(outcome.smaller),
         budget=budget,
         budget_state=state,
         broken=outcome.unmet,
         recipe="" if best is None else best.recipe,
         bars=_bars(outcome),
-        lines="" if best is None or not outcome.run.best.is_dir() else _lines(best, has_predict),
-        has_predict=has_predict,
+        usage=usage_of(outcome.kind, outcome.run.best, written_as) if there else None,
     )
-
-
-def _lines(best: Candidate, has_predict: bool) -> str:
-    if has_predict:
-        return PREDICT_LINES
-    written_for = "onnx" if best.measurement is None else best.measurement.format
-    return {"onnx": ONNX_LINES, "gguf": GGUF_LINES, "ct2": CT2_LINES}.get(written_for, HF_LINES)
 
 
 def _sentence(outcome: Outcome) -> str:
@@ -117,20 +81,13 @@ def _alone(best: Candidate, measurement: Measurement) -> str:
     judged = best.test or measurement
     text = f"The reference itself ships: {phrases.size(measurement)}"
     if measurement.latency_s is not None:
-        text += f", {phrases.latency(measurement)} {one(measurement.task)}"
+        text += f", {phrases.latency(measurement)} for {words_of(measurement.task).timed}"
     return f"{text}, {judged.metric} {phrases.quality(judged)}"
 
 
-def one(kind: str) -> str:
-    """What the latency is of."""
-    return {LANGUAGE_MODELLING: "a token", TRANSCRIPTION: "a recording"}.get(kind, "a photo")
-
-
 def _size(reference: Measurement, best: Measurement) -> str:
-    text = f"{phrases.size(best)} instead of {phrases.size(reference)}"
-    if best.size_bytes <= reference.size_bytes:
-        return f"{text} ({phrases.ratio(reference.size_bytes, best.size_bytes)} times smaller)"
-    return f"{text} ({phrases.ratio(best.size_bytes, reference.size_bytes)} times larger)"
+    change = phrases.size_change(reference.size_bytes, best.size_bytes)
+    return f"{phrases.size(best)} instead of {phrases.size(reference)} ({change})"
 
 
 def _speed(reference: Measurement, best: Measurement, candidate: Candidate) -> str:
@@ -154,7 +111,7 @@ def _quality(reference: Candidate, best: Candidate) -> str:
 def _speed_interval(best: Candidate) -> str:
     interval = phrases.speedup_interval(best.speed)
     return (
-        f"Timed in turns with the reference, it is {interval.removesuffix('×')} times as fast (95 %)."
+        f"Timed interleaved with the reference, it is {interval.removesuffix('×')} times as fast (95 %)."
         if interval
         else ""
     )
@@ -171,19 +128,8 @@ def _loss(best: Candidate) -> str:
     return f"{text} {decision(verdict)}: {verdict.reason}."
 
 
-def _long_form(outcome: Outcome) -> str:
-    """What speech models make of long audio, on test; "" where it was not measured."""
-    rows = [None if row is None else row.test for row in (outcome.smaller, outcome.reference)]
-    ours, theirs = ({} if test is None else test.extra.get("long_form") or {} for test in rows)
-    if not ours:
-        return ""
-    against = f" against {theirs['wer'] * 100:.1f} % of the reference" if theirs else ""
-    what = f"{ours['joined']} utterances joined to" if ours["joined"] else f"{ours['recordings']} recordings of"
-    return f"On long audio, {what} {format_seconds(ours['seconds'])}, the wer is {ours['wer'] * 100:.1f} %{against}."
-
-
 def decision(verdict: Verdict) -> str:
-    """The verdict with its limit: "Loss within 1pt"."""
+    """The verdict with its limit: "A loss within 1pt is shown"."""
     return {
         "within": f"A loss within {verdict.limit} is shown",
         "exceeds": f"A loss beyond {verdict.limit} is shown",
@@ -195,8 +141,8 @@ def _budget(outcome: Outcome) -> tuple[str, str]:
     """State and sentence."""
     limits = "" if outcome.budget is None else limits_text(outcome.budget)
     if not outcome.ended or outcome.budget is None:
-        asked = f" for the budget ({limits})" if limits else ""
-        return "open", f"This run has not ended (it is going on, or was killed): this is the best so far{asked}."
+        within = f" for the budget ({limits})" if limits else ""
+        return "open", f"This run has not ended (it is running, or was killed): this is the best so far{within}."
     if not limits:
         return "none", "No limits were given."
     if outcome.best is None or outcome.unmet:
@@ -213,10 +159,10 @@ def limits_text(budget: Budget) -> str:
         (budget.max_memory_bytes, "memory at most", format_bytes),
         (budget.max_energy_j, "energy at most", format_joules),
     ]
-    told = [f"{name} {show(value)}" for value, name, show in limits if value is not None]
+    parts = [f"{name} {show(value)}" for value, name, show in limits if value is not None]
     if budget.max_drop is not None:
-        told.append(f"{'proven ' if budget.prove else ''}loss at most {budget.max_drop}")
-    return ", ".join(told)
+        parts.append(f"{'proven ' if budget.prove else ''}loss at most {budget.max_drop}")
+    return ", ".join(parts)
 
 
 def _bars(outcome: Outcome) -> tuple[Bar, ...]:

@@ -1,11 +1,11 @@
-"""What a run's folder says: its result where it has ended, else what it found so far."""
+"""Outcome: the result of a run that has ended, else what it found so far."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,12 @@ from ..runs.run import Run
 from ..task import Split
 from ..units import parse_drop
 
+Role = Literal["reference", "best", "other"]
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """The reference, the candidates beside it, and the one that ships."""
+    """The reference, the other candidates, and the one that ships."""
 
     run: Run
     settings: dict[str, Any]  # of run.toml
@@ -41,11 +43,31 @@ class Outcome:
     @property
     def smaller(self) -> Candidate | None:
         """What ships, where that is another model than the reference."""
-        return None if self.best is None or self.best.fingerprint == self.reference.fingerprint else self.best
+        return None if self.best is None or self.is_reference(self.best) else self.best
+
+    @property
+    def kind(self) -> str:
+        """The kind of task that the models are for; "" where nothing was measured."""
+        measured = next((row.measurement for row in self.rows if row.measurement is not None), None)
+        return "" if measured is None else measured.task
+
+    def ships(self, candidate: Candidate) -> bool:
+        """Whether this candidate is the one that ships."""
+        return self.best is not None and candidate.fingerprint == self.best.fingerprint
+
+    def is_reference(self, candidate: Candidate) -> bool:
+        """Whether this candidate is the reference."""
+        return candidate.fingerprint == self.reference.fingerprint
+
+    def role(self, candidate: Candidate) -> Role:
+        """What a candidate is in the run; a reference that ships itself is the best."""
+        if self.ships(candidate):
+            return "best"
+        return "reference" if self.is_reference(candidate) else "other"
 
     def record(self, candidate: Candidate) -> Record | None:
-        """The `microbudget.json` of a candidate's model, where it still stands."""
-        if self.best is not None and candidate.fingerprint == self.best.fingerprint:
+        """The `microbudget.json` of a candidate's model, where it is still on disk."""
+        if self.ships(candidate):
             shipped = Record.read(self.run.best)
             if shipped is not None:
                 return shipped
@@ -85,7 +107,7 @@ def _ended(run: Run, path: Path) -> Outcome:
         run=run,
         settings=run.settings,
         reference=reference,
-        candidates=_beside(reference, found),
+        candidates=_without(reference, found),
         best=best,
         budget=budget,
         unmet=tuple(result.get("unmet", ())),
@@ -98,16 +120,16 @@ def _unfinished(run: Run) -> Outcome:
     """From the rows alone; the best so far is the one that was delivered last."""
     rows = run.candidates()
     if not rows:
-        raise BadInput(f"{run.folder} has no candidates yet: wait for the first one, then ask for the report again")
+        raise BadInput(f"{run.folder} has no candidates yet: wait for the first one, then write the report again")
     reference = next((row for row in rows if row.measurement is not None and row.verdict is None), rows[0])
     shipped = Record.read(run.best)
     best = next((row for row in rows if shipped is not None and row.fingerprint == shipped.fingerprint), None)
     asked = run.budget
     budget = None if asked is None else _budget(asked)
-    return Outcome(run, run.settings, reference, _beside(reference, rows), best, budget, (), False, ended=False)
+    return Outcome(run, run.settings, reference, _without(reference, rows), best, budget, (), False, ended=False)
 
 
-def _beside(reference: Candidate, rows: list[Candidate]) -> tuple[Candidate, ...]:
+def _without(reference: Candidate, rows: list[Candidate]) -> tuple[Candidate, ...]:
     return tuple(row for row in rows if row.fingerprint != reference.fingerprint)
 
 

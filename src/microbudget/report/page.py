@@ -1,36 +1,35 @@
-"""The page: gathers what the report tells and renders it."""
+"""The page: gathers what the report shows and renders it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..kinds.image_classification.confusion import confusion
-from ..kinds.image_classification.gallery import Gallery, gallery
-from ..kinds.language_modelling.report_writing import exchanges
-from ..kinds.transcription.players import players
+from ..kind import find_facet
 from ..machine import files
-from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 from . import phrases
 from .charts import charts
 from .conditions import conditions
+from .confusion import confusion
 from .headline import headline
-from .ladder import foretold
 from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
+from .part import FACET, Part, Section, part_of, words_of
 from .rows import table
 from .steps import steps, words
 from .training import STEP, advice, further, training
 from .weights import weights
 
+TEMPLATE, STYLE = "page.html.jinja", "page.css"  # here, and of the same names in the folder of a kind
+
 
 def write(folder: Path) -> Path:
-    """Write report.html into the run's folder; the one that stood there stays until the new one is whole."""
+    """Write report.html into the run's folder; an older one stays until the new one is whole."""
     outcome = read_outcome(folder)
     # A file name may hold bytes that are no text: they are shown as escapes.
     files.write_bytes(outcome.run.report, render(outcome).encode("utf-8", "backslashreplace"))
@@ -39,36 +38,46 @@ def write(folder: Path) -> Path:
 
 def render(outcome: Outcome) -> str:
     """The page's HTML."""
-    return _environment().get_template("page.html.jinja").render(_facts(outcome))
+    environment, part = _environment(), part_of(outcome)
+    facet = find_facet(outcome.kind, FACET)
+    package = None if facet is None else str(facet.__package__)
+    facts = {**_facts(outcome, part), "sections": _sections(environment, package, part), "style": _style(package)}
+    return environment.get_template(f"{__package__}/{TEMPLATE}").render(facts)
 
 
-def _facts(outcome: Outcome) -> dict[str, Any]:
+def _facts(outcome: Outcome, part: Part) -> dict[str, Any]:
     shown = outcome.best or outcome.reference
-    record = outcome.record(shown)
+    record, called = outcome.record(shown), words_of(outcome.kind)
     trained = training(record)
-    kind = None if shown.measurement is None else shown.measurement.task
-    heard = players(outcome) if kind == TRANSCRIPTION else None
-    photos = Gallery("the data are no photos") if heard else gallery(outcome)
-    if heard is not None:
-        photos = replace(photos, warnings=heard.warnings, split_sizes=heard.split_sizes)
     return {
         "outcome": outcome,
-        "language": kind == LANGUAGE_MODELLING,
-        "players": heard,
-        "headline": headline(outcome),
-        "rows": table(outcome),
-        "charts": charts(outcome, trained, further(record)),
-        "photos": photos,
-        "foretold": tuple(foretold(outcome)),
-        "exchanges": exchanges(outcome),
+        "called": called,
+        "part": part,
+        "headline": headline(outcome, part.sentences),
+        "rows": table(outcome, part.columns),
+        "charts": charts(outcome, part, trained, further(record)),
         "training": trained,
-        "advice": advice(trained) if trained else "",
+        "advice": advice(trained, called) if trained else "",
         "confusion": confusion(shown.measurement) if shown.measurement else None,
         "layers": layers(record),
         "steps": steps(without_layers(record), without=[STEP]) if record else (),
         "weights": weights(outcome),
-        "conditions": conditions(outcome, photos, record),
+        "conditions": conditions(outcome, part, record),
     }
+
+
+def _sections(environment: Environment, package: str | None, part: Part) -> list[tuple[Section, Markup]]:
+    """The kind's sections, each with what the macro of its name draws."""
+    if package is None:
+        return []
+    macros = environment.get_template(f"{package}/{TEMPLATE}").module
+    return [(section, getattr(macros, section.anchor)(section.content)) for section in part.sections]
+
+
+def _style(package: str | None) -> Markup:
+    """The page's rules, and those of the kind."""
+    own = [] if package is None or not _file(package, STYLE).is_file() else [package]
+    return Markup("\n".join(_file(where, STYLE).read_text(encoding="utf-8") for where in (str(__package__), *own)))
 
 
 def _environment() -> Environment:
@@ -81,4 +90,10 @@ def _environment() -> Environment:
 
 
 def _source(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    """A template's text by its package and file name: "microbudget.report/page.html.jinja"."""
+    package, _, file = name.rpartition("/")
+    return _file(package, file).read_text(encoding="utf-8")
+
+
+def _file(package: str, name: str) -> Traversable:
+    return resources.files(package).joinpath(name)

@@ -11,6 +11,8 @@ from ..units import format_bytes, format_points, format_seconds
 
 MISSING = "–"
 SHARES = frozenset({"accuracy", "wer", "cer"})  # metrics that people read in per cent
+ABOUT_THE_SAME = 0.005  # sizes whose ratio is closer to 1
+TIMES_FROM = 1.5  # the ratio from which sizes differ by a factor, below by per cent
 LOWER_IS_BETTER = frozenset({"wer", "cer", "bits per byte", "perplexity"})
 
 
@@ -69,13 +71,25 @@ def change_interval(verdict: Verdict) -> str:
     return _to(change(verdict, verdict.change_low), change(verdict, verdict.change_high))
 
 
+def size_change(before_bytes: float, after_bytes: float) -> str:
+    """A change of size in words: "3.5 times smaller", "12 % larger", "about the same size"."""
+    ratio, word = before_bytes / after_bytes, "smaller"
+    if ratio < 1:
+        ratio, word = 1 / ratio, "larger"
+    if ratio < 1 + ABOUT_THE_SAME:
+        return "about the same size"
+    if ratio >= TIMES_FROM:
+        return f"{_times(ratio)} times {word}"
+    return f"{abs(before_bytes - after_bytes) / before_bytes * 100:.0f} % {word}"
+
+
 def ratio(larger: float, smaller: float) -> str:
     """How many times: "3.5"."""
     return _times(larger / smaller)
 
 
 def share(fraction: float) -> str:
-    """A fraction of one in per cent, with enough digits to tell it from all and none."""
+    """A fraction of one in per cent, with enough digits to distinguish it from all and none."""
     if 0.995 <= fraction < 1:
         return f"{fraction * 100:.2f} %"
     if fraction >= 0.1 or fraction == 0:
@@ -94,7 +108,7 @@ def _to(low: str, high: str) -> str:
 
 
 def against_float(candidate: Candidate) -> str:
-    """What quantizing did to the speed, where it was timed."""
+    """The effect of quantizing on the speed, where it was timed."""
     speed = candidate.speed.get("over_float")
     if not speed:
         return ""

@@ -5,14 +5,15 @@ matplotlib is imported here alone, and only when something is drawn.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any, Literal
+from typing import Any
 
-Role = Literal["reference", "best", "other"]
+from .outcome import Role
 
 # matplotlib wants real colours: each stands for a colour of page.css and is replaced in the finished SVG.
 INK, FAINT = "#010101", "#010102"
@@ -80,6 +81,11 @@ class Limits:
     higher_is_better: bool = True
 
 
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def trade_off(
     name: str, points: Sequence[Point], limits: Limits, cost_axis: str, quality_axis: str, *, log: str = ""
 ) -> str:
@@ -121,12 +127,16 @@ def curves(name: str, lines: Sequence[tuple[str, Role, Sequence[float]]], axis: 
 
 
 def growth(
-    name: str, examples: Sequence[int], accuracy: Sequence[float], more: tuple[int, float, float, float], axis: str
+    name: str,
+    examples: Sequence[int],
+    accuracy: Sequence[float],
+    more: tuple[int, float, float, float],
+    axes_labels: tuple[str, str],
 ) -> str:
     """The learning curve, and beyond it what more examples would give: (examples, estimate, low, high)."""
     with _figure(name, SMALL) as (_, axes, finish):
-        axes.set_xlabel("training photos")
-        axes.set_ylabel(axis)
+        axes.set_xlabel(axes_labels[0])
+        axes.set_ylabel(axes_labels[1])
         axes.plot(examples, accuracy, "o-", color=ROLE_COLORS["other"], linewidth=1.8, label="measured")
         at, estimate, low, high = more
         axes.plot([examples[-1], at], [accuracy[-1], estimate], ":", color=ROLE_COLORS["best"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ..errors import MicrobudgetError
 from ..runs.candidates import Candidate, pareto
 from . import phrases
-from .outcome import Outcome
+from .outcome import Outcome, Role
+from .part import Column
 
 SHOWN = {"within": "shown", "not shown": "not shown", "exceeds": "exceeded"}  # of a loss within the limit
 AS_GIVEN = "the model as given"
@@ -18,7 +20,7 @@ class Row:
     """One candidate in the table."""
 
     name: str  # "ref", or its number
-    kind: str  # "reference", "best" or "other"
+    role: Role
     steps: tuple[str, ...]  # the recipe with its main options
     recipe: str
     failure: str | None = None
@@ -35,30 +37,23 @@ class Row:
     reason: str = ""
     memory: str = ""
     pareto: bool = False
+    further: tuple[str, ...] = ()  # a cell for each column that the kind adds
 
 
-def table(outcome: Outcome) -> tuple[Row, ...]:
+def table(outcome: Outcome, columns: Sequence[Column] = ()) -> tuple[Row, ...]:
     """All rows. A candidate is on the Pareto front when no other beats it in size, latency and quality at once."""
     front = {candidate.fingerprint for candidate in pareto(outcome.rows)}
-    return tuple(_row(outcome, place, one, front) for place, one in enumerate(outcome.rows))
+    rows = []
+    for place, candidate in enumerate(outcome.rows):
+        further = tuple(column.cells.get(candidate.fingerprint, phrases.MISSING) for column in columns)
+        row = _row(candidate, name(place), outcome.role(candidate))
+        rows.append(replace(row, pareto=candidate.fingerprint in front, further=further))
+    return tuple(rows)
 
 
 def name(place: int) -> str:
-    """What a row is called in table and plots, by its place."""
+    """The name of a row in the table and the plots, by its place."""
     return str(place) if place else "ref"
-
-
-def label(candidate: Candidate) -> str | None:
-    """The level of a language model in GGUF, "Q4_K_M"; None for other models."""
-    from ..kinds.language_modelling.search_space import level
-    from ..recipes.recipe import Recipe
-
-    if not candidate.recipe or candidate.measurement is None or candidate.measurement.format != "gguf":
-        return None
-    try:
-        return level(Recipe.parse(candidate.recipe))
-    except MicrobudgetError:  # made by a version with other methods
-        return None
 
 
 def _steps(recipe: str) -> tuple[str, ...]:
@@ -73,16 +68,14 @@ def _steps(recipe: str) -> tuple[str, ...]:
         return (recipe,)
 
 
-def _row(outcome: Outcome, place: int, candidate: Candidate, front: set[str]) -> Row:
-    best = outcome.best is not None and candidate.fingerprint == outcome.best.fingerprint
-    kind = "best" if best else "other" if place else "reference"
+def _row(candidate: Candidate, called: str, role: Role) -> Row:
     short, recipe = _steps(candidate.recipe), candidate.recipe or AS_GIVEN
     measurement, verdict = candidate.measurement, candidate.verdict
     if measurement is None:
-        return Row(name(place), kind, short, recipe, failure=candidate.failure or "was not measured")
+        return Row(called, role, short, recipe, failure=candidate.failure or "was not measured")
     return Row(
-        name=name(place),
-        kind=kind,
+        name=called,
+        role=role,
         steps=short,
         recipe=recipe,
         size=phrases.size(measurement),
@@ -97,5 +90,4 @@ def _row(outcome: Outcome, place: int, candidate: Candidate, front: set[str]) ->
         verdict="" if verdict is None or not verdict.limit else SHOWN[verdict.decision],
         reason="; ".join(filter(None, ("" if verdict is None else verdict.reason, phrases.against_float(candidate)))),
         memory=phrases.memory(measurement),
-        pareto=candidate.fingerprint in front,
     )

@@ -1,4 +1,4 @@
-"""Training: the curve over the epochs, and the learning curve with what more photos would buy."""
+"""Training: the curve over the epochs, and the learning curve with the expected gain from more examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..model import Record
 from ..training.learning_curve import LearningCurve
+from .part import Words
 
 STEP = "finetune"
 DRAWN = ("epochs", "head_epochs", "before")  # of a step that trained: shown as curves, not as tables
@@ -15,7 +16,7 @@ DRAWN = ("epochs", "head_epochs", "before")  # of a step that trained: shown as 
 
 @dataclass(frozen=True)
 class Training:
-    """What a step that trained reported; any part may be missing."""
+    """The report of a step that trained; any part may be missing."""
 
     step: str
     epochs: tuple[Mapping[str, float], ...]
@@ -81,14 +82,14 @@ def _learning_curve(row: Mapping[str, Any] | None) -> LearningCurve | None:
     return LearningCurve(**{name: row[name] for name in names})
 
 
-def advice(trained: Training) -> str:
-    """What more photos would buy, in a sentence; "" where no learning curve was drawn."""
+def advice(trained: Training, words: Words) -> str:
+    """The expected gain from more examples, in a sentence; "" where no learning curve was drawn."""
     curve = trained.learning_curve
     if curve is None:
         return ""
     low, high = curve.gain_low * 100, curve.gain_high * 100
     has = f"{curve.examples[-1] / trained.classes:.0f} each" if trained.classes else f"{curve.examples[-1]} in all"
     return (
-        f"Another {curve.more_per_class} photos per class, beside the {has} that it learnt from, would buy"
-        f" {curve.gain * 100:+.1f} pt of accuracy (95 %: {low:+.1f} to {high:+.1f})."
+        f"Another {curve.more_per_class} {words.examples} per class, in addition to the {has} that it was trained on,"
+        f" would change accuracy by {curve.gain * 100:+.1f} pt (95 %: {low:+.1f} to {high:+.1f})."
     )

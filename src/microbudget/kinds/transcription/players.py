@@ -1,14 +1,11 @@
-"""Players: recordings with what is said in them and what each model writes, the worst regressions first."""
+"""Players: recordings with their transcript and what each model writes, the worst regressions first."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,16 +13,15 @@ from numpy.typing import NDArray
 
 from ...errors import MicrobudgetError
 from ...report import phrases
-from ...report.outcome import Outcome
+from ...report.outcome import Outcome, Role
 from ...report.rows import name
 from ...runs.candidates import Candidate
-from ...task import Example, Split
+from ...task import Example
 
 if TYPE_CHECKING:
     from ...audio.sound import Samples
     from .data import TranscriptionTask
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test", "unlabelled")
 WORSE, BETTER, SAME = 10, 4, 2  # recordings of each kind
 MOST_AUDIO_BYTES = 3_000_000  # of all recordings in the page
 LONGEST_S = 30.0  # of a recording that is played: its beginning, where it is longer
@@ -36,7 +32,7 @@ Kind = Literal["equal", "substitute", "delete", "insert"]
 
 @dataclass(frozen=True)
 class Words:
-    """Some words of a transcript: as they were said, in the place of others, left out, or added."""
+    """Some words of a transcript: correct, substituted, deleted or inserted."""
 
     kind: Kind
     text: str
@@ -45,10 +41,10 @@ class Words:
 
 @dataclass(frozen=True)
 class Written:
-    """What one model writes: its row in the table, its words against the reference text, how many are wrong."""
+    """One model's transcript: its row in the table, its words against the reference text, how many are wrong."""
 
     row: str
-    kind: str  # "reference", "best" or "other"
+    role: Role
     words: tuple[Words, ...]
     errors: int
     hallucinated: bool
@@ -72,7 +68,7 @@ class Player:
 
 @dataclass(frozen=True)
 class Group:
-    """Recordings that became worse, better, or are wrong alike; `count` of them there are."""
+    """Recordings with more, fewer or as many errors as the reference has; `count` of them there are."""
 
     name: Literal["worse", "better", "same"]
     count: int
@@ -81,56 +77,31 @@ class Group:
 
 @dataclass(frozen=True)
 class Players:
-    """The recordings of the report. `missing` says why there are none."""
+    """The recordings of the report. `missing` is the reason why there are none."""
 
     missing: str
     normalizer: str = ""
     examples: int = 0  # of the validation split, which they are from
     groups: tuple[Group, ...] = ()
-    warnings: tuple[str, ...] = ()
-    split_sizes: tuple[tuple[str, int], ...] = ()
 
 
-def players(outcome: Outcome) -> Players:
-    """The recordings worth a listen. Never the test split's: who changes a model after those has no test left."""
-    with ExitStack() as stack:
-        cache = outcome.run.cache
-        if not cache.is_dir():
-            cache = Path(stack.enter_context(TemporaryDirectory()))
-        task, missing = _open(outcome, cache)
-        if task is None:
-            return Players(missing)
-        sizes = tuple((split, len(task.examples(split))) for split in SPLITS if task.examples(split))
-        known = Players("", task.normalizer, len(task.examples("validation")), (), tuple(task.warnings), sizes)
-        if outcome.smaller is None:
-            return replace(known, missing="no other model than the reference ships")
-        return _filled(known, outcome, task)
-
-
-def _open(outcome: Outcome, cache: Path) -> tuple[TranscriptionTask | None, str]:
-    from .data import TranscriptionTask
-
-    data = str(outcome.settings.get("data", ""))
-    if not Path(data).is_dir():
-        return None, f"the data folder {data} is not there (any more, or as seen from this working directory)"
-    measured = outcome.reference.measurement
-    clean = "basic" if measured is None else str(measured.extra.get("normalizer", "basic"))
-    try:
-        seed = int(outcome.settings.get("seed", 0))
-        task = TranscriptionTask.open(data, seed=seed, cache=cache, normalizer=clean)
-    except (MicrobudgetError, OSError) as error:
-        return None, f"the data folder {data} cannot be read: {error}"
-    if task.fingerprint != outcome.settings.get("data_fingerprint"):
-        return None, f"the data folder {data} has changed since the run"
-    return task, ""
+def players(outcome: Outcome, task: TranscriptionTask) -> Players:
+    """The recordings worth listening to. None of the test split: a model changed after those has no test left."""
+    known = Players("", task.normalizer, len(task.examples("validation")))
+    if outcome.smaller is None:
+        return replace(known, missing="no other model than the reference ships")
+    return _filled(known, outcome, task)
 
 
 def _filled(known: Players, outcome: Outcome, task: TranscriptionTask) -> Players:
     assert outcome.smaller is not None
     examples = task.examples("validation")
-    told = dict(_texts(outcome, len(examples)))
+    texts_of = dict(_texts(outcome, len(examples)))
     places = {row.fingerprint: place for place, row in enumerate(outcome.rows)}
-    ours, theirs = told.get(places[outcome.smaller.fingerprint]), told.get(places[outcome.reference.fingerprint])
+    ours, theirs = (
+        texts_of.get(places[outcome.smaller.fingerprint]),
+        texts_of.get(places[outcome.reference.fingerprint]),
+    )
     if ours is None or theirs is None:
         return replace(known, missing="the run does not hold both models' transcripts of the validation recordings")
     wrong = [[one.word_errors for one in task.errors(texts, examples)] for texts in (theirs, ours)]
@@ -138,15 +109,17 @@ def _filled(known: Players, outcome: Outcome, task: TranscriptionTask) -> Player
     room = _Room()
     groups = []
     for name_, chosen, most in _groups(change, np.array(wrong[1])):
-        shown = tuple(_player(task, examples[row], row, outcome, told, int(change[row]), room) for row in chosen[:most])
-        groups.append(Group(name_, len(chosen), shown))
+        shown = tuple(
+            _player(task, examples[row], row, outcome, texts_of, int(change[row]), room) for row in chosen[:most]
+        )
+        groups.append(Group(name_, len(chosen), tuple(shown)))
     return replace(known, groups=tuple(groups))
 
 
 def _groups(
     change: NDArray[np.int64], wrong: NDArray[np.int64]
 ) -> Iterator[tuple[Literal["worse", "better", "same"], list[int], int]]:
-    """Rows by what became of them, the largest change first; of those alike the most wrong first."""
+    """Rows by their change, the largest first; where nothing changed, those with the most errors first."""
     order = np.lexsort((-wrong, -change))
     yield "worse", [int(row) for row in order if change[row] > 0], WORSE
     yield "better", [int(row) for row in order[::-1] if change[row] < 0], BETTER
@@ -166,19 +139,21 @@ def _player(
     example: Example,
     row: int,
     outcome: Outcome,
-    told: dict[int, Texts],
+    texts_of: dict[int, Texts],
     change: int,
     room: _Room,
 ) -> Player:
     said = task.normalize(task.text(example) or "")
-    written = tuple(_written(outcome, place, said, task.normalize(str(texts[row]))) for place, texts in told.items())
+    written = tuple(
+        _written(outcome, place, said, task.normalize(str(texts[row]))) for place, texts in texts_of.items()
+    )
     return Player(
         name=example.name,
         seconds=task.seconds(example),
         audio=room.audio(task, example),
         said=said,
         words=len(said.split()),
-        written=written,
+        written=tuple(written),
         change=change,
     )
 
@@ -187,10 +162,9 @@ def _written(outcome: Outcome, place: int, said: str, written: str) -> Written:
     from .transcripts import count
 
     candidate, errors = outcome.rows[place], count(said, written)
-    best = outcome.best is not None and candidate.fingerprint == outcome.best.fingerprint
     return Written(
         row=name(place),
-        kind="best" if best else "other" if place else "reference",
+        role=outcome.role(candidate),
         words=marked(said, written),
         errors=errors.word_errors,
         hallucinated=errors.hallucinated,

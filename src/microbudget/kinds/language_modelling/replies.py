@@ -1,4 +1,4 @@
-"""Writing: the answers of all levels of a language model to the same prompts, with the words that differ marked."""
+"""Replies: the answers of all levels of a language model to the same prompts, with the words that differ marked."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from ...report import phrases
-from ...report.outcome import Outcome
-from ...report.rows import label
+from ...report.outcome import Outcome, Role
 from ...runs.candidates import Candidate
+from .levels import by_size, level_name
 
 _PARTS = re.compile(r"\s+|\S+")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of an answer whose words are the reference's, or are not."""
+    """A part of an answer whose words are all the reference's, or all differ from it."""
 
     text: str
     differs: bool
@@ -29,7 +29,8 @@ class Reply:
     """One model's answer to one prompt."""
 
     name: str
-    kind: str  # "reference", "best" or "other"
+    role: Role
+    reference: bool
     about: str  # size and divergence
     pieces: tuple[Piece, ...] = ()
     same: str = ""  # the share of words that are the reference's
@@ -50,17 +51,12 @@ def exchanges(outcome: Outcome) -> tuple[Exchange, ...]:
     known = outcome.run.written(outcome.reference.fingerprint)
     if known is None:
         return ()
-    told = [(row, _answers(outcome, row, known["prompts"])) for row in _by_size(outcome)]
+    rows = [(row, _answers(outcome, row, known["prompts"])) for row in (outcome.reference, *by_size(outcome))]
+    answered = [(row, answers) for row, answers in rows if answers is not None]
     return tuple(
-        Exchange(prompt["text"], prompt["chat"], tuple(_replies(outcome, told, place)))
+        Exchange(prompt["text"], prompt["chat"], tuple(_replies(outcome, answered, place)))
         for place, prompt in enumerate(known["prompts"])
     )
-
-
-def _by_size(outcome: Outcome) -> list[Candidate]:
-    others = [row for row in outcome.candidates if row.measurement is not None]
-    others.sort(key=lambda row: -row.measurement.size_bytes if row.measurement else 0)
-    return [outcome.reference, *others]
 
 
 def _answers(outcome: Outcome, row: Candidate, prompts: Any) -> list[dict[str, Any]] | None:
@@ -70,20 +66,18 @@ def _answers(outcome: Outcome, row: Candidate, prompts: Any) -> list[dict[str, A
     return answers if found is not None and found["prompts"] == prompts else None
 
 
-def _replies(
-    outcome: Outcome, told: Sequence[tuple[Candidate, list[dict[str, Any]] | None]], place: int
-) -> list[Reply]:
-    reference = next(answers[place]["text"] for _, answers in told if answers is not None)
-    return [_reply(outcome, row, answers[place], reference) for row, answers in told if answers is not None]
+def _replies(outcome: Outcome, answered: Sequence[tuple[Candidate, list[dict[str, Any]]]], place: int) -> list[Reply]:
+    reference = answered[0][1][place]["text"]
+    return [_reply(outcome, row, answers[place], reference) for row, answers in answered]
 
 
 def _reply(outcome: Outcome, row: Candidate, answer: dict[str, Any], reference: str) -> Reply:
-    best = outcome.best is not None and row.fingerprint == outcome.best.fingerprint
-    first = row.fingerprint == outcome.reference.fingerprint
+    first = outcome.is_reference(row)
     pieces, same = compare(reference, answer["text"])
     return Reply(
-        name=label(row) or ("reference" if first else row.recipe),
-        kind="reference" if first else "best" if best else "other",
+        name=level_name(row) or ("reference" if first else row.recipe),
+        role=outcome.role(row),
+        reference=first,
         about=_about(row),
         pieces=(Piece(answer["text"], differs=False),) if first else pieces,
         same="" if first or answer["failure"] else phrases.share(same),
@@ -99,7 +93,7 @@ def _about(row: Candidate) -> str:
 
 
 def compare(reference: str, text: str) -> tuple[tuple[Piece, ...], float]:
-    """The text in pieces, words of the longest common parts apart from the others; and the share of common words."""
+    """The text in pieces, those that differ separate from the others; and the share of common words."""
     parts = _PARTS.findall(text)
     words = [place for place, part in enumerate(parts) if not part.isspace()]
     matcher = SequenceMatcher(None, reference.split(), [parts[place] for place in words], autojunk=False)
@@ -107,7 +101,7 @@ def compare(reference: str, text: str) -> tuple[tuple[Piece, ...], float]:
     pieces: list[Piece] = []
     for place, part in enumerate(parts):
         differs = not part.isspace() and place not in common
-        if part.isspace():  # between two words that differ the mark goes on
+        if part.isspace():  # marked as well between two words that differ
             differs = 0 < place < len(parts) - 1 and place - 1 not in common and place + 1 not in common
         if pieces and pieces[-1].differs == differs:
             pieces[-1] = Piece(pieces[-1].text + part, differs)

@@ -1,4 +1,4 @@
-"""Confusion: which classes the shipped model takes for which, as a heat map for few classes and in words for many."""
+"""Confusion: which classes the shipped model confuses, as a heat map for few classes and in words for many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...judge.budget import Measurement
+from ..judge.budget import Measurement
 
 MOST_CLASSES = 24  # that fit into a table on a page
 MOST_PAIRS = 8
@@ -15,7 +15,7 @@ MOST_PAIRS = 8
 
 @dataclass(frozen=True)
 class Cell:
-    """Examples of one class that were called another; `share` is of the row, `right` on the diagonal."""
+    """Examples of one class that were predicted as another; `share` is of the row, `right` on the diagonal."""
 
     count: int
     share: float
@@ -24,7 +24,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pair:
-    """A confusion in numbers: `count` of the `total` examples of `truth` were called `said`."""
+    """A confusion in numbers: `count` of the `total` examples of `truth` were predicted as `said`."""
 
     truth: str
     said: str
@@ -34,7 +34,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Confusion:
-    """The matrix (true class, said class). `cells` is empty when there are too many classes to draw."""
+    """The matrix (true class, predicted class). `cells` is empty when there are too many classes to draw."""
 
     labels: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
@@ -45,7 +45,7 @@ class Confusion:
 
 
 def confusion(measurement: Measurement) -> Confusion | None:
-    """From the counts that the judge left with the quality; None where the task has no classes."""
+    """From the counts that the judge keeps with the quality; None where the task has no classes."""
     counts = np.array(measurement.extra.get("confusion", []), np.int64)
     labels = tuple(str(label) for label in measurement.extra.get("labels", ()))
     if counts.ndim != 2 or counts.shape != (len(labels), len(labels)) or not counts.any():
