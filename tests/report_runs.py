@@ -244,7 +244,7 @@ def make_run(root: Path, *, unlabelled: int = 0, wrong: dict[int, int] | None = 
     limits = Budget(max_size_bytes=4_000_000, max_drop=Drop(0.01), **budget)
     for row in (reference, small, tiny):
         run.add(row)
-    deliver(run, load(run.folder / small.path), small, limits, reference, photos=True)
+    deliver(run, load(run.folder / small.path), small, limits, task, reference)
     shrunk = Shrunk(run.folder, reference, [small, tiny, failed], small, limits)
     made = Made(run, task, shrunk)
     write_result(made)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from microbudget.kinds.language_modelling.report_writing import compare
 
 from microbudget.errors import BadData, InvalidOption, WorkerFailed
 from microbudget.kinds.language_modelling.prompts import (
@@ -24,6 +23,7 @@ from microbudget.kinds.language_modelling.prompts import (
     choose,
     read_prompts,
 )
+from microbudget.kinds.language_modelling.replies import compare
 from microbudget.kinds.language_modelling.search_space import LEVELS, level
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.kinds.language_modelling.writing import Written, answers_questions, write

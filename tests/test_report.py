@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from microbudget.kinds.image_classification.confusion import confusion
-from microbudget.kinds.image_classification.gallery import TO_LABEL
-from microbudget.kinds.image_classification.report_photos import thumbnail
 from PIL import Image
 
 from microbudget.errors import BadInput
 from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.kinds.image_classification.thumbnail import thumbnail
 from microbudget.model import Record
 from microbudget.report import write_report
 from microbudget.report.answers import Answers, judge, to_label
+from microbudget.report.confusion import confusion
+from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
 from microbudget.report.plots import Limits, Point, front, trade_off
 from microbudget.report.steps import steps, words
@@ -151,14 +151,14 @@ def test_confusion_counts_true_classes_by_rows(made, page):
     assert wrong, "the run has no confusion to show"
     for truth, said in wrong:
         total = sum(count for (a, _), count in expected.items() if a == truth)
-        text = f"{LABELS[truth]} called {LABELS[said]} : {expected[truth, said]} of {total}"
+        text = f"{LABELS[truth]} predicted as {LABELS[said]} : {expected[truth, said]} of {total}"
         assert text in page.text.replace(" :", " :"), page.text
 
 
 def test_learning_is_told_and_drawn(page):
-    assert "would buy +2.1 pt of accuracy (95 %: +0.4 to +5.0)" in page.text
+    assert "would change accuracy by +2.1 pt (95 %: +0.4 to +5.0)" in page.text
     assert page.section("learning").count("<svg") == 3
-    assert "6 epochs, number 5 was kept" in page.text
+    assert "6 epochs, of which number 5 was kept" in page.text
 
 
 def test_steps_are_shown_whatever_they_reported(page):
@@ -283,8 +283,8 @@ def test_data_that_are_gone_are_told(tmp_path):
     made = make_run(tmp_path)
     (tmp_path / "data").rename(tmp_path / "moved")
     page = made.page()
-    assert "No photos are shown: the data folder" in page.text
-    assert "is not there" in page.text
+    assert "No photos are shown: the data " in page.text
+    assert "are not there" in page.text
     assert not page.all("img")
     assert "2.60 MB instead of 9.12 MB" in page.text
     assert page.section("learning").count("<td class=") >= 9  # the confusion is in the run
@@ -293,7 +293,7 @@ def test_data_that_are_gone_are_told(tmp_path):
 def test_data_that_changed_are_not_shown_beside_old_answers(tmp_path):
     made = make_run(tmp_path)
     write_photo(tmp_path / "data" / "green" / "later.png", COLOURS[1], np.random.default_rng(9))
-    assert "has changed since the run" in made.page().text
+    assert "have changed since the run" in made.page().text
 
 
 def test_single_photo_that_is_gone_leaves_a_gap(made, tmp_path):
@@ -360,7 +360,7 @@ def test_many_classes_are_told_in_words(tmp_path):
     extra = {"confusion": counts.tolist(), "labels": [f"kind{n}" for n in range(100)]}
     write_result(made, best=replace(made.shrunk.best, measurement=replace(made.shrunk.best.measurement, extra=extra)))
     page = made.page()
-    assert "kind7 called kind3 : 5 of 14" in page.text.replace(" :", " :")
+    assert "kind7 predicted as kind3 : 5 of 14" in page.text.replace(" :", " :")
     assert 'class="confusion"' not in page.source
 
 

@@ -71,7 +71,7 @@ def test_answers_stand_side_by_side(finished: Path) -> None:
 
 def test_predictions_stand_beside_what_was_measured(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
-    section = page.partition('id="foretold"')[2].partition("</section>")[0]
+    section = page.partition('id="predicted"')[2].partition("</section>")[0]
     rows = [row for row in read(finished / "candidates.jsonl") if row.recipe]
     for row, level in zip(rows, LEVELS, strict=True):
         assert row.measurement is not None

@@ -87,9 +87,9 @@ class Evaluation:
         return Predictions(self._run.cache / f"predictions-{self.reference.fingerprint}")
 
     @property
-    def photos(self) -> bool:
-        """Whether inputs are photos that went through the models' own preprocessing; not so in a task of one's own."""
-        return hasattr(self._task, "path_of") and not isinstance(self._task, SpokenTask)
+    def task(self) -> Task:
+        """What the candidates are measured on."""
+        return self._task
 
     def reference_candidate(self, recipe: str) -> Candidate:
         """The first row: the reference, measured alone on validation."""

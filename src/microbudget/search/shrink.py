@@ -353,7 +353,7 @@ def _try_all(evaluation: Evaluation, run: Run, job: _Job, deadline: float | None
             if job.keeps_float and candidate.slower_than_float and unrounded not in recipes:
                 recipes.append(unrounded)
             if best(found, budget) is candidate:
-                deliver(run, evaluation.model(candidate), candidate, budget, photos=evaluation.photos)
+                deliver(run, evaluation.model(candidate), candidate, budget, evaluation.task)
     except KeyboardInterrupt:
         progress.say("stopped: the best so far is delivered")
         return found, True
@@ -392,7 +392,7 @@ def _finish(
         unmet.append(f"on test the loss exceeds {budget.max_drop}: {verdict.reason}")
     elif verdict is not None and budget.prove and verdict.decision != "within":
         unmet.append(f"on test the loss is not shown to be within {budget.max_drop}: {verdict.reason}")
-    deliver(run, evaluation.model(judged), judged, budget, reference, photos=evaluation.photos)
+    deliver(run, evaluation.model(judged), judged, budget, evaluation.task, reference)
     found = [judged if candidate.fingerprint == judged.fingerprint else candidate for candidate in found]
     return Shrunk(run.folder, reference, found, judged, budget, unmet, interrupted)
 

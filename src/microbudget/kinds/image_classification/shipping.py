@@ -1,0 +1,68 @@
+"""What ships with a photo classifier: `predict.py`, and in the model's file all that the script needs."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ...model import ONNX_NAME, Model
+from ...ship.shipping import Shipping
+from ...task import Task
+from .data import ImageTask
+from .page import PREDICT
+
+PLAN_KEY = "microbudget.plan"
+
+
+def _add_files(folder: Path, model: Model, task: Task) -> None:
+    """Write predict.py, where it can serve the model: not for a task of the user's own, which has its own inputs."""
+    plan = _plan(model) if isinstance(task, ImageTask) else None
+    if plan is None:
+        return
+    _write_plan(folder / ONNX_NAME, model, plan)
+    script = resources.files(__package__).joinpath(PREDICT).read_text(encoding="utf-8")
+    (folder / PREDICT).write_text(script, encoding="utf-8")
+
+
+def _plan(model: Model) -> dict[str, Any] | None:
+    """The preprocessing in its plainest form, which predict.py reads.
+
+    None for a model that predict.py cannot serve: no ONNX file, no labels, or a limit on the longer side.
+    """
+    from ...images.geometry import Exact, ShortestEdge
+    from ...images.preprocess import Preprocessing
+
+    if model.format != "onnx" or model.labels is None or model.record.preprocessing is None:
+        return None
+    parsed = Preprocessing.parse(model.record.preprocessing)
+    resize = parsed.geometry.resize
+    if isinstance(resize, ShortestEdge) and resize.longest is not None:
+        return None
+    return {
+        "size": [resize.height, resize.width] if isinstance(resize, Exact) else None,
+        "edge": resize.edge if isinstance(resize, ShortestEdge) else None,
+        "crops": [list(crop) for crop in parsed.geometry.crops],
+        "resample": parsed.geometry.resample,
+        "table": parsed.table.tolist(),  # to the bit: int8 makes steps of what float32 rounds away
+        "flipped": parsed.flipped,
+    }
+
+
+def _write_plan(path: Path, model: Model, plan: dict[str, Any]) -> None:
+    """Labels, preprocessing and plan into the file, so that it alone is enough."""
+    import onnx
+
+    from ...runtimes.onnx.session import write_metadata
+
+    proto = onnx.load(str(path), load_external_data=False)
+    write_metadata(proto, model.labels, model.record.preprocessing)
+    kept = [(prop.key, prop.value) for prop in proto.metadata_props if prop.key != PLAN_KEY]
+    del proto.metadata_props[:]
+    for key, value in [*kept, (PLAN_KEY, json.dumps(plan))]:
+        proto.metadata_props.add(key=key, value=value)
+    onnx.save(proto, str(path))
+
+
+SHIPPING = Shipping(pipeline_tag=ImageTask.kind, add_files=_add_files)

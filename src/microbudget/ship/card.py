@@ -1,0 +1,55 @@
+"""The model card: how to run the model, how it was made, what it costs and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..judge.budget import Budget
+from ..model import Model
+from ..report.part import usage_of, words_of
+from ..runs.candidates import Candidate
+from ..units import format_bytes, format_change, format_seconds
+from .shipping import shipping_of
+
+
+def card(
+    folder: Path,
+    settings: dict[str, Any],
+    model: Model,
+    candidate: Candidate,
+    budget: Budget,
+    reference: Candidate | None = None,
+) -> str:
+    """The card's Markdown. folder: with the model's files. settings: of run.toml."""
+    import jinja2
+
+    source = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters.update(bytes=format_bytes, seconds=format_seconds, change=format_change)
+    measurement = candidate.measurement
+    assert measurement is not None
+    shipping, reference_test = shipping_of(measurement.task), None if reference is None else reference.test
+    facts: dict[str, Any] = {
+        "settings": settings,
+        "record": model.record,
+        "labels": model.labels or (),
+        "candidate": candidate,
+        "reference": reference,
+        "limits": {key: value for key, value in budget.as_dict().items() if value not in (None, False)},
+        "usage": usage_of(measurement.task, folder, measurement.format),
+        "called": words_of(measurement.task),
+        "pipeline_tag": shipping.pipeline_tag,
+        "further_rows": () if candidate.test is None else shipping.card_rows(candidate.test, reference_test),
+        "runtime_notes": list(_runtime_notes(model)),
+    }
+    return environment.from_string(source).render(facts)
+
+
+def _runtime_notes(model: Model) -> Iterator[str]:
+    """Notes of the recipe's steps on the runtimes that take their result as it is."""
+    for report in model.record.history.values():
+        notes = report.get("runtimes", ()) if isinstance(report, dict) else ()
+        yield from ((notes,) if isinstance(notes, str) else map(str, notes))
