@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from microbudget.methods.quantize import write as writing
+from microbudget.methods.quantize import rounded
 from microbudget.methods.quantize.scheme import Machine
 from toy_networks import IMAGE, Net, images, kernels, quantized_in, residual, run
 
@@ -49,7 +49,7 @@ def kept_float(tmp_path, monkeypatch):
         for folder in ("with", "without"):
             (tmp_path / folder).mkdir()
             if folder == "without":
-                monkeypatch.setattr(writing, "begun_in_float", lambda graph, plan: {})
+                monkeypatch.setattr(rounded, "begun_in_float", lambda graph, plan: {})
             path, _ = quantized_in(tmp_path / folder, model, keep_float=names, repair=(), threads=1, **options)
             paths.append(path)
         return paths

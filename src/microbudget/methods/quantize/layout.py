@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .builder import GraphBuilder
 from .graph import Graph
 from .placement import COMPUTING, MOVING, made_by
 from .plan import Plan
@@ -64,15 +65,17 @@ def _laid_out(graph: Graph, plan: Plan, nodes: dict[str, Any], tensor: str) -> b
     return False
 
 
-def pass_through(writer: Any, begun: str, tensor: str, result: str, channels: int) -> None:
-    """Write the convolution that changes nothing: integers of the name `begun` in, `result` out, both as `tensor`."""
-    mapping = writer.mapping(tensor)
-    real = writer.add("DequantizeLinear", [begun, *mapping], f"{begun}.dq")
-    stored = writer.constant(f"one.int8x{channels}", np.full((channels, 1, 1, 1), ONE, np.int8))
-    scale = writer.constant("one.S", np.float32(1 / ONE))
-    zero = writer.constant("Z0.int8", np.int8(0))
+def pass_through(builder: GraphBuilder, begun: str, result: str, mapping: list[str], channels: int) -> None:
+    """Write the convolution that changes nothing: integers of the name `begun` in, `result` out, both by `mapping`.
+
+    mapping: the names of S and Z.
+    """
+    real = builder.add("DequantizeLinear", [begun, *mapping], f"{begun}.dq")
+    stored = builder.constant(f"one.int8x{channels}", np.full((channels, 1, 1, 1), ONE, np.int8))
+    scale = builder.constant("one.S", np.float32(1 / ONE))
+    zero = builder.constant("Z0.int8", np.int8(0))
     one = f"one.x{channels}"
-    if not writer.has(one):
-        writer.add("DequantizeLinear", [stored, scale, zero], one)
-    passed = writer.add("Conv", [real, one], f"{begun}.passed", group=channels, kernel_shape=[1, 1])
-    writer.add("QuantizeLinear", [passed, *mapping], result)
+    if not builder.has(one):
+        builder.add("DequantizeLinear", [stored, scale, zero], one)
+    passed = builder.add("Conv", [real, one], f"{begun}.passed", group=channels, kernel_shape=[1, 1])
+    builder.add("QuantizeLinear", [passed, *mapping], result)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
+from .draft import Draft
+from .graph import Layer
 from .packing import pack
-
-if TYPE_CHECKING:
-    from .graph import Layer
-    from .write import Writer
 
 KERNEL_BITS = (2, 4, 8)
 SMALLEST_GROUP = 16  # the kernel's groups are powers of two from here on
@@ -32,20 +28,20 @@ def blobs(q: NDArray[np.int8], bits: int, group: int) -> NDArray[np.uint8]:
     return pack(codes, bits).reshape(outputs, groups, group * bits // 8)
 
 
-def write_weight_only(writer: Writer, layer: Layer) -> None:
-    """Replace a Gemm or MatMul by MatMulNBits; its bias is added behind."""
-    weights, node = writer.plan.weights[layer.name], writer.graph.node(layer.name)
+def write_weight_only(draft: Draft, layer: Layer) -> None:
+    """Replace a Gemm or MatMul by MatMulNBits; its bias is added afterwards."""
+    weights, node, builder = draft.plan.weights[layer.name], draft.graph.node(layer.name), draft.builder
     assert weights.group is not None
     q = weights.q if layer.outputs_axis == 0 else weights.q.T
-    short, name, b = writer.short(layer), node.output[0], writer.plan.biases.get(layer.name)
+    short, name, b = draft.weights.short(layer), node.output[0], draft.plan.biases.get(layer.name)
     added = layer.op == "Gemm" and b is not None
-    writer.domains["com.microsoft"] = 1
+    builder.domains["com.microsoft"] = 1
     inputs = [
-        writer.read(layer.input, node),
-        writer.constant(f"{short}.blobs", blobs(np.ascontiguousarray(q), weights.bits, weights.group)),
-        writer.constant(f"{short}.S", weights.S.reshape(-1)),
+        draft.tensors.read(layer.input, node),
+        builder.constant(f"{short}.blobs", blobs(np.ascontiguousarray(q), weights.bits, weights.group)),
+        builder.constant(f"{short}.S", weights.S.reshape(-1)),
     ]
-    writer.add(
+    builder.add(
         "MatMulNBits",
         inputs,
         f"{name}.product" if added else name,
@@ -57,4 +53,4 @@ def write_weight_only(writer: Writer, layer: Layer) -> None:
         accuracy_level=ACCURACY_LEVEL,
     )
     if added:
-        writer.add("Add", [f"{name}.product", writer.constant(f"{layer.name}.bias", b)], name)
+        builder.add("Add", [f"{name}.product", builder.constant(f"{layer.name}.bias", b)], name)
