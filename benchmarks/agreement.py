@@ -209,7 +209,7 @@ def text(found: list[Row]) -> str:
     note = (
         f"Float over int8. `compare` agrees with the stopwatch in {sum(row.agrees for row in found)} of {len(found)}"
         f" rows; the half-width of its interval is {half:.1%} at the median. The stopwatch is three processes (in"
-        f" brackets the lowest and highest of their ratios, {apart:.1%} apart at the median) interleaved with"
+        f" brackets the lowest and highest of their ratios, which differ by {apart:.1%} at the median) interleaved with"
         " the blocks of `compare`."
     )
     return f"{table(head, [row.cells() for row in found])}\n\n{note} {provenance('agreement.py')}"

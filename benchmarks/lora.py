@@ -282,7 +282,7 @@ def _adapters() -> str:
     small, backbone = sum(row["bytes"] for row in rows), rows[0]["backbone"]
     gains = [1 - row["after"] / row["before"] for row in rows]
     return (
-        f"{len(rows)} tasks ({', '.join(row['module'] for row in rows)}), an adapter each beside one backbone:"
+        f"{len(rows)} tasks ({', '.join(row['module'] for row in rows)}), an adapter each for one backbone:"
         f" {backbone / 1e6:.1f} + {small / 1e6:.1f} MB, where {len(rows)} models would take"
         f" {len(rows) * backbone / 1e6:.0f} MB. Bits per byte of each one's held-out text fell by {min(gains):.1%} to"
         f" {max(gains):.1%}."

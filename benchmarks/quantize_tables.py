@@ -240,7 +240,7 @@ def low_bits(network: Network) -> list[list[str]]:
 
 
 def repairs(network: Network) -> list[list[str]]:
-    """What each repair gives: the KL with one more of them, over that without it on the same test images."""
+    """What each correction gains: the KL with one more of them, over that without it on the same test images."""
     lines = []
     for bits, settings in bench.REPAIRED.items():
         before: Judged | None = None
@@ -348,10 +348,10 @@ def page(results: Results) -> str:
         "### 4, 3 and 2 bits",
         table(["network", "setting", "KL", "of the draws", "weights alone", "activations alone", "flipped",
                "change of accuracy, pt", "size"], [line for network in networks for line in low_bits(network)]),
-        "### What each repair gives",
-        "One repair more in every row; the ratio is that of the KL over the row above's, paired on the test images of"
+        "### What each correction gains",
+        "One correction more in every row; the ratio is that of the KL over the row above's, paired on the test images of"
         " one draw.",
-        table(["network", "bits", "repairs", "KL", "ratio", "weights alone", "flipped", "time"],
+        table(["network", "bits", "corrections", "KL", "ratio", "weights alone", "flipped", "time"],
               [line for network in networks for line in repairs(network)]),
         "### The same answers in three runtimes",
         f"`quantize()` by default, on {bench.AGREEING} of its calibration images: in how many the top answer is one and"
