@@ -349,8 +349,8 @@ def page(results: Results) -> str:
         table(["network", "setting", "KL", "of the draws", "weights alone", "activations alone", "flipped",
                "change of accuracy, pt", "size"], [line for network in networks for line in low_bits(network)]),
         "### What each correction gains",
-        "One correction more in every row; the ratio is that of the KL over the row above's, paired on the test images of"
-        " one draw.",
+        "One correction more in every row; the ratio is that of the KL over the row above's, paired on the test images"
+        " of one draw.",
         table(["network", "bits", "corrections", "KL", "ratio", "weights alone", "flipped", "time"],
               [line for network in networks for line in repairs(network)]),
         "### The same answers in three runtimes",
