@@ -21,7 +21,7 @@ from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.kinds.image_classification.thumbnail import thumbnail
 from microbudget.model import Record
 from microbudget.report import write_report
-from microbudget.report.answers import Answers, judge, to_label
+from microbudget.report.answers import Answers, group, to_label
 from microbudget.report.confusion import confusion
 from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
@@ -423,7 +423,7 @@ def test_every_example_is_in_its_group_and_the_worst_come_first(examples, classe
     logits = rng.normal(0, 2, (2, examples, classes)).astype(np.float32)
     labels = rng.integers(0, classes, examples)
     answers = Answers.from_logits(*logits)
-    judged = vars(judge(answers, labels))
+    judged = vars(group(answers, labels))
     expected = naive_groups(*logits, labels)
     assert {name: sorted(rows) for name, rows in judged.items()} == expected
     lost = [answers.reference[row, labels[row]] - answers.small[row, labels[row]] for row in judged["regressions"]]
@@ -437,7 +437,7 @@ def test_every_example_is_in_its_group_and_the_worst_come_first(examples, classe
 def test_regressions_are_ranked_by_lost_probability():
     reference = np.array([[2, 0], [4, 0], [9, 0]], np.float32)
     small = np.array([[0, 2], [0, 4], [0, 1]], np.float32)
-    assert judge(Answers.from_logits(reference, small), np.zeros(3, int)).regressions == [1, 0, 2]
+    assert group(Answers.from_logits(reference, small), np.zeros(3, int)).regressions == [1, 0, 2]
 
 
 def dot(cost, quality, name="1", role="other"):

@@ -250,11 +250,11 @@ def test_a_report_outlives_its_data(ran: search.Shrunk, recordings: Path, tmp_pa
 
 
 def test_marked_words() -> None:
-    kinds = [(words.kind, words.text, words.said) for words in marked("yes no up down", "yes now up up down go")]
+    kinds = [(words.kind, words.text, words.reference) for words in marked("yes no up down", "yes now up up down go")]
     assert kinds[0] == ("equal", "yes", "")
     assert ("substitute", "now", "no") in kinds
     assert [kind for kind, _, _ in kinds].count("insert") == 2
-    assert [(words.kind, words.said) for words in marked("yes no", "yes")] == [("equal", ""), ("delete", "no")]
+    assert [(words.kind, words.reference) for words in marked("yes no", "yes")] == [("equal", ""), ("delete", "no")]
 
 
 def test_players_are_small() -> None:

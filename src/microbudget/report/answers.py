@@ -1,4 +1,4 @@
-"""Answers: where the reference and the small model differ, example by example, in the order that is worth a look."""
+"""Answers: where the reference and the shipped model differ, example by example, the most useful to look at first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rows = list[int]
 
 @dataclass(frozen=True)
 class Answers:
-    """What two models say of the same examples. Probabilities: (examples, classes)."""
+    """Two models' probabilities for the same examples, each (examples, classes)."""
 
     reference: NDArray[np.float64]
     small: NDArray[np.float64]
@@ -26,43 +26,43 @@ class Answers:
 
     @property
     def disagree(self) -> NDArray[np.bool_]:
-        """(examples,): whether the two name different classes."""
+        """(examples,): whether the two predict different classes."""
         different: NDArray[np.bool_] = self.reference.argmax(axis=1) != self.small.argmax(axis=1)
         return different
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Row numbers of labelled examples by what became of them; the most telling first."""
+class Groups:
+    """Row numbers of labelled examples by which of the two models is right; the most useful to look at first."""
 
-    regressions: Rows  # the reference is right, the small model wrong; by lost probability of the true label
+    regressions: Rows  # the reference is right, the small model is wrong; by lost probability of the true label
     gains: Rows  # the other way round, by gained probability
-    both_wrong: Rows  # by how sure both are: a wrong label looks like this
+    both_wrong: Rows  # by the confidence of both: a wrong label looks like this
     both_right: Rows  # the closest calls first
 
 
-def judge(answers: Answers, labels: NDArray[np.intp]) -> Judged:
-    """Sort labelled examples into the four groups. labels: (examples,)."""
+def group(answers: Answers, labels: NDArray[np.intp]) -> Groups:
+    """The labelled examples in four groups. labels: class indices, (examples,)."""
     rows = np.arange(len(labels))
     reference_right = answers.reference.argmax(axis=1) == labels
     small_right = answers.small.argmax(axis=1) == labels
     lost = answers.reference[rows, labels] - answers.small[rows, labels]
-    sure = sureness(answers)
-    return Judged(
+    confidence = least_confidence(answers)
+    return Groups(
         regressions=_ranked(reference_right & ~small_right, lost),
         gains=_ranked(~reference_right & small_right, -lost),
-        both_wrong=_ranked(~reference_right & ~small_right, sure),
+        both_wrong=_ranked(~reference_right & ~small_right, confidence),
         both_right=_ranked(reference_right & small_right, -answers.small[rows, labels]),
     )
 
 
 def to_label(answers: Answers) -> Rows:
-    """Examples on which the two disagree, the surest first: one of two sure answers is certainly wrong."""
-    return _ranked(answers.disagree, sureness(answers))
+    """Rows on which the two disagree, the most confident first: one of two confident answers is certainly wrong."""
+    return _ranked(answers.disagree, least_confidence(answers))
 
 
-def sureness(answers: Answers) -> NDArray[np.float64]:
-    """How sure the less sure of the two is of its own answer, (examples,)."""
+def least_confidence(answers: Answers) -> NDArray[np.float64]:
+    """The probability that the less confident of the two gives to its own answer, (examples,)."""
     least: NDArray[np.float64] = np.minimum(answers.reference.max(axis=1), answers.small.max(axis=1))
     return least
 

@@ -1,4 +1,4 @@
-"""Charts: from a run to the plots of its page. Without matplotlib there are none, and the page says what is missing."""
+"""Charts: from a run to the plots of its page. Without matplotlib there are none, and the page says so."""
 
 from __future__ import annotations
 
@@ -45,12 +45,8 @@ def charts(outcome: Outcome, part: Part, trained: Training | None, others: Seque
         loss=_epochs(trained, "loss", "loss (cross-entropy, nats)", 1.0) if trained else "",
         accuracy=_epochs(trained, "accuracy", "accuracy (%)", 100.0) if trained else "",
         growth=_growth(curve, trained.classes, words_of(outcome.kind).examples) if curve and trained else "",
-        further=_all_further(others),
+        further=_epoch_plots(others),
     )
-
-
-def _all_further(others: Sequence[Training]) -> tuple[tuple[str, str], ...]:
-    return tuple(plot for other in others for plot in _further(other) if plot[0])
 
 
 def _costs(cost: str, measurement: Measurement) -> tuple[float | None, float | None, float | None]:
@@ -128,12 +124,15 @@ def _limits(outcome: Outcome, cost: str, factor: float) -> plots.Limits:
     )
 
 
-def _further(trained: Training) -> tuple[tuple[str, str], ...]:
+def _epoch_plots(others: Sequence[Training]) -> tuple[tuple[str, str], ...]:
+    """Loss and accuracy of each training over its epochs, with captions."""
     axes = (("loss", "loss", 1.0), ("accuracy", "accuracy (%)", 100.0))
-    return tuple(
+    plots_of = (
         (_epochs(trained, what, axis, scale), f"{trained.step}: the {what} over the epochs.")
+        for trained in others
         for what, axis, scale in axes
     )
+    return tuple(plot for plot in plots_of if plot[0])
 
 
 def _epochs(trained: Training, what: str, axis: str, scale: float) -> str:

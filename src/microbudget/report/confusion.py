@@ -24,10 +24,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pair:
-    """A confusion in numbers: `count` of the `total` examples of `truth` were predicted as `said`."""
+    """A confusion in numbers: `count` of the `total` examples of `truth` were predicted as `predicted`."""
 
     truth: str
-    said: str
+    predicted: str
     count: int
     total: int
 

@@ -1,6 +1,6 @@
 """Gallery: labelled examples with the answers of the reference and of what ships, those worth a look first.
 
-For every kind whose models answer with classes: a kind says how an example is shown, as a picture or as a text.
+For every kind whose models answer with classes: a kind chooses how an example is shown, as a picture or as a text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..task import Example, Split, Task
-from .answers import Answers, judge, to_label
+from .answers import Answers, group, to_label
 from .outcome import Outcome
 from .part import Words
 
@@ -23,7 +23,7 @@ TO_LABEL = 20
 
 
 @dataclass(frozen=True)
-class Said:
+class Prediction:
     """One model's answer to one example."""
 
     label: str
@@ -39,13 +39,13 @@ class Sample:
     shown: str | None
     truth: str | None
     truth_odds: tuple[float, float] | None  # the true label's probability, by the reference and by what ships
-    reference: Said
-    small: Said
+    reference: Prediction
+    small: Prediction
 
 
 @dataclass(frozen=True)
 class Group:
-    """Examples with one outcome, a field's name of `answers.Judged`; `count` of them there are, the first are shown."""
+    """Examples with one outcome, a field's name of `answers.Groups`; `count` of them there are, the first are shown."""
 
     name: str
     count: int
@@ -93,7 +93,7 @@ def gallery(outcome: Outcome, task: Task, words: Words, show: Show) -> Gallery:
         examples=len(examples),
         groups=tuple(
             Group(name, len(chosen), samples("validation", validation, chosen[: MOST[name]]))
-            for name, chosen in vars(judge(validation, labels)).items()
+            for name, chosen in vars(group(validation, labels)).items()
         ),
         to_label=samples(split, pool, rows[:TO_LABEL]),
         disagreements=len(rows),
@@ -123,11 +123,11 @@ def _sample(
         shown=show(example),
         truth=None if label is None else names[label],
         truth_odds=None if label is None else (float(reference[label]), float(small[label])),
-        reference=_said(reference, label, names),
-        small=_said(small, label, names),
+        reference=_prediction(reference, label, names),
+        small=_prediction(small, label, names),
     )
 
 
-def _said(probabilities: NDArray[np.float64], label: int | None, names: Sequence[str]) -> Said:
+def _prediction(probabilities: NDArray[np.float64], label: int | None, names: Sequence[str]) -> Prediction:
     top = int(probabilities.argmax())
-    return Said(names[top], float(probabilities[top]), None if label is None else top == label)
+    return Prediction(names[top], float(probabilities[top]), None if label is None else top == label)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..judge.budget import Budget, Measurement
-from ..judge.verdict import Verdict
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
@@ -125,16 +124,7 @@ def _loss(best: Candidate) -> str:
     text = f"{split}, quality changes by {phrases.change(verdict)} (95 %: {phrases.change_interval(verdict)})."
     if not verdict.limit:
         return text
-    return f"{text} {decision(verdict)}: {verdict.reason}."
-
-
-def decision(verdict: Verdict) -> str:
-    """The verdict with its limit: "A loss within 1pt is shown"."""
-    return {
-        "within": f"A loss within {verdict.limit} is shown",
-        "exceeds": f"A loss beyond {verdict.limit} is shown",
-        "not shown": f"A loss within {verdict.limit} is not shown",
-    }[verdict.decision]
+    return f"{text} {phrases.decision(verdict)}: {verdict.reason}."
 
 
 def _budget(outcome: Outcome) -> tuple[str, str]:

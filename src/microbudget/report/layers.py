@@ -1,4 +1,4 @@
-"""Layers: what quantization did to each, the worst first, with the reason in words."""
+"""Layers: the quantization error of each, the largest first, with the reason in words."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from . import phrases
 STEP = "quantize"
 DRAWN = ("layers", "notes")  # what this section shows of the step's report
 FLOAT_BITS = 32
-SCHEMES = {"static": "calibrated", "dynamic": "rounded at run time", "weights": "weights alone", "float": "float"}
+SCHEMES = {"static": "static", "dynamic": "dynamic", "weights": "weight-only", "float": "float"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer, as text; `error` is the larger share of power lost, `bar` that relative to the worst layer's."""
+    """One layer, as text; `error` is the larger relative error, `bar` that relative to the worst layer's."""
 
     name: str
     kind: str
@@ -37,12 +37,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Layers:
-    """The rows, the step's decisions, and what it all comes to."""
+    """The rows, the step's decisions, and a summary."""
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     summary: str
-    worst: str  # the reasons of the worst layers, in a sentence; "" where nothing is wrong
+    worst: str  # the worst layers with their reasons; "" where no layer has a reason
 
 
 def layers(record: Record | None) -> Layers | None:
@@ -54,8 +54,8 @@ def layers(record: Record | None) -> Layers | None:
     worst = max(_error(row) for row in found)
     rows = tuple(_row(row, worst) for row in sorted(found, key=_error, reverse=True))
     notes = report.get("notes")
-    told = tuple(map(str, notes)) if isinstance(notes, list) else ()
-    return Layers(rows, told, _summary(found, report.get("kl")), _worst(rows))
+    decisions = tuple(map(str, notes)) if isinstance(notes, list) else ()
+    return Layers(rows, decisions, _summary(found, report.get("kl")), _worst(rows))
 
 
 def without_layers(record: Record) -> Record:
@@ -106,7 +106,7 @@ def _bits(value: Any) -> str:
 
 
 def _percent(value: Any) -> str:
-    """A share of power to two digits: 0.00123 -> "0.12 %"."""
+    """A relative error to two digits: 0.00123 -> "0.12 %"."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return phrases.MISSING
     return "0 %" if value == 0 else "< 0.001 %" if abs(value) < 1e-5 else f"{value * 100:.2g} %"
@@ -114,13 +114,15 @@ def _percent(value: Any) -> str:
 
 def _summary(rows: Sequence[Mapping[str, Any]], kl: Any) -> str:
     counts = Counter(_bits(row.get("bits")) for row in rows)
-    told = ", ".join(f"{count} {'float' if bits == 'float' else f'of {bits} bits'}" for bits, count in counts.items())
+    by_bits = ", ".join(
+        f"{count} {'float' if bits == 'float' else f'with {bits} bits'}" for bits, count in counts.items()
+    )
     divergence = (
         f" On calibration data its answers diverge from the float model's by {kl:.2g} nats (KL)."
         if isinstance(kl, float)
         else ""
     )
-    return f"{len(rows)} layers: {told}.{divergence}"
+    return f"{len(rows)} layers: {by_bits}.{divergence}"
 
 
 def _worst(rows: Sequence[Row]) -> str:

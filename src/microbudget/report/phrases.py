@@ -71,6 +71,15 @@ def change_interval(verdict: Verdict) -> str:
     return _to(change(verdict, verdict.change_low), change(verdict, verdict.change_high))
 
 
+def decision(verdict: Verdict) -> str:
+    """The verdict with its limit: "A loss within 1pt is shown"."""
+    return {
+        "within": f"A loss within {verdict.limit} is shown",
+        "exceeds": f"A loss beyond {verdict.limit} is shown",
+        "not shown": f"A loss within {verdict.limit} is not shown",
+    }[verdict.decision]
+
+
 def size_change(before_bytes: float, after_bytes: float) -> str:
     """A change of size in words: "3.5 times smaller", "12 % larger", "about the same size"."""
     ratio, word = before_bytes / after_bytes, "smaller"

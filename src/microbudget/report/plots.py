@@ -30,7 +30,7 @@ VARIABLES = {
 }
 MARKERS: dict[Role, str] = {"reference": "s", "best": "D", "other": "o"}
 FIRST: dict[Role, int] = {"best": 0, "reference": 1, "other": 2}
-LARGE, SMALL = (5.4, 3.9), (4.2, 3.0)  # inches: two and three beside each other fill a page
+LARGE, SMALL = (5.4, 3.9), (4.2, 3.0)  # inches: two or three in a row fill a page
 SPREAD_POINTS = 5.5  # between symbols that would cover each other
 LOG_FROM = 30  # ratio of the largest to the smallest cost from which the axis is logarithmic
 # Where a label may go, in points from its symbol, the best place first.
@@ -250,7 +250,7 @@ def front(points: Sequence[Point], higher_is_better: bool = True) -> list[Point]
 
 
 def _shifts(axes: Any, points: Sequence[Point]) -> list[float]:
-    """How far to move each symbol sideways, in points, so that those of one cost stand side by side.
+    """How far to move each symbol sideways, in points, so that those of one cost are drawn side by side.
 
     What ships, or else the reference, stays where it is.
     """

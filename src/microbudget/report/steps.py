@@ -1,4 +1,4 @@
-"""Steps: what each method reported when it made the shipped model, as facts and tables, whatever its keys are."""
+"""Steps: the report of each method that made the shipped model, as facts and tables, whatever its keys are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = {"same_top1": "same answers", "difference": "largest difference of logit
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as text; numbers also as a share of the largest in their column, for a bar behind them."""
+    """A value as text; numbers also as a share of the largest in their column, for a bar in the background."""
 
     text: str
     number: bool = False
@@ -76,7 +76,7 @@ def _listing(name: str, rows: list[Mapping[str, Any]]) -> Listing:
 
 
 def _size(value: Any) -> float:
-    """The magnitude of a fractional number: only those get a bar, for counts and bits it would say nothing."""
+    """The magnitude of a fractional number: only those get a bar, which would mean nothing for counts and bits."""
     return abs(value) if isinstance(value, float) and abs(value) < float("inf") else 0.0
 
 
@@ -87,7 +87,7 @@ def _cell(column: str, value: Any, largest: float) -> Cell:
 
 
 def words(key: str) -> str:
-    """A key as a reader wants it: "weight_error" -> "weight error"."""
+    """A key in words: "weight_error" -> "weight error"."""
     for unit in ("_bytes", "_s", "_j"):
         key = key.removesuffix(unit)
     return WORDS.get(key, key.replace("_", " "))

@@ -23,13 +23,13 @@ class Training:
     report: tuple[tuple[str, str], ...]  # of the finished head on validation
     learning_curve: LearningCurve | None
     classes: int
-    noted: int | None = None  # the epoch that was kept, where the step says so
+    kept_epoch: int | None = None  # where the step reports it
 
     @property
     def kept(self) -> int | None:
         """The epoch that was kept, from 1: the one with the lowest validation loss. 0: the network as it was."""
-        if self.noted is not None:
-            return self.noted
+        if self.kept_epoch is not None:
+            return self.kept_epoch
         losses = self.series("validation_loss")
         return losses.index(min(losses)) + 1 if losses else None
 
@@ -66,7 +66,7 @@ def _training(step: str, history: Mapping[str, Any], record: Record) -> Training
         report=tuple(_report(validation if isinstance(validation, Mapping) else {})),
         learning_curve=_learning_curve(history.get("learning_curve")),
         classes=len(record.labels or ()),
-        noted=history.get("kept"),
+        kept_epoch=history.get("kept"),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..judge.budget import Budget
 from ..model import Model
+from ..report import phrases
 from ..report.part import usage_of, words_of
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_seconds
@@ -28,7 +29,9 @@ def card(
 
     source = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters.update(bytes=format_bytes, seconds=format_seconds, change=format_change)
+    environment.filters.update(
+        bytes=format_bytes, seconds=format_seconds, change=format_change, decision=phrases.decision
+    )
     measurement = candidate.measurement
     assert measurement is not None
     shipping, reference_test = shipping_of(measurement.task), None if reference is None else reference.test

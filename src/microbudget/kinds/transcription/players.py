@@ -36,11 +36,11 @@ class Words:
 
     kind: Kind
     text: str
-    said: str = ""
+    reference: str = ""
 
 
 @dataclass(frozen=True)
-class Written:
+class Hypothesis:
     """One model's transcript: its row in the table, its words against the reference text, how many are wrong."""
 
     row: str
@@ -59,9 +59,9 @@ class Player:
     name: str
     seconds: float
     audio: str | None
-    said: str
+    transcript: str
     words: int
-    written: tuple[Written, ...]
+    hypotheses: tuple[Hypothesis, ...]
     change: int  # word errors of what ships less those of the reference
     longest: float = LONGEST_S  # seconds that are embedded at most
 
@@ -143,29 +143,29 @@ def _player(
     change: int,
     room: _Room,
 ) -> Player:
-    said = task.normalize(task.text(example) or "")
-    written = tuple(
-        _written(outcome, place, said, task.normalize(str(texts[row]))) for place, texts in texts_of.items()
+    transcript = task.normalize(task.text(example) or "")
+    hypotheses = tuple(
+        _hypothesis(outcome, place, transcript, task.normalize(str(texts[row]))) for place, texts in texts_of.items()
     )
     return Player(
         name=example.name,
         seconds=task.seconds(example),
         audio=room.audio(task, example),
-        said=said,
-        words=len(said.split()),
-        written=tuple(written),
+        transcript=transcript,
+        words=len(transcript.split()),
+        hypotheses=hypotheses,
         change=change,
     )
 
 
-def _written(outcome: Outcome, place: int, said: str, written: str) -> Written:
+def _hypothesis(outcome: Outcome, place: int, transcript: str, text: str) -> Hypothesis:
     from .transcripts import count
 
-    candidate, errors = outcome.rows[place], count(said, written)
-    return Written(
+    candidate, errors = outcome.rows[place], count(transcript, text)
+    return Hypothesis(
         row=name(place),
         role=outcome.role(candidate),
-        words=marked(said, written),
+        words=marked(transcript, text),
         errors=errors.word_errors,
         hallucinated=errors.hallucinated,
         size=_cost(candidate, phrases.size),
@@ -177,13 +177,13 @@ def _cost(candidate: Candidate, show: Any) -> str:
     return "" if candidate.measurement is None else str(show(candidate.measurement))
 
 
-def marked(said: str, written: str) -> tuple[Words, ...]:
-    """A transcript with its differences from what was said."""
+def marked(transcript: str, text: str) -> tuple[Words, ...]:
+    """A model's text with its differences from the transcript."""
     from .transcripts import align
 
     return tuple(
         Words(step.kind, " ".join(step.written), "" if step.kind == "equal" else " ".join(step.said))
-        for step in align(said, written)
+        for step in align(transcript, text)
     )
 
 
