@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from ..report import phrases
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_joules, format_seconds
 
@@ -152,30 +155,40 @@ def _rest(ledger: dict[str, Any]) -> str:
     return f"and {', '.join(told)}; together {ledger['size_bytes']} bytes"
 
 
-def _losses(metric: str) -> str:
-    return " of the bits that A needs" if metric == "bits per byte" else ""
-
-
-def _tokens(apart: dict[str, Any]) -> str:
-    """How far B's predictions are from A's."""
+def _tokens(divergence: dict[str, Any]) -> str:
+    """The divergence of the second model's predictions from the first's."""
+    low, high = divergence["kl_low"], divergence["kl_high"]
     return (
-        f"KL {apart['kl']:.5f} nats a token ({apart['kl_low']:.5f}..{apart['kl_high']:.5f}); the same first choice for"
-        f" {100 * apart['same_top1']:.2f} % of {apart['tokens']} tokens"
+        f"KL {divergence['kl']:.5f} nats a token ({low:.5f}..{high:.5f}); the same first choice for"
+        f" {100 * divergence['same_top1']:.2f} % of {divergence['tokens']} tokens"
     )
+
+
+def distinct_names(first: str, second: str) -> tuple[str, str]:
+    """The models' names, of paths the last parts that distinguish them; numbered where both are the same."""
+    parts = [Path(name).parts for name in (first, second)]
+    for count in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(each[-count:]) for each in parts]
+        if short[0] != short[1]:
+            return short[0], short[1]
+    name = parts[0][-1] if parts[0] else first
+    return f"{name} (1)", f"{name} (2)"
 
 
 def print_comparison(comparison: Comparison) -> None:
     """The ratios of two models with their intervals, in words."""
     row = comparison.as_dict()
-    table = _table("", "A", "B")
+    first, second = map(escape, distinct_names(comparison.a.model, comparison.b.model))
+    table = _table("", first, second)
     for name, show in (("size", lambda m: format_bytes(m.size_bytes)), ("latency", _latency), ("quality", _quality)):
         table.add_row(name, show(comparison.a), show(comparison.b))
     console = _console()
     console.print(table)
     low, high = row["speedup_low"], row["speedup_high"]
+    size_change = phrases.size_change(comparison.a.size_bytes, comparison.b.size_bytes)
     console.print(
-        f"B is {row['size_ratio']:.2f} times smaller; speed: {row['speed_verdict']}, {row['speedup']:.2f} times"
-        f" as fast ({low:.2f}..{high:.2f})"
+        f"{second} is {size_change}; speed: {row['speed_verdict']}, {row['speedup']:.2f} times as fast"
+        f" ({low:.2f}..{high:.2f})"
     )
     timing = comparison.extra["timing"]
     threads = " and ".join(dict.fromkeys(str(m.threads) for m in (comparison.a, comparison.b)))
@@ -186,9 +199,10 @@ def print_comparison(comparison: Comparison) -> None:
     metric = comparison.a.metric
     change, low, high = (format_change(row[f"quality_change{end}"], metric) for end in ("", "_low", "_high"))
     if timing["dropped"]:
-        told = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
-        console.print(f"pairs of blocks dropped: {told}")
-    console.print(f"quality changes by {change} ({low}..{high}){_losses(metric)}")
+        reasons = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
+        console.print(f"pairs of blocks dropped: {reasons}")
+    of_what = f" of the bits that {first} needs" if metric == "bits per byte" else ""
+    console.print(f"quality changes by {change} ({low}..{high}){of_what}")
     if "tokens" in comparison.extra:
         console.print(_tokens(comparison.extra["tokens"]))
     if row["verdict"]:
@@ -204,6 +218,9 @@ def print_run(shrunk: Shrunk) -> None:
         table.add_row(*_row(candidate, shrunk.reference), style=style)
     console = _console()
     console.print(table)
+    for candidate in shrunk.candidates:
+        if candidate.measurement is None:
+            console.print(f"failed: {_short(candidate.recipe)}: {candidate.failure}", markup=False, soft_wrap=True)
     if shrunk.best is None:
         console.print("no candidate could be built and measured")
         return
@@ -226,7 +243,7 @@ def print_run(shrunk: Shrunk) -> None:
 def _row(candidate: Candidate, reference: Candidate) -> list[str]:
     label = "reference" if candidate.fingerprint == reference.fingerprint else _short(candidate.recipe)
     if candidate.measurement is None:
-        return [label, f"failed: {candidate.failure}", "", "", "", "", ""]
+        return [label, *[MISSING] * 5, "failed"]
     measurement, verdict = candidate.measurement, candidate.verdict
     speedup = candidate.speed.get("speedup")
     return [
