@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-import microbudget
 import test_methods
 from microbudget import methods
+from microbudget.cli import main
 from microbudget.errors import UnsupportedModel
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
-from microbudget.recipes.build import build_step
+from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
 
@@ -82,9 +82,16 @@ def test_values_beyond_its_range_are_refused(
         build_step(load(tmp_path / "large"), half(smallest=1), context, tmp_path / "steps")
 
 
-def test_it_goes_through_a_run(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
-    done = microbudget.run_recipe(onnx_model, "finetune(epochs=3) > half(smallest=1)", photos, out=tmp_path / "run")
-    assert done.best is not None
-    assert done.best.measurement is not None
-    assert done.best.measurement.size_bytes < done.reference.measurement.size_bytes  # type: ignore[union-attr]
-    assert "largest error" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+def test_it_is_a_step_of_a_recipe(onnx_model: Path, context: Context, tmp_path: Path) -> None:
+    recipe = Recipe.parse("finetune(epochs=3) > half(smallest=1)")
+    trained, made = build(load(onnx_model), recipe, context, tmp_path / "steps")
+    assert made.size_bytes < 0.7 * trained.size_bytes
+    assert made.record.recipe == str(recipe)
+    assert set(made.record.history) == {"finetune", "half"}
+
+
+def test_the_command_line_lists_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    assert "half" in listed
+    assert "smallest" in listed
