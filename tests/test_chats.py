@@ -21,7 +21,7 @@ from microbudget.model import LANGUAGE_MODELLING
 from microbudget.recipes.build import build_step
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
-from microbudget.runtimes.language.chat import last_answer
+from microbudget.runtimes.language.chat import PLAIN, last_answer
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
 from microbudget.task import LanguageTask
@@ -121,7 +121,7 @@ def test_a_template_that_writes_earlier_turns_anew_repeats_none() -> None:
 
 def test_a_plain_template_goes_on_where_the_prompt_ends() -> None:
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-    assert last_answer(None, messages) == ("user: hi\nassistant:", " hello\n")
+    assert last_answer(PLAIN, messages) == ("user: hi\nassistant:", " hello\n")
 
 
 def test_the_answers_are_judged_and_get_better(chats: Path, folder: Path, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.errors import InvalidOption
+from microbudget.errors import InvalidOption, UnsupportedModel
 from microbudget.runtimes.gguf.session import GgufReader
 from microbudget.runtimes.hf.causal import CausalReader
 from microbudget.runtimes.language.generate import choose, generate
-from microbudget.runtimes.language.session import LanguageSession, Reader
+from microbudget.runtimes.language.reader import Reader
+from microbudget.runtimes.language.renderer import Renderer
+from microbudget.runtimes.language.session import LanguageSession
 from toy_pair import Pair, needs_llama, write_pair
 
 RUNTIMES = ["causal", pytest.param("gguf", marks=needs_llama)]
@@ -95,6 +97,16 @@ def test_a_chat_goes_through_the_models_template(pair: Pair, runtime: str, monke
     monkeypatch.setattr(session.reader, "chat_template", None)
     plain = session.chat([{"role": "user", "content": PROMPT}], tokens=5)
     assert plain.prompt_tokens == len(session.reader.encode(f"user: {PROMPT}\nassistant:"))
+    session.close()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_template_that_hangs_is_stopped_and_the_session_goes_on(pair: Pair, runtime: str) -> None:
+    session = LanguageSession(open_reader(pair, runtime), Renderer(timeout_s=0.5))
+    session.reader.chat_template = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
+    with pytest.raises(UnsupportedModel, match=r"chat template failed: .* no answer within 500 ms"):
+        session.chat([{"role": "user", "content": PROMPT}], tokens=2)
+    assert session.generate(PROMPT, tokens=2).tokens
     session.close()
 
 

@@ -16,6 +16,7 @@ import pytest
 from microbudget.errors import Failed, InvalidOption, ModelNotFound, UnsupportedModel
 from microbudget.kinds.language_modelling import go_template, ollama
 from microbudget.runtimes.gguf.write import Layout, entry
+from microbudget.runtimes.language.chat import ChatTemplate, render
 
 TURNS = "{% for m in messages %}%s{% endfor %}%s"
 CHATML = (
@@ -72,26 +73,24 @@ def go(template: str, system: str, prompt: str, response: str) -> str:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_first_turn_is_what_the_model_was_trained_on(name: str) -> None:
-    from microbudget.runtimes.language.chat import render
-
-    template, begin, end = TEMPLATES[name]
-    form = go_template.find(template, begin, end)
+    template = ChatTemplate(*TEMPLATES[name])
+    form = go_template.find(template)
     for system in ("", "Be kind.") if form.takes_system else ("",):
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": "What is {{ this }}?"})
-        expected = render(template, messages, begin, end).removeprefix(begin)
+        expected = render(template, messages).removeprefix(template.begin)
         assert go(form.go(), system or form.system, "What is {{ this }}?", "") == expected + form.after_answer
 
 
 def test_a_hidden_system_text_is_told() -> None:
-    form = go_template.find(*TEMPLATES["qwen"])
+    form = go_template.find(ChatTemplate(*TEMPLATES["qwen"]))
     assert (form.system, form.before_system) == ("You are a lamp.", "<|im_start|>system\n")
     assert form.before_prompt == "<|im_start|>user\n"
-    assert go_template.find(*TEMPLATES["chatml"]).system == ""
+    assert go_template.find(ChatTemplate(*TEMPLATES["chatml"])).system == ""
 
 
 def test_a_template_without_system_says_so() -> None:
-    form = go_template.find(*TEMPLATES["mistral"])
+    form = go_template.find(ChatTemplate(*TEMPLATES["mistral"]))
     assert not form.takes_system
     assert form.go() == "[INST] {{ .Prompt }} [/INST]{{ .Response }}</s>"
 
@@ -107,14 +106,14 @@ def test_braces_are_escaped() -> None:
         ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "changes or repeats"),
         ("{% for m in messages %}{{ loop.index }}:{{ m['content'] }}{% endfor %}", "depends on|differs|differently"),
         ("{{ raise_exception('no') }}", "template failed: no"),
-        ("{{ strftime_now('%Y-%m-%d') }}" + CHATML, "tells the date"),
+        ("{{ strftime_now('%Y-%m-%d') }}" + CHATML, "writes the date"),
         ("{% for m in messages %}", "template failed"),
         ("{{ ''.__class__.__mro__ }}", "template failed"),
     ],
 )
 def test_other_templates_are_not_guessed_at(template: str, reason: str) -> None:
     with pytest.raises(UnsupportedModel, match=reason):
-        go_template.find(template)
+        go_template.find(ChatTemplate(template))
 
 
 def write_model(folder: Path, template: str | None = CHATML) -> Path:

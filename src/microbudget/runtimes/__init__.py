@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from numpy.typing import NDArray
-
 from ..errors import InvalidOption, UnsupportedModel
 from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ..model import Model
     from .speech.whisper import WhisperSession
 

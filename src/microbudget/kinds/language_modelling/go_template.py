@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UnsupportedModel
-from ...runtimes.language.chat import Message, render
+from ...runtimes.language.chat import ChatTemplate, Message
+from ...runtimes.language.renderer import Renderer
 
 SYSTEM, USER, AGAIN, ANSWER = (f"\u27e6{word}\u27e7" for word in ("system", "user", "again", "answer"))
 COMPLETION = "{{ .Prompt }}"  # for a model without a chat template
@@ -61,13 +62,19 @@ def _go(text: str) -> str:
     return text.replace("{{", '{{ "{{" }}')
 
 
-def find(template: str, begin: str = "", end: str = "") -> Form:
-    """The form of a Jinja chat template. begin, end: the texts of the tokens that begin and end a text.
+def find(template: ChatTemplate) -> Form:
+    """The form of a Jinja chat template.
 
     Raises UnsupportedModel for a template that fails, or writes turns in a way that no such form has.
     """
-    plain = _ask(template, begin, end, ("user", USER))
-    longer = _ask(template, begin, end, ("user", USER), ("assistant", ANSWER), ("user", AGAIN))
+    with Renderer() as renderer:
+        return _verified(*_found(renderer, template), renderer, template)
+
+
+def _found(renderer: Renderer, template: ChatTemplate) -> tuple[Form, bool]:
+    """The form that fits some conversations, and whether it fits them exactly; else up to spaces."""
+    plain = _written(renderer, template, ("user", USER))
+    longer = _written(renderer, template, ("user", USER), ("assistant", ANSWER), ("user", AGAIN))
     before_first, after_prompt = _cut(plain, USER)
     head, after_answer_and_more = _cut(longer, ANSWER)
     between, after_again = _cut(after_answer_and_more, AGAIN)
@@ -76,15 +83,14 @@ def find(template: str, begin: str = "", end: str = "") -> Form:
         raise _irregular("a turn depends on those before it")
     exact = head == start  # else the template puts a space before answers, which models write by themselves
     try:
-        asked = _ask(template, begin, end, ("system", SYSTEM), ("user", USER))
+        asked = _written(renderer, template, ("system", SYSTEM), ("user", USER))
         before_system, rest = _cut(asked, SYSTEM)
         after_system, ending = _cut(rest, USER)
     except UnsupportedModel:
         before_system = after_system = ending = ""
-    return _verified(
-        _joined(before_first, before_system, after_system, after_prompt, between, end, ending == after_prompt),
-        template, begin, end, exact,
-    )  # fmt: skip
+    takes_system = ending == after_prompt
+    form = _joined(before_first, before_system, after_system, after_prompt, between, template.end, takes_system)
+    return form, exact
 
 
 def _joined(
@@ -117,7 +123,7 @@ def _common_end(a: str, b: str) -> str:
     return a[len(a) - length :]
 
 
-def _verified(form: Form, template: str, begin: str, end: str, exact: bool) -> Form:
+def _verified(form: Form, exact: bool, renderer: Renderer, template: ChatTemplate) -> Form:
     """The form, if it writes what the template writes for other conversations; unless `exact`, up to spaces."""
     talks: list[tuple[tuple[str, str], ...]] = [
         (("user", "Why?"),),
@@ -127,19 +133,18 @@ def _verified(form: Form, template: str, begin: str, end: str, exact: bool) -> F
         talks += [(("system", "Be kind."), *talk) for talk in talks]
     for talk in talks:
         written = form.write([{"role": role, "content": text} for role, text in talk])
-        expected = _ask(template, begin, end, *talk)
+        expected = _written(renderer, template, *talk)
         if written != expected and (exact or written.replace(" ", "") != expected.replace(" ", "")):
             raise _irregular("a conversation of several turns comes out differently")
     return form
 
 
-def _ask(template: str, begin: str, end: str, *talk: tuple[str, str]) -> str:
+def _written(renderer: Renderer, template: ChatTemplate, *talk: tuple[str, str]) -> str:
     """What the template writes, without the token that begins a text: Ollama puts it there by itself."""
-    messages = [{"role": role, "content": text} for role, text in talk]
-    written = render(template, messages, begin, end)
+    written = renderer.render(template, [{"role": role, "content": text} for role, text in talk])
     if _DATED.search(written):
-        raise _irregular("it tells the date")
-    return written.removeprefix(begin) if begin else written
+        raise _irregular("it writes the date")
+    return written.removeprefix(template.begin)
 
 
 def _cut(text: str, mark: str) -> tuple[str, str]:

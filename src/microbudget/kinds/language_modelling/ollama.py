@@ -17,6 +17,7 @@ from pathlib import Path
 from ...errors import Failed, InvalidOption, ModelNotFound, UnsupportedModel
 from ...model import GGUF_NAME
 from ...runtimes.gguf.file import GgufFile
+from ...runtimes.language.chat import ChatTemplate
 from .go_template import COMPLETION, Form, find
 
 MODELFILE = "Modelfile"
@@ -63,7 +64,7 @@ def modelfile(
         notes.append("the model has no chat template: it continues a text and does not answer as an assistant")
     else:
         try:
-            form = find(template, begin, end)
+            form = find(ChatTemplate(template, begin, end))
             lines += _conversation(form)
         except UnsupportedModel as error:
             notes.append(f"no TEMPLATE is written, Ollama chooses one by itself ({error})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,7 @@ def _texts(text: Any, examples: Sequence[Example], tokenizer: Any, length: int) 
 
 def _conversations(conversations: Sequence[Any], tokenizer: Any, length: int) -> Table:
     """Each message's tokens; targets are what the assistant says, with the token that ends it."""
-    rows = [_spoken(messages, tokenizer) for messages in conversations]
+    rows = [_spoken(answers, tokenizer) for answers in _answers(conversations, tokenizer)]
     meant = sum(learnt for row in rows for _, learnt in row)
     rows = [row for row in (row[:length] for row in rows) if any(learnt for _, learnt in row)]
     if not rows:
@@ -83,21 +84,29 @@ def _conversations(conversations: Sequence[Any], tokenizer: Any, length: int) ->
     return Table(torch.from_numpy(tokens), torch.from_numpy(targets), 1 - taken / meant)
 
 
-def _spoken(messages: Sequence[Any], tokenizer: Any) -> list[tuple[int, bool]]:
-    """Tokens in the model's own template, or in a plain one, and whether the assistant said them.
+def _answers(conversations: Sequence[Any], tokenizer: Any) -> Iterator[list[tuple[str, str]]]:
+    """Of each conversation each answer of the assistant, after the text before it, in the model's own template."""
+    from ...runtimes.language.chat import ChatTemplate
+    from ...runtimes.language.renderer import Renderer
 
-    The text grows answer by answer; what each part adds is encoded for itself. Some templates write earlier turns anew
-    (without what was thought in them): then those are only read, in their last form.
+    template = ChatTemplate.of(tokenizer.chat_template, tokenizer.bos_token or "", tokenizer.eos_token or "")
+    places = [[at for at, message in enumerate(row, 1) if message["role"] == "assistant"] for row in conversations]
+    begun = (row[:end] for row, ends in zip(conversations, places, strict=True) for end in ends)
+    with Renderer() as renderer:
+        answers = renderer.last_answers(template, begun)
+        for ends in places:
+            yield list(itertools.islice(answers, len(ends)))
+
+
+def _spoken(answers: Sequence[tuple[str, str]], tokenizer: Any) -> list[tuple[int, bool]]:
+    """The tokens of a conversation, and whether the assistant said them.
+
+    The text grows answer by answer; what each part adds is encoded separately. Some templates rewrite earlier turns
+    (without their reasoning): then those are only read, in their last form.
     """
-    from ...runtimes.language.chat import last_answer
-
-    begin, end = tokenizer.bos_token or "", tokenizer.eos_token or ""
     before = ""
     row: list[tuple[int, bool]] = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt, reply = last_answer(tokenizer.chat_template, messages[: index + 1], begin, end)
+    for prompt, reply in answers:
         if not prompt.startswith(before):
             before, row = "", []
         row += _encoded(tokenizer, prompt[len(before) :], False)

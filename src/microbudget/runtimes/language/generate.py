@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption
-from .chat import PLAIN, Message, render
-
-if TYPE_CHECKING:
-    from .session import Reader
+from .reader import Reader
 
 
 @dataclass(frozen=True)
@@ -71,15 +68,6 @@ def generate(
     ended = bool(written) and reader.ends(written[-1])
     kept = written[:-1] if ended else written
     return Answer(reader.decode(kept), tuple(kept), len(asked), read - started, finished - read, ended)
-
-
-def chat(reader: Reader, messages: Sequence[Message], **options: Any) -> Answer:
-    """The model's answer in a conversation, by its own template; options as of `generate`.
-
-    A model without a template gets "role: content" lines. Raises UnsupportedModel for a template that fails.
-    """
-    text = render(reader.chat_template or PLAIN, messages, reader.begin_text, reader.end_text)
-    return generate(reader, text, special=True, **options)
 
 
 def _written(reader: Reader, logits: NDArray[np.float32], most: int, temperature: float, seed: int) -> Iterator[int]:

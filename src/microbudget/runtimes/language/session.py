@@ -11,63 +11,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption
-from .chat import Message, last_answer
-from .generate import Answer, chat, generate
+from .chat import ChatTemplate, Message
+from .generate import Answer, generate
+from .reader import Logits, Reader
+from .renderer import Renderer
 
-Logits = NDArray[np.float32]
 Inputs = dict[str, NDArray[Any]]
 ROWS = 256  # logits asked for at once: with a vocabulary of 128,000 they take 131 MB
-
-
-class Reader(Protocol):
-    """An open language model with one sequence of tokens."""
-
-    runtime: str
-    vocabulary: int
-    longest: int  # tokens of the longest sequence that the model was trained for
-    begin: int | None  # the token that begins a text, or where there is none the one that ends it
-    adds_begin: bool  # whether the model was trained to see it before every text
-    begin_text: str  # what a chat template calls bos_token; empty where the model has none
-    end_text: str  # and eos_token
-    chat_template: str | None
-
-    def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids, without those that begin or end a text. special: "<|end|>" in the text is that token."""
-        ...
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
-        ...
-
-    def ends(self, token: int) -> bool:
-        """Whether the model says with this token that it is done."""
-        ...
-
-    def reserve(self, size: int, rows: int) -> None:
-        """Make room for a sequence of `size` tokens, and for the logits of `rows` of them at once."""
-        ...
-
-    def process(self, tokens: Sequence[int], rows: int = 0) -> Logits:
-        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary)."""
-        ...
-
-    def rewind(self, position: int = 0) -> None:
-        """Forget the tokens from a position on."""
-        ...
-
-    def cache_bytes(self) -> int | None:
-        """Bytes of keys and values for the reserved size; None where the runtime does not tell."""
-        ...
-
-    def close(self) -> None:
-        """Release the model's memory."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -111,12 +67,13 @@ class LanguageSession:
     was asked for when the model does not read as many.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, renderer: Renderer | None = None) -> None:
         self.reader = reader
         self.runtime = reader.runtime
         self._reserved = (0, 0)
         self._ready: tuple[bytes, int] | None = None  # the text and depth that the next `decode` may start from
         self._follows = 0
+        self._renderer = renderer or Renderer()
 
     def answer(self, inputs: Inputs) -> NDArray[Any]:
         """What the inputs' kind asks for."""
@@ -144,9 +101,11 @@ class LanguageSession:
         return generate(self.reader, prompt, **options)
 
     def chat(self, messages: Sequence[Message], **options: Any) -> Answer:
-        """Answer in a conversation; options as of `generate.generate`."""
-        self._reserved = (0, 0)
-        return chat(self.reader, messages, **options)
+        """Answer in a conversation, put into words by the model's own template; options as of `generate.generate`.
+
+        A model without a template gets "role: content" lines. Raises UnsupportedModel for a template that fails.
+        """
+        return self.generate(self._renderer.render(self._template(), messages), special=True, **options)
 
     def about(self) -> dict[str, Any]:
         """What the runtime tells of the model as it is open now, JSON-ready."""
@@ -160,6 +119,7 @@ class LanguageSession:
 
     def close(self) -> None:
         """Release the model."""
+        self._renderer.close()
         self.reader.close()
 
     def _examples(self, inputs: Inputs) -> Iterator[tuple[bytes, int, int, bool]]:
@@ -171,10 +131,12 @@ class LanguageSession:
             for row, end, context in zip(inputs["chat"], inputs["end"], inputs["context"], strict=True)
         )
 
+    def _template(self) -> ChatTemplate:
+        return ChatTemplate.of(self.reader.chat_template, self.reader.begin_text, self.reader.end_text)
+
     def _words(self, messages: Sequence[Message]) -> tuple[bytes, int]:
         """A conversation as bytes, and where its last answer begins."""
-        reader = self.reader
-        prompt, reply = last_answer(reader.chat_template, messages, reader.begin_text, reader.end_text)
+        ((prompt, reply),) = self._renderer.last_answers(self._template(), [messages])
         return (prompt + reply).encode(), len(prompt.encode())
 
     def _judge(self, text: bytes, begin: int, context: int, special: bool) -> tuple[float, float]:

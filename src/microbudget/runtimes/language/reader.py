@@ -1,0 +1,56 @@
+"""Reader: the small interface between a language model's runtime and what is measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+
+
+class Reader(Protocol):
+    """An open language model with one sequence of tokens."""
+
+    runtime: str
+    vocabulary: int
+    longest: int  # tokens of the longest sequence that the model was trained for
+    begin: int | None  # the token that begins a text, or where there is none the one that ends it
+    adds_begin: bool  # whether the model was trained to see it before every text
+    begin_text: str  # what a chat template calls bos_token; empty where the model has none
+    end_text: str  # and eos_token
+    chat_template: str | None
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids, without those that begin or end a text. special: "<|end|>" in the text is that token."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+        ...
+
+    def ends(self, token: int) -> bool:
+        """Whether the model says with this token that it is done."""
+        ...
+
+    def reserve(self, size: int, rows: int) -> None:
+        """Make room for a sequence of `size` tokens, and for the logits of `rows` of them at once."""
+        ...
+
+    def process(self, tokens: Sequence[int], rows: int = 0) -> Logits:
+        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary)."""
+        ...
+
+    def rewind(self, position: int = 0) -> None:
+        """Forget the tokens from a position on."""
+        ...
+
+    def cache_bytes(self) -> int | None:
+        """Bytes of keys and values for the reserved size; None where the runtime does not tell."""
+        ...
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        ...
