@@ -207,7 +207,7 @@ def test_an_untied_model_without_its_head_lacks_a_weight(llama: Path, tmp_path: 
         ({"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}}, "rope_theta is -1.0, not a number"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor of rope_scaling is None"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": True}}, "factor of rope_scaling is True"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4, "mscale": 0.7}}, "mscale .* not known here"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4, "mscale": 0.7}}, "mscale .* not supported"),
         ({"rope_parameters": [1]}, "hold settings by name"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a whole number from 1 to 4096, not 1000000000"),
         ({"vocab_size": 10**9}, "vocab_size must be a whole number from 1 to 2097152, not 1000000000"),

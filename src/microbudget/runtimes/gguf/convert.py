@@ -200,19 +200,19 @@ def as_type(array: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
 
     Raises UnsupportedModel for values beyond float16's range.
     """
-    kind = tensor.type.name
+    type_name = tensor.type.name
     if array.dtype == np.uint16:
-        if kind == "BF16":
+        if type_name == "BF16":
             return np.ascontiguousarray(array)
         array = widen(array)
-    if kind == "BF16":
+    if type_name == "BF16":
         return narrow(array.astype(np.float32, copy=False))
-    if kind == "F16" and array.dtype != np.float16 and float(np.abs(array).max()) > LARGEST_FLOAT16:
+    if type_name == "F16" and array.dtype != np.float16 and float(np.abs(array).max()) > LARGEST_FLOAT16:
         raise UnsupportedModel(
             f"{tensor.name} has values beyond float16's range of {LARGEST_FLOAT16:.0f}: export with"
             " dtype='bfloat16' or 'float32'"
         )
-    return np.ascontiguousarray(array, np.float32 if kind == "F32" else np.float16)
+    return np.ascontiguousarray(array, np.float32 if type_name == "F32" else np.float16)
 
 
 def narrow(array: NDArray[np.float32]) -> NDArray[np.uint16]:

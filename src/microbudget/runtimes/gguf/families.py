@@ -290,20 +290,21 @@ def _rope(settings: dict[str, Any], family: Family, name: str) -> tuple[dict[str
     if not all(isinstance(part, dict) for part in parts):
         raise UnsupportedModel(f"{name}: rope_scaling and rope_parameters hold settings by name, not {parts!r}")
     found = {**parts[0], **parts[1]}
-    kind = found.get("rope_type", found.get("type", "default"))
-    if not isinstance(kind, str) or kind not in ROPE_SCALINGS:
+    rope_type = found.get("rope_type", found.get("type", "default"))
+    if not isinstance(rope_type, str) or rope_type not in ROPE_SCALINGS:
         raise UnsupportedModel(
-            f"{name}: positions are scaled by {kind!r}, which is not known here; known are {', '.join(ROPE_SCALINGS)}"
+            f"{name}: positions are scaled by {rope_type!r}, which is not supported; supported are"
+            f" {', '.join(ROPE_SCALINGS)}"
         )
     if any(found.get(key) is not None for key in _FOREIGN_YARN):
-        raise UnsupportedModel(f"{name}: {' and '.join(_FOREIGN_YARN)} of rope_scaling are not known here")
+        raise UnsupportedModel(f"{name}: {' and '.join(_FOREIGN_YARN)} of rope_scaling are not supported")
     optional = ("original_max_position_embeddings", "beta_fast", "beta_slow")
-    for key in (*ROPE_SCALINGS[kind], *(key for key in optional if found.get(key))):
+    for key in (*ROPE_SCALINGS[rope_type], *(key for key in optional if found.get(key))):
         _positive(found.get(key), f"{key} of rope_scaling", name)
     theta = found.get("rope_theta", settings.get("rope_theta", 10000.0))
     share = found.get("partial_rotary_factor", settings.get("partial_rotary_factor", family.rotary))
     theta, share = _positive(theta, "rope_theta", name), _positive(share, "partial_rotary_factor", name)
-    return {**found, "rope_type": kind}, theta, share
+    return {**found, "rope_type": rope_type}, theta, share
 
 
 def _context(raw: dict[str, Any], settings: dict[str, Any], name: str) -> int:

@@ -24,7 +24,7 @@ MAX_DIMENSIONS = 4
 MAX_WHOLE = 2**31 - 1  # of layers, heads, widths, tokens
 MAX_NAME_BYTES = 63  # of a tensor: ggml keeps 64 with the end mark
 STRING, ARRAY = 8, 9
-# The id of a kind of value -> struct's letter.
+# The id of a value's type -> struct's letter.
 SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _SMALLEST_ENTRY = 8 + 4 + 1
 _SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
@@ -65,8 +65,8 @@ class Entry:
     """One key with its value, as the bytes that stand in the file."""
 
     key: str
-    kind: int
-    raw: bytes  # key, kind and value
+    value_type: int
+    raw: bytes  # key, type and value
 
 
 class GgufFile:
@@ -131,14 +131,14 @@ class GgufFile:
         return self.text("general.architecture") or ""
 
     def text(self, key: str) -> str | None:
-        """A text; None where the key is not there. Raises UnsupportedModel for another kind of value."""
+        """A text; None where the key is not there. Raises UnsupportedModel for a value of another type."""
         value = self.get(key)
         if value is not None and not isinstance(value, str):
             raise self._strange(key, "a text")
         return value
 
     def texts(self, key: str) -> list[str]:
-        """A list of texts; empty where the key is not there. Raises UnsupportedModel for another kind of value."""
+        """A list of texts; empty where the key is not there. Raises UnsupportedModel for a value of another type."""
         value = self.get(key, [])
         if not isinstance(value, list):
             raise self._strange(key, "a list of texts")
@@ -147,7 +147,7 @@ class GgufFile:
     def wholes(self, key: str, default: int | None = None, *, low: int = 0) -> list[int]:
         """Whole numbers from `low` on: one for all layers, or one for each.
 
-        Raises UnsupportedModel for another kind of value, and where the key is missing and there is no default.
+        Raises UnsupportedModel for a value of another type, and where the key is missing and there is no default.
         """
         value = self.require(key) if default is None else self.get(key, default)
         found = value.tolist() if isinstance(value, np.ndarray) else [value]
@@ -244,17 +244,17 @@ def _read_entries(cursor: _Cursor, count: int) -> dict[str, Entry]:
         key = cursor.string("a key")
         if key in found:
             raise cursor.damaged(f"the key {key!r} stands there twice")
-        kind = cursor.number("I", f"the kind of {key!r}")
-        _skip_value(cursor, kind, key)
-        found[key] = Entry(key, kind, cursor.since(start))
+        value_type = cursor.number("I", f"the type of {key!r}")
+        _skip_value(cursor, value_type, key)
+        found[key] = Entry(key, value_type, cursor.since(start))
     return found
 
 
-def _skip_value(cursor: _Cursor, kind: int, key: str) -> None:
+def _skip_value(cursor: _Cursor, value_type: int, key: str) -> None:
     what = f"the value of {key!r}"
-    if kind == STRING:
+    if value_type == STRING:
         cursor.skip_string(what)
-    elif kind == ARRAY:
+    elif value_type == ARRAY:
         element, count = cursor.number("I", what), cursor.number("Q", what)
         if element == STRING:
             cursor.need(8 * count, what)
@@ -263,7 +263,7 @@ def _skip_value(cursor: _Cursor, kind: int, key: str) -> None:
         else:
             _skip_bytes(cursor, count * _scalar_bytes(cursor, element, key), what)
     else:
-        _skip_bytes(cursor, _scalar_bytes(cursor, kind, key), what)
+        _skip_bytes(cursor, _scalar_bytes(cursor, value_type, key), what)
 
 
 def _skip_bytes(cursor: _Cursor, size: int, what: str) -> None:
@@ -271,10 +271,10 @@ def _skip_bytes(cursor: _Cursor, size: int, what: str) -> None:
     cursor.position += size
 
 
-def _scalar_bytes(cursor: _Cursor, kind: int, key: str) -> int:
-    if kind not in SCALARS:
-        raise cursor.damaged(f"{key!r} is of the unknown kind {kind}")
-    return struct.calcsize("<" + SCALARS[kind])
+def _scalar_bytes(cursor: _Cursor, value_type: int, key: str) -> int:
+    if value_type not in SCALARS:
+        raise cursor.damaged(f"{key!r} is of the unknown type {value_type}")
+    return struct.calcsize("<" + SCALARS[value_type])
 
 
 def _read_tensors(cursor: _Cursor, count: int) -> dict[str, TensorInfo]:
@@ -298,12 +298,12 @@ def _read_tensor(cursor: _Cursor) -> TensorInfo:
     type_id, offset = cursor.number("I", f"the type of {name!r}"), cursor.number("Q", f"the offset of {name!r}")
     if type_id not in BY_ID:
         raise cursor.damaged(f"{name!r} is of type {type_id}, which is unknown here")
-    kind = BY_ID[type_id]
-    if 0 in shape or not kind.fits(shape[-1]):
+    tensor_type = BY_ID[type_id]
+    if 0 in shape or not tensor_type.fits(shape[-1]):
         raise cursor.damaged(
-            f"{name!r} of shape {shape} does not fit {kind.name}, whose blocks have {kind.block} values"
+            f"{name!r} of shape {shape} does not fit {tensor_type.name}, whose blocks have {tensor_type.block} values"
         )
-    return TensorInfo(name, shape, kind, offset)
+    return TensorInfo(name, shape, tensor_type, offset)
 
 
 def _check_offsets(file: GgufFile) -> None:
@@ -326,7 +326,7 @@ def _check_offsets(file: GgufFile) -> None:
 
 def length_of(entry: Entry | None) -> int:
     """Elements of an array without reading them; 0 for anything else."""
-    if entry is None or entry.kind != ARRAY:
+    if entry is None or entry.value_type != ARRAY:
         return 0
     return int(struct.unpack_from("<Q", entry.raw, 8 + len(entry.key.encode()) + 8)[0])
 
@@ -334,10 +334,10 @@ def length_of(entry: Entry | None) -> int:
 def _decode(entry: Entry) -> Any:
     """The value in an entry whose bytes have been checked."""
     start = 8 + len(entry.key.encode()) + 4
-    if entry.kind == STRING:
+    if entry.value_type == STRING:
         return entry.raw[start + 8 :].decode("utf-8", "surrogateescape")
-    if entry.kind != ARRAY:
-        return struct.unpack_from("<" + SCALARS[entry.kind], entry.raw, start)[0]
+    if entry.value_type != ARRAY:
+        return struct.unpack_from("<" + SCALARS[entry.value_type], entry.raw, start)[0]
     element, count = struct.unpack_from("<IQ", entry.raw, start)
     if element == STRING:
         return list(_strings(entry.raw, start + 12, count))

@@ -143,9 +143,9 @@ def save(path: Path, matrix: Mapping[str, NDArray[np.float32]], tokens: int, sou
 def load(path: Path) -> Matrix:
     """The matrix in a file of `save` or of llama.cpp's `llama-imatrix`. Raises UnsupportedModel, ModelNotFound."""
     with GgufFile(path) as file:
-        kind: Any = file.get("general.type")
-        if kind != "imatrix":
-            raise UnsupportedModel(f"{path} is no importance matrix (its general.type is {kind!r})")
+        general_type: Any = file.get("general.type")
+        if general_type != "imatrix":
+            raise UnsupportedModel(f"{path} is no importance matrix (its general.type is {general_type!r})")
         names = [name.removesuffix(SUMS) for name in file.tensors if name.endswith(SUMS)]
         matrix = {name: _mean(file, name) for name in names}
     if not matrix:

@@ -54,17 +54,22 @@ def _cuts(step: Any) -> tuple[str, ...] | None:
     """The cuts of a pre-tokenizer in their order; None when one of them has no name here."""
     if not isinstance(step, dict):
         return None
-    kind = step.get("type")
-    if kind == "Sequence":
+    step_type = step.get("type")
+    if step_type == "Sequence":
         parts = [_cuts(inner) for inner in step.get("pretokenizers", [])]
         return None if None in parts else tuple(cut for part in parts for cut in part or ())
-    if kind == "ByteLevel":
+    if step_type == "ByteLevel":
         if step.get("add_prefix_space"):
             return None
         return (GPT2,) if step.get("use_regex", True) else ()
-    if kind == "Digits" and step.get("individual_digits"):
+    if step_type == "Digits" and step.get("individual_digits"):
         return (DIGITS,)
     pattern = step.get("pattern")
-    if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert") and isinstance(pattern, dict):
+    if (
+        step_type == "Split"
+        and step.get("behavior") == "Isolated"
+        and not step.get("invert")
+        and isinstance(pattern, dict)
+    ):
         return (str(pattern.get("Regex")),)
     return None

@@ -46,17 +46,17 @@ def _fields(raw: bytes) -> Iterator[tuple[int, Any]]:
     position = 0
     while position < len(raw):
         tag, position = _varint(raw, position)
-        kind = tag & 7
-        if kind == _VARINT:
+        wire_type = tag & 7
+        if wire_type == _VARINT:
             value, position = _varint(raw, position)
             yield tag >> 3, value
             continue
-        if kind == _BYTES:
+        if wire_type == _BYTES:
             length, position = _varint(raw, position)
-        elif kind in (_FIXED32, _FIXED64):
-            length = 4 if kind == _FIXED32 else 8
+        elif wire_type in (_FIXED32, _FIXED64):
+            length = 4 if wire_type == _FIXED32 else 8
         else:
-            raise ValueError(f"a field of kind {kind} at byte {position}")
+            raise ValueError(f"a field of wire type {wire_type} at byte {position}")
         if position + length > len(raw):
             raise ValueError(f"a field of {length} bytes at byte {position} of {len(raw)}")
         yield tag >> 3, raw[position : position + length]

@@ -82,14 +82,14 @@ class GgufReader:
 
 def cache_row_bytes(file: GgufFile, cache: str = "F16") -> int:
     """Bytes of keys and values of one token in all layers, from the file's metadata."""
-    kind = file.architecture
-    heads = file.wholes(f"{kind}.attention.head_count", 0)
+    architecture = file.architecture
+    heads = file.wholes(f"{architecture}.attention.head_count", 0)
     shared = heads
-    if f"{kind}.attention.head_count_kv" in file.entries:
-        shared = file.wholes(f"{kind}.attention.head_count_kv")
-    width = file.whole(f"{kind}.embedding_length", 0) // max(1, *heads)
-    keys, values = (file.whole(f"{kind}.attention.{name}_length", width) for name in ("key", "value"))
-    layers = file.whole(f"{kind}.block_count", 0)
+    if f"{architecture}.attention.head_count_kv" in file.entries:
+        shared = file.wholes(f"{architecture}.attention.head_count_kv")
+    width = file.whole(f"{architecture}.embedding_length", 0) // max(1, *heads)
+    keys, values = (file.whole(f"{architecture}.attention.{name}_length", width) for name in ("key", "value"))
+    layers = file.whole(f"{architecture}.block_count", 0)
     all_heads = sum(shared) if len(shared) == layers else shared[0] * layers
     return all_heads * (keys + values) * {"F32": 4, "F16": 2}[cache]
 

@@ -91,7 +91,7 @@ def _original(folder: Path) -> Any:
 
 def _from_vocabulary(original: Any, vocabulary: Vocabulary) -> str:
     """A text of the tokenizer's own tokens, evenly over all of them: short texts use few of the merges."""
-    normal = [index for index, kind in enumerate(vocabulary.types) if kind == NORMAL]
+    normal = [index for index, token_type in enumerate(vocabulary.types) if token_type == NORMAL]
     pieces = (original.decode([index]) for index in normal[:: max(1, len(normal) // OWN_TOKENS)])
     return "x" + " ".join(piece for piece in pieces if _plain(piece))
 

@@ -75,8 +75,8 @@ _ALL = (
     GgmlType("Q1_0", 41, 128, 18),
     GgmlType("Q2_0", 42, 64, 18),
 )
-TYPES = {kind.name: kind for kind in _ALL}
-BY_ID = {kind.id: kind for kind in _ALL}
+TYPES = {ggml_type.name: ggml_type for ggml_type in _ALL}
+BY_ID = {ggml_type.id: ggml_type for ggml_type in _ALL}
 FLOATS = ("F32", "F16", "BF16")
 # The ids that ggml_quantize_chunk writes; any other would end the process.
 WRITABLE = frozenset((0, 1, 2, 3, 6, 7, 8, *range(10, 15), *range(16, 24), 29, 30, 34, 35, 39, 40, 41, 42))
@@ -95,6 +95,6 @@ def find(name: str) -> GgmlType:
     """The type of that name, in any case, that tensors can be written in. Raises InvalidOption with those there are."""
     found = TYPES.get(name.upper())
     if found is None or found.id not in WRITABLE:
-        known = ", ".join(kind.name for kind in _ALL if kind.id in WRITABLE)
+        known = ", ".join(ggml_type.name for ggml_type in _ALL if ggml_type.id in WRITABLE)
         raise InvalidOption(f"there is no type {name!r} of tensors that can be written; there are {known}")
     return found

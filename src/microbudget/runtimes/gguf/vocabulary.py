@@ -174,7 +174,8 @@ def _sentencepiece_from_json(tokenizer: dict[str, Any], added: list[dict[str, An
     if model.get("unk_token") in model["vocab"]:
         types[model["vocab"][model["unk_token"]]] = UNKNOWN
     shown = tuple(
-        name.replace(SPACE, " ") if kind == USER_DEFINED else name for name, kind in zip(names, types, strict=True)
+        name.replace(SPACE, " ") if token_type == USER_DEFINED else name
+        for name, token_type in zip(names, types, strict=True)
     )
     scores = tuple(-float(ranks.get(name, len(ranks) + 1)) for name in names)  # what no merge makes comes last
     return Vocabulary("llama", "default", shown, tuple(types), scores, add_space_prefix=_prefixes(tokenizer))
@@ -257,14 +258,14 @@ def _from_sentencepiece(path: Path, settings: dict[str, Any]) -> Vocabulary:
 
 
 def _put(tokens: list[str], scores: list[float], types: list[int], index: int, item: dict[str, Any]) -> None:
-    """An added token at its id; those that SentencePiece knows already keep their kind."""
+    """An added token at its id; those that SentencePiece knows already keep their type."""
     if index > len(tokens):
         raise UnsupportedModel(f"tokenizer_config.json adds the token {index} to {len(tokens)}: some are missing")
-    kind = CONTROL if item.get("special") else USER_DEFINED
+    token_type = CONTROL if item.get("special") else USER_DEFINED
     if index == len(tokens):
         tokens.append(str(item["content"]))
         scores.append(0.0)
-        types.append(kind)
+        types.append(token_type)
 
 
 def _from_merges(folder: Path, settings: dict[str, Any]) -> Vocabulary:

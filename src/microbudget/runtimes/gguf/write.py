@@ -15,19 +15,19 @@ from ...errors import Failed
 from ...machine.files import check_space, open_whole
 from .file import ARRAY, DEFAULT_ALIGNMENT, MAGIC, STRING, Entry, TensorInfo
 
-Kind = Literal["u32", "i32", "f32", "bool", "str", "[str]", "[i32]", "[f32]"]
+ValueType = Literal["u32", "i32", "f32", "bool", "str", "[str]", "[i32]", "[f32]"]
 VERSION = 3
 _IDS = {"u32": 4, "i32": 5, "f32": 6, "bool": 7, "str": STRING}
 _LETTERS = {"u32": "I", "i32": "i", "f32": "f", "bool": "?"}
 
 
-def entry(key: str, value: Any, kind: Kind) -> Entry:
-    """A key and its value in the file's form. An array's kind stands in brackets: "[f32]"."""
+def entry(key: str, value: Any, value_type: ValueType) -> Entry:
+    """A key and its value in the file's form. The type of an array is in brackets: "[f32]"."""
     head = _text(key)
-    if not kind.startswith("["):
-        body = _text(value) if kind == "str" else struct.pack("<" + _LETTERS[kind], value)
-        return Entry(key, _IDS[kind], head + struct.pack("<I", _IDS[kind]) + body)
-    element = kind[1:-1]
+    if not value_type.startswith("["):
+        body = _text(value) if value_type == "str" else struct.pack("<" + _LETTERS[value_type], value)
+        return Entry(key, _IDS[value_type], head + struct.pack("<I", _IDS[value_type]) + body)
+    element = value_type[1:-1]
     if element == "str":
         body = b"".join(map(_text, value))
     else:

@@ -78,7 +78,7 @@ def find() -> Path:
     version()
     spec = importlib.util.find_spec("xllamacpp")
     folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
-    found = [file for folder in folders for kind in ("*.so", "*.pyd", "*.dylib") for file in folder.glob(kind)]
+    found = [file for folder in folders for pattern in ("*.so", "*.pyd", "*.dylib") for file in folder.glob(pattern)]
     if not found:
         raise MissingExtra(f"xllamacpp {version()} holds no library: install it again, {INSTALL}")
     return found[0]

@@ -95,7 +95,7 @@ class Network:
 
     def context(self, size: int, **options: Any) -> Context:
         """Room for `size` tokens; options as of Context."""
-        return Context(self._lib, self._handle, self.vocabulary.size, size, **options)
+        return Context(self, size, **options)
 
     def close(self) -> None:
         """Release the weights."""
@@ -109,9 +109,7 @@ class Context:
 
     def __init__(
         self,
-        lib: ctypes.CDLL,
-        model: int,
-        vocabulary: int,
+        network: Network,
         size: int,
         *,
         threads: int,
@@ -124,7 +122,8 @@ class Context:
         watch is told of every operation, twice: before it whether its result is wanted, and after it.
         Raises BrokenModel.
         """
-        self._lib, self._vocabulary, self.size, self.rows = lib, vocabulary, size, rows
+        lib, self.size, self.rows = network._lib, size, rows
+        self._lib, self._vocabulary = lib, network.vocabulary.size
         parameters = lib.llama_context_default_params()
         parameters.n_ctx = parameters.n_batch = size
         parameters.n_ubatch = min(size, LARGEST_MICROBATCH)
@@ -136,7 +135,7 @@ class Context:
         self._error: BaseException | None = None
         self._watch = EvalCallback(self._guarded(watch)) if watch else EvalCallback()
         parameters.cb_eval = self._watch
-        self._handle = lib.llama_init_from_model(model, parameters)
+        self._handle = lib.llama_init_from_model(network._handle, parameters)
         if not self._handle:
             raise BrokenModel(f"llama.cpp cannot run the model with a context of {size} tokens: {last_words()}")
         self._memory = lib.llama_get_memory(self._handle)
