@@ -44,14 +44,14 @@ def dictation(whisper: Model, task: TranscriptionTask, tmp_path_factory: pytest.
 
 
 def test_it_writes_what_a_session_writes(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
-    from microbudget.runtimes.hf.whisper import TorchEar
+    from microbudget.runtimes.hf.whisper import TorchWhisper
 
-    vocabulary, ear = Vocabulary(whisper.path), TorchEar(whisper.path)
-    prompt = Prompt.of(whisper.path, vocabulary, ear.multilingual, "en")
+    vocabulary, torch_whisper = Vocabulary(whisper.path), TorchWhisper(whisper.path)
+    prompt = Prompt.of(whisper.path, vocabulary, torch_whisper.multilingual, "en")
     # A random network may write timestamps where it was told not to; a dictation never does.
-    ear.network.generation_config.suppress_tokens = Rules.of(ear.network, prompt).always.tolist()
+    torch_whisper.network.generation_config.suppress_tokens = Rules.of(torch_whisper.network, prompt).always.tolist()
     for example in task.examples("train")[:4]:
-        expected = ear.write(dictation.front(task.waveform(example)), prompt)
+        expected = torch_whisper.generate(dictation.front(task.waveform(example)), prompt)
         written = [int(token) for token in dictation.written[example.key].tokens]
         end = vocabulary.special("<|endoftext|>")
         assert [token for token in written if token != end] == [token for token in expected if token != end]
@@ -115,13 +115,13 @@ def test_the_teacher_hears_each_recording_once(
 
     heard: list[int] = []
 
-    class Counted(teacher.TorchEar):
+    class Counted(teacher.TorchWhisper):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             encoder = self.network.model.encoder
             encoder.register_forward_hook(lambda _module, inputs, _outputs: heard.append(len(inputs[0])))
 
-    monkeypatch.setattr(teacher, "TorchEar", Counted)
+    monkeypatch.setattr(teacher, "TorchWhisper", Counted)
     examples = task.examples("train")
     first = dictate(whisper, task, examples[:3], tmp_path)
     again = dictate(whisper, task, [*examples, *examples[:2]], tmp_path)

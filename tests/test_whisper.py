@@ -156,9 +156,9 @@ def test_a_loop_that_wanders_ends_where_it_begins() -> None:
 def test_a_session_writes_no_loop(exported: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     session = open_speech(exported, threads=1, language="en")
     loop = [ord("!"), ord("?")] * 16
-    monkeypatch.setattr(type(session._ear), "write", lambda *_: loop)
+    monkeypatch.setattr(type(session.whisper), "generate", lambda *_: loop)
     looped = session.text(noise(1.0))
-    monkeypatch.setattr(type(session._ear), "write", lambda *_: loop[:2])
+    monkeypatch.setattr(type(session.whisper), "generate", lambda *_: loop[:2])
     assert looped == session.text(noise(1.0)) != ""
 
 
@@ -180,28 +180,30 @@ def test_silence_says_nothing(exported: Model, waveform: np.ndarray) -> None:
 def test_languages(folder: Path, exported: Model) -> None:
     """Detected where nothing is told; one that the tokenizer lacks is refused."""
     from microbudget.audio.log_mel import LogMel
-    from microbudget.runtimes.ct2.session import Ct2Ear
-    from microbudget.runtimes.hf.whisper import TorchEar
+    from microbudget.runtimes.ct2.session import Ct2Whisper
+    from microbudget.runtimes.hf.whisper import TorchWhisper
     from microbudget.runtimes.speech.whisper import Prompt, Vocabulary, front_end
 
     vocabulary = Vocabulary(folder)
     assert set(vocabulary.languages()) == set(LANGUAGES)
-    prompt = Prompt.of(folder, vocabulary, many=False)  # the folder tells
+    prompt = Prompt.of(folder, vocabulary, multilingual=False)  # the folder tells
     assert prompt.languages == vocabulary.languages()
-    german = Prompt.of(folder, vocabulary, many=False, language="<|de|>")
+    german = Prompt.of(folder, vocabulary, multilingual=False, language="<|de|>")
     for name in ("de", "German", "german", " DE "):
-        assert Prompt.of(folder, vocabulary, many=False, language=name) == german
+        assert Prompt.of(folder, vocabulary, multilingual=False, language=name) == german
     names = ["<|startoftranscript|>", "<|de|>", "<|transcribe|>", "<|notimestamps|>"]
     assert german.tokens() == [vocabulary.special(name) for name in names]
     assert front_end(folder) == LogMel(80, 32_000)
-    features, ear = LogMel(80, 32_000)(noise(1.0)), TorchEar(folder, 1)
-    spoken = ear.spoken(features, prompt)
+    features, torch_whisper = LogMel(80, 32_000)(noise(1.0)), TorchWhisper(folder, 1)
+    spoken = torch_whisper.detect_language(features, prompt)
     assert spoken in prompt.languages.values()
-    assert ear.write(features, prompt) == ear.write(features, replace(prompt, language=spoken))
+    assert torch_whisper.generate(features, prompt) == torch_whisper.generate(
+        features, replace(prompt, language=spoken)
+    )
     with pytest.raises(InvalidOption, match="only with Whisper's whole vocabulary, not with 462 tokens"):
-        Ct2Ear(exported.path, 1).write(features, prompt)
+        Ct2Whisper(exported.path, 1).generate(features, prompt)
     told = exported.record.history["export"]["language"]  # at export, from the calibration recordings
-    assert Prompt.of(exported.path, vocabulary, many=False).language == vocabulary.languages()[told]
+    assert Prompt.of(exported.path, vocabulary, multilingual=False).language == vocabulary.languages()[told]
     for model in (load(folder), exported):
         with pytest.raises(InvalidOption, match="does not know the language 'fr'; it knows de, en"):
             open_speech(model, language="fr")
@@ -209,18 +211,18 @@ def test_languages(folder: Path, exported: Model) -> None:
 
 def test_a_language_is_detected_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`generate` detects it again, for nothing, where it is not told what stands in the prompt."""
-    from microbudget.runtimes.hf.whisper import TorchEar
+    from microbudget.runtimes.hf.whisper import TorchWhisper
 
     passes: list[int] = []
     session = open_speech(load(folder), threads=1)
-    session._ear.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
-    assert isinstance(session._ear, TorchEar)  # type: ignore[attr-defined]
+    session.whisper.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    assert isinstance(session.whisper, TorchWhisper)  # type: ignore[attr-defined]
     session.text(noise(1.0))
     detected = len(passes)
     code = session.language([rows([noise(1.0)])])
     passes.clear()
     told = open_speech(load(folder), threads=1, language=code)
-    told._ear.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    told.whisper.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
     told.text(noise(1.0))
     assert detected == len(passes) + 1
 
@@ -238,7 +240,7 @@ def test_names_of_languages() -> None:
 
 
 def test_a_folder_of_faster_whispers_tells_its_mels_by_its_network(exported: Model, tmp_path: Path) -> None:
-    """Those that are on the hub have no preprocessor_config.json, and hear 30 s."""
+    """Those that are on the hub have no preprocessor_config.json, and take 30 s."""
     from microbudget.audio.log_mel import LogMel
     from microbudget.runtimes.speech.whisper import WhisperSession
 
@@ -268,10 +270,10 @@ def test_a_settled_language_is_told(folder: Path, task: TranscriptionTask, tmp_p
 
 
 def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> None:
-    """With 51,865 tokens CTranslate2 tells languages itself, and faster-whisper loads the folder and agrees."""
+    """With 51,865 tokens CTranslate2 detects languages itself, and faster-whisper loads the folder and agrees."""
     faster_whisper = pytest.importorskip("faster_whisper")
-    from microbudget.runtimes.ct2.session import Ct2Ear
-    from microbudget.runtimes.hf.whisper import TorchEar
+    from microbudget.runtimes.ct2.session import Ct2Whisper
+    from microbudget.runtimes.hf.whisper import TorchWhisper
     from microbudget.runtimes.speech.whisper import Prompt, Vocabulary, front_end
 
     # With the window of all Whispers: faster-whisper detects a language from 30 s, whatever the front end says.
@@ -280,9 +282,9 @@ def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> N
     assert model.record.history["export"]["tokens"] == 51_865
     assert "language" not in model.record.history["export"], "nothing is settled: it is detected"
     vocabulary, front = Vocabulary(folder), front_end(folder)
-    theirs, ours = TorchEar(folder, 1), Ct2Ear(model.path, 1)
+    theirs, ours = TorchWhisper(folder, 1), Ct2Whisper(model.path, 1)
     assert ours.multilingual
-    prompt = Prompt.of(model.path, vocabulary, many=True)
+    prompt = Prompt.of(model.path, vocabulary, multilingual=True)
     assert (len(prompt.languages), prompt.language) == (99, None)
     foreign = faster_whisper.WhisperModel(str(model.path), device="cpu", cpu_threads=1)
     assert foreign.model.is_multilingual
@@ -290,9 +292,9 @@ def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> N
     for seed in range(3):
         waveform = noise(2.0, seed)
         features = front(waveform)
-        spoken = ours.spoken(features, prompt)
-        assert spoken == theirs.spoken(features, prompt)
-        assert ours.write(features, prompt) == [t for t in theirs.write(features, prompt) if t != prompt.end]
+        spoken = ours.detect_language(features, prompt)
+        assert spoken == theirs.detect_language(features, prompt)
+        assert ours.generate(features, prompt) == [t for t in theirs.generate(features, prompt) if t != prompt.end]
         language, *_ = foreign.detect_language(waveform)
         assert language == names[spoken]
     segments, told = foreign.transcribe(waveform, beam_size=1, temperature=0.0, max_new_tokens=8)
@@ -352,7 +354,7 @@ def test_what_cannot_be_exported(folder: Path, task: TranscriptionTask, tmp_path
     broken = shutil.copytree(folder, tmp_path / "a")
     front = json.loads((broken / "preprocessor_config.json").read_text())
     (broken / "preprocessor_config.json").write_text(json.dumps({**front, "chunk_length": 3}))
-    with pytest.raises(UnsupportedModel, match="both must tell the same window"):
+    with pytest.raises(UnsupportedModel, match="both must have the same window"):
         export(broken, task, tmp_path / "out")
     short = shutil.copytree(folder, tmp_path / "b")
     tokenizer = json.loads((short / "tokenizer.json").read_text())

@@ -17,7 +17,7 @@ from ...audio.pieces import is_silent
 from ...machine.files import open_whole
 from ...model import Model
 from ...progress import SILENT, Progress
-from ...runtimes.hf.whisper import TorchEar
+from ...runtimes.hf.whisper import TorchWhisper
 from ...runtimes.speech.whisper import Prompt, Vocabulary, front_end
 from ...task import Example
 from ...training.deadline import Clock
@@ -92,7 +92,7 @@ def _listen(
     progress: Progress,
 ) -> None:
     """One pass over the examples, in batches; every batch is on the disk before the next begins."""
-    ear = TorchEar(model.path, threads)
+    ear = TorchWhisper(model.path, threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = ear.network.to(device)
     prompt = Prompt.of(model.path, found.vocabulary, ear.multilingual, language)

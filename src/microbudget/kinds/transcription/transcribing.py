@@ -84,7 +84,7 @@ class Transcriber:
         """The segments of a recording as they are heard. Raises BadData."""
         total_s = sound.describe(path).seconds
         watch = _Watch(self._progress, name or path.name, total_s)
-        for piece, text in self._session.long(path, self._longest_s, watch):
+        for piece, text in self._session.transcribe_file(path, self._longest_s, watch):
             yield Segment(round(piece.start_s, 3), round(piece.end_s, 3), text)
         watch(total_s)
 

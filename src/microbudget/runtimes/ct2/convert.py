@@ -1,6 +1,6 @@
 """Whisper of a Hugging Face folder to CTranslate2: the layers by its own loader, tokens and settings by ours.
 
-Its converter takes the names of tokens from the tokenizer's class and what it suppresses from the configuration's.
+Its converter takes the names of tokens from the tokenizer's class and the suppressed tokens from the configuration's.
 Here both come from the files, so that a trimmed vocabulary and a shorter window survive.
 """
 
@@ -22,7 +22,7 @@ POSITIONS = 1500  # of 30 seconds
 
 
 def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
-    """Write model.bin and what stands beside it into `out`; what was done, JSON-ready. Raises UnsupportedModel."""
+    """Write model.bin and its companions into `out`; what was done, JSON-ready. Raises UnsupportedModel."""
     try:
         from ctranslate2.converters.transformers import WhisperLoader
     except ImportError as error:
@@ -32,8 +32,8 @@ def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
     positions = int(network.config.max_source_positions)
     if front.frames != 2 * positions:
         raise UnsupportedModel(
-            f"{folder} hears {front.frames} frames by its preprocessor_config.json and {2 * positions} by its"
-            " config.json: both must tell the same window"
+            f"{folder} takes {front.frames} frames by its preprocessor_config.json and {2 * positions} by its"
+            " config.json: both must have the same window"
         )
     tokens = vocabulary(folder, int(network.config.vocab_size))
     whole = lengthen(network)
@@ -44,13 +44,13 @@ def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
     spec.validate()
     spec.optimize(quantization=type)
     spec.save(str(out))
-    _write_beside(folder, out, network)
+    _write_tokenizer_and_settings(folder, out, network)
     (out / "preprocessor_config.json").write_text(written(front), encoding="utf-8")
     return {"format": "ct2", "type": type, "tokens": len(tokens), "window_s": front.seconds, "positions": whole}
 
 
 def lengthen(network: Any) -> int:
-    """Continue the encoder's table of positions to 30 seconds, in place; the positions there are now.
+    """Continue the encoder's table of positions to 30 seconds, in place; returns the number of positions.
 
     faster-whisper fills every piece up to 30 seconds, whatever the window; CTranslate2 takes shorter features with a
     longer table. A table of other than sinusoids (Vaswani et al. 2017, section 3.5) cannot be continued and stays.
@@ -88,45 +88,45 @@ def vocabulary(folder: Path, size: int) -> list[str]:
 
 
 def needs_language(out: Path) -> bool:
-    """Whether a written folder knows several languages and CTranslate2 cannot tell which it hears.
+    """Whether a written folder is multilingual and CTranslate2 cannot detect the language of a recording.
 
-    Older versions know a multilingual model by the number of its tokens, newer ones (4.8) by an empty one among them.
+    Older versions recognize a multilingual model by the number of its tokens, newer ones (4.8) by an empty token.
     """
     settings = read_json(out / "generation_config.json")
     tokens = json.loads((out / "vocabulary.json").read_text(encoding="utf-8"))
-    told = len(tokens) >= MULTILINGUAL and "" in tokens
-    return bool(settings.get("is_multilingual")) and not told and not settings.get("language")
+    detects = len(tokens) >= MULTILINGUAL and "" in tokens
+    return bool(settings.get("is_multilingual")) and not detects and not settings.get("language")
 
 
 def settle_language(out: Path, language: str) -> None:
-    """Write the one language that a folder is used for."""
+    """Set the one language that a folder is used for."""
     path = out / "generation_config.json"
     path.write_text(json.dumps({**read_json(path), "language": language}, indent=1), encoding="utf-8")
 
 
 def _settings(network: Any) -> dict[str, Any]:
     """What CTranslate2 keeps in its config.json."""
-    told, config = network.generation_config, network.config
-    languages: Any = getattr(told, "lang_to_id", None) or {}
-    heads: Any = getattr(told, "alignment_heads", None)
+    generation, config = network.generation_config, network.config
+    languages: Any = getattr(generation, "lang_to_id", None) or {}
+    heads: Any = getattr(generation, "alignment_heads", None)
     layers, count = int(config.decoder_layers), int(config.decoder_attention_heads)
     fits = bool(heads) and all(layer < layers and head < count for layer, head in heads)
     half = [[layer, head] for layer in range(layers // 2, layers) for head in range(count)]
     return {
-        "suppress_ids": list(told.suppress_tokens or ()),
-        "suppress_ids_begin": list(told.begin_suppress_tokens or ()),
+        "suppress_ids": list(generation.suppress_tokens or ()),
+        "suppress_ids_begin": list(generation.begin_suppress_tokens or ()),
         "lang_ids": sorted(languages.values()),
         "alignment_heads": [list(pair) for pair in heads] if fits else half,
     }
 
 
-def _write_beside(folder: Path, out: Path, network: Any) -> None:
-    """Tokenizer, without blanks, and generation settings, which tell whether there are several languages."""
+def _write_tokenizer_and_settings(folder: Path, out: Path, network: Any) -> None:
+    """The tokenizer, without blanks, and the generation settings, which say whether there are several languages."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     short = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
     (out / "tokenizer.json").write_text(short, encoding="utf-8")
     settings = read_json(folder / "generation_config.json")
-    many = settings.get("is_multilingual", int(network.config.vocab_size) >= MULTILINGUAL)
+    multilingual = settings.get("is_multilingual", int(network.config.vocab_size) >= MULTILINGUAL)
     longest = int(network.config.max_target_positions)
-    settings = {**settings, "is_multilingual": bool(many), "max_length": longest}
+    settings = {**settings, "is_multilingual": bool(multilingual), "max_length": longest}
     (out / "generation_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")

@@ -26,7 +26,7 @@ except ImportError as error:
     raise MissingExtra("a CTranslate2 model needs ctranslate2: pip install 'microbudget[speech]'") from error
 
 
-class Ct2Ear:
+class Ct2Whisper:
     """An open CTranslate2 folder of Whisper."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
@@ -43,15 +43,15 @@ class Ct2Ear:
             raise UnsupportedModel(f"ctranslate2 cannot open {folder} as Whisper: {error}") from error
         self._folder = folder
         self.multilingual = bool(self._network.is_multilingual)
-        self.mels = int(self._network.n_mels)  # folders made for faster-whisper do not tell them elsewhere
+        self.mels = int(self._network.n_mels)  # folders made for faster-whisper have them nowhere else
 
-    def write(self, features: Features, prompt: Prompt) -> list[int]:
-        """The tokens behind the prompt for features (mels, frames)."""
+    def generate(self, features: Features, prompt: Prompt) -> list[int]:
+        """The tokens after the prompt for features (mels, frames)."""
         encoded = ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None]))
         language = None
         if prompt.languages and prompt.language is None:
             encoded = self._network.encode(encoded, to_cpu=False)
-            language = self._spoken(encoded, prompt)
+            language = self._language(encoded, prompt)
         start = prompt.tokens(language)
         (written,) = self._network.generate(
             encoded,
@@ -64,23 +64,23 @@ class Ct2Ear:
         )
         return [int(token) for token in written.sequences_ids[0]]
 
-    def spoken(self, features: Features, prompt: Prompt) -> int:
-        """The likeliest language's token. Raises InvalidOption where CTranslate2 cannot tell it."""
-        return self._spoken(ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None])), prompt)
+    def detect_language(self, features: Features, prompt: Prompt) -> int:
+        """The token of the likeliest language. Raises InvalidOption where CTranslate2 cannot detect it."""
+        return self._language(ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None])), prompt)
 
-    def _spoken(self, encoded: Any, prompt: Prompt) -> int:
-        """The likeliest language's token. Raises InvalidOption where CTranslate2 cannot tell it."""
+    def _language(self, encoded: Any, prompt: Prompt) -> int:
+        """The token of the likeliest language. Raises InvalidOption where CTranslate2 cannot detect it."""
         if not self.multilingual:
             raise InvalidOption(
-                f"CTranslate2 tells languages only with Whisper's whole vocabulary, not with {self._tokens} tokens: say"
-                f" which it is, one of {', '.join(sorted(prompt.languages))}"
+                f"CTranslate2 detects languages only with Whisper's whole vocabulary, not with {self._tokens} tokens:"
+                f" give the language, one of {', '.join(sorted(prompt.languages))}"
             )
         ((best, _), *_) = self._network.detect_language(encoded)[0]
         return prompt.languages[best.strip("<|>")]
 
     @cached_property
     def _tokens(self) -> int:
-        """How many there are. Raises UnsupportedModel where no file tells."""
+        """The size of the vocabulary. Raises UnsupportedModel where no file has it."""
         for name in ("vocabulary.json", "vocabulary.txt"):
             path = self._folder / name
             if path.is_file():
@@ -95,10 +95,10 @@ class Ct2Ear:
 
 def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
     """Open a `ct2` Model. threads: 0 means all cores. language: its code, else detected."""
-    ear = Ct2Ear(model.path, threads)
-    return WhisperSession(ear, model.path, front_end(model.path, ear.mels), language)
+    whisper = Ct2Whisper(model.path, threads)
+    return WhisperSession(whisper, model.path, front_end(model.path, whisper.mels), language)
 
 
 def info() -> dict[str, Any]:
-    """What this machine's CTranslate2 can compute in."""
+    """The types that CTranslate2 can compute in on this machine."""
     return {"compute_types": sorted(ctranslate2.get_supported_compute_types("cpu"))}

@@ -21,7 +21,7 @@ except ImportError as error:
 from .pretrained import open_pretrained
 
 
-class TorchEar:
+class TorchWhisper:
     """An open `WhisperForConditionalGeneration`."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
@@ -31,14 +31,14 @@ class TorchEar:
         self.network = load_network(folder)
         self.multilingual = int(self.network.config.vocab_size) >= MULTILINGUAL
 
-    def write(self, features: Features, prompt: Prompt) -> list[int]:
-        """The tokens behind the prompt for features (mels, frames)."""
+    def generate(self, features: Features, prompt: Prompt) -> list[int]:
+        """The tokens after the prompt for features (mels, frames)."""
         batch = torch.from_numpy(features)[None]
         with torch.inference_mode():
             encoded = self.network.model.encoder(batch)
             language = None
             if prompt.languages and prompt.language is None:
-                language = self._spoken(encoded, prompt)
+                language = self._language(encoded, prompt)
             start = torch.tensor([prompt.tokens(language)])
             written = self.network.generate(
                 encoder_outputs=encoded,
@@ -47,36 +47,36 @@ class TorchEar:
                 num_beams=1,
                 return_timestamps=False,
                 max_new_tokens=prompt.longest,
-                suppress_tokens=self._never(prompt),
-                **self._told(start[0]),
+                suppress_tokens=self._suppressed(prompt),
+                **self._language_option(start[0]),
             )
         tokens = [int(token) for token in written[0]]
         return tokens[start.shape[1] :] if tokens[: start.shape[1]] == start[0].tolist() else tokens
 
-    def _told(self, start: Any) -> dict[str, str]:
-        """The language of a prompt as `generate` wants to hear it: it would detect once more what the prompt says."""
+    def _language_option(self, start: Any) -> dict[str, str]:
+        """The language of a prompt as an option of transformers' `generate`, which else detects it a second time."""
         settings = self.network.generation_config
         if not getattr(settings, "is_multilingual", False):
             return {}
         known = getattr(settings, "lang_to_id", None) or {}
         return next(({"language": name} for name, token in known.items() if token in start), {})
 
-    def _never(self, prompt: Prompt) -> list[int]:
-        """What may not be written: what the model's settings say, and timestamps."""
-        told = self.network.generation_config.suppress_tokens or ()
-        return [*told, *range(prompt.no_timestamps, int(self.network.config.vocab_size))]
+    def _suppressed(self, prompt: Prompt) -> list[int]:
+        """Tokens that are never generated: those of the model's settings, and timestamps."""
+        configured = self.network.generation_config.suppress_tokens or ()
+        return [*configured, *range(prompt.no_timestamps, int(self.network.config.vocab_size))]
 
     def close(self) -> None:
         """Release the network."""
         del self.network
 
-    def spoken(self, features: Features, prompt: Prompt) -> int:
-        """The likeliest language's token."""
+    def detect_language(self, features: Features, prompt: Prompt) -> int:
+        """The token of the likeliest language."""
         with torch.inference_mode():
-            return self._spoken(self.network.model.encoder(torch.from_numpy(features)[None]), prompt)
+            return self._language(self.network.model.encoder(torch.from_numpy(features)[None]), prompt)
 
-    def _spoken(self, encoded: Any, prompt: Prompt) -> int:
-        """The likeliest language's token."""
+    def _language(self, encoded: Any, prompt: Prompt) -> int:
+        """The token of the likeliest language."""
         logits = self.network(encoder_outputs=encoded, decoder_input_ids=torch.tensor([[prompt.start]])).logits[0, -1]
         return max(prompt.languages.values(), key=lambda token: float(logits[token]))
 
@@ -84,13 +84,13 @@ class TorchEar:
 def load_network(folder: Path) -> Any:
     """The Whisper in a Hugging Face folder, in float32 and eval mode: only safetensors, no remote code.
 
-    Raises UnsupportedModel, also for weights that are missing: transformers would draw them at random and go on.
+    Raises UnsupportedModel, also for weights that are missing: transformers would initialize them randomly and go on.
     """
     network = open_pretrained(transformers.WhisperForConditionalGeneration, folder, "Whisper")
-    network.generation_config.forced_decoder_ids = None  # of older checkpoints: the prompt is told
+    network.generation_config.forced_decoder_ids = None  # of older checkpoints: we give the prompt
     return network
 
 
 def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
     """Open an `hf` Whisper. threads: 0 means torch's own choice, all cores. language: its code, else detected."""
-    return WhisperSession(TorchEar(model.path, threads), model.path, front_end(model.path), language)
+    return WhisperSession(TorchWhisper(model.path, threads), model.path, front_end(model.path), language)

@@ -22,7 +22,7 @@ NAMES = {name: code for code, _, name in (pair.strip().partition("=") for pair i
 
 
 def code_of(language: str) -> str:
-    """The code of a language that is told by its name, its code or its token; what is none of them as it came."""
+    """The code of a language that is given by its name, its code or its token; anything else as it came."""
     plain = language.strip().strip("<|>").lower()
     return NAMES.get(plain, plain)
 
