@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.audio.log_mel import LogMel, mel_filters, written
+from microbudget.audio.log_mel import LogMel, config_text, mel_filters
 from microbudget.errors import UnsupportedPreprocessing
 
 transformers = pytest.importorskip("transformers")
@@ -87,7 +87,7 @@ def test_only_what_is_heard_is_computed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_configuration_is_read_and_written() -> None:
     front = LogMel.parse({"feature_size": 128, "chunk_length": 10, "sampling_rate": 16_000, "hop_length": 160})
     assert (front.mels, front.frames, front.seconds) == (128, 1000, 10.0)
-    again = json.loads(written(front))
+    again = json.loads(config_text(front))
     assert LogMel.parse(again) == front
     theirs = transformers.WhisperFeatureExtractor(**again)
     assert (theirs.n_samples, theirs.nb_max_frames, theirs.feature_size) == (160_000, 1000, 128)

@@ -94,7 +94,7 @@ def test_a_folder_to_a_folder(capsys: pytest.CaptureFixture[str], model: Path, t
     assert not list(out.rglob("*.partial"))
     status, _, told = run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt")
     assert status == 2
-    assert "stands already" in told
+    assert "already exists" in told
     assert run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt", "--force")[0] == 0
     status, document, _ = run(capsys, tmp_path / "in", "--model", model, "--format", "json")
     assert [one["file"] for one in json.loads(document)] == ["a.wav", "deep/b.flac"]
@@ -217,7 +217,7 @@ def test_another_kind_of_model(capsys: pytest.CaptureFixture[str], onnx_model: P
 def test_time_left_is_told_in_a_log(
     capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("microbudget.kinds.transcription.transcribing.TOLD_EVERY_S", 0.0)
+    monkeypatch.setattr("microbudget.kinds.transcription.transcribing.REPORT_EVERY_S", 0.0)
     _, _, told = run(capsys, speak(tmp_path / "a.wav"), "--model", model)
     assert re.search(r"a\.wav 00:00:0\d of 00:00:07, .* left", told)
 

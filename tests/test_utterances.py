@@ -254,7 +254,7 @@ def test_one_bad_file_of_many_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_file_or_nothing_in_place_of_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="is not there"):
+    with pytest.raises(BadData, match="does not exist"):
         find(tmp_path / "x")
     with pytest.raises(BadData, match="is a file"):
         find(write(tmp_path / "a.wav"))

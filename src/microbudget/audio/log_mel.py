@@ -1,6 +1,6 @@
-"""Log-mel spectrograms: what Whisper hears. NumPy only, and equal to what transformers computes with torch.
+"""Log-mel spectrograms: Whisper's input features. NumPy only, and equal to what transformers computes with torch.
 
-Only the frames that hear something of the recording are computed; behind it there is silence, which is one column.
+Only the frames that overlap the recording are computed; the silence after it has the same column in every frame.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCK = 64  # frames at a time: they stay in the processor's cache, which is twi
 
 @dataclass(frozen=True)
 class LogMel:
-    """A front end: how many mel bands, and how long the window is that the model hears at once."""
+    """A front end: the number of mel bands, and the length of the window that the model takes."""
 
     mels: int = 80
     samples: int = 480_000  # of the window
@@ -41,7 +41,7 @@ class LogMel:
         """From the keys of a `preprocessor_config.json`. Raises UnsupportedPreprocessing."""
         rate = config.get("sampling_rate", RATE_HZ)
         if rate != RATE_HZ:
-            raise UnsupportedPreprocessing(f"the model hears {rate} samples a second; Whisper hears {RATE_HZ}")
+            raise UnsupportedPreprocessing(f"the model takes {rate} samples a second; Whisper takes {RATE_HZ}")
         if config.get("do_normalize"):
             raise UnsupportedPreprocessing("do_normalize is not what Whisper was trained with, and is not supported")
         hop, seconds = int(config.get("hop_length", 160)), config.get("chunk_length", 30)
@@ -65,28 +65,28 @@ class LogMel:
     def __call__(self, waveform: Samples) -> Features:
         """(mels, frames) of a waveform of at most `samples`; a longer one is cut."""
         waveform = waveform[: self.samples]
-        heard = min(self.frames, -(-(len(waveform) + self.size // 2) // self.hop))  # the rest hears nothing
-        log = np.log10(np.maximum(self._power(waveform, heard), FLOOR))
-        loudest = max(float(log.max()), math.log10(FLOOR)) if heard else math.log10(FLOOR)
+        count = min(self.frames, -(-(len(waveform) + self.size // 2) // self.hop))  # the rest is silence
+        log = np.log10(np.maximum(self._power(waveform, count), FLOOR))
+        loudest = max(float(log.max()), math.log10(FLOOR)) if count else math.log10(FLOOR)
         features = np.full((self.mels, self.frames), _scaled(np.array(math.log10(FLOOR)), loudest), np.float32)
-        features[:, :heard] = _scaled(log, loudest).T
+        features[:, :count] = _scaled(log, loudest).T
         return features
 
-    def _power(self, waveform: Samples, heard: int) -> Floats:
-        """Power in each band of the first `heard` frames, each centred on its hop: (heard, mels)."""
-        frames = np.lib.stride_tricks.sliding_window_view(self._padded(waveform, heard), self.size)[:: self.hop][:heard]
-        power = np.empty((heard, self.mels))
-        for start in range(0, heard, BLOCK):
+    def _power(self, waveform: Samples, count: int) -> Floats:
+        """Power in each band of the first `count` frames, each centred on its hop: (count, mels)."""
+        frames = np.lib.stride_tricks.sliding_window_view(self._padded(waveform, count), self.size)[:: self.hop][:count]
+        power = np.empty((count, self.mels))
+        for start in range(0, count, BLOCK):
             spectrum = np.fft.rfft(frames[start : start + BLOCK] * self._hann, axis=1)
             squares = np.square(spectrum.real)
             squares += np.square(spectrum.imag)
             np.matmul(squares, self._filters, out=power[start : start + BLOCK])
         return power
 
-    def _padded(self, waveform: Samples, heard: int) -> Floats:
-        """What the first `heard` frames hear: the beginning mirrored before it, and the window's end behind it."""
+    def _padded(self, waveform: Samples, count: int) -> Floats:
+        """The samples of the first `count` frames: the beginning mirrored before it, and the window's end after it."""
         half = self.size // 2
-        end = (heard - 1) * self.hop + half  # behind the last sample that the last frame hears
+        end = (count - 1) * self.hop + half  # after the last sample of the last frame
         known = np.zeros(max(end, half + 1), np.float64)
         known[: min(len(waveform), end)] = waveform[:end]
         if end > self.samples:
@@ -130,7 +130,7 @@ def _hertz(mel: Floats) -> Floats:
     return np.where(mel < _BREAK_MEL, mel * 200 / 3, _BREAK_HZ * np.exp((mel - _BREAK_MEL) / _STEP))
 
 
-def written(front: LogMel) -> str:
+def config_text(front: LogMel) -> str:
     """The text of a `preprocessor_config.json` for this front end, as transformers and faster-whisper read it."""
     config = {
         "feature_extractor_type": "WhisperFeatureExtractor",

@@ -26,7 +26,7 @@ EXTENSIONS = frozenset(
 )  # fmt: skip
 FOREIGN = frozenset({".m4a", ".aac", ".wma", ".webm", ".mp4", ".mkv", ".mov", ".amr", ".ac3", ".ape", ".wv"})
 BLOCK_S = 30.0
-SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000  # what a header may say without being a lie
+SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000  # a header that says otherwise is damaged
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sound:
 
 
 def describe(path: Path) -> Sound:
-    """The header of a sound file. Raises BadData when it is none."""
+    """The header of a sound file. Raises BadData when the file is none."""
     with _opened(path) as file:
         return _sound(file, path)
 
@@ -63,7 +63,7 @@ def read(path: Path, seconds: float | None = None) -> Samples:
 
 
 def blocks(path: Path, seconds: float = BLOCK_S) -> Generator[Samples, None, None]:
-    """A file as 16 kHz mono, block by block; together they are what `read` gives, whatever the blocks' length.
+    """A file as 16 kHz mono, block by block; joined they are what `read` returns, whatever the blocks' length.
 
     Channels are averaged, and resampled without aliases (soxr, high quality). Raises BadData for a file that is no
     sound, that is cut off, or that holds NaN or infinity.
@@ -85,7 +85,7 @@ def blocks(path: Path, seconds: float = BLOCK_S) -> Generator[Samples, None, Non
 
 
 def check(path: Path) -> Sound:
-    """Decode all of a file and look at it, without resampling. Raises what `blocks` raises."""
+    """Decode all of a file to check it, without resampling. Raises what `blocks` raises."""
     with _opened(path) as file:
         sound = _sound(file, path)
         size, done = int(BLOCK_S * sound.rate_hz), 0
@@ -112,7 +112,7 @@ def library() -> Any:
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     soundfile = library()
     if path.suffix.lower() == ".raw":
-        raise BadData(f"{path} has no header that tells its rate: write it as WAV, for example with ffmpeg")
+        raise BadData(f"{path} has no header with its sampling rate: write it as WAV, for example with ffmpeg")
     try:
         with path.open("rb") as stream:
             if not stream.read(1):
@@ -139,7 +139,7 @@ def _decoded(file: soundfile.SoundFile, path: Path, frames: int) -> Samples:
     try:
         block: Samples = file.read(frames, dtype="float32", always_2d=True)
     except library().LibsndfileError as error:
-        raise BadData(f"{path} is damaged behind its header ({_reason(error)}): is it complete?") from error
+        raise BadData(f"{path} is damaged after its header ({_reason(error)}): is it complete?") from error
     return block
 
 
@@ -153,7 +153,7 @@ def _reason(error: Exception) -> str:
 
 
 class _AsItIs:
-    """The resampler of what has the wanted rate already."""
+    """The resampler of a file that has the wanted rate already."""
 
     def __call__(self, block: Samples, last: bool) -> Samples:
         del last
@@ -161,7 +161,7 @@ class _AsItIs:
 
 
 class _Resampler:
-    """soxr as a stream: the same samples whatever the blocks are."""
+    """soxr as a stream: the samples do not depend on the length of the blocks."""
 
     def __init__(self, rate_hz: int) -> None:
         import soxr

@@ -22,13 +22,13 @@ from .utterances import REMEDY
 
 FORMATS = ("text", "json", "srt", "vtt")
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
-SUBTITLE_S = 7.0  # what stands on a screen at once
-TOLD_EVERY_S = 60.0  # in a log, where there is no line to rewrite
+SUBTITLE_S = 7.0  # the longest subtitle
+REPORT_EVERY_S = 60.0  # in a log, where no progress line is rewritten
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is said from one time of a recording to another."""
+    """The text of a part of a recording."""
 
     start_s: float
     end_s: float
@@ -37,7 +37,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A recording with all that is said in it. `rtf`: seconds of computing for a second of sound."""
+    """The text of a whole recording. `rtf`: the real-time factor, seconds of computing for a second of sound."""
 
     file: str
     seconds: float
@@ -55,10 +55,10 @@ class Transcript:
 
 
 class Transcriber:
-    """An open speech model that writes what it hears. Use it as a context manager.
+    """An open speech model that transcribes recordings. Use it as a context manager.
 
-    language: the code of a language, of a model that knows several; else it is detected. longest_s: the longest piece
-    that is heard at once, at most the model's window. Raises UnsupportedModel for other than speech models,
+    language: the code of a language, for a multilingual model; else it is detected. longest_s: the longest piece that
+    is transcribed at once, at most the model's window. Raises UnsupportedModel for other than speech models,
     InvalidOption for a language that the model does not know.
     """
 
@@ -81,12 +81,12 @@ class Transcriber:
         self.model = opened.record.source or str(opened.path)
 
     def segments(self, path: Path, name: str = "") -> Iterator[Segment]:
-        """The segments of a recording as they are heard. Raises BadData."""
+        """The segments of a recording, one by one as they are transcribed. Raises BadData."""
         total_s = sound.describe(path).seconds
-        watch = _Watch(self._progress, name or path.name, total_s)
-        for piece, text in self._session.transcribe_file(path, self._longest_s, watch):
+        report = _Reporter(self._progress, name or path.name, total_s)
+        for piece, text in self._session.transcribe_file(path, self._longest_s, report):
             yield Segment(round(piece.start_s, 3), round(piece.end_s, 3), text)
-        watch(total_s)
+        report(total_s)
 
     def transcript(self, path: Path, name: str = "") -> Transcript:
         """The whole of a recording. Raises BadData."""
@@ -107,26 +107,26 @@ class Transcriber:
         self.close()
 
 
-class _Watch:
-    """Tells how far a recording is heard, and the time left."""
+class _Reporter:
+    """Reports how much of a recording is transcribed, and the time left."""
 
     def __init__(self, progress: Progress, name: str, total_s: float) -> None:
         self._progress, self._name, self._total_s = progress, name, total_s
-        self._started = self._told_at = time.monotonic()
+        self._started = self._reported_at = time.monotonic()
 
-    def __call__(self, heard_s: float) -> None:
+    def __call__(self, done_s: float) -> None:
         now = time.monotonic()
         spent_s = now - self._started
-        self._progress.advance(self._name, heard_s, self._total_s, spent_s)
-        going = 0 < heard_s < self._total_s
-        if now - self._told_at >= TOLD_EVERY_S and not self._progress.live and going:
-            self._told_at = now
-            left = format_seconds(spent_s / heard_s * (self._total_s - heard_s))
-            self._progress.say(f"{self._name} {clock(heard_s)} of {clock(self._total_s)}, {left} left")
+        self._progress.advance(self._name, done_s, self._total_s, spent_s)
+        going = 0 < done_s < self._total_s
+        if now - self._reported_at >= REPORT_EVERY_S and not self._progress.live and going:
+            self._reported_at = now
+            left = format_seconds(spent_s / done_s * (self._total_s - done_s))
+            self._progress.say(f"{self._name} {clock(done_s)} of {clock(self._total_s)}, {left} left")
 
 
 def recordings(path: Path, progress: Progress = SILENT) -> list[tuple[str, Path]]:
-    """The sound files of a path with their names below it, sorted; what is no format of ours is told.
+    """The sound files of a path with their names below it, sorted. Warns of files in formats that are not read.
 
     Raises BadData where there is none.
     """
@@ -156,7 +156,7 @@ def lines(segments: Iterable[Segment], form: str) -> Iterator[str]:
         yield "WEBVTT\n\n"
         for segment in segments:
             times = f"{clock(segment.start_s, '.')} --> {clock(segment.end_s, '.')}"
-            yield f"{times}\n{_without_marks(segment.text)}\n\n"
+            yield f"{times}\n{_escaped(segment.text)}\n\n"
     else:
         raise InvalidOption(f"format must be one of {', '.join(FORMATS)}, not {form!r}")
 
@@ -165,22 +165,22 @@ def clock(seconds: float, mark: str = "") -> str:
     """Hours, minutes, seconds; with a mark before them also milliseconds: "00:01:02,345"."""
     thousandths = round(seconds * 1000)
     whole, rest = divmod(thousandths, 1000)
-    told = f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
-    return f"{told}{mark}{rest:03}" if mark else told
+    text = f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return f"{text}{mark}{rest:03}" if mark else text
 
 
-def _without_marks(text: str) -> str:
-    """WebVTT reads tags and arrows."""
+def _escaped(text: str) -> str:
+    """WebVTT would take some characters for tags and arrows."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def longest_of(form: str, longest_s: float | None) -> float | None:
-    """The longest piece for a format: subtitles are short where nothing else is asked for."""
+    """The longest piece for a format: subtitles are short unless the user gives a length."""
     return SUBTITLE_S if longest_s is None and form in ("srt", "vtt") else longest_s
 
 
 def check_out(out: Path | None, found: Sequence[tuple[str, Path]], many: bool, form: str, force: bool) -> None:
-    """Raise before any work for an output that cannot be: a file that stands, subtitles of a folder on stdout."""
+    """Raise before any work for an output that is not possible: a file that exists, subtitles of a folder on stdout."""
     from ...errors import AlreadyExists
 
     if out is None:
@@ -188,15 +188,15 @@ def check_out(out: Path | None, found: Sequence[tuple[str, Path]], many: bool, f
             raise InvalidOption(f"the {form} of a folder are many files: give a folder with --out")
         return
     targets = [target(out, name, form) for name, _ in found] if many else [out]
-    standing = [path for path in targets if path.exists()]
+    existing = [path for path in targets if path.exists()]
     if many and out.is_file():
         raise AlreadyExists(f"{out} is a file: give a folder for the {len(found)} transcripts")
     if not many and out.is_dir():
         raise AlreadyExists(f"{out} is a folder: give a file for the transcript")
-    if standing and not force:
-        raise AlreadyExists(f"{standing[0]} stands already: give another --out, or --force to write it again")
+    if existing and not force:
+        raise AlreadyExists(f"{existing[0]} already exists: give another --out, or --force to overwrite it")
 
 
 def target(out: Path, name: str, form: str) -> Path:
-    """Where a recording's transcript goes in a folder: beside each other even if only the ending differs."""
+    """The path of a recording's transcript in a folder; recordings that differ only in their ending get two."""
     return out / f"{name}{ENDINGS[form]}"

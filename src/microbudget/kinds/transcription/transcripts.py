@@ -1,4 +1,4 @@
-"""Transcripts: normalized, aligned with what was said, and counted. What a word error is, and what a made-up text."""
+"""Transcripts: normalizers, alignment with the reference text, word errors, and which texts are hallucinated."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ...errors import InvalidOption, MissingExtra
 
 Normalizer = Callable[[str], str]
 NORMALIZERS = ("basic", "english", "none")
-LOOP_WORDS, LOOP_TIMES = 8, 4  # a phrase of up to 8 words, 4 times in a row
-SURPLUS_WORDS, SURPLUS_SHARE = 3, 0.5  # more words than were said, and by how large a part of those
+LOOP_WORDS, LOOP_TIMES = 8, 4  # a phrase of up to 8 words that occurs 4 times in a row is a loop
+SURPLUS_WORDS, SURPLUS_SHARE = 3, 0.5  # extra words of a hallucination: at least, and as a share of the reference
 
 
 @dataclass(frozen=True)
 class Errors:
-    """How a transcript differs from what was said: counts of words and of characters."""
+    """How a transcript differs from the reference text: counts of words and of characters."""
 
     words: int  # of the reference
     substitutions: int
@@ -32,7 +32,7 @@ class Errors:
 
     @property
     def word_errors(self) -> int:
-        """Words to change."""
+        """Substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
 
@@ -61,7 +61,7 @@ def normalizer(name: str) -> Normalizer:
 
 
 def basic(text: str) -> str:
-    """Lower case, nothing that stands in brackets, no marks, symbols and punctuation. Radford et al. 2022, C."""
+    """Lower case, nothing in brackets, no marks, symbols and punctuation. Radford et al. 2022, C."""
     text = re.sub(r"[<\[][^>\]]*[>\]]", "", text.lower())
     text = unicodedata.normalize("NFKC", re.sub(r"\([^)]+?\)", "", text))
     kept = "".join(" " if unicodedata.category(letter)[0] in "MSP" else letter for letter in text)
@@ -76,21 +76,21 @@ def _english() -> Normalizer:
         raise MissingExtra(
             "the english normalizer is that of transformers: pip install 'microbudget[train]'"
         ) from error
-    clean = EnglishTextNormalizer({})  # British and American spelling stay apart: the table is the model's
+    clean = EnglishTextNormalizer({})  # British and American spelling stay different: the table belongs to the model
     return lambda text: " ".join(str(clean(text)).split())
 
 
 def count(said: str, written: str) -> Errors:
-    """The errors of one transcript. Both texts are normalized."""
+    """The errors of one transcript against the reference text, both normalized."""
     jiwer = _jiwer()
-    words, heard = said.split(), written.split()
+    words, found = said.split(), written.split()
     if words:
         by_word = jiwer.process_words(said, written)
         substitutions, deletions, insertions = by_word.substitutions, by_word.deletions, by_word.insertions
         by_letter = jiwer.process_characters(said, written)
         letters = by_letter.substitutions + by_letter.deletions + by_letter.insertions
     else:
-        substitutions, deletions, insertions, letters = 0, 0, len(heard), len(written)
+        substitutions, deletions, insertions, letters = 0, 0, len(found), len(written)
     return Errors(
         words=len(words),
         substitutions=substitutions,
@@ -98,16 +98,16 @@ def count(said: str, written: str) -> Errors:
         insertions=insertions,
         characters=len(said),
         character_errors=letters,
-        empty=bool(words) and not heard,
-        hallucinated=is_hallucinated(words, heard),
+        empty=bool(words) and not found,
+        hallucinated=is_hallucinated(words, found),
     )
 
 
 def is_hallucinated(said: Sequence[str], written: Sequence[str]) -> bool:
-    """Whether a transcript is made up: far more words than were said, or a phrase that goes round and round.
+    """Whether a transcript is hallucinated: it has far more words than the reference, or it repeats a phrase.
 
-    Far more: at least 3 words and half as many again. Round and round: up to 8 words 4 times in a row, where what was
-    said does not do so.
+    Far more: at least 3 words, and half as many as the reference has. Repeats: up to 8 words 4 times in a row, where
+    the reference does not do so.
     """
     surplus = len(written) - len(said)
     if surplus >= SURPLUS_WORDS and surplus > SURPLUS_SHARE * len(said):
@@ -127,15 +127,15 @@ def _loops(words: Sequence[str]) -> bool:
 
 def align(said: str, written: str) -> tuple[Step, ...]:
     """Both texts word by word, with the fewest changes from one to the other."""
-    words, heard = said.split(), written.split()
+    words, found = said.split(), written.split()
     if not words:
-        return (Step("insert", (), tuple(heard)),) if heard else ()
-    chunks = _jiwer().process_words(" ".join(words), " ".join(heard)).alignments[0]
+        return (Step("insert", (), tuple(found)),) if found else ()
+    chunks = _jiwer().process_words(" ".join(words), " ".join(found)).alignments[0]
     return tuple(
         Step(
             chunk.type,
             tuple(words[chunk.ref_start_idx : chunk.ref_end_idx]),
-            tuple(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+            tuple(found[chunk.hyp_start_idx : chunk.hyp_end_idx]),
         )
         for chunk in chunks
     )

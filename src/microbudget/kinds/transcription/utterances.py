@@ -37,7 +37,7 @@ REMEDY = "convert them, for example with ffmpeg"
 
 @dataclass(frozen=True)
 class Utterance:
-    """A recording: its name below the root, its split where the folders tell one, what is said where it is known."""
+    """A recording: its name below the root, its split where the folders name one, its text where it is known."""
 
     name: str
     path: Path
@@ -47,7 +47,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Listing:
-    """All recordings of a folder, sorted by name, and what to say about them."""
+    """All recordings of a folder, sorted by name, and the warnings about them."""
 
     files: tuple[Utterance, ...]
     warnings: tuple[str, ...]
@@ -55,7 +55,7 @@ class Listing:
 
 @dataclass
 class _Texts:
-    """What the metadata say, by names below the root; those without an ending stand for any."""
+    """The texts of the metadata, by names below the root; a name without an ending matches any."""
 
     texts: dict[str, str] = field(default_factory=dict)
     stems: dict[str, str] = field(default_factory=dict)
@@ -65,8 +65,8 @@ class _Texts:
         """The text of a file, None without a row."""
         stem = name.rsplit(".", 1)[0]
         folder, _, last = stem.rpartition("/")
-        beside = posixpath.join(posixpath.dirname(folder), last)  # LJSpeech keeps its files in wavs/
-        for table, key in ((self.texts, name), (self.stems, stem), (self.stems, beside)):
+        above = posixpath.join(posixpath.dirname(folder), last)  # LJSpeech keeps its files in wavs/
+        for table, key in ((self.texts, name), (self.stems, stem), (self.stems, above)):
             if key in table:
                 self.used.add(key)
                 return table[key]
@@ -74,14 +74,14 @@ class _Texts:
 
     @property
     def names(self) -> list[str]:
-        """All that have a row."""
+        """All names with a row."""
         return [*self.texts, *self.stems]
 
 
 def find(root: Path) -> Listing:
     """The recordings below a folder. Raises BadData."""
     if not root.is_dir():
-        what = "is a file: give the folder that holds the recordings" if root.is_file() else "is not there"
+        what = "is a file: give the folder with the recordings" if root.is_file() else "does not exist"
         raise BadData(f"the folder {root} {what}")
     paths = list(walk(root))
     names = [(normal_name(path.relative_to(root).as_posix()), path) for path in paths]

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ...audio.log_mel import written
+from ...audio.log_mel import config_text
 from ...errors import MissingExtra, UnsupportedModel
 from ..hf.whisper import load_network
 from ..speech.whisper import MULTILINGUAL, front_end, read_json
@@ -45,7 +45,7 @@ def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
     spec.optimize(quantization=type)
     spec.save(str(out))
     _write_tokenizer_and_settings(folder, out, network)
-    (out / "preprocessor_config.json").write_text(written(front), encoding="utf-8")
+    (out / "preprocessor_config.json").write_text(config_text(front), encoding="utf-8")
     return {"format": "ct2", "type": type, "tokens": len(tokens), "window_s": front.seconds, "positions": whole}
 
 
