@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 import microbudget
+from microbudget import methods
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -95,3 +96,27 @@ def test_every_path_on_the_map_is_there() -> None:
         if not any(any(place.glob(re.sub(r"<\w+>", "*", path.rstrip("/")))) for place in (package, ROOT))
     }
     assert not missing
+
+
+OPTIONS = {
+    "distill": ("distill.md",),
+    "finetune": ("finetune.md",),
+    "lora": ("lora.md",),
+    "prune": ("prune.md",),
+    "quantize": ("quantize.md", "gguf.md"),
+}
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_a_methods_page_has_all_its_options(method: str) -> None:
+    """In the tables whose first column is headed `option`; and what a page calls an option is one."""
+    documented = set()
+    for name in OPTIONS[method]:
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for rows in re.findall(r"^\| option \|.*\n\|[-|:]+\n((?:\|.*\n)+)", text, re.MULTILINE):
+            cells = [row.split("|")[1] for row in rows.splitlines()]
+            documented |= {word.partition("=")[0] for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+    real = {option["name"] for option in methods.describe(method)["options"]}
+    assert (
+        documented - {'"channels"', '"layers"', '"weights"'} | ({"structure"} if method == "prune" else set()) == real
+    )
