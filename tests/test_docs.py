@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import re
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 import microbudget
 from microbudget import methods
+from microbudget.cli import main
+from microbudget.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -120,3 +124,40 @@ def test_a_methods_page_has_all_its_options(method: str) -> None:
     assert (
         documented - {'"channels"', '"layers"', '"weights"'} | ({"structure"} if method == "prune" else set()) == real
     )
+
+
+def commands() -> list[tuple[str, str]]:
+    """The lines of all pages that call `microbudget`, by page."""
+    found = []
+    for page in PAGES:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        found += [(named(page), line.strip()) for line in lines if re.match(r" {4}microbudget \w", line)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def verbs() -> dict[str, set[str]]:
+    """The options of each verb that the pages use."""
+    options = {}
+    for verb in {line.split()[1] for _, line in commands()}:
+        with contextlib.redirect_stdout(io.StringIO()) as shown, pytest.raises(SystemExit) as ended:
+            main([verb, "--help"])
+        assert ended.value.code == 0, f"there is no verb {verb}"
+        options[verb] = set(re.findall(r"--[a-z-]+", shown.getvalue()))
+    return options
+
+
+def test_the_pages_commands_are_of_the_command_line(verbs: dict[str, set[str]]) -> None:
+    assert len(commands()) > 30
+    for page, line in commands():
+        assert set(re.findall(r"--[a-z-]+", line)) <= verbs[line.split()[1]], f"{page}: {line}"
+
+
+def test_the_pages_recipes_can_be_read() -> None:
+    recipes = [match for _, line in commands() for match in re.findall(r"run \S+ ([\"'])(.*?)\1", line)]
+    assert len(recipes) > 15
+    for _, text in recipes:
+        if "half" not in text:  # the tutorial's own method
+            assert Recipe.parse(text).steps
+    for file in (ROOT / "recipes").iterdir():
+        assert Recipe.read(str(file)).steps
