@@ -55,7 +55,7 @@ def page(made: Made) -> Page:
     return made.page()
 
 
-def test_headline_tells_what_ships(made, page):
+def test_the_headline_says_what_ships(made, page):
     assert "2.60 MB instead of 9.12 MB (3.5 times smaller)" in page.text
     assert "6.4 times as fast (2.13 ms instead of 13.6 ms)" in page.text
     ours, theirs = made.shrunk.best.test.quality, made.shrunk.reference.test.quality
@@ -142,20 +142,20 @@ def test_confusion_counts_true_classes_by_rows(made, page):
     row = made.task.examples("validation")
     best = np.load(made.run.folder / "answers" / f"{SMALL}.validation.npy").argmax(axis=1)
     expected = {}
-    for example, said in zip(row, best, strict=True):
-        expected[example.label, said] = expected.get((example.label, said), 0) + 1
+    for example, predicted in zip(row, best, strict=True):
+        expected[example.label, predicted] = expected.get((example.label, predicted), 0) + 1
     cells = re.findall(r'<td class="(?:right|wrong|zero)"[^>]*>(\d*)</td>', page.section("learning"))
     counts = np.array([int(cell or 0) for cell in cells]).reshape(3, 3)
     assert {(a, b): counts[a, b] for a, b in np.argwhere(counts)} == expected
-    wrong = [(truth, said) for truth, said in expected if truth != said]
+    wrong = [(truth, predicted) for truth, predicted in expected if truth != predicted]
     assert wrong, "the run has no confusion to show"
-    for truth, said in wrong:
+    for truth, predicted in wrong:
         total = sum(count for (a, _), count in expected.items() if a == truth)
-        text = f"{LABELS[truth]} predicted as {LABELS[said]} : {expected[truth, said]} of {total}"
+        text = f"{LABELS[truth]} predicted as {LABELS[predicted]} : {expected[truth, predicted]} of {total}"
         assert text in page.text.replace(" :", " :"), page.text
 
 
-def test_learning_is_told_and_drawn(page):
+def test_learning_is_described_and_drawn(page):
     assert "would change accuracy by +2.1 pt (95 %: +0.4 to +5.0)" in page.text
     assert page.section("learning").count("<svg") == 3
     assert "6 epochs, of which number 5 was kept" in page.text
@@ -168,7 +168,7 @@ def test_steps_are_shown_whatever_they_reported(page):
     assert page.section("layers").count("conv") == 3
 
 
-def test_what_a_teacher_is_worth_is_told():
+def test_the_gain_by_a_teacher_is_listed():
     """`distill(curve=True)`: a table of the shares of the labels, with the difference."""
     cells = [(1.0, 0.95, 0.93), (0.3, 0.9, 0.7), (0.1, 0.5, 0.52)]
     rows = [
@@ -202,12 +202,12 @@ def test_conditions_of_the_measurement(made, page):
         assert fact in section
 
 
-def test_photos_are_sorted_into_what_became_of_them(made, page):
+def test_photos_are_grouped_by_which_model_is_right(made, page):
     labels = np.array([example.label for example in made.task.examples("validation")])
-    said = {
+    predicted = {
         name: np.load(made.run.folder / "answers" / f"{name}.validation.npy").argmax(axis=1) for name in (FLOAT, SMALL)
     }
-    right = {name: answer == labels for name, answer in said.items()}
+    right = {name: answer == labels for name, answer in predicted.items()}
     titles = re.findall(r"<h3>([^<]*)\((\d+)\)</h3>", page.section("photos"))
     assert [int(count) for _, count in titles] == [
         (right[FLOAT] & ~right[SMALL]).sum(),
@@ -279,7 +279,7 @@ def test_killed_run_is_reported_from_its_rows(tmp_path):
     assert read_outcome(made.run.folder).best.fingerprint == SMALL
 
 
-def test_data_that_are_gone_are_told(tmp_path):
+def test_missing_data_are_reported(tmp_path):
     made = make_run(tmp_path)
     (tmp_path / "data").rename(tmp_path / "moved")
     page = made.page()
@@ -302,7 +302,7 @@ def test_single_photo_that_is_gone_leaves_a_gap(made, tmp_path):
     assert thumbnail(tmp_path / "text.jpg") is None
 
 
-def test_answers_that_are_gone_are_told(tmp_path):
+def test_missing_answers_are_reported(tmp_path):
     made = make_run(tmp_path)
     for file in (made.run.folder / "answers").iterdir():
         file.unlink()
@@ -340,7 +340,7 @@ def test_reference_that_ships_itself(tmp_path):
     assert "reference, ships" in page.section("plots")
 
 
-def test_larger_and_slower_is_told_so(tmp_path):
+def test_larger_and_slower_models_are_called_so(tmp_path):
     made = make_run(tmp_path)
     best = made.shrunk.best
     measured = replace(best.measurement, size_bytes=18_240_000, latency_s=0.0272)
@@ -353,7 +353,7 @@ def test_larger_and_slower_is_told_so(tmp_path):
     assert "no difference in speed shown" in made.page().text
 
 
-def test_many_classes_are_told_in_words(tmp_path):
+def test_many_classes_are_listed_in_words(tmp_path):
     made = make_run(tmp_path)
     counts = np.eye(100, dtype=int) * 9
     counts[7, 3] = 5
@@ -491,7 +491,7 @@ def test_labels_of_a_crowd_do_not_cover_each_other(monkeypatch):
 
 
 class TestSteps:
-    def test_unknown_steps_are_told_by_their_keys(self):
+    def test_unknown_steps_are_listed_by_their_keys(self):
         record = Record(history={"prune": {"sparsity": 0.5, "saved_bytes": 2_000_000, "took_s": 0.5, "kept": None}})
         (step,) = steps(record)
         assert step.facts == (("sparsity", "50 %"), ("saved", "2.00 MB"), ("took", "500 ms"), ("kept", "–"))

@@ -24,8 +24,10 @@ model = WhisperModel("/path/to/best", device="cpu", compute_type="default")
 segments, _ = model.transcribe("recording.flac", beam_size=1)
 print(" ".join(segment.text for segment in segments))"""
 HF_LINES = """\
+import soundfile
 from transformers import pipeline
-print(pipeline("automatic-speech-recognition", ".")("recording.flac")["text"])"""
+samples, rate = soundfile.read("recording.flac", dtype="float32")  # 16 kHz, mono
+print(pipeline("automatic-speech-recognition", ".")({"raw": samples, "sampling_rate": rate})["text"])"""
 
 
 def usage(_folder: Path, model_format: str) -> Usage:
