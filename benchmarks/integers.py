@@ -140,7 +140,7 @@ def main() -> None:
     inputs = [{"pixel_values": pixels(path)} for path in paths[:: len(paths) // CALIBRATION]]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
-        quantize_graph(MODEL, inputs, path, observer="min_max", repair=("scales", "bias"), machine=VNNI)
+        quantize_graph(MODEL, inputs, path, observer="min_max", corrections=("scales", "bias"), machine=VNNI)
         proto = onnx.load(str(path))
     layer = read_layer(proto, CONVOLUTION)
     q_x, q_y = answered(proto, [layer.input, layer.output], inputs[0])

@@ -97,7 +97,7 @@ def dynamic(*ops: str) -> Callable[[Path, list[Inputs], Path], None]:
 
 
 OURS, FLOAT = "quantize()", "float"
-QUICKLY = {"observer": "min_max", "repair": ()}  # other numbers in the same graph: only its speed matters here
+QUICKLY = {"observer": "min_max", "corrections": ()}  # other numbers in the same graph: only its speed matters here
 SCHEMES: dict[str, Callable[[Path, list[Inputs], Path], None]] = {
     OURS: ours(**QUICKLY),
     "8-bit weights": ours(activation_bits=None, **QUICKLY),

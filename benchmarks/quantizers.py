@@ -97,8 +97,8 @@ def ours_options(setting: str) -> dict[str, Any]:
         "bits": method.bits,
         "activation_bits": 8 if method.activations == "int8" else None,
         "observer": method.observer,
-        "repair": method.repairs(),
-        "finer": method.finer,
+        "corrections": method.chosen_corrections(),
+        "keep_float_activations": method.keep_float_activations,
     }
 
 
@@ -273,20 +273,20 @@ def round_to_nearest(bits: int) -> Quantizer:
 
 OURS: dict[str, dict[str, Any]] = {  # options of the method
     "ours 8": {},
-    "ours 8 gptq": {"repair": "scales,gptq,bias"},
-    "ours 8 finer": {"finer": 1},
-    "ours 8 minmax": {"observer": "min_max", "repair": "none"},
+    "ours 8 gptq": {"corrections": "scales,gptq,bias"},
+    "ours 8 finer": {"keep_float_activations": 1},
+    "ours 8 minmax": {"observer": "min_max", "corrections": "none"},
     "ours 4": {"bits": 4},
     "ours 3": {"bits": 3},
     "ours 2": {"bits": 2},
-    "ours 8 none": {"repair": "none"},
-    "ours 8 scales": {"repair": "scales"},
-    "ours 8 bias": {"repair": "scales,bias"},
-    "ours 8 equalize": {"repair": "equalize,scales,gptq,bias"},
-    "ours 4 none": {"bits": 4, "repair": "none"},
-    "ours 4 scales": {"bits": 4, "repair": "scales"},
-    "ours 4 bias": {"bits": 4, "repair": "scales,bias"},
-    "ours 4 equalize": {"bits": 4, "repair": "equalize,scales,gptq,bias"},
+    "ours 8 none": {"corrections": "none"},
+    "ours 8 scales": {"corrections": "scales"},
+    "ours 8 bias": {"corrections": "scales,bias"},
+    "ours 8 equalize": {"corrections": "equalize,scales,gptq,bias"},
+    "ours 4 none": {"bits": 4, "corrections": "none"},
+    "ours 4 scales": {"bits": 4, "corrections": "scales"},
+    "ours 4 bias": {"bits": 4, "corrections": "scales,bias"},
+    "ours 4 equalize": {"bits": 4, "corrections": "equalize,scales,gptq,bias"},
 }
 QUANTIZERS: dict[str, Quantizer] = {
     **{setting: ours(setting) for setting in OURS},

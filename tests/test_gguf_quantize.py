@@ -229,7 +229,15 @@ def test_the_method_takes_gguf_files(f16: Path, text: TextTask, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "option", ["activations='float'", "observer='min_max'", "repair='none'", "finer=2", "size='1 MB'", "max_kl=0.1"]
+    "option",
+    [
+        "activations='float'",
+        "observer='min_max'",
+        "corrections='none'",
+        "keep_float_activations=2",
+        "size='1 MB'",
+        "max_kl=0.1",
+    ],
 )
 def test_options_of_the_other_format_are_refused(option: str) -> None:
     from microbudget.recipes.recipe import Recipe

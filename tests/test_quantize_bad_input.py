@@ -40,13 +40,13 @@ def with_weights(fill) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("repair", [(), ("scales", "gptq", "bias")])
-def test_weights_that_are_no_numbers_are_refused_with_the_layers_name(value, repair, quantize):
+@pytest.mark.parametrize("corrections", [(), ("scales", "gptq", "bias")])
+def test_weights_that_are_no_numbers_are_refused_with_the_layers_name(value, corrections, quantize):
     def fill(W):
         W[3, 2, 1, 1] = value
 
     with pytest.raises(BrokenModel, match="NaN or inf"):
-        quantize(with_weights(fill), repair=repair)
+        quantize(with_weights(fill), corrections=corrections)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -58,10 +58,10 @@ def test_activations_that_are_no_numbers_are_refused(value, quantize):
 
 
 TRANSFORMER = [
-    {"repair": ("scales",)},  # nothing looks at activations but the check of the answers
-    {"repair": ("scales", "bias")},
-    {"repair": ("scales", "gptq", "bias"), "bits": 4},
-    {"repair": ("scales", "gptq", "bias"), "activation_bits": None},
+    {"corrections": ("scales",)},  # nothing looks at activations but the check of the answers
+    {"corrections": ("scales", "bias")},
+    {"corrections": ("scales", "gptq", "bias"), "bits": 4},
+    {"corrections": ("scales", "gptq", "bias"), "activation_bits": None},
 ]
 
 
@@ -84,7 +84,7 @@ def test_a_transformer_that_makes_a_nan_names_where_it_begins(options, quantize)
 
 
 @pytest.mark.parametrize("scale", [1e15, 1e20, 1e30])
-@pytest.mark.parametrize("options", [{}, {"bits": 4}, {"activation_bits": None}, {"repair": ("scales", "bias")}])
+@pytest.mark.parametrize("options", [{}, {"bits": 4}, {"activation_bits": None}, {"corrections": ("scales", "bias")}])
 def test_large_inputs_are_numbers(scale, options, quantize):
     """Their squares are none in float32."""
     x = images(32) * np.float32(scale)
@@ -138,7 +138,7 @@ def test_static_integers_need_data_and_weights_alone_do_not(tmp_path):
     onnx.save(residual(), str(source))
     with pytest.raises(BadData, match="needs calibration data"):
         quantize_graph(source, None, out)
-    quantize_graph(source, None, out, activation_bits=None, repair=("scales",))
+    quantize_graph(source, None, out, activation_bits=None, corrections=("scales",))
     assert np.corrcoef(run(out, images(4)).ravel(), run(residual(), images(4)).ravel())[0, 1] > 0.99
 
 
@@ -280,7 +280,7 @@ def test_external_data_give_the_same_file(tmp_path):
     onnx.save(residual(), str(apart), save_as_external_data=True, size_threshold=0, location="weights.bin")
     outs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for source, out in zip((whole, apart), outs, strict=True):
-        quantize_graph(source, batches(images(8)), out, threads=1, repair=("scales",))
+        quantize_graph(source, batches(images(8)), out, threads=1, corrections=("scales",))
     np.testing.assert_array_equal(run(outs[0], images(4)), run(outs[1], images(4)))
 
 
@@ -288,7 +288,9 @@ def test_external_data_give_the_same_file(tmp_path):
 @pytest.mark.parametrize("bits", [8, 4])
 def test_every_opset_loads_and_answers_alike(opset, bits, quantize):
     for make in (residual, depthwise):
-        path, _ = quantize(make(opset=opset), batches(images(8)), bits=bits, repair=("scales",), observer="min_max")
+        path, _ = quantize(
+            make(opset=opset), batches(images(8)), bits=bits, corrections=("scales",), observer="min_max"
+        )
         onnx.checker.check_model(str(path), full_check=True)
         x = images(4, seed=2)
         reference = ReferenceEvaluator(str(path)).run(None, {"x": x})[0] if opset >= REFERENCE else run(make(), x)
@@ -393,8 +395,8 @@ def test_every_level_of_optimization_answers_alike(level, quantize):
     [
         ({"bits": 1}, "bits must be from 2 to 8"),
         ({"observer": "best"}, "observer must be one of"),
-        ({"repair": ("magic",)}, "repair has no magic"),
-        ({"finer": -1}, "finer must not be negative"),
+        ({"corrections": ("magic",)}, "corrections has no magic"),
+        ({"keep_float_activations": -1}, "keep_float_activations must not be negative"),
         ({"size_bytes": 1, "max_kl": 1.0}, "not both"),
         ({"size_bytes": 10}, r"cannot be met: the smallest file has \d{3,} bytes"),
         ({"keep_float": ("nowhere",)}, "keep_float names 'nowhere'"),
@@ -416,6 +418,6 @@ def test_a_missing_file_and_a_model_without_layers(tmp_path, quantize):
 def test_a_transformer_needs_no_data_for_dynamic_integers(tmp_path: Path):
     source, out = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
     onnx.save(transformer(), str(source))
-    quantize_graph(source, None, out, repair=("scales",))
+    quantize_graph(source, None, out, corrections=("scales",))
     x = np.random.default_rng(0).normal(size=(4, 12, 64)).astype(np.float32)
     assert np.abs(run(out, x) - run(transformer(), x)).max() < 0.1

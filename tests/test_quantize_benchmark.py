@@ -77,7 +77,7 @@ def test_every_setting_can_be_run_and_none_is_named_twice(goals: ModuleType) -> 
     bench = goals.bench
     assert set(bench.SETTINGS) == set(QUANTIZERS) - {"ours 8 minmax"}
     assert len(set(bench.SETTINGS)) == len(bench.SETTINGS)
-    steps = [[set(ours_options(s)["repair"]) for s in settings] for settings in bench.REPAIRED.values()]
+    steps = [[set(ours_options(s)["corrections"]) for s in settings] for settings in bench.REPAIRED.values()]
     for repairs in steps:
         assert repairs[0] == set()
         for before, after in itertools.pairwise(repairs[:3]):

@@ -79,9 +79,9 @@ def test_single_numbers_are_normal_distributions(size):
     assert mean_kl(models[0].model, [models[1].model], batches(x, size))[0] == pytest.approx(naive, rel=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"bits": 2, "repair": ()}, {"finer": 1}, {"max_kl": 0.001}])
+@pytest.mark.parametrize("options", [{"bits": 2, "corrections": ()}, {"keep_float_activations": 1}, {"max_kl": 0.001}])
 def test_what_is_decided_for_a_softmax_network_is_what_its_logits_would_decide(options, tmp_path):
-    """The divergence, what `finer` keeps, and the bits of mixed precision."""
+    """The divergence, what `keep_float_activations` keeps, and the bits of mixed precision."""
     told = []
     for ends in ((), ("Softmax",)):
         net = Net(0)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from microbudget.errors import BadData, UnsupportedModel
-from microbudget.methods.quantize.activations import First, checked, input_shapes, leading_to, pieces, watch
+from microbudget.methods.quantize.calibration import First, checked, input_shapes, leading_to, pieces, watch
 from microbudget.methods.quantize.crosslayer import equalize
 from microbudget.methods.quantize.patches import patches
 from microbudget.methods.quantize.placement import place, settled
@@ -203,14 +203,14 @@ def test_settled_looks_behind_relu_and_clip_only_where_they_alone_read():
 
 
 def test_watch_sees_every_example_of_every_tensor_once(monkeypatch):
-    from microbudget.methods.quantize import activations
+    from microbudget.methods.quantize import calibration
 
     graph, x = prepared(residual()), images(10)
     names = [layer.output for layer in graph.layers]
     whole: dict[int, list[np.ndarray]] = {}
-    for budget in (activations.SEEN_AT_ONCE_BYTES, 20_000, 1):
-        monkeypatch.setattr(activations, "SEEN_AT_ONCE_BYTES", budget)
-        monkeypatch.setattr(activations, "ONE_EXAMPLE_BYTES", budget)
+    for budget in (calibration.SEEN_AT_ONCE_BYTES, 20_000, 1):
+        monkeypatch.setattr(calibration, "SEEN_AT_ONCE_BYTES", budget)
+        monkeypatch.setattr(calibration, "ONE_EXAMPLE_BYTES", budget)
         seen: dict[int, list[np.ndarray]] = {}
         watch(
             [(graph.model, names)], [{"x": x[:7]}, {"x": x[7:]}], lambda i, v, s=seen: s.setdefault(i, []).append(v[0])

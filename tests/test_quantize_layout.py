@@ -50,7 +50,7 @@ def kept_float(tmp_path, monkeypatch):
             (tmp_path / folder).mkdir()
             if folder == "without":
                 monkeypatch.setattr(rounded, "begun_in_float", lambda graph, plan: {})
-            path, _ = quantized_in(tmp_path / folder, model, keep_float=names, repair=(), threads=1, **options)
+            path, _ = quantized_in(tmp_path / folder, model, keep_float=names, corrections=(), threads=1, **options)
             paths.append(path)
         return paths
 

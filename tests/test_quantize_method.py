@@ -64,7 +64,14 @@ def quantized(model: Model, tmp_path: Path):
 
 
 def test_every_option_reads_back() -> None:
-    step = Quantize(bits=4, activations="float", observer="entropy", repair="equalize, gptq", samples=7, finer=2)
+    step = Quantize(
+        bits=4,
+        activations="float",
+        observer="entropy",
+        corrections="equalize, gptq",
+        samples=7,
+        keep_float_activations=2,
+    )
     limited = (Quantize(size="1.2MB"), Quantize(max_kl=0.01))
     for one in (Quantize(), step, *limited):
         assert Recipe.parse(str(one)).steps == (one,)
@@ -76,7 +83,7 @@ def test_every_option_reads_back() -> None:
     ("options", "error", "message"),
     [
         ({"bits": 5}, InvalidOption, "one of 8, 4, 3, 2"),
-        ({"repair": "gptq, prayer"}, InvalidOption, "repair has no 'prayer'"),
+        ({"corrections": "gptq, prayer"}, InvalidOption, "corrections has no 'prayer'"),
         ({"observer": "best"}, InvalidOption, "observer must be one of"),
         ({"size": "2 parsecs"}, InvalidUnit, "cannot be read"),
         ({"size": "1MB", "max_kl": 0.1}, InvalidOption, "not both"),
@@ -131,7 +138,7 @@ def test_reasons_are_printed_where_the_answers_diverge() -> None:
 
 def test_calibration_streams_in_small_batches(quantized) -> None:
     task = Pictures(100)
-    quantized(task, samples=100, repair="none", observer="min_max")
+    quantized(task, samples=100, corrections="none", observer="min_max")
     assert max(task.collated) <= 8
     examples = task.examples("train")[:20]
     batches = Batches(task, examples, {})
@@ -156,10 +163,10 @@ def test_size_and_divergence_are_limits(quantized) -> None:
         quantized(size="1kB")
 
 
-def test_finer_leaves_the_worst_activation_alone_and_says_so(quantized) -> None:
-    made = quantized(finer=1)
+def test_the_worst_activation_stays_float_and_a_note_names_it(quantized) -> None:
+    made = quantized(keep_float_activations=1)
     notes = made.record.history["quantize"]["notes"]
-    assert any(note.startswith("kept finer: ") for note in notes)
+    assert any(note.startswith("kept in float: ") for note in notes)
 
 
 def test_the_report_draws_the_layers_worst_first(quantized) -> None:

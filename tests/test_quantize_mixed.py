@@ -12,15 +12,16 @@ import pytest
 
 from microbudget.errors import InvalidOption
 from microbudget.methods.quantize import quantizing
+from microbudget.methods.quantize.calibration import Samples
 from microbudget.methods.quantize.mixed import Mixer
-from microbudget.methods.quantize.plan import Plan
+from microbudget.methods.quantize.plan import Plan, WeightFormat
 from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine, decide
 from toy_networks import IMAGE, Net, batches, images, kernels, quantized_in, residual, run, transformer
 
 PLAIN, SATURATING = Machine(arm=False, saturates=False), Machine(arm=False, saturates=True)
-FAST = {"threads": 1, "repair": ("scales", "bias"), "observer": "min_max", "machine": SATURATING}
+FAST = {"threads": 1, "corrections": ("scales", "bias"), "observer": "min_max", "machine": SATURATING}
 
 
 @pytest.fixture
@@ -88,7 +89,9 @@ def test_layers_that_stay_float_between_integers_are_computed_in_float(quantized
 
 
 def test_a_divergence_that_cannot_be_met_is_refused_with_what_was_reached(quantized):
-    with pytest.raises(InvalidOption, match=r"max_kl=1e-12 cannot be met: .* still diverge by \d.*finer"):
+    with pytest.raises(
+        InvalidOption, match=r"max_kl=1e-12 cannot be met: .* still diverge by \d.*keep_float_activations"
+    ):
         quantized(residual(), max_kl=1e-12)
 
 
@@ -111,7 +114,7 @@ def test_the_last_attempt_is_checked_like_the_first(quantized, monkeypatch):
     [
         (residual, {}, (20_000, 15_000, 12_000)),
         (residual, {"activation_bits": None}, (20_000, 12_000)),
-        (residual, {"repair": ()}, (13_000,)),
+        (residual, {"corrections": ()}, (13_000,)),
         (shared, {}, (40_000, 20_000, 12_000)),
         (transformer, {}, (150_000, 60_000, 45_000)),
         (transformer, {"activation_bits": None}, (130_000, 60_000, 45_000)),
@@ -155,8 +158,8 @@ def mixer(model: onnx.ModelProto, data, activation_bits: int | None = None) -> M
     """With weights alone, whose plan needs no ranges."""
     graph = prepared(model)
     decision = decide(graph, 8, activation_bits, frozenset(), PLAIN)
-    full = dict.fromkeys(decision.schemes, 8)
-    return Mixer(graph, Plan(decision.schemes), full, decision.groups, data, ("scales", "bias"), threads=1, seed=0)
+    full = {name: WeightFormat(8, decision.groups.get(name)) for name in decision.schemes}
+    return Mixer(graph, Plan(decision.schemes), full, Samples(data, 64, threads=1), ("scales", "bias"))
 
 
 def test_sizes_are_those_of_the_written_file(quantized):

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from microbudget.methods.quantize.activations import Tap
+from microbudget.methods.quantize.calibration import Tap
 from microbudget.methods.quantize.graph import Graph, Layer
 from microbudget.methods.quantize.mapping import affine, dequantize, quantize
 from microbudget.methods.quantize.observers import OBSERVERS, range_by_name

@@ -36,7 +36,7 @@ def test_onnxruntime_openvino_and_onnx_itself_give_the_same_top_answers(bits, tm
     onnx.save(onnx.version_converter.convert_version(onnx.load(str(RESNET)), REFERENCE_OPSET), str(source))
     name = onnx.load(str(source)).graph.input[0].name
     data = batches(x, name=name)
-    quantize_graph(source, data, out, bits=bits, observer="min_max", repair=("scales", "bias"), threads=1)
+    quantize_graph(source, data, out, bits=bits, observer="min_max", corrections=("scales", "bias"), threads=1)
     compiled = openvino.compile_model(str(out), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answers = {
         "onnxruntime": run(out, x, name),

@@ -6,12 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
-from microbudget.methods.quantize import repair
+from microbudget.methods.quantize import input_moments
 from microbudget.methods.quantize.layer_report import LayerReport, with_shares
+from microbudget.methods.quantize.moments import Moments
 from microbudget.methods.quantize.patches import Geometry, windows
 from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.ranges import input_rows, row_count
 from microbudget.methods.quantize.scheme import Machine
+from microbudget.methods.quantize.symptoms import depthwise_error
 from toy_networks import Net, batches, images, quantized_in, residual
 
 CHANNELS = 16
@@ -24,7 +26,7 @@ def reports(tmp_path):
     """The table of layers of a quantized network."""
 
     def make(model: onnx.ModelProto, x: np.ndarray, **options) -> tuple[LayerReport, ...]:
-        chosen = {"threads": 1, "repair": ("scales", "bias"), "machine": EXACT, **options}
+        chosen = {"threads": 1, "corrections": ("scales", "bias"), "machine": EXACT, **options}
         return quantized_in(tmp_path, model, batches(x), **chosen)[1].layers
 
     return make
@@ -87,11 +89,11 @@ def test_the_error_of_depthwise_channels_is_that_of_the_definition():
     layer, rows = graph.layers[0], np.random.default_rng(3).normal(size=(4000, CHANNELS, 9))
     rows *= np.geomspace(0.1, 10, CHANNELS)[:, None]
     W, step = layer.matrix(graph.constants[layer.weight]), 0.05
-    moments = repair.Moments(CHANNELS, 9)
+    moments = Moments(CHANNELS, 9)
     moments.update(rows.astype(np.float32), rows.astype(np.float32))
     lost = np.einsum("gok,rgk->rgo", W, np.rint(rows / step) * step - rows).var(axis=0)
     true = np.median(lost / np.einsum("gok,rgk->rgo", W, rows).var(axis=0))
-    assert repair._depthwise_error(W, moments, step) == pytest.approx(true, rel=0.1)
+    assert depthwise_error(W, moments, step) == pytest.approx(true, rel=0.1)
 
 
 def test_saturated_activation(reports):
@@ -105,9 +107,9 @@ def test_saturated_activation(reports):
 
 
 def test_outlier_weight(reports):
-    layer = reports(convolution(spike=100.0), normal(), repair=("bias",))[0]
+    layer = reports(convolution(spike=100.0), normal(), corrections=("bias",))[0]
     assert layer.weight_error < 1e-3, "seven parts in eight of the output are the large weight's"
-    layer = reports(convolution(spike=100.0), normal(), repair=("bias",), bits=4)[0]
+    layer = reports(convolution(spike=100.0), normal(), corrections=("bias",), bits=4)[0]
     assert layer.reason.startswith("outlier weight: the largest is ")
 
 
@@ -127,17 +129,17 @@ def vectors(count: int, K: int) -> np.ndarray:
 @pytest.mark.parametrize(("count", "expected"), [(24, "too few samples: 0.4 inputs seen per weight"), (640, "")])
 def test_too_few_samples(count, expected, reports):
     K = 64
-    layer = reports(linear(K), vectors(count, K), bits=4, repair=("scales", "gptq", "bias"))[0]
+    layer = reports(linear(K), vectors(count, K), bits=4, corrections=("scales", "gptq", "bias"))[0]
     assert layer.reason.startswith(expected or "4 bits are coarse")
 
 
 def test_enough_samples_of_which_few_were_drawn_are_not_too_few(reports, monkeypatch):
     """What counts is what the data hold, not what is drawn of them; and without `gptq` no fit needs many."""
     K = 64
-    monkeypatch.setattr(repair, "MOST_ROWS", 32)
-    monkeypatch.setattr(repair, "ROWS_FOR_MEANS", 32)
-    for repairs in (("scales", "gptq", "bias"), ("scales", "bias")):
-        assert "few" not in reports(linear(K), vectors(640, K), bits=4, repair=repairs)[0].reason
+    monkeypatch.setattr(input_moments, "MOST_ROWS", 32)
+    monkeypatch.setattr(input_moments, "ROWS_FOR_MEANS", 32)
+    for corrections in (("scales", "gptq", "bias"), ("scales", "bias")):
+        assert "few" not in reports(linear(K), vectors(640, K), bits=4, corrections=corrections)[0].reason
     assert "few" not in reports(linear(K), vectors(24, K), bits=4)[0].reason, "nothing was fitted to them"
 
 

@@ -35,7 +35,7 @@ def test_the_types_and_bits_are_told_with_the_reason(machine, types, weights, tm
     assert "VNNI" not in notes(residual(), machine, bits=4), "four bits are the same everywhere"
     onnx.save(residual(), str(tmp_path / "float.onnx"))
     data, out = batches(images(8)), tmp_path / "out.onnx"
-    outcome = quantize_graph(tmp_path / "float.onnx", data, out, machine=machine, threads=1, repair=())
+    outcome = quantize_graph(tmp_path / "float.onnx", data, out, machine=machine, threads=1, corrections=())
     assert types in "; ".join(outcome.notes)
     assert {layer.bits for layer in outcome.layers} == {7 if machine is NO_VNNI else 8}
 
@@ -52,7 +52,7 @@ def test_the_kernel_of_narrow_weights_may_round_activations_and_that_is_told(bit
     source, out = tmp_path / "float.onnx", tmp_path / "out.onnx"
     onnx.save(transformer(), str(source))
     data = batches(np.random.default_rng(0).normal(size=(8, 12, 64)).astype(np.float32))
-    outcome = quantize_graph(source, data, out, bits=bits, activation_bits=activation_bits, threads=1, repair=())
+    outcome = quantize_graph(source, data, out, bits=bits, activation_bits=activation_bits, threads=1, corrections=())
     told = "; ".join(outcome.notes)
     assert "round activations to int8 (accuracy_level=4)" in told
     assert "float activations" not in told

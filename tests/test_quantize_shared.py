@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
+from microbudget.methods.quantize.layer_rounding import real_matrix, round_layers
 from microbudget.methods.quantize.mapping import dequantize
-from microbudget.methods.quantize.plan import Plan
+from microbudget.methods.quantize.plan import Plan, WeightFormat
 from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
-from microbudget.methods.quantize.repair import real_matrix, round_layers
 from microbudget.methods.quantize.scheme import Machine
 from microbudget.methods.quantize.write import write
 from toy_networks import Net, batches, run
@@ -44,7 +44,7 @@ def test_weights_read_along_both_axes_answer_as_two_copies_would(shape, options,
     x, answers = data(shape[0]), []
     for copies in (1, 2):
         onnx.save(tied(*shape, copies=copies), str(tmp_path / "float.onnx"))
-        asked = {"machine": EXACT, "threads": 1, "repair": ("scales", "bias"), **options}
+        asked = {"machine": EXACT, "threads": 1, "corrections": ("scales", "bias"), **options}
         quantize_graph(tmp_path / "float.onnx", x, tmp_path / "out.onnx", **asked)
         answers.append(run(tmp_path / "out.onnx", x[0]["x"]))
     np.testing.assert_array_equal(*answers)
@@ -53,7 +53,8 @@ def test_weights_read_along_both_axes_answer_as_two_copies_would(shape, options,
 def rounded(model: onnx.ModelProto, bits: dict[str, int], groups: dict[str, int], schemes: dict[str, str]):
     graph = prepared(model)
     plan = Plan({layer.name: schemes.get(layer.name, "weights") for layer in graph.layers})
-    round_layers(graph, plan, {layer.name: bits.get(layer.name, 8) for layer in graph.layers}, groups, [], 1, ())
+    formats = {layer.name: WeightFormat(bits.get(layer.name, 8), groups.get(layer.name)) for layer in graph.layers}
+    round_layers(graph, plan, formats, ())
     return graph, plan
 
 
@@ -98,7 +99,7 @@ def test_a_twin_whose_bias_needs_coarser_scales_is_rounded_on_its_own(tmp_path):
     y = net.op("Relu", net.op("Gemm", "x", shared, net.const(np.zeros(8, np.float32))))
     model = net.model(net.op("Gemm", y, shared, net.const(large)), ["batch", 8])
     onnx.save(model, str(tmp_path / "float.onnx"))
-    asked = {"machine": EXACT, "threads": 1, "repair": ("scales",)}
+    asked = {"machine": EXACT, "threads": 1, "corrections": ("scales",)}
     quantize_graph(tmp_path / "float.onnx", data(8), tmp_path / "out.onnx", **asked)
     x = data(8)[0]["x"]
     np.testing.assert_allclose(run(tmp_path / "out.onnx", x), run(model, x), atol=0.2)

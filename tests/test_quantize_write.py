@@ -12,11 +12,11 @@ from onnx.reference import ReferenceEvaluator
 from microbudget.judge.ledger import ledger
 from microbudget.judge.work import count, without_unpacking
 from microbudget.methods.quantize.integer import Quantized, Target, conv, quantize_bias
+from microbudget.methods.quantize.layer_rounding import round_layers
 from microbudget.methods.quantize.mapping import dequantize, quantize
 from microbudget.methods.quantize.placement import place
-from microbudget.methods.quantize.plan import Mapping, Plan, Weights
+from microbudget.methods.quantize.plan import Mapping, Plan, WeightFormat, Weights
 from microbudget.methods.quantize.prepare import prepared
-from microbudget.methods.quantize.repair import round_layers
 from microbudget.methods.quantize.scheme import Machine
 from microbudget.methods.quantize.weightonly import blobs
 from microbudget.methods.quantize.write import write
@@ -41,7 +41,7 @@ def test_one_convolution_is_our_integer_forward_pass():
         "x": Mapping.of_range(-3, 3.2, signed=False),
         graph.outputs[0]: Mapping.of_range(0, 4, signed=False),
     }
-    round_layers(graph, plan, {layer.name: 7}, {}, [], 1, ())
+    round_layers(graph, plan, {layer.name: WeightFormat(7)}, ())
     written = write(graph, plan)
     weights, m_x, m_y = plan.weights[layer.name], plan.activations["x"], plan.activations[graph.outputs[0]]
     S_x = np.float32(m_x.S)
@@ -142,7 +142,7 @@ def test_packed_files_are_smaller():
     sizes = {}
     for bits in (2, 3, 4, 8):
         plan = Plan({graph.layers[0].name: "weights"})
-        round_layers(graph, plan, {graph.layers[0].name: bits}, {}, [], 1, ())
+        round_layers(graph, plan, {graph.layers[0].name: WeightFormat(bits)}, ())
         sizes[bits] = write(graph, plan).ByteSize()
     weights = 64 * 64 * 9
     for bits, size in sizes.items():
@@ -252,14 +252,14 @@ def test_what_reads_behind_the_bias_joins_the_integers(quantized, tmp_path):
     assert kernels(path, tmp_path).count("QLinearSigmoid") == 2
 
 
-def test_what_is_kept_finer_behind_a_bias_is_the_layer(quantized):
+def test_what_stays_float_after_a_bias_is_the_layer(quantized):
     x = np.random.default_rng(0).normal(size=(64, 7, 12)).astype(np.float32)
     model = linear(["batch", 7, 12])
     _, plain = quantized(model, batches(x))
-    path, finer = quantized(model, batches(x), finer=3)
-    schemes = [layer.scheme for layer in finer.layers]
+    path, kept = quantized(model, batches(x), keep_float_activations=3)
+    schemes = [layer.scheme for layer in kept.layers]
     assert schemes == ["float", "float", "static"], "who makes the three tensors, not the layer that reads"
-    assert finer.kl < plain.kl
+    assert kept.kl < plain.kl
     assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > 0.995
 
 

@@ -12,15 +12,14 @@ from ...model import Model, Record
 from ...runtimes.gguf.types import FILE_TYPES
 from ...units import parse_bytes
 from .. import Context, Method, option
+from .corrections import parsed
 from .gguf.mixtures import overrides
+from .observers import OBSERVERS
 
-REPAIRS = ("equalize", "scales", "gptq", "bias")
-AUTO_REPAIR = ("auto",)
-LEVEL_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not told
+LEVEL_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not given
 # Options that only one of the two formats has.
-FOR_ONNX = ("activations", "observer", "repair", "finer", "size", "max_kl")
+FOR_ONNX = ("activations", "observer", "corrections", "keep_float_activations", "size", "max_kl")
 FOR_GGUF = ("type", "imatrix", "tensors")
-OBSERVERS = ("auto", "min_max", "percentile", "least_squares", "entropy")
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,18 @@ class Quantize(Method):
     bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2))
     activations: str = option("int8", "int8, or float: only the weights are rounded", choices=("int8", "float"))
     observer: str = option(
-        "auto", "how the ranges of activations are found; auto: the best for each", choices=OBSERVERS
+        "auto", "how the ranges of activations are found; auto: the best for each", choices=("auto", *OBSERVERS)
     )
-    repair: str = option(
+    corrections: str = option(
         "auto",
         "auto, none, or some of equalize, scales, gptq, bias; auto: all but equalize; at 8 bits no gptq for a"
         " large network, or for fewer than 100 examples",
+        alias="repair",
     )
     samples: int = option(128, "calibration examples at most, from the train split", low=1, high=100_000)
-    finer: int = option(0, "so many activations, those that lose most, stay unrounded", low=0, high=100)
+    keep_float_activations: int = option(
+        0, "how many activations stay in float: those whose rounding loses most", low=0, high=100, alias="finer"
+    )
     size: str | None = option(None, "bytes of the file at most, such as '1.2MB': layers get float, 8 or 4 bits")
     max_kl: float | None = option(
         None, "divergence of the answers at most, in nats: as few bytes as that allows", low=0.0
@@ -62,7 +64,7 @@ class Quantize(Method):
             raise InvalidOption("quantize: size and max_kl choose every layer's bits: leave bits at 8")
         if self.bits != 8 and self.type is not None:
             raise InvalidOption(f"quantize: give bits or type, not both: {self.type} says how many bits already")
-        self.repairs()
+        self.chosen_corrections()
         overrides(self.tensors)
 
     def output_format(self, input_format: str) -> str:
@@ -90,21 +92,12 @@ class Quantize(Method):
 
         return stored_hash(self.imatrix)
 
-    def repairs(self) -> tuple[str, ...]:
-        """The repairs by name; `auto` is decided when the network is known."""
-        if self.repair == "auto":
-            return AUTO_REPAIR
-        asked = () if self.repair == "none" else tuple(name.strip() for name in self.repair.split(","))
-        unknown = sorted(set(asked) - set(REPAIRS))
-        if unknown:
-            raise InvalidOption(
-                f"quantize: repair has no {', '.join(map(repr, unknown))}; it is auto, none, or some of"
-                f" {', '.join(REPAIRS)} with commas between"
-            )
-        return asked
+    def chosen_corrections(self) -> tuple[str, ...]:
+        """The corrections by name; `auto` is decided when the network is known. Raises InvalidOption."""
+        return parsed(self.corrections)
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
-        """Write `model.onnx` (calibrated, rounded, repaired) or `model.gguf`; what it cost goes into the record."""
+        """Write `model.onnx` (calibrated, rounded, corrected) or `model.gguf`; what it cost goes into the record."""
         if model.format == "gguf":
             from .gguf.quantizing import GgufOptions, quantize_gguf
 
@@ -115,8 +108,8 @@ class Quantize(Method):
             "bits": self.bits,
             "activation_bits": 8 if self.activations == "int8" else None,
             "observer": self.observer,
-            "repair": self.repairs(),
-            "finer": self.finer,
+            "corrections": self.chosen_corrections(),
+            "keep_float_activations": self.keep_float_activations,
             "size_bytes": None if self.size is None else parse_bytes(self.size),
             "max_kl": self.max_kl,
         }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import BrokenModel
 from ...runtimes.onnx.graph import OnnxGraph, attribute, is_standard
-from .activations import Calibration, broken_tensor, finite, watch
+from .calibration import Calibration, broken_tensor, finite, watch
 
 Floats = NDArray[np.float64]
 

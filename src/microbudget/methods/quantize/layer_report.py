@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .symptoms import Symptoms
+
 BAD_ERROR = 1e-3  # of the output's variance: 30 dB
 SATURATED = 1e-3
 OUTLIER = 8.0
@@ -23,7 +25,7 @@ class LayerReport:
     bits: int  # of the weights; 32 is float
     activation_bits: int  # of the input; 32 is float
     scheme: str
-    weight_error: float | None = None  # at the layer's output, after repair
+    weight_error: float | None = None  # at the layer's output, after corrections
     weight_error_before: float | None = None  # round to nearest at min/max scales
     activation_error: float | None = None  # of the input, in the chosen range
     activation_error_before: float | None = None  # in the min/max range
@@ -35,16 +37,6 @@ class LayerReport:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {**asdict(self), "shape": list(self.shape)}
-
-
-@dataclass(frozen=True)
-class Symptoms:
-    """What a reason is told from."""
-
-    channel_outlier: float  # the input's largest channel over its median channel
-    weight_outlier: float  # the largest weight over the root mean square, of the worst output
-    rows_per_column: float | None  # rows of the input that the data hold over its length; None where none are needed
-    depthwise_error: float = 0.0  # of a depthwise layer: what the one scale of its input costs the median channel
 
 
 def with_shares(reports: Sequence[LayerReport]) -> tuple[LayerReport, ...]:

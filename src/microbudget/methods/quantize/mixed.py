@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ...errors import InvalidOption
 from ...progress import SILENT, Progress
-from .activations import Calibration, First, fixed_batch, input_shapes
 from .allocate import Allocation, Choice, least_bytes, least_loss
+from .calibration import Samples
 from .divergence import mean_kl
 from .graph import Graph, Layer
-from .plan import FLOAT_BITS, Plan, Scheme, Weights
-from .repair import round_layers
+from .layer_rounding import round_layers
+from .plan import FLOAT_BITS, Plan, Scheme, WeightFormat, Weights
 from .sensitivity import EXAMPLES, weight_losses
 from .slim import slim
 from .write import write
 
 LOW_BITS = 4
-CORRECTIONS = 3  # times that the written file is checked against the limit and the limit tightened
-SIZE_CORRECTIONS = 6  # bytes are not quite sums over layers, and looking costs no inference
+TIGHTENINGS = 3  # times that the written file is checked against the limit and the limit tightened
+SIZE_ATTEMPTS = 6  # bytes are not quite sums over layers, and looking costs no inference
 
 
 @dataclass(frozen=True)
@@ -37,52 +37,41 @@ class Mixed:
 class Mixer:
     """The choices of every layer with their bytes and losses; answers what to choose under a limit.
 
-    full_bits: what each layer gets as integers where bytes do not matter, 8 or 7. groups: inputs to a scale, of the
-    layers that have such groups. repair: what will be done to the weights: it decides which layers get a bias.
+    full: how each layer is stored as integers where bytes do not matter, with 8 bits or 7. samples: those on which the
+    losses are measured. corrections: what will be done to the weights, which decides which layers get a bias.
     """
 
     def __init__(
         self,
         graph: Graph,
         plan: Plan,
-        full_bits: dict[str, int],
-        groups: dict[str, int],
-        calibration: Calibration,
-        repair: Sequence[str],
-        *,
-        threads: int,
-        seed: int,
+        full: Mapping[str, WeightFormat],
+        samples: Samples,
+        corrections: Collection[str],
         progress: Progress = SILENT,
     ) -> None:
-        self.graph, self.plan, self.full_bits, self.groups = graph, plan, full_bits, groups
+        self.graph, self.plan, self.full = graph, plan, full
         self.layers = [layer for layer in graph.layers if plan.schemes[layer.name] != "float"]
         self.sharing = _sharing(self.layers)
-        self._corrects = "bias" in repair
-        few = First(calibration, EXAMPLES, fixed_batch(input_shapes(graph.model)))
-        self.losses = self._losses(few, threads, seed, progress)
+        self._corrects_bias = "bias" in corrections
+        few = samples.first(EXAMPLES, graph.model)
+        self.losses = self._losses(few, progress)
         self.fixed_bytes, self.choices = self._choices()
         unrounded = write(graph, self.planned(self._all(FLOAT_BITS)))
-        self.activation_kl = mean_kl(graph.model, [unrounded], few, threads=threads, fused=True)[0]
+        self.activation_kl = mean_kl(graph.model, [unrounded], few.batches, threads=few.threads, fused=True)[0]
 
-    def _losses(self, few: Calibration, threads: int, seed: int, progress: Progress) -> dict[tuple[str, int], float]:
+    def _losses(self, few: Samples, progress: Progress) -> dict[tuple[str, int], float]:
         """KL of each layer alone at each number of bits, rounded against the float model's inputs."""
         candidates = []
-        for wanted in (self.full_bits, self._all(LOW_BITS)):
-            plan = self.planned(wanted)
-            round_layers(
-                self.graph,
-                plan,
-                {layer.name: wanted[layer.name] for layer in self.layers},
-                self.groups,
-                few,
-                EXAMPLES,
-                ("scales", "gptq", "bias"),
-                stages=1,
-                threads=threads,
-                seed=seed,
-            )
+        for bits in ({layer.name: self.full[layer.name].bits for layer in self.layers}, self._all(LOW_BITS)):
+            plan = self.planned(bits)
+            round_layers(self.graph, plan, self.formats(bits), ("scales", "gptq", "bias"), few, stages=1)
             candidates += list(plan.weights.items())
-        return weight_losses(self.graph, candidates, few, threads=threads, progress=progress)
+        return weight_losses(self.graph, candidates, few, progress)
+
+    def formats(self, bits: Mapping[str, int]) -> dict[str, WeightFormat]:
+        """The formats of the layers that these bits do not leave in float."""
+        return {name: replace(self.full[name], bits=n) for name, n in bits.items() if n != FLOAT_BITS}
 
     def _choices(self) -> tuple[int, list[list[Choice]]]:
         """The bytes that every file has, and the ways to store each of `sharing` with what they add.
@@ -93,7 +82,7 @@ class Mixer:
         base = fixed = self.file_bytes(low)
         choices = []
         for layers in self.sharing:
-            ways = dict.fromkeys((FLOAT_BITS, min(self.full_bits[layer.name] for layer in layers), LOW_BITS))
+            ways = dict.fromkeys((FLOAT_BITS, min(self.full[layer.name].bits for layer in layers), LOW_BITS))
             sizes = {bits: self.file_bytes(low | {layer.name: bits for layer in layers}) for bits in ways}
             least = min(sizes.values())
             choices.append([Choice(bits, size - least, self._loss(layers, bits)) for bits, size in sizes.items()])
@@ -119,14 +108,14 @@ class Mixer:
         for layer in self.layers:
             if bits[layer.name] == FLOAT_BITS:
                 continue
-            shape, group = self.graph.constants[layer.weight].shape, self.groups.get(layer.name)
+            shape, group = self.graph.constants[layer.weight].shape, self.full[layer.name].group
             outputs = shape[layer.outputs_axis]
             K = int(np.prod(shape)) // outputs
             S = np.ones(outputs if group is None else (outputs, -(-K // group)), np.float32)
             weights = Weights(np.zeros(shape, np.int8), S, bits[layer.name], group)
             same = (layer.weight, layer.outputs_axis, plan.schemes[layer.name], weights.bits, group)
             plan.weights[layer.name] = stored.setdefault(same, weights)
-            if layer.bias is not None or (self._corrects and layer.op != "MatMul"):
+            if layer.bias is not None or (self._corrects_bias and layer.op != "MatMul"):
                 plan.biases[layer.name] = np.zeros(outputs, np.float32)
         proto = write(self.graph, plan)
         slim(proto)
@@ -138,7 +127,7 @@ class Mixer:
         if least > size_bytes:
             raise InvalidOption(f"size_bytes={size_bytes} cannot be met: the smallest file has {least} bytes")
         limit, best = size_bytes - self.fixed_bytes, None
-        for _ in range(SIZE_CORRECTIONS):
+        for _ in range(SIZE_ATTEMPTS):
             try:
                 found = least_loss(self.choices, limit)
             except InvalidOption:
@@ -160,7 +149,7 @@ class Mixer:
             for layers, choices in zip(self.sharing, self.choices, strict=True)
             for layer in layers
         }
-        full = {layer.name: self.full_bits[layer.name] for layer in self.layers}
+        full = {layer.name: self.full[layer.name].bits for layer in self.layers}
         candidates = [every, self._all(LOW_BITS), full, self._all(FLOAT_BITS)]
         sizes = [self.file_bytes(bits) for bits in candidates]
         return min(zip(candidates, sizes, strict=True), key=lambda pair: pair[1])

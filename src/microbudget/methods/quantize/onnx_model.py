@@ -85,7 +85,7 @@ def report(options: Mapping[str, Any], samples: int, outcome: Outcome) -> dict[s
     return {
         "bits": options["bits"],
         "samples": samples,
-        "repair": ", ".join(outcome.repair) or "none",
+        "repair": ", ".join(outcome.corrections) or "none",
         "kl": None if outcome.kl is None else float(f"{outcome.kl:.4g}"),
         "notes": list(outcome.notes),
         "layers": [_short(layer.as_dict()) for layer in worst_first(outcome.layers)],

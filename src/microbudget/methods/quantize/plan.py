@@ -45,6 +45,14 @@ class Mapping:
 
 
 @dataclass(frozen=True)
+class WeightFormat:
+    """How a layer's weights are to be stored."""
+
+    bits: int
+    group: int | None = None  # inputs per scale; None: one scale for each output
+
+
+@dataclass(frozen=True)
 class Weights:
     """A layer's weights as integers, in the file's own shape, with one scale per output or per group of inputs."""
 
@@ -52,6 +60,11 @@ class Weights:
     S: NDArray[np.float32]  # (outputs,), or (outputs, groups) along the inputs
     bits: int
     group: int | None = None  # inputs per scale
+
+    @property
+    def format(self) -> WeightFormat:
+        """Bits and group."""
+        return WeightFormat(self.bits, self.group)
 
 
 @dataclass
@@ -65,7 +78,7 @@ class Plan:
     biases: dict[str, NDArray[Any]] = field(default_factory=dict)  # layer -> (outputs,)
 
     def with_real_activations(self) -> Plan:
-        """The same weights on float activations: what later layers are repaired against.
+        """The same weights on float activations: what later layers are corrected against.
 
         Rounded activations are noise; weights fitted to noisy inputs shrink, and the answers with them.
         """

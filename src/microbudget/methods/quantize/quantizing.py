@@ -1,4 +1,4 @@
-"""Quantize an ONNX file: choose the scheme, calibrate, round with repair, write, and report layer by layer."""
+"""Quantize an ONNX file: choose the scheme, calibrate, round with corrections, write, and report layer by layer."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import onnx
 
 from ...errors import BadData, BrokenModel, InvalidOption, UnsupportedModel
 from ...progress import SILENT, Progress
-from .activations import Calibration, First, checked, fixed_batch, input_shapes
+from .calibration import Calibration, Samples, checked, first_examples, input_shapes
+from .corrections import AUTO as AUTO_CORRECTIONS
+from .corrections import CORRECTIONS, need_data, unknown_among
+from .corrections import DEFAULT as DEFAULT_CORRECTIONS
 from .crosslayer import equalize
 from .divergence import mean_kl
 from .graph import Graph, Layer
 from .layer_report import LayerReport, reason, with_shares
+from .layer_rounding import Rounding, round_layers
 from .mapping import integer_range
-from .mixed import CORRECTIONS, Mixed, Mixer
+from .mixed import TIGHTENINGS, Mixed, Mixer
 from .placement import Placement, place
-from .plan import FLOAT_BITS, Mapping, Plan
+from .plan import FLOAT_BITS, Mapping, Plan, WeightFormat
 from .prepare import read_graph
 from .ranges import AUTO, Observed, choose, observe
-from .repair import Rounding, round_layers
 from .scheme import Decision, Machine, decide, full_bits
-from .sensitivity import activation_losses, finer_nodes
+from .sensitivity import activation_losses, nodes_kept_float
 from .slim import slim
 from .write import write
 
-REPAIRS = ("equalize", "scales", "gptq", "bias")
-DEFAULT_REPAIR = ("scales", "gptq", "bias")
-AUTO_REPAIR = ("auto",)
 SMALL = 1_000_000  # weights up to which error-compensated rounding takes seconds, and is done at 8 bits too
-FEW = 100  # examples, below which it learns them by heart: at 8 bits nearest does better on others
+FEW = 100  # examples, below which it overfits: at 8 bits rounding to nearest does better on others
 CHECKED_EXAMPLES = 64  # that the finished file answers; all of them under a limit of divergence
 
 
@@ -44,12 +44,12 @@ class Options:
     bits: int = 8  # of weights
     activation_bits: int | None = 8  # None: float
     observer: str = AUTO
-    repair: tuple[str, ...] = DEFAULT_REPAIR
+    corrections: tuple[str, ...] = DEFAULT_CORRECTIONS
     keep_float: tuple[str, ...] = ()  # names of nodes
-    finer: int = 0  # tensors whose rounding loses most, to be left unrounded
+    keep_float_activations: int = 0  # tensors whose rounding loses most, to be left unrounded
     size_bytes: int | None = None  # mixed precision: the file at most
     max_kl: float | None = None  # mixed precision: the divergence at most, in nats
-    examples: int | None = None  # that the calibration holds; None: not told, enough
+    examples: int | None = None  # that the calibration holds; None: unknown, enough
     machine: Machine | None = None  # None: this one
     threads: int = 0
     seed: int = 0
@@ -58,11 +58,11 @@ class Options:
         integer_range(self.bits)
         if self.activation_bits not in (8, None):
             raise InvalidOption(f"activation_bits must be 8 or None (float), not {self.activation_bits!r}")
-        unknown = [] if self.repair == AUTO_REPAIR else sorted(set(self.repair) - set(REPAIRS))
+        unknown = [] if self.corrections == AUTO_CORRECTIONS else unknown_among(self.corrections)
         if unknown:
-            raise InvalidOption(f"repair has no {', '.join(unknown)}; it has {', '.join(REPAIRS)}")
-        if self.finer < 0:
-            raise InvalidOption(f"finer must not be negative, not {self.finer!r}")
+            raise InvalidOption(f"corrections has no {', '.join(unknown)}; it has {', '.join(CORRECTIONS)}")
+        if self.keep_float_activations < 0:
+            raise InvalidOption(f"keep_float_activations must not be negative, not {self.keep_float_activations!r}")
         if self.size_bytes is not None and self.max_kl is not None:
             raise InvalidOption("give size_bytes or max_kl, not both: one is the limit, the other the result")
 
@@ -75,7 +75,7 @@ class Outcome:
     notes: tuple[str, ...]
     kl: float | None  # nats per answer, on calibration data; None without any
     size_bytes: int
-    repair: tuple[str, ...] = ()  # what was done, `auto` spelled out
+    corrections: tuple[str, ...] = ()  # what was done, `auto` spelled out
 
 
 def quantize_graph(
@@ -103,8 +103,8 @@ class _Job:
     """One quantization, step by step."""
 
     def __init__(self, graph: Graph, calibration: Calibration | None, options: Options, progress: Progress) -> None:
-        repair = options.repair if options.repair != AUTO_REPAIR else _auto_repair(graph, options)
-        self.graph, self.options, self.progress = graph, replace(options, repair=repair), progress
+        chosen = options.corrections if options.corrections != AUTO_CORRECTIONS else _auto_corrections(graph, options)
+        self.graph, self.options, self.progress = graph, replace(options, corrections=chosen), progress
         _check_layers(graph, options.keep_float)
         self.machine = options.machine or Machine.here()
         self.calibration = None if calibration is None else checked(calibration, input_shapes(graph.model))
@@ -115,14 +115,14 @@ class _Job:
 
     def run(self, out: Path) -> Outcome:
         """All steps, in order."""
-        if "equalize" in self.options.repair:
+        if "equalize" in self.options.corrections:
             self.graph, pairs = equalize(self.graph)
             self.notes.append(f"equalized {pairs} pairs of layers")
         kept = frozenset(self.options.keep_float)
         decision = self._decided(kept)
         plan, placement = self._calibrated(decision, kept)
-        if self.options.finer:
-            kept |= self._finer(plan, placement)
+        if self.options.keep_float_activations:
+            kept |= self._nodes_kept_float(plan, placement)
             decision = self._decided(kept)
             plan, placement = self._calibrated(decision, kept)
         self.notes += decision.notes
@@ -130,16 +130,19 @@ class _Job:
         if self.options.size_bytes is not None or self.options.max_kl is not None:
             plan, losses = self._mix(plan, decision)
         else:
-            bits = self._full_bits(decision)
-            self._round(plan, {name: bits[name] for name, s in decision.schemes.items() if s != "float"}, decision)
+            full = self._full(decision)
+            self._round(plan, {name: full[name] for name, s in decision.schemes.items() if s != "float"})
         return self._written(plan, placement, losses, out)
 
     def _decided(self, keep_float: frozenset[str]) -> Decision:
         return decide(self.graph, self.options.bits, self.options.activation_bits, keep_float, self.machine)
 
-    def _full_bits(self, decision: Decision) -> dict[str, int]:
-        """The bits of every layer's weights where no limit asks for fewer."""
-        return {name: full_bits(s, self.options.bits, self.machine) for name, s in decision.schemes.items()}
+    def _full(self, decision: Decision) -> dict[str, WeightFormat]:
+        """The format of every layer's weights where no limit asks for fewer bits."""
+        return {
+            name: WeightFormat(full_bits(scheme, self.options.bits, self.machine), decision.groups.get(name))
+            for name, scheme in decision.schemes.items()
+        }
 
     def _calibrated(self, decision: Decision, keep_float: frozenset[str]) -> tuple[Plan, Placement]:
         """Where to round, and the range of every rounded tensor; what was observed before is not observed again."""
@@ -164,69 +167,49 @@ class _Job:
             raise BadData(f"{wanted_by} needs calibration data: give batches of inputs, without labels")
         return self.calibration
 
-    def _finer(self, plan: Plan, placement: Placement) -> frozenset[str]:
+    def _nodes_kept_float(self, plan: Plan, placement: Placement) -> frozenset[str]:
         """The nodes that stay float for the tensors whose rounding loses most."""
-        losses = activation_losses(
-            self.graph, plan, placement, self._data("finer"), threads=self.options.threads, progress=self.progress
-        )
-        worst = sorted(losses, key=lambda name: -losses[name])[: self.options.finer]
+        count, samples = self.options.keep_float_activations, self._samples("keep_float_activations")
+        losses = activation_losses(self.graph, plan, placement, samples, self.progress)
+        worst = sorted(losses, key=lambda name: -losses[name])[:count]
         share = sum(losses[name] for name in worst) / max(sum(losses.values()), 1e-30)
-        self.notes.append(f"kept finer: {', '.join(worst)}, which carry {share:.0%} of the activations' loss")
-        return finer_nodes(self.graph, placement, losses, self.options.finer)
+        self.notes.append(f"kept in float: {', '.join(worst)}, which cause {share:.0%} of the activations' loss")
+        return nodes_kept_float(self.graph, placement, losses, count)
 
-    def _round(self, plan: Plan, bits: dict[str, int], decision: Decision) -> None:
-        wants_data = bool({"gptq", "bias"} & set(self.options.repair))
-        data = self._data("repair") if wants_data else []
-        self.rounding = round_layers(
-            self.graph,
-            plan,
-            {name: n for name, n in bits.items() if n != FLOAT_BITS},
-            decision.groups,
-            data,
-            self._examples(data),
-            self.options.repair,
-            threads=self.options.threads,
-            seed=self.options.seed,
-            progress=self.progress,
-        )
+    def _round(self, plan: Plan, formats: dict[str, WeightFormat]) -> None:
+        chosen = self.options.corrections
+        samples = self._samples(f"a correction ({', '.join(chosen)})") if need_data(chosen) else None
+        self.rounding = round_layers(self.graph, plan, formats, chosen, samples, progress=self.progress)
 
-    def _examples(self, data: Calibration) -> int:
-        """How many examples there are, counted once: it may cost a pass over the data."""
+    def _samples(self, wanted_by: str) -> Samples:
+        """The calibration data with their number, which is counted once: that may cost a pass over them."""
+        data = self._data(wanted_by)
         if self.examples is None:
             self.examples = sum(len(next(iter(batch.values()))) for batch in data)
-        return self.examples
+        return Samples(data, self.examples, self.options.threads, self.options.seed)
 
     def _mix(self, plan: Plan, decision: Decision) -> tuple[Plan, dict[str, float]]:
         """Choose bits under the limit and round: the plan, and each layer's loss alone."""
         options = self.options
-        mixer = Mixer(
-            self.graph,
-            plan,
-            self._full_bits(decision),
-            decision.groups,
-            self._data("mixed precision"),
-            options.repair,
-            threads=options.threads,
-            seed=options.seed,
-            progress=self.progress,
-        )
+        samples = self._samples("mixed precision")
+        mixer = Mixer(self.graph, plan, self._full(decision), samples, options.corrections, self.progress)
         if options.size_bytes is None:
-            plan, mixed = self._within_kl(mixer, options.max_kl or 0.0, decision)
+            plan, mixed = self._within_kl(mixer, options.max_kl or 0.0)
         else:
             mixed = mixer.within_bytes(options.size_bytes)
-            plan = self._rounded(mixer, mixed, decision)
+            plan = self._rounded(mixer, mixed)
         self.notes.append(mixed.note)
         return plan, mixed.losses
 
-    def _within_kl(self, mixer: Mixer, max_kl: float, decision: Decision) -> tuple[Plan, Mixed]:
+    def _within_kl(self, mixer: Mixer, max_kl: float) -> tuple[Plan, Mixed]:
         """Tighten the limit while the finished file breaks it: layers together lose more than the sum of each alone.
 
         Raises InvalidOption where float weights break it too.
         """
         tightened = 1.0
-        for attempt in range(CORRECTIONS + 1):
-            mixed = mixer.within_kl(max_kl, tightened) if attempt < CORRECTIONS else mixer.finest(max_kl)
-            plan = self._rounded(mixer, mixed, decision)
+        for attempt in range(TIGHTENINGS + 1):
+            mixed = mixer.within_kl(max_kl, tightened) if attempt < TIGHTENINGS else mixer.finest(max_kl)
+            plan = self._rounded(mixer, mixed)
             kl = self._checked(write(self.graph, plan)) or 0.0
             if kl <= max_kl:
                 return plan, mixed
@@ -235,12 +218,13 @@ class _Job:
             tightened *= 0.8 * max_kl / kl
         raise InvalidOption(
             f"max_kl={max_kl:g} cannot be met: with all weights in float the answers still diverge by {kl:.2g} nats, by"
-            " the rounding of activations: allow more, leave the worst activations unrounded (finer), or all of them"
+            " the rounding of activations: allow more, or leave the worst activations (keep_float_activations) or all"
+            " unrounded"
         )
 
-    def _rounded(self, mixer: Mixer, mixed: Mixed, decision: Decision) -> Plan:
+    def _rounded(self, mixer: Mixer, mixed: Mixed) -> Plan:
         plan = mixer.planned(mixed.bits)
-        self._round(plan, mixed.bits, decision)
+        self._round(plan, mixer.formats(mixed.bits))
         return plan
 
     def _written(self, plan: Plan, placement: Placement, losses: dict[str, float], out: Path) -> Outcome:
@@ -252,7 +236,7 @@ class _Job:
         kl = self._checked(model)
         onnx.save(model, str(out))
         reports = with_shares([self._report(plan, placement, layer, losses) for layer in self.graph.layers])
-        return Outcome(reports, tuple(self.notes), kl, out.stat().st_size, self.options.repair)
+        return Outcome(reports, tuple(self.notes), kl, out.stat().st_size, self.options.corrections)
 
     def _checked(self, model: Any) -> float | None:
         """The divergence of the written model's answers; raises BrokenModel when they are not finite."""
@@ -260,7 +244,7 @@ class _Job:
             return None
         data: Calibration = self.calibration
         if self.options.max_kl is None:  # a limit is held on all that is known
-            data = First(data, CHECKED_EXAMPLES, fixed_batch(input_shapes(self.graph.model)))
+            data = first_examples(data, CHECKED_EXAMPLES, self.graph.model)
         kl = mean_kl(self.graph.model, [model], data, threads=self.options.threads, fused=True)[0]
         if not np.isfinite(kl):
             raise BrokenModel("the quantized model's answers are NaN or infinite on calibration data")
@@ -290,7 +274,7 @@ class _Job:
         return replace(report, reason=reason(report, rounding.symptoms)) if rounding else report
 
 
-def _auto_repair(graph: Graph, options: Options) -> tuple[str, ...]:
+def _auto_corrections(graph: Graph, options: Options) -> tuple[str, ...]:
     """Error-compensated rounding wherever weights get fewer than 8 bits; at 8 where it takes seconds, and has examples.
 
     With 42 of them a toy network's error on others grew threefold.
@@ -298,7 +282,7 @@ def _auto_repair(graph: Graph, options: Options) -> tuple[str, ...]:
     fine = options.bits == 8 and options.size_bytes is None and options.max_kl is None
     weights = sum(graph.constants[name].size for name in {layer.weight for layer in graph.layers})
     few = options.examples is not None and options.examples < FEW
-    return ("scales", "bias") if fine and (few or weights > SMALL) else DEFAULT_REPAIR
+    return ("scales", "bias") if fine and (few or weights > SMALL) else DEFAULT_CORRECTIONS
 
 
 def _check_layers(graph: Graph, keep_float: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BrokenModel, InvalidOption
-from .activations import Calibration, First, fixed_batch, input_shapes, watch
+from .calibration import Calibration, first_examples, watch
 from .graph import Graph, Layer
 from .mapping import lost
 from .observers import OBSERVERS, Histogram, MinMax, Range, range_by_name, squared_error
@@ -138,7 +138,7 @@ class _Contest:
         def see(place: int, values: list[NDArray[Any]]) -> None:
             self._add(totals[place], layers[place], np.asarray(values[0], np.float32))
 
-        few = First(calibration, JUDGED_EXAMPLES, fixed_batch(input_shapes(self.graph.model)))
+        few = first_examples(calibration, JUDGED_EXAMPLES, self.graph.model)
         watch([(self.graph.model, [layer.input for layer in layers])], few, see, threads=threads)
         for layer, total in zip(layers, totals, strict=True):
             self.losses.setdefault(self._tensor(layer), []).append(total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...progress import SILENT, Progress
-from .activations import Calibration, First, fixed_batch, input_shapes
+from .calibration import Samples
 from .divergence import mean_kl
 from .graph import Graph
 from .placement import Placement, made_by
@@ -16,16 +16,10 @@ EXAMPLES = 64
 
 
 def activation_losses(
-    graph: Graph,
-    plan: Plan,
-    placement: Placement,
-    calibration: Calibration,
-    *,
-    threads: int,
-    progress: Progress = SILENT,
+    graph: Graph, plan: Plan, placement: Placement, samples: Samples, progress: Progress = SILENT
 ) -> dict[str, float]:
     """Mean KL in nats with only this tensor (and what moves it) rounded, all weights float."""
-    few = First(calibration, EXAMPLES, fixed_batch(input_shapes(graph.model)))
+    few = samples.first(EXAMPLES, graph.model)
     losses = {}
     for tensor in progress.track(placement.tensors, "sensitivity of activations"):
         alone = [tensor, *(moved for moved, source in placement.source.items() if source == tensor)]
@@ -34,28 +28,23 @@ def activation_losses(
             {name: plan.activations[name] for name in alone},
             placement.nodes,
         )
-        losses[tensor] = mean_kl(graph.model, [write(graph, one)], few, threads=threads)[0]
+        losses[tensor] = mean_kl(graph.model, [write(graph, one)], few.batches, threads=few.threads)[0]
     return losses
 
 
 def weight_losses(
-    graph: Graph,
-    candidates: Iterable[tuple[str, Weights]],
-    calibration: Calibration,
-    *,
-    threads: int,
-    progress: Progress = SILENT,
+    graph: Graph, candidates: Iterable[tuple[str, Weights]], samples: Samples, progress: Progress = SILENT
 ) -> dict[tuple[str, int], float]:
     """Mean KL in nats with only this layer's weights rounded, by (layer, bits)."""
-    few = First(calibration, EXAMPLES, fixed_batch(input_shapes(graph.model)))
+    few = samples.first(EXAMPLES, graph.model)
     losses = {}
     for name, weights in progress.track(list(candidates), "sensitivity of weights"):
         one = Plan({name: "weights"}, weights={name: weights})
-        losses[name, weights.bits] = mean_kl(graph.model, [write(graph, one)], few, threads=threads)[0]
+        losses[name, weights.bits] = mean_kl(graph.model, [write(graph, one)], few.batches, threads=few.threads)[0]
     return losses
 
 
-def finer_nodes(graph: Graph, placement: Placement, losses: dict[str, float], count: int) -> frozenset[str]:
+def nodes_kept_float(graph: Graph, placement: Placement, losses: dict[str, float], count: int) -> frozenset[str]:
     """The nodes to leave in float so that the `count` tensors of greatest loss are not rounded where it can be helped.
 
     Those that make such a tensor, and those that read it and are no layers; of a model's input the layers too.

@@ -1,4 +1,4 @@
-"""Rounding in stages: which layers repair what came before, and that a deep network is not ruined by it."""
+"""Rounding in stages: which layers compensate for the errors before them, and that no deep network is ruined by it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import numpy as np
 import onnx
 import pytest
 
-from microbudget.methods.quantize import repair
-from microbudget.methods.quantize.activations import Tap
-from microbudget.methods.quantize.plan import Plan
+from microbudget.methods.quantize import input_moments
+from microbudget.methods.quantize.calibration import Samples, Tap
+from microbudget.methods.quantize.corrections import AUTO
+from microbudget.methods.quantize.input_moments import compensating_layers
+from microbudget.methods.quantize.layer_rounding import round_layers
+from microbudget.methods.quantize.plan import Plan, WeightFormat
 from microbudget.methods.quantize.prepare import prepared
-from microbudget.methods.quantize.repair import repairers, round_layers
 from microbudget.methods.quantize.write import write
 from toy_networks import IMAGE, Net, batches, depthwise, images, residual
 
@@ -31,12 +33,12 @@ def mobile(blocks: int = 6, width: int = 8):
     return net.model(net.gemm(flat, width, 7), IMAGE)
 
 
-def lost(model, bits: int, stages: int, repairs: tuple[str, ...]) -> float:
+def lost(model, bits: int, stages: int, corrections: tuple[str, ...]) -> float:
     """The lost power of the answers over their power, on images that nothing was calibrated on."""
     graph = prepared(model)
     plan = Plan({layer.name: "weights" for layer in graph.layers})
-    wanted = {layer.name: bits for layer in graph.layers}
-    round_layers(graph, plan, wanted, {}, batches(images(32)), 32, repairs, stages=stages, threads=1)
+    formats = {layer.name: WeightFormat(bits) for layer in graph.layers}
+    round_layers(graph, plan, formats, corrections, Samples(batches(images(32)), 32, threads=1), stages=stages)
     unseen, name = {"x": images(32, seed=9)}, graph.outputs[0]
     true, found = (Tap(proto, [name], 1)(unseen)[name] for proto in (graph.model, write(graph, plan)))
     return float(((found - true) ** 2).sum() / true.var(axis=0).sum() / len(true))
@@ -49,35 +51,35 @@ def test_error_compensated_rounding_does_not_ruin_a_deep_network_of_depthwise_la
     assert lost(mobile(), bits, stages, ("scales", "gptq", "bias")) < plain
 
 
-def test_that_network_is_ruined_when_every_layer_of_a_stage_repairs(monkeypatch):
-    """What the test above would see if layers behind one another made good the same error, as they once did."""
+def test_that_network_is_ruined_when_every_layer_of_a_stage_compensates(monkeypatch):
+    """What the test above would see if layers in a row compensated for the same error, as they once did."""
     sound = lost(mobile(), 8, 2, ("scales", "gptq", "bias"))
-    monkeypatch.setattr(repair, "repairers", lambda graph, stage: {layer.name for layer in stage})
+    monkeypatch.setattr(input_moments, "compensating_layers", lambda graph, stage: {layer.name for layer in stage})
     assert lost(mobile(), 8, 2, ("scales", "gptq", "bias")) > 3 * sound
 
 
-def test_only_layers_that_no_other_of_the_stage_leads_to_repair():
+def test_only_layers_that_no_other_of_the_stage_leads_to_compensate():
     graph = prepared(residual())
     first, second, third, fourth, fifth, head = graph.layers
-    assert repairers(graph, [first, second]) == {first.name}
-    assert repairers(graph, [second, third]) == {second.name}
-    assert repairers(graph, [third, fourth]) == {third.name}  # the shortcut leads around the third, its sum does not
-    assert repairers(graph, [head]) == {head.name}
-    assert repairers(graph, list(graph.layers)) == {first.name}
-    assert repairers(graph, [fifth]) == {fifth.name}
+    assert compensating_layers(graph, [first, second]) == {first.name}
+    assert compensating_layers(graph, [second, third]) == {second.name}
+    assert compensating_layers(graph, [third, fourth]) == {third.name}  # the shortcut leads around it
+    assert compensating_layers(graph, [head]) == {head.name}
+    assert compensating_layers(graph, list(graph.layers)) == {first.name}
+    assert compensating_layers(graph, [fifth]) == {fifth.name}
 
 
-def test_layers_side_by_side_repair_both():
+def test_parallel_layers_both_compensate():
     net = Net()
     a = net.conv("x", 3, 4)
     graph = prepared(net.model(net.op("Add", net.conv(a, 4, 4), net.conv(a, 4, 4)), IMAGE))
     _, left, right = graph.layers
-    assert repairers(graph, [left, right]) == {left.name, right.name}
+    assert compensating_layers(graph, [left, right]) == {left.name, right.name}
 
 
-def test_of_a_whole_network_the_first_layer_alone_repairs():
+def test_of_a_whole_network_the_first_layer_alone_compensates():
     graph = prepared(depthwise())
-    assert len(repairers(graph, graph.layers)) == 1
+    assert len(compensating_layers(graph, graph.layers)) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_of_a_whole_network_the_first_layer_alone_repairs():
         ({"bits": 4, "examples": 99}, True, ("scales", "gptq", "bias")),
         ({"bits": 4}, False, ("scales", "gptq", "bias")),
         ({"max_kl": 0.1}, False, ("scales", "gptq", "bias")),
-        ({"repair": ("bias",)}, True, ("bias",)),
+        ({"corrections": ("bias",)}, True, ("bias",)),
     ],
 )
 def test_auto_compensates_errors_but_at_8_bits_not_of_a_large_network_or_by_few_examples(
@@ -100,6 +102,6 @@ def test_auto_compensates_errors_but_at_8_bits_not_of_a_large_network_or_by_few_
 
     monkeypatch.setattr(quantizing, "SMALL", 10**6 if small else 10)
     onnx.save(residual(), str(tmp_path / "float.onnx"))
-    asked = {"repair": quantizing.AUTO_REPAIR, "threads": 1, **options}
+    asked = {"corrections": AUTO, "threads": 1, **options}
     outcome = quantizing.quantize_graph(tmp_path / "float.onnx", batches(images(8)), tmp_path / "out.onnx", **asked)
-    assert outcome.repair == expected
+    assert outcome.corrections == expected

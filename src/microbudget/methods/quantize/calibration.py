@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,20 @@ Calibration = Iterable[Batch]
 SEEN_AT_ONCE_BYTES = 24 * 2**20  # of exposed tensors, per model and call
 ONE_EXAMPLE_BYTES = 64 * 2**20  # of exposed tensors, where one example has more than the above: fewer passes
 INPUT_AT_ONCE_BYTES = 2**20  # inside, a network's tensors are some ten times as large as its input
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Calibration data and how to run over them."""
+
+    batches: Calibration  # inputs by name, without labels; can be read again and again
+    count: int  # examples in all
+    threads: int = 0  # 0: all cores
+    seed: int = 0  # of the rows that are drawn
+
+    def first(self, count: int, model: onnx.ModelProto) -> Samples:
+        """The first `count` examples."""
+        return replace(self, batches=first_examples(self.batches, count, model), count=count)
 
 
 class Tap:
@@ -150,6 +165,11 @@ class First:
             left -= count if count > 0 else self._fixed or 1
             if left <= 0:
                 return
+
+
+def first_examples(calibration: Calibration, count: int, model: onnx.ModelProto) -> First:
+    """The first `count` examples, in batches that the model takes."""
+    return First(calibration, count, fixed_batch(input_shapes(model)))
 
 
 def watch(
