@@ -63,6 +63,14 @@ def quantized(model: Model, tmp_path: Path):
     return make
 
 
+def test_the_earlier_names_of_options_still_work() -> None:
+    with pytest.warns(UserWarning, match="repair is now called corrections"):
+        (step,) = Recipe.parse("quantize(repair='scales', keep_float_activations=1)").steps
+    with pytest.warns(UserWarning, match="finer is now called keep_float_activations"):
+        assert Quantize(corrections="scales", finer=1) == step
+    assert step.short() == "quantize(corrections='scales', keep_float_activations=1)"
+
+
 def test_every_option_reads_back() -> None:
     step = Quantize(
         bits=4,
