@@ -1,4 +1,4 @@
-"""What is in the files: a hash of each one's bytes and whether it is whole, remembered so that it is read once."""
+"""The contents of files: a hash of the bytes, and whether they can be read. An index keeps them between runs."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ SPLIT_FOLDERS = {
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 UNLABELLED = "unlabelled"
 _POOLS = tuple(f"{name}/" for name in UNLABELLED_FOLDERS)
-TOLERATED = 0.1  # of the files may be unreadable or missing; beyond that something is wrong with the folder as a whole
+TOLERATED = 0.1  # of the files may be unreadable or missing; with more the folder is refused
 FOREIGN = frozenset({".heic", ".heif", ".avif", ".jxl", ".jfif", ".svg", ".raw", ".dng", ".cr2", ".nef", ".psd"})
 SHOWN = 5
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
@@ -40,7 +40,7 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 @dataclass(frozen=True)
 class Found:
-    """A file: its name below the root with slashes, its split where the folders tell one, its label as written."""
+    """A file: its name below the root with slashes, its split where the folders name one, its label as written."""
 
     name: str
     path: Path
@@ -60,7 +60,7 @@ class Listing:
 
 @dataclass
 class _Table:
-    """What the metadata files say, by names below the root."""
+    """The labels of the metadata files, by names below the root."""
 
     labels: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     label_names: dict[str, str] = field(default_factory=dict)
@@ -164,7 +164,7 @@ def _units(root: Path, warnings: list[str]) -> tuple[list[tuple[str, str | None]
     if len(set(splits)) < len(splits):
         raise BadData(f"{root} has the splits {', '.join(units)}: keep one folder for each of train, validation, test")
     if ignored := sorted({*others, *named} - {*units}):
-        warnings.append(f"{some(ignored)} in {root}: not used, because the splits {', '.join(units)} stand beside")
+        warnings.append(f"{some(ignored)} in {root}: not used, because of the splits {', '.join(units)}")
     return list(zip(units, splits, strict=True)), pool
 
 

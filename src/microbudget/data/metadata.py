@@ -1,4 +1,4 @@
-"""`metadata.csv` and `metadata.jsonl`: a row per file with what is known of it, as Hugging Face's folders have them."""
+"""`metadata.csv` and `metadata.jsonl`: a row for each file, as Hugging Face's folders have them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read(path: Path) -> list[Row]:
 
 
 def canonical_labels(rows: list[Row], column: str) -> None:
-    """Write whole numbers alike: spreadsheets and pandas turn 3 into 3.0 as soon as one label is missing."""
+    """Write whole numbers in one form: spreadsheets and pandas turn 3 into 3.0 as soon as one label is missing."""
     matches = [_INTEGER.fullmatch(row.get(column, "")) for row in rows if row.get(column)]
     if matches and all(matches):
         for row in rows:

@@ -1,4 +1,4 @@
-"""Train, validation and test: keeping copies apart, and cutting the splits that a folder does not have."""
+"""Train, validation and test: keeping copies out of two splits, and cutting the splits that a folder does not have."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Duplicate:
 
 
 def keep_apart(splits: Mapping[str, Sequence[Example]]) -> tuple[Splits, list[Duplicate]]:
-    """Drop what stands in a split of higher precedence too, so that test stays clean; tell of every copy."""
+    """Drop examples that a split of higher precedence has too, so that test stays clean; also returns all copies."""
     kept: Splits = {name: [] for name in splits}
     owner: dict[str, tuple[str, Example]] = {}
     duplicates = []
@@ -69,7 +69,7 @@ def to_judge(splits: Splits, leave_out: frozenset[str], what: str, nothing: str)
 def complete(splits: Mapping[str, Sequence[Example]], seed: int) -> Splits:
     """Cut the missing splits: without validation and test 70/15/15 of train; a missing test is half of validation.
 
-    A missing validation beside a test is a fifth of train. Stratified, and decided by the contents and the seed
+    Where only validation is missing, it is a fifth of train. Stratified, and decided by the contents and the seed
     alone: neither names nor order matter, and copies go the same way. Raises BadData without train examples.
     """
     done = {name: list(examples) for name, examples in splits.items()}
@@ -110,11 +110,11 @@ def divide(examples: Iterable[Example], fractions: Sequence[float], seed: int) -
 def shares(sizes: Sequence[int], fractions: Sequence[float]) -> list[tuple[int, ...]]:
     """How many of each class go to each part; what rounding takes from one class is given back at the next.
 
-    Every part gets one as soon as the first can keep at least half. Where the first part is the larger one (train),
-    it takes a class's only example.
+    Every part gets an example as soon as the first can keep at least half. Where the first part is the larger one
+    (train), it takes a class's only example.
     """
     parts = len(fractions)
-    tails = [sum(fractions[part:]) for part in range(parts)]  # of this part and those behind it
+    tails = [sum(fractions[part:]) for part in range(parts)]  # of this part and all later ones
     carry = [0.0] * parts
     result = []
     for size in sizes:

@@ -65,7 +65,7 @@ def inspect(data: bytes) -> Inspection:
             if image.format == "PNG":
                 image.verify()
             else:
-                image.draft(None, (1, 1))  # only JPEG listens
+                image.draft(None, (1, 1))  # only JPEG supports it
                 image.load()
         return Inspection(animated=animated)
     except UnreadableImage as error:

@@ -1,8 +1,7 @@
 """The pixel cache: photos decoded once, kept as uint8 after resize and crop, read back by rows.
 
-One .npy file for each set of photos, geometry and view. It is written under a temporary name and moved into place
-when it is whole, so that two processes at once, or a killed one, do no harm; it is mapped into memory, so that a
-thousand photos cost no more than the batch that is asked for.
+One .npy file for each set of photos, geometry and view. It appears when it is complete, so that two processes
+at once, or a killed one, do no harm; it is mapped into memory, so that only the rows of a batch are read.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Rendering:
-    """What is made of each photo: view 0 is the geometry alone, higher views are augmented (with the seed)."""
+    """How each photo is rendered: view 0 is the geometry alone, higher views are augmented (with the seed)."""
 
     geometry: Geometry
     view: int = 0

@@ -1,9 +1,9 @@
-"""Where threads run: a thread wakes on the core that it slept on, so one twin can sit beside a busy neighbour for long.
+"""Where threads run: a thread wakes on the core that it slept on, so a model can share one with other work for long.
 
-Placing the threads at random before every block turns such luck, which no number of blocks would average out, into
-noise, which the interval accounts for. The two blocks of a pair get the same place, since each core has a weather of
-its own: what else runs on it, and on a virtual machine what others run on its other hyperthread. Only where all cores
-are alike, and only on Linux.
+Moving the threads to random cores before every block turns this bias, which no number of blocks would average out,
+into noise, which the interval accounts for. The two blocks of a pair run on the same cores, since the background load
+differs from core to core: by other processes, and on a virtual machine by what runs on the other hyperthread. Only
+where all cores are alike, and only on Linux.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from functools import cache
 from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system")
-MANY_CORES = 16  # with so many there is nearly always a free one
+MANY_CORES = 16  # with so many, one is nearly always free
 
 
 @cache
 def alike(system: Path = SYSTEM) -> bool:
-    """Whether all cores are of one speed and next to the same memory, as far as the system tells."""
+    """Whether all cores are of one speed and next to the same memory, as far as the system reports it."""
     speeds = set()
     for file in system.glob("cpu/cpu*/cpufreq/cpuinfo_max_freq"):
         with contextlib.suppress(OSError):
@@ -30,11 +30,11 @@ def alike(system: Path = SYSTEM) -> bool:
 
 
 def shuffle(seed: int | None = None) -> None:
-    """Move every thread of this process to a random core, and leave it free to go on from there.
+    """Move every thread of this process to a random core; the scheduler may move it on from there.
 
-    Those that work get cores of their own, as far as there are any: two on one core, beside a neighbour on the other,
-    stay there, and a call of two threads takes twice as long. The same seed moves the main thread of any process to the
-    same core, and the one that has worked most beside it to the same other one.
+    Threads that work get different cores, as far as there are any: two threads on one core would stay there while other
+    work occupies the other core, and a call of two threads would take twice as long. The same seed moves the main
+    thread of any process to the same core, and its busiest other thread to the same other core.
     """
     if not hasattr(os, "sched_setaffinity") or not alike():
         return
@@ -52,7 +52,7 @@ def shuffle(seed: int | None = None) -> None:
 
 
 def _worked_ns(thread: int) -> int:
-    """Processor time of a thread; 0 where the system does not tell, or the thread has ended."""
+    """Processor time of a thread; 0 where the system does not report it, or the thread has ended."""
     try:
         return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0])
     except (OSError, ValueError, IndexError):

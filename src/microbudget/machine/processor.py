@@ -1,4 +1,4 @@
-"""What this machine is, in words and numbers that belong beside a measurement."""
+"""The machine's processor: its name, cores and load, which are recorded with every measurement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def thread_count(threads: int) -> int:
 
 
 def load_average() -> float | None:
-    """Mean number of runnable processes over the last minute; None where the system does not tell (Windows)."""
+    """Mean number of runnable processes over the last minute; None where the system does not report it (Windows)."""
     try:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):
@@ -29,7 +29,7 @@ def load_average() -> float | None:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name as the system tells it, else its architecture."""
+    """The processor's name as the system reports it, else its architecture."""
     try:
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""Blocks of timed calls, with what is needed to tell whether the block can be believed."""
+"""Blocks of timed calls, with what is needed to judge whether a block can be trusted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _since_boot_ns() -> int:
 class Clocks:
     """The clocks that a block reads, all in nanoseconds. Tests give their own."""
 
-    now: Callable[[], int] = time.perf_counter_ns  # monotonic, stands still while the machine sleeps
+    now: Callable[[], int] = time.perf_counter_ns  # monotonic, stops while the machine sleeps
     wall: Callable[[], int] = time.time_ns
     since_boot: Callable[[], int] = _since_boot_ns
     processor: Callable[[], int] = time.process_time_ns
@@ -39,7 +39,7 @@ class Block:
     """Consecutive timed calls of one model.
 
     durations_ns: (calls,). processor_ns: time of all threads of the process over those calls. trouble: why the block
-    cannot be believed, or None.
+    cannot be trusted, or None.
     """
 
     durations_ns: NDArray[np.int64]
@@ -85,7 +85,7 @@ class _Readings:
 def time_calls(call: Callable[[], object], calls: int, dropped: int = 1, clocks: Clocks | None = None) -> Block:
     """Time `calls` calls one by one after `dropped` that are not counted (cold caches, sleeping threads).
 
-    Python's garbage collector rests meanwhile.
+    Python's garbage collector is off meanwhile.
     """
     clocks = clocks or Clocks()
     now, marks = clocks.now, np.empty(calls + 1, np.int64)

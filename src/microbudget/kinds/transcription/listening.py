@@ -1,4 +1,4 @@
-"""How fast a speech model hears, and how well it hears what is longer than its window."""
+"""The speed of a speech model, and its word error rate on recordings longer than its window."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ...judge.worker import Worker
 from ...task import Example, Inputs, SpokenTask, Task
 
 LONG_FORM_S = 30.0  # Whisper's window: a recording beyond it is long
-JOINED_S = 120.0  # of the recording that is joined where the data have none that is long
-PAUSE_S = 1.0  # between what is joined
+JOINED_S = 120.0  # the length of the joined recording, for data without a long one
+PAUSE_S = 1.0  # between the joined utterances
 
 
 def speed(inputs: Inputs, timing: Timing) -> dict[str, Any]:
     """The real-time factor: seconds of computing for a second of sound. Empty for other than speech models."""
     if "waveform" not in inputs:
         return {}
-    heard_s = float(inputs["length"].sum()) / RATE_HZ
-    return {"rtf": timing.median_s / heard_s, "sample_s": heard_s}
+    sound_s = float(inputs["length"].sum()) / RATE_HZ
+    return {"rtf": timing.median_s / sound_s, "sample_s": sound_s}
 
 
 def long_form(worker: Worker, task: Task, examples: Sequence[Example]) -> dict[str, Any]:
@@ -35,17 +35,17 @@ def long_form(worker: Worker, task: Task, examples: Sequence[Example]) -> dict[s
         return {}
     own = [example for example in examples if task.seconds(example) > LONG_FORM_S]
     if own:
-        told = {"recordings": len(own), "joined": 0, "seconds": sum(task.seconds(example) for example in own)}
+        about = {"recordings": len(own), "joined": 0, "seconds": sum(task.seconds(example) for example in own)}
         texts = [str(text) for example in own for text in worker.answer(task.collate([example], {}))]
-        return {"long_form": {**told, **_rates(task, [[example] for example in own], texts)}}
+        return {"long_form": {**about, **_rates(task, [[example] for example in own], texts)}}
     chosen = _joined(task, examples)
     if len(chosen) < 2:
         return {}
     pause = np.zeros(int(PAUSE_S * RATE_HZ), np.float32)
     sound = np.concatenate([part for example in chosen for part in (task.waveform(example), pause)])
-    told = {"recordings": 1, "joined": len(chosen), "seconds": len(sound) / RATE_HZ}
+    about = {"recordings": 1, "joined": len(chosen), "seconds": len(sound) / RATE_HZ}
     text = str(worker.ask("call", method="text", arguments={"waveform": sound}))
-    return {"long_form": {**told, **_rates(task, [chosen], [text])}}
+    return {"long_form": {**about, **_rates(task, [chosen], [text])}}
 
 
 def _joined(task: SpokenTask, examples: Sequence[Example]) -> list[Example]:

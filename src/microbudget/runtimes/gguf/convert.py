@@ -24,14 +24,14 @@ QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 ROPE_FACTORS = "rope_freqs.weight"
 LARGEST_FLOAT16 = 65504.0
-CHUNK_VALUES = 2**22  # converted at once: beside the tensor itself, little memory is taken
+CHUNK_VALUES = 2**22  # converted at once, so that little memory is taken besides the tensor itself
 # Old checkpoints hold buffers that follow from the configuration.
 _IGNORED = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a folder becomes: known to the byte before any weight is read."""
+    """The GGUF file of a folder: known to the byte before any weight is read."""
 
     folder: Path
     config: LanguageConfig
@@ -128,14 +128,14 @@ def with_pre(conversion: Conversion, pre: str) -> Conversion:
 
 
 def _parts(source: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of what the checkpoint holds for one tensor: more than one where heads are kept apart."""
+    """(name, shape) of what the checkpoint holds for one tensor: more than one where the heads are separate tensors."""
     if "{head}" not in source:
         return [(source, shape)]
     return [(source.replace("{head}", str(head)), shape[1:]) for head in range(shape[0])]
 
 
 def _hyperparameters(config: LanguageConfig) -> list[Entry]:
-    """The keys that llama.cpp reads for these families."""
+    """The metadata keys that llama.cpp reads for these families."""
     family, name = config.family, config.family.architecture
     numbers = {
         "context_length": config.context,
@@ -196,7 +196,7 @@ def pair_rows(array: NDArray[Any], heads: int) -> NDArray[Any]:
 
 
 def as_type(array: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
-    """The values in the tensor's type; bfloat16 is uint16 here and there.
+    """The values in the tensor's type; bfloat16 is given and returned as uint16.
 
     Raises UnsupportedModel for values beyond float16's range.
     """

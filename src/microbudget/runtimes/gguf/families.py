@@ -1,6 +1,6 @@
 """Language models by family: what transformers calls their tensors and settings, and what llama.cpp does.
 
-A new family is one entry of FAMILIES: its name in llama.cpp, its rows, and what sets it apart.
+A new family is one entry of FAMILIES: its name in llama.cpp, its rows, and its differences.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ MOST = {"num_hidden_layers": 4096, "vocab_size": 2**21}
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor: its name here and there, its shape in words of `Shape`, and when it is there at all."""
+    """One tensor: its two names, its shape by the names of `LanguageConfig`'s fields, and when it exists."""
 
-    source: str  # in transformers; "{layer}" and "{head}" stand for numbers, the heads are stacked
+    source: str  # in transformers; "{layer}" and "{head}" are numbers, the heads are stacked
     target: str  # in llama.cpp
     shape: tuple[str, ...]
     when: Callable[[LanguageConfig], bool] = lambda _: True
-    permuted: str = ""  # "heads" or "kv_heads": rows are paired anew, see `convert_gguf.pair_rows`
+    permuted: str = ""  # "heads" or "kv_heads": rows are paired in another order, see `convert.pair_rows`
 
 
 @dataclass(frozen=True)

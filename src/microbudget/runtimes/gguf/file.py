@@ -62,7 +62,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Entry:
-    """One key with its value, as the bytes that stand in the file."""
+    """One key with its value, as the bytes in the file."""
 
     key: str
     value_type: int
@@ -70,7 +70,7 @@ class Entry:
 
 
 class GgufFile:
-    """An open GGUF file: `entries` and `tensors` are read, the data stay on disk until they are asked for."""
+    """An open GGUF file: `entries` and `tensors` are read; the data stay on disk until `read`."""
 
     def __init__(self, path: Path) -> None:
         """Read the header. Raises ModelNotFound, and UnsupportedModel for a file that is damaged or no GGUF."""
@@ -161,8 +161,8 @@ class GgufFile:
 
     def _strange(self, key: str, expected: str) -> UnsupportedModel:
         shown = repr(self.get(key))
-        told = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return UnsupportedModel(f"{self.path} is damaged: {key} is {told}, not {expected}. Convert it again")
+        short = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return UnsupportedModel(f"{self.path} is damaged: {key} is {short}, not {expected}. Convert it again")
 
     def read(self, tensor: TensorInfo, first_row: int = 0, rows: int | None = None) -> NDArray[np.uint8]:
         """The bytes of some rows of a tensor, by default all of it. Raises UnsupportedModel when the file shrank."""
@@ -243,7 +243,7 @@ def _read_entries(cursor: _Cursor, count: int) -> dict[str, Entry]:
         start = cursor.position
         key = cursor.string("a key")
         if key in found:
-            raise cursor.damaged(f"the key {key!r} stands there twice")
+            raise cursor.damaged(f"the key {key!r} occurs twice")
         value_type = cursor.number("I", f"the type of {key!r}")
         _skip_value(cursor, value_type, key)
         found[key] = Entry(key, value_type, cursor.since(start))
@@ -282,7 +282,7 @@ def _read_tensors(cursor: _Cursor, count: int) -> dict[str, TensorInfo]:
     for _ in range(count):
         tensor = _read_tensor(cursor)
         if tensor.name in found:
-            raise cursor.damaged(f"the tensor {tensor.name!r} stands there twice")
+            raise cursor.damaged(f"the tensor {tensor.name!r} occurs twice")
         found[tensor.name] = tensor
     return found
 

@@ -1,7 +1,7 @@
 """Importance matrices: how large the inputs of each weight matrix are on a text, column by column.
 
-Rounding then errs where it costs least: the error of an output is the sum over columns of the weight's error squared
-times the input's mean square. llama.cpp computes the inputs, its own way of storing the matrix is read and written.
+Rounding then errs where it costs least: the squared error of an output is the sum over columns of the weight's squared
+error times the input's mean square. llama.cpp computes the inputs; its format of the matrix is read and written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Matrix = dict[str, NDArray[np.float32]]  # by the tensor's name: mean squares, (
 CONTEXT = 512  # tokens of a chunk, as llama.cpp's own tool has it
 ROWS = 128  # tokens processed at once: their logits are computed too, else the last layer would see one token
 F32 = TYPES["F32"]
-SUMS, COUNTS = ".in_sum2", ".counts"  # behind a tensor's name in the file
+SUMS, COUNTS = ".in_sum2", ".counts"  # after a tensor's name in the file
 
 
 class _Sums:
@@ -38,13 +38,13 @@ class _Sums:
         self.counts: dict[str, int] = {}
         self._operations: dict[int, bool] = {}
 
-    def watch(self, tensor: Tensor, asked: bool) -> bool:
-        """What llama.cpp calls before (asked) and after each operation."""
+    def watch(self, tensor: Tensor, before: bool) -> bool:
+        """Called by llama.cpp before and after each operation."""
         if not self._is_product(tensor.op):
-            return not asked  # not wanted, or go on
+            return not before  # the result is not needed, or: go on
         weights, inputs = (Tensor.from_address(tensor.src[place]) for place in (0, 1))
         name = weights.name.decode("utf-8", "replace")
-        if asked:
+        if before:
             return name.endswith(".weight") and bool(inputs.type == F32.id)
         self._add(name, _values(inputs))
         return True
@@ -92,7 +92,7 @@ def collect(path: Path, texts: Iterable[str], *, context: int = CONTEXT, threads
     finally:
         network.close()
     if count < 16:
-        raise BadData(f"an importance matrix of {count} tokens says nothing: give more text")
+        raise BadData(f"an importance matrix of {count} tokens is too small: give more text")
     return _means(sums, path), count
 
 

@@ -1,7 +1,7 @@
-"""Which of llama.cpp's pre-tokenizers a `tokenizer.json` means, told from its structure.
+"""Which of llama.cpp's pre-tokenizers a `tokenizer.json` means, by its structure.
 
 llama.cpp's own converter compares a hash of some tokens with those of known models, so it refuses a tokenizer that
-somebody trained. How text is cut before the merges stands in the file, and llama.cpp knows it by a name.
+somebody trained. The file says how text is cut before the merges, and llama.cpp has a name for each way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GPT4O = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     rf"{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_CASED_TAIL}"
 )
-GPT2 = "byte-level"  # stands for ByteLevel's own expression
+GPT2 = "byte-level"  # in place of ByteLevel's own expression
 DIGITS = "single digits"
 
 _NAMES: dict[tuple[tuple[str, ...], bool], str] = {

@@ -47,7 +47,7 @@ class GgufReader:
         return self._words.decode(tokens)
 
     def ends(self, token: int) -> bool:
-        """Whether the model says with this token that it is done."""
+        """Whether the model ends its text with this token."""
         return self._words.ends(token)
 
     def reserve(self, size: int, rows: int) -> None:
@@ -57,7 +57,7 @@ class GgufReader:
         self._context = self._network.context(size, threads=self._threads, rows=rows, cache=self._cache)
 
     def process(self, tokens: Sequence[int], rows: int = 0) -> NDArray[np.float32]:
-        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary)."""
+        """Append tokens; the logits after each of the last `rows`, (rows, vocabulary)."""
         return self._opened().process(tokens, rows)
 
     def rewind(self, position: int = 0) -> None:

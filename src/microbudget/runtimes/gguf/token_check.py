@@ -28,19 +28,19 @@ OWN_TOKENS = 2000  # of the vocabulary, put together to one more text
 
 @dataclass(frozen=True)
 class TokenCheck:
-    """What came of it. checked: False when the original's tokenizer could not be run here."""
+    """The result. checked: False when the original's tokenizer could not be run here."""
 
     checked: bool
     same: bool
     pre: str | None
-    example: str | None = None  # the first text that was cut in another way
+    example: str | None = None  # the first text that was tokenized differently
 
 
 def settle(conversion: Conversion) -> tuple[Conversion, TokenCheck]:
     """The conversion with a pre-tokenizer under which llama.cpp cuts text as the original does.
 
     The one that the structure of tokenizer.json names is tried first, then all others. Raises UnsupportedModel when
-    none agrees; SentencePiece has only one way, whose differences are told instead.
+    none agrees; SentencePiece has only one way, whose differences are reported instead.
     """
     vocabulary = conversion.vocabulary
     original = _original(conversion.folder)

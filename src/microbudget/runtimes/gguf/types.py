@@ -1,4 +1,4 @@
-"""ggml's types of tensors, as they stand in a GGUF file: how many values make a block, and its bytes."""
+"""ggml's types of tensors, as in a GGUF file: how many values a block has, and how many bytes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ FLOATS = ("F32", "F16", "BF16")
 # The ids that ggml_quantize_chunk writes; any other would end the process.
 WRITABLE = frozenset((0, 1, 2, 3, 6, 7, 8, *range(10, 15), *range(16, 24), 29, 30, 34, 35, 39, 40, 41, 42))
 
-# llama.h, enum llama_ftype: what `general.file_type` says of a whole file.
+# llama.h, enum llama_ftype: the values of `general.file_type`.
 FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_S": 11,
     "Q3_K_M": 12, "Q3_K_L": 13, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18, "IQ2_XXS": 19,

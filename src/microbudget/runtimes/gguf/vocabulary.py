@@ -76,7 +76,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     else:
         raise ModelNotFound(
             f"{folder} has no tokenizer: tokenizer.json, tokenizer.model, or vocab.json with merges.txt must lie"
-            " beside the weights"
+            " next to the weights"
         )
     return replace(_padded(found, size, folder), chat_template=read_chat_template(folder, settings))
 

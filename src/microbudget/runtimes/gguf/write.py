@@ -1,4 +1,4 @@
-"""Write GGUF files: first the whole layout, so that every byte is known before the start, then tensor by tensor."""
+"""Write GGUF files: first the layout, so that the size is known to the byte, then tensor by tensor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LETTERS = {"u32": "I", "i32": "i", "f32": "f", "bool": "?"}
 
 
 def entry(key: str, value: Any, value_type: ValueType) -> Entry:
-    """A key and its value in the file's form. The type of an array is in brackets: "[f32]"."""
+    """A key and its value as bytes of the file. The type of an array is in brackets: "[f32]"."""
     head = _text(key)
     if not value_type.startswith("["):
         body = _text(value) if value_type == "str" else struct.pack("<" + _LETTERS[value_type], value)

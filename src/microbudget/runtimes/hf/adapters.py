@@ -1,4 +1,4 @@
-"""Adapters: a folder with a few small matrices, as PEFT writes them, for a backbone that lies elsewhere."""
+"""Adapters: a folder with a few small matrices, as PEFT writes them, for a backbone in another folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def merged(network: Any, folder: Path) -> Any:
 
 
 def save(adapted: Any, backbone: Model, out: Path) -> None:
-    """Write the adapter of a PEFT model: its matrices, and where its backbone lies."""
+    """Write the adapter of a PEFT model: its matrices, and the path of its backbone."""
     config = adapted.peft_config["default"]
     config.base_model_name_or_path = str(backbone.path.resolve())
     config.inference_mode = True

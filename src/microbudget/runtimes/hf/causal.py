@@ -24,7 +24,7 @@ except ImportError as error:
 
 from .pretrained import open_pretrained, silence
 
-UNBOUNDED = 2048  # tokens, of a model whose config does not say how long its texts were
+UNBOUNDED = 2048  # tokens, for a model whose config has no context length
 
 
 class CausalReader:
@@ -56,16 +56,16 @@ class CausalReader:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def ends(self, token: int) -> bool:
-        """Whether the model says with this token that it is done."""
+        """Whether the model ends its text with this token."""
         return token in self._ends
 
     def reserve(self, size: int, rows: int) -> None:
-        """Begin a sequence; torch takes the room when it needs it."""
+        """Begin a sequence; torch allocates memory when it needs it."""
         del size, rows
         self._cache = None
 
     def process(self, tokens: Sequence[int], rows: int = 0) -> NDArray[np.float32]:
-        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary)."""
+        """Append tokens; the logits after each of the last `rows`, (rows, vocabulary)."""
         if self._cache is None:
             self._cache = transformers.DynamicCache(config=self._network.config)
         with torch.inference_mode():
@@ -98,7 +98,7 @@ class CausalReader:
 def load_network(folder: Path) -> Any:
     """The language model in a Hugging Face folder, in float32 and eval mode: only safetensors, no remote code.
 
-    Raises UnsupportedModel, also for weights that are missing: transformers would draw them at random and go on.
+    Raises UnsupportedModel, also for weights that are missing: transformers would initialize them randomly and go on.
     """
     from . import widths
 
@@ -124,14 +124,14 @@ def load_tokenizer(folder: Path) -> Any:
     except Exception as error:  # tokenizers raises plain Exception
         raise UnsupportedModel(
             f"{folder} has no tokenizer that transformers can open ({first_line(error)}): it needs tokenizer.json or"
-            " tokenizer.model beside the weights"
+            " tokenizer.model next to the weights"
         ) from error
 
 
 def _end_tokens(network: Any, end: int | None) -> set[int]:
-    told = getattr(network.generation_config, "eos_token_id", None)
-    many = told if isinstance(told, list) else [told]
-    return {int(token) for token in (*many, end) if token is not None}
+    configured = getattr(network.generation_config, "eos_token_id", None)
+    found = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in (*found, end) if token is not None}
 
 
 def open_session(model: Model, *, threads: int = 0) -> LanguageSession:

@@ -22,7 +22,7 @@ _SIZES = {name: np.dtype(letters).itemsize for name, letters in _DTYPES.items()}
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies."""
+    """The place of a tensor in a file."""
 
     name: str
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class Stored:
 
 
 class Checkpoint:
-    """The tensors in a folder's safetensors; only their places are read until one is asked for."""
+    """The tensors in a folder's safetensors; only their places are read until `read`."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ModelNotFound when files are missing, UnsupportedModel when one is damaged."""
@@ -98,7 +98,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> list[Stored]:
-    """Names, types, shapes and places. Every place is held against the file's size."""
+    """Names, types, shapes and places. Every place is checked against the file's size."""
     size = path.stat().st_size
     try:
         with path.open("rb") as stream:
@@ -116,7 +116,7 @@ def _stored(name: str, spec: dict[str, Any], path: Path, base: int, size: int) -
     start, end = (base + int(place) for place in spec["data_offsets"])
     shape = tuple(int(length) for length in spec["shape"])
     if not base <= start <= end <= size:
-        raise ValueError(f"{name} lies at bytes {start} to {end}, outside of the {size} that are there")
+        raise ValueError(f"{name} lies at bytes {start} to {end}, outside of the file's {size}")
     if spec["dtype"] in _DTYPES and end - start != _SIZES[spec["dtype"]] * int(np.prod(shape, dtype=object)):
         raise ValueError(f"{name} of shape {shape} does not take {end - start} bytes")
     return Stored(name, shape, spec["dtype"], path, start, end)

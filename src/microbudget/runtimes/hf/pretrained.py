@@ -1,4 +1,4 @@
-"""Hugging Face folders as transformers' own modules, opened with care."""
+"""Hugging Face folders as transformers' own modules, opened without remote code and with all weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import UnsupportedModel, first_line
 
 
 def silence() -> None:
-    """No warnings and progress bars of transformers: what matters is an error of ours."""
+    """Switch off the warnings and progress bars of transformers: what matters we raise."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
@@ -21,7 +21,7 @@ def open_pretrained(auto: Any, folder: Path, what: str) -> Any:
     """The network in a folder, in float32 and eval mode. auto: a class of transformers; what: "a language model".
 
     Only safetensors are read, remote code is not run, and weights that are missing or of another shape are an error:
-    transformers would draw them at random and go on. Raises UnsupportedModel.
+    transformers would initialize them randomly and go on. Raises UnsupportedModel.
     """
     silence()
     try:

@@ -62,8 +62,8 @@ def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     """The image classifier in a Hugging Face folder: a module in float32 and eval mode.
 
     Only safetensors are read, remote code is not run, and weights that are missing or of another shape are an error:
-    transformers would draw them at random and go on. state: of the record, where it is not in the folder yet; it tells
-    the widths of a pruned network.
+    transformers would initialize them randomly and go on. state: of the record, where it is not in the folder yet; it
+    has the widths of a pruned network.
     """
     silence()
     record = Record.read(folder) if state is None else Record(state=dict(state))
@@ -86,7 +86,7 @@ def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:
     else:
         network = load_network(backbone)
     if record is not None and record.labels is not None:
-        with torch.random.fork_rng(devices=[]):  # what is drawn here the adapter's folder replaces
+        with torch.random.fork_rng(devices=[]):  # the adapter's folder replaces these random weights
             classifiers.set_classes(network, record.labels, None)
     return merged(network, folder)
 
@@ -131,7 +131,7 @@ def put_head(
 ) -> None:
     """Replace the network's last linear layer, and name its outputs.
 
-    old_weight: (old classes, inputs), which tells the layer among the modules. layer: weight (classes, inputs), bias.
+    old_weight: (old classes, inputs), by which the layer is found. layer: weight (classes, inputs), bias.
     """
     name = _linear_with(network, old_weight)
     weight, bias = layer
@@ -157,7 +157,7 @@ def save_network(network: Any, preprocessing: dict[str, Any], out: Path) -> None
 
 
 def write_preprocessing(preprocessing: dict[str, Any], out: Path) -> None:
-    """The file that transformers reads beside a model."""
+    """Write the file with which transformers prepares a model's inputs."""
     text = json.dumps(preprocessing, indent=1)
     (out / "preprocessor_config.json").write_text(text, encoding="utf-8")
 

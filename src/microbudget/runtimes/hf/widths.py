@@ -1,7 +1,7 @@
-"""Widths: networks that no config can say, as `prune` leaves them, built from what stands in the record's state.
+"""Widths: networks whose shapes their config cannot describe, as `prune` leaves them, built from the record's state.
 
-`dropped` names modules that are passed over. `widths` has two parts: `tensors`, for each tensor its shape, with null
-for what is as the config says; `attributes`, for each module the numbers that its code reads.
+`dropped` names modules that are skipped. `widths` has two parts: `tensors`, the shape of each tensor, with null for a
+size that the config has too; `attributes`, the numbers that each module's code reads.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from ...errors import UnsupportedModel, first_line
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "nx", "nf")
-ADAPTER = "adapter_"  # what the names of files begin with that hold no weights of the network itself
+ADAPTER = "adapter_"  # the beginning of the names of files without weights of the network itself
 State = Mapping[str, Any]
 
 
-class Passed(torch.nn.Module):
-    """In the place of a dropped block: what goes in comes out."""
+class SkippedBlock(torch.nn.Module):
+    """In the place of a dropped block: returns its first input."""
 
     def forward(self, hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """hidden: of any shape."""
@@ -62,14 +62,14 @@ def build(auto: Any, config: Any, state: State) -> Any:
 
 
 def mark(network: Any) -> None:
-    """Note that the network is not the one that its config says, so that `save` writes the names that `load` reads."""
+    """Note that the config does not describe the network, so that `save` writes the names that `load` reads."""
     network.has_own_widths = True
 
 
 def save(network: Any, folder: Path) -> None:
     """Write the network with transformers, in float32.
 
-    It gives some architectures the names of its older versions, and only its own loader finds back from those.
+    For some architectures it writes the names of older versions, which only its own loader can map back.
     """
     network.to(memory_format=torch.contiguous_format)
     own = getattr(network, "has_own_widths", False)
@@ -77,19 +77,19 @@ def save(network: Any, folder: Path) -> None:
 
 
 def drop(network: Any, names: Any) -> None:
-    """Pass over the named modules."""
+    """Replace the named modules by `SkippedBlock`s."""
     for name in names:
-        network.set_submodule(name, Passed())
+        network.set_submodule(name, SkippedBlock())
 
 
 def narrow(network: Any, widths: Mapping[str, Any]) -> None:
     """Give the network's tensors their shapes; their values are lost. A tensor that layers share stays one."""
-    done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the old one beside it, so that its id stays its own
+    done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # with the old tensor, so that its id is not reused
     for name, shape in widths.get("tensors", {}).items():
         path, _, leaf = name.rpartition(".")
         module = network.get_submodule(path)
         before = getattr(module, leaf)
-        sizes = [told or size for told, size in zip(shape, before.shape, strict=True)]
+        sizes = [given or size for given, size in zip(shape, before.shape, strict=True)]
         after = torch.zeros(sizes, dtype=before.dtype)
         made = torch.nn.Parameter(after) if isinstance(before, torch.nn.Parameter) else after
         setattr(module, leaf, done.setdefault(id(before), (before, made))[1])
@@ -119,13 +119,13 @@ def read_weights(network: Any, folder: Path) -> None:
 
 
 def widths_of(network: Any, dropped: Any = ()) -> dict[str, Any]:
-    """What the network's config does not say of its widths; empty for an ordinary network."""
+    """The widths that the network's config does not describe; empty for an ordinary network."""
     with torch.device("meta"):
         ordinary = type(network)(network.config)
     drop(ordinary, dropped)
     shapes = {name: tuple(tensor.shape) for name, tensor in ordinary.state_dict(keep_vars=True).items()}
     tensors = {
-        name: [None if size == told else size for size, told in zip(tensor.shape, shapes[name], strict=True)]
+        name: [None if size == usual else size for size, usual in zip(tensor.shape, shapes[name], strict=True)]
         for name, tensor in network.state_dict(keep_vars=True).items()
         if tuple(tensor.shape) != shapes[name]
     }

@@ -1,4 +1,4 @@
-"""The library: llama.cpp as it lies in the `xllamacpp` wheel, loaded once, its functions typed and its log kept."""
+"""The library: llama.cpp from the `xllamacpp` wheel, loaded once, with typed functions; its log is kept."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def find() -> Path:
 def library() -> ctypes.CDLL:
     """llama.cpp, ready to use. Raises MissingExtra when the wheel is missing or is not of the version that we know.
 
-    Structures go over by value: with another version a first call could write where it must not, so none is made.
+    Structures are passed by value: with another version a call could write where it must not, so none is made.
     """
     if version() != TESTED:
         raise _unusable("it is of another version")
@@ -123,16 +123,16 @@ def _keep(level: int, text: bytes, _data: int) -> None:
             _said.append(line)
 
 
-_KEEP = LogCallback(_keep)  # llama.cpp has its address for as long as the process lives
+_KEEP = LogCallback(_keep)  # llama.cpp keeps its address while the process runs
 
 
 def last_words(lines: int = 3) -> str:
-    """What llama.cpp said last, warnings and errors, on one line; and forget it."""
+    """The last warnings and errors of llama.cpp, on one line; clears them."""
     said = [line.strip() for line in _said if line.strip(" .\n")]
     _said.clear()
     return " | ".join(said[-lines:])
 
 
 def refused(path: Path, doing: str) -> UnsupportedModel:
-    """The error for a file that llama.cpp does not take, with its own reasons."""
+    """The error for a file that llama.cpp refuses, with its own reasons."""
     return UnsupportedModel(f"llama.cpp cannot {doing} {path}: {last_words() or 'it gives no reason'}")

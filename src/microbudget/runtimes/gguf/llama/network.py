@@ -1,6 +1,6 @@
 """A GGUF file opened by llama.cpp: its tokenizer, and contexts that process tokens and give their logits.
 
-The caller has looked at the file before (`gguf_file`): llama.cpp ends the process on some files that it cannot read.
+The caller has read the file before (`GgufFile`): llama.cpp ends the process on some files that it cannot read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .library import last_words, library, refused
 from .structures import Batch, EvalCallback, Tensor
 
 Logits = NDArray[np.float32]
-Watch = Callable[[Tensor, bool], bool]  # (the operation's tensor, whether it is only asked for) -> wanted, or go on
+Watch = Callable[[Tensor, bool], bool]  # (tensor, before its operation) -> whether to keep its values, or to go on
 CACHE_TYPES = {"F32": 0, "F16": 1}  # ggml's ids
-LARGEST_MICROBATCH = 512  # tokens that llama.cpp processes at once; more cost memory and gain nothing on a CPU
+LARGEST_MICROBATCH = 512  # tokens that llama.cpp processes at once; more cost memory and save no time on a CPU
 
 
 class Vocabulary:
@@ -62,7 +62,7 @@ class Vocabulary:
         return "" if token is None else self.piece(token, special=True).decode("utf-8", "replace")
 
     def ends(self, token: int) -> bool:
-        """Whether a model says with this token that it is done."""
+        """Whether a model ends its text with this token."""
         return bool(self._lib.llama_vocab_is_eog(self._handle, token))
 
 
@@ -89,7 +89,7 @@ class Network:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja template of a conversation, as it stands in the file."""
+        """The Jinja template of a conversation, as the file has it."""
         found: bytes | None = self._lib.llama_model_chat_template(self._handle, None)
         return None if found is None else found.decode("utf-8", "replace")
 
@@ -117,9 +117,9 @@ class Context:
         cache: str = "F16",
         watch: Watch | None = None,
     ) -> None:
-        """size: tokens. rows: logits that one call of `process` may ask for. cache: type of the keys and values.
+        """size: tokens. rows: the most logits that one call of `process` returns. cache: type of the keys and values.
 
-        watch is told of every operation, twice: before it whether its result is wanted, and after it.
+        watch is called twice for every operation: before it, to say whether the result is needed, and after it.
         Raises BrokenModel.
         """
         lib, self.size, self.rows = network._lib, size, rows
@@ -143,7 +143,7 @@ class Context:
         self.filled = 0
 
     def process(self, tokens: Sequence[int], rows: int = 0) -> Logits:
-        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary).
+        """Append tokens; the logits after each of the last `rows`, (rows, vocabulary).
 
         Raises BrokenModel when llama.cpp fails.
         """
@@ -155,7 +155,7 @@ class Context:
         return found
 
     def feed(self, tokens: Sequence[int], rows: int) -> None:
-        """Append tokens and compute the logits behind the last `rows` of them, without a look at them."""
+        """Append tokens and compute the logits after each of the last `rows`, without reading them."""
         count = len(tokens)
         if count == 0 or self.filled + count > self.size or rows > min(self.rows, count):
             raise ValueError(f"{count} tokens with {rows} rows do not fit: {self.filled} of {self.size} filled")
@@ -169,11 +169,11 @@ class Context:
         self.filled += count
 
     def _guarded(self, watch: Watch) -> Callable[[int, bool, int], bool]:
-        """ctypes would print an error and go on: here it ends the computation, and `process` raises it."""
+        """ctypes would print an exception and go on; here it ends the computation, and `process` raises it."""
 
-        def call(tensor: int, asked: bool, _data: int) -> bool:
+        def call(tensor: int, before: bool, _data: int) -> bool:
             try:
-                return self._error is None and watch(Tensor.from_address(tensor), asked)
+                return self._error is None and watch(Tensor.from_address(tensor), before)
             except BaseException as error:
                 self._error = error
                 return False
@@ -185,7 +185,7 @@ class Context:
         if position == 0:
             self._lib.llama_memory_clear(self._memory, False)
         elif not self._lib.llama_memory_seq_rm(self._memory, 0, position, -1):
-            raise BrokenModel("llama.cpp cannot take tokens of this model back: its memory is no cache of keys")
+            raise BrokenModel("llama.cpp cannot remove tokens of this model: its memory is no cache of keys")
         self.filled = position
 
     def close(self) -> None:

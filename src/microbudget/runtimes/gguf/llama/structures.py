@@ -140,8 +140,8 @@ class InitParams(ctypes.Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
 
 
-# What llama_model_default_params and llama_context_default_params fill in. Fields that are 0 tell little by themselves,
-# but together with the sizes below a field that moved is found.
+# What llama_model_default_params and llama_context_default_params fill in. A field that is 0 proves little alone, but
+# together with the sizes below a field that has moved is found.
 MODEL_DEFAULTS = {
     **dict.fromkeys(("devices", "tensor_buft_overrides", "tensor_split", "progress_callback", "kv_overrides")),
     **{"n_gpu_layers": -1, "split_mode": 1, "load_mode": -1, "lazy_mode": 1, "main_gpu": 0},
