@@ -16,7 +16,9 @@ from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.machine.processor import thread_count
 from microbudget.task import Example
 
-KINDS = frozenset({".jpg", ".png"})
+FORMATS = folders.FileFormats(
+    "images", frozenset({".jpg", ".png"}), frozenset({".heic", ".svg"}), "convert them to JPEG or PNG"
+)
 
 
 def make(root, *names):
@@ -34,13 +36,13 @@ def write_csv(path, text):
 
 
 def found(root):
-    return {(file.name, file.split, file.label) for file in folders.find(root, KINDS).files}
+    return {(file.name, file.split, file.label) for file in folders.find(root, FORMATS).files}
 
 
 class TestClassFolders:
     def test_the_class_is_the_first_folder(self, tmp_path):
         make(tmp_path, "cat/1.jpg", "cat/2020/2.JPG", "dog/1.png", "dog/notes.txt")
-        listing = folders.find(tmp_path, KINDS)
+        listing = folders.find(tmp_path, FORMATS)
         assert listing.labels == ("cat", "dog")
         assert found(tmp_path) == {
             ("cat/1.jpg", None, "cat"),
@@ -61,37 +63,37 @@ class TestClassFolders:
     def test_splits_are_known_by_their_names(self, tmp_path, names, splits):
         for name in names:
             make(tmp_path, f"{name}/a/1.jpg", f"{name}/b/1.jpg")
-        assert {file.split for file in folders.find(tmp_path, KINDS).files} == splits
+        assert {file.split for file in folders.find(tmp_path, FORMATS).files} == splits
 
     def test_a_class_may_be_called_train(self, tmp_path):
         make(tmp_path, "bus/1.jpg", "car/1.jpg", "train/1.jpg")
-        assert folders.find(tmp_path, KINDS).labels == ("bus", "car", "train")
+        assert folders.find(tmp_path, FORMATS).labels == ("bus", "car", "train")
 
     def test_photos_directly_in_the_splits_have_no_labels(self, tmp_path):
         make(tmp_path, "train/1.jpg", "test/1.jpg")
         with pytest.raises(BadData, match=r"no labels.*metadata\.csv"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     def test_two_folders_for_one_split_are_refused(self, tmp_path):
         make(tmp_path, "val/a/1.jpg", "val/b/1.jpg", "validation/a/1.jpg")
         with pytest.raises(BadData, match="val, validation"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     def test_what_stands_beside_the_splits_is_told(self, tmp_path):
         make(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "spare/a/1.jpg")
-        listing = folders.find(tmp_path, KINDS)
+        listing = folders.find(tmp_path, FORMATS)
         assert len(listing.files) == 2
         assert "spare" in listing.warnings[0]
 
     def test_hidden_files_and_folders_are_not_seen(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/1.jpg", "a/._1.jpg", ".ipynb_checkpoints/1.jpg", "__MACOSX/a/1.jpg")
-        listing = folders.find(tmp_path, KINDS)
+        listing = folders.find(tmp_path, FORMATS)
         assert (len(listing.files), listing.labels, listing.warnings) == (2, ("a", "b"), ())
 
     def test_stray_files_empty_classes_and_foreign_formats_are_told(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/1.jpg", "cover.png", "a/2.HEIC", "b/3.heic")
         (tmp_path / "c").mkdir()
-        stray, empty, foreign = folders.find(tmp_path, KINDS).warnings
+        stray, empty, foreign = folders.find(tmp_path, FORMATS).warnings
         assert "cover.png" in stray
         assert "c" in empty.split(": ")[1]
         assert "2 .heic" in foreign
@@ -99,8 +101,8 @@ class TestClassFolders:
     def test_unlabelled_photos_stand_beside(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/1.jpg", "unlabeled/x/9.jpg", "unlabeled/8.jpg")
         assert ("unlabeled/x/9.jpg", "unlabelled", None) in found(tmp_path)
-        assert folders.find(tmp_path, KINDS).labels == ("a", "b")
-        assert folders.find(tmp_path, KINDS).warnings == ()
+        assert folders.find(tmp_path, FORMATS).labels == ("a", "b")
+        assert folders.find(tmp_path, FORMATS).warnings == ()
 
 
 class TestMetadata:
@@ -108,7 +110,7 @@ class TestMetadata:
         make(tmp_path, "1.jpg", "deep/2.jpg")
         write_csv(tmp_path / "metadata.csv", 'file_name,label\n1.jpg,"rose, red"\ndeep\\2.jpg,iris\n')
         assert found(tmp_path) == {("1.jpg", None, "rose, red"), ("deep/2.jpg", None, "iris")}
-        assert folders.find(tmp_path, KINDS).labels == ("iris", "rose, red")
+        assert folders.find(tmp_path, FORMATS).labels == ("iris", "rose, red")
 
     def test_jsonl_and_a_byte_order_mark(self, tmp_path):
         make(tmp_path, "ä.jpg", "2.jpg")
@@ -141,7 +143,7 @@ class TestMetadata:
     def test_numbers_are_ordered_as_numbers_and_named_by_label_name(self, tmp_path):
         make(tmp_path, "1.jpg", "2.jpg", "3.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,label,label_name\n1.jpg,10,ape\n2.jpg,9,zebra\n3.jpg,101,cow\n")
-        listing = folders.find(tmp_path, KINDS)
+        listing = folders.find(tmp_path, FORMATS)
         assert listing.labels == ("zebra", "ape", "cow")
         assert listing.values == ("9", "10", "101")
 
@@ -149,7 +151,7 @@ class TestMetadata:
         """pandas writes 3.0 as soon as one label is missing."""
         make(tmp_path, "1.jpg", "2.jpg", "3.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,label\n1.jpg,10.0\n2.jpg,9.0\n3.jpg,\n")
-        listing = folders.find(tmp_path, KINDS)
+        listing = folders.find(tmp_path, FORMATS)
         assert listing.labels == ("9", "10")
         assert ("3.jpg", "unlabelled", None) in found(tmp_path)
 
@@ -157,32 +159,32 @@ class TestMetadata:
         make(tmp_path, "1.jpg", "2.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,label,label_name\n1.jpg,1,a\n2.jpg,1,b\n")
         with pytest.raises(BadData, match="'a' and 'b'"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     def test_two_labels_of_one_name_are_told(self, tmp_path):
         """ImageNet has two classes "crane"."""
         make(tmp_path, "1.jpg", "2.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,label,label_name\n1.jpg,134,crane\n2.jpg,517,crane\n")
-        listing = folders.find(tmp_path, KINDS)
+        listing = folders.find(tmp_path, FORMATS)
         assert listing.labels == ("crane", "crane")
         assert "crane" in listing.warnings[0]
 
     def test_captions_do_not_hide_the_class_folders(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/2.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,text\na/1.jpg,a rose\n")
-        assert folders.find(tmp_path, KINDS).labels == ("a", "b")
+        assert folders.find(tmp_path, FORMATS).labels == ("a", "b")
 
     def test_accents_match_however_they_are_written(self, tmp_path):
         make(tmp_path, "e\u0301.jpg", "2.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,label\n\u00e9.jpg,a\n2.jpg,b\n")
-        assert folders.find(tmp_path, KINDS).labels == ("a", "b")
+        assert folders.find(tmp_path, FORMATS).labels == ("a", "b")
 
     def test_odd_rows_are_told_and_nothing_is_lost(self, tmp_path):
         make(tmp_path, *(f"{number}.jpg" for number in range(20)))
         rows = [f"{number}.jpg,{'ab'[number % 2]}" for number in range(18)]
         rows += ["18.jpg,", "gone.jpg,a", "3.jpg,b"]
         write_csv(tmp_path / "metadata.csv", "file_name,label\n" + "\n".join(rows))
-        listing = folders.find(tmp_path, KINDS)
+        listing = folders.find(tmp_path, FORMATS)
         missing, repeated, unlisted, empty = listing.warnings
         assert "gone.jpg" in missing
         assert "3.jpg" in repeated
@@ -194,7 +196,7 @@ class TestMetadata:
     def test_a_file_with_two_labels_is_kept_under_both(self, tmp_path):
         make(tmp_path, "1.jpg", "2.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,label\n1.jpg,a\n1.jpg,b\n2.jpg,b\n")
-        assert {file.label for file in folders.find(tmp_path, KINDS).files if file.name == "1.jpg"} == {"a", "b"}
+        assert {file.label for file in folders.find(tmp_path, FORMATS).files if file.name == "1.jpg"} == {"a", "b"}
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -215,19 +217,19 @@ class TestMetadata:
         make(tmp_path, "1.jpg", "2.jpg")
         write_csv(tmp_path / "metadata.csv", text)
         with pytest.raises(BadData, match=said):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     @pytest.mark.parametrize(("text", "said"), [("[1]", "line 1 .* not an object"), ("{}\n{", "line 2 .* not JSON")])
     def test_bad_lines_of_json(self, tmp_path, text, said):
         make(tmp_path, "1.jpg")
         write_csv(tmp_path / "metadata.jsonl", text)
         with pytest.raises(BadData, match=said):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     def test_two_metadata_files_are_refused(self, tmp_path):
         make(tmp_path, "1.jpg", "metadata.csv", "metadata.jsonl")
         with pytest.raises(BadData, match="both"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
 
 class Nobody:
@@ -265,36 +267,36 @@ def as_nobody():
 class TestBadFolders:
     def test_missing(self, tmp_path):
         with pytest.raises(BadData, match=r"no folder .*nowhere"):
-            folders.find(tmp_path / "nowhere", KINDS)
+            folders.find(tmp_path / "nowhere", FORMATS)
 
     def test_a_file(self, tmp_path):
         make(tmp_path, "photos.zip")
         with pytest.raises(BadData, match="is a file"):
-            folders.find(tmp_path / "photos.zip", KINDS)
+            folders.find(tmp_path / "photos.zip", FORMATS)
 
     def test_empty(self, tmp_path):
-        with pytest.raises(BadData, match=r"holds no files of the kinds \.jpg, \.png"):
-            folders.find(tmp_path, KINDS)
+        with pytest.raises(BadData, match=r"holds no images \(\.jpg, \.png\)"):
+            folders.find(tmp_path, FORMATS)
 
     def test_only_foreign_formats(self, tmp_path):
         make(tmp_path, "a/1.heic")
         with pytest.raises(BadData, match="convert them"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     def test_one_class_only(self, tmp_path):
         make(tmp_path, "a/1.jpg", "a/2.jpg")
         with pytest.raises(BadData, match="one class only, 'a'"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     def test_classes_one_folder_deeper(self, tmp_path):
         make(tmp_path, "flowers/a/1.jpg", "flowers/b/2.jpg")
         with pytest.raises(BadData, match="one folder deeper: a, b"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     def test_only_unlabelled(self, tmp_path):
         make(tmp_path, "unlabelled/1.jpg")
         with pytest.raises(BadData, match="none of the 1 files"):
-            folders.find(tmp_path, KINDS)
+            folders.find(tmp_path, FORMATS)
 
     @pytest.mark.parametrize("closed", ["data", "data/b", "data/train", "data/train/a"])
     @pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])  # 444: its names can be listed, its files not read
@@ -310,13 +312,13 @@ class TestBadFolders:
         (tmp_path / "a" / "up").symlink_to(tmp_path, target_is_directory=True)
         (tmp_path / "a" / "self").symlink_to(tmp_path / "a", target_is_directory=True)
         (tmp_path / "b" / "other").symlink_to(tmp_path / "a", target_is_directory=True)
-        names = {file.name for file in folders.find(tmp_path, KINDS).files}
+        names = {file.name for file in folders.find(tmp_path, FORMATS).files}
         assert {"a/1.jpg", "b/1.jpg", "b/other/1.jpg"} == names
 
     def test_a_broken_link_is_found_to_be_reported(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/1.jpg")
         (tmp_path / "a" / "2.jpg").symlink_to(tmp_path / "gone.jpg")
-        assert "a/2.jpg" in {file.name for file in folders.find(tmp_path, KINDS).files}
+        assert "a/2.jpg" in {file.name for file in folders.find(tmp_path, FORMATS).files}
 
 
 def example(content, label, name=None):

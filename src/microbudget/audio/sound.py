@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.folders import FileFormats
 from ..errors import BadData, MissingExtra
 
 if TYPE_CHECKING:
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
 Samples = NDArray[np.float32]
 
 RATE_HZ = 16_000
-EXTENSIONS = frozenset(
+FORMATS = FileFormats(
+    "recordings",
+    frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
      ".rf64", ".sph", ".nist", ".voc", ".sf", ".ircam", ".htk", ".avr", ".paf", ".pvf", ".sds", ".svx", ".8svx", ".iff",
      ".wve"}
+    ),
+    frozenset({".m4a", ".aac", ".wma", ".webm", ".mp4", ".mkv", ".mov", ".amr", ".ac3", ".ape", ".wv"}),
+    "convert them, for example with ffmpeg",
 )  # fmt: skip
-FOREIGN = frozenset({".m4a", ".aac", ".wma", ".webm", ".mp4", ".mkv", ".mov", ".amr", ".ac3", ".ape", ".wv"})
 BLOCK_S = 30.0
 SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000  # a header that says otherwise is damaged
 

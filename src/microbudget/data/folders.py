@@ -33,9 +33,24 @@ UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 UNLABELLED = "unlabelled"
 _POOLS = tuple(f"{name}/" for name in UNLABELLED_FOLDERS)
 TOLERATED = 0.1  # of the files may be unreadable or missing; with more the folder is refused
-FOREIGN = frozenset({".heic", ".heif", ".avif", ".jxl", ".jfif", ".svg", ".raw", ".dng", ".cr2", ".nef", ".psd"})
 SHOWN = 5
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+
+
+@dataclass(frozen=True)
+class FileFormats:
+    """The files that are examples of a data set."""
+
+    name: str  # of the files, in the plural: "images"
+    extensions: frozenset[str]  # that are read: lower case, with the dot
+    foreign: frozenset[str]  # extensions of formats that are known and not read
+    remedy: str  # what to do with those: "convert them to JPEG or PNG"
+
+    def about_foreign(self, extensions: Iterable[str]) -> list[str]:
+        """The warning of files that are not read, from the extensions of all files; none where there are none."""
+        counts = Counter(extension for extension in extensions if extension in self.foreign)
+        kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
+        return [f"files in formats that are not read (left out): {kinds}; {self.remedy}"] if counts else []
 
 
 @dataclass(frozen=True)
@@ -74,28 +89,28 @@ class _Table:
         return "" in self.folders and any(name.startswith(f"{folder}/") for name in self.labels)
 
 
-def find(root: Path, extensions: frozenset[str]) -> Listing:
-    """The files with one of these extensions (lower case, with the dot), sorted by name. Raises BadData."""
-    _check_root(root)
+def find(root: Path, formats: FileFormats) -> Listing:
+    """The files of these formats, sorted by name. Raises BadData."""
+    _check_root(root, formats.name)
     warnings: list[str] = []
     units, pool = _units(root, warnings)
     table = _read_metadata(root, [folder for folder, _ in units])
-    foreign: Counter[str] = Counter()
+    foreign: list[str] = []  # extensions
     files: list[Found] = []
     for folder, split in units:
-        names = list(_walk_below(root, folder, extensions, foreign, skip=pool))
+        names = list(_walk_below(root, folder, formats, foreign, skip=pool))
         if table.governs(folder):
             files += _by_metadata(root, split, names, table)
         else:
             files += _by_class_folder(root, folder, split, names)
-            warnings += _about_class_folders(root, folder, names)
+            warnings += _about_class_folders(root, folder, names, formats.name)
     for folder in pool:
-        unnamed = _walk_below(root, folder, extensions, foreign)
+        unnamed = _walk_below(root, folder, formats, foreign)
         files += [Found(name, root / name, UNLABELLED, None) for name in unnamed]
     if not files:
-        kinds = ", ".join(sorted(extensions))
-        raise BadData("; ".join([f"{root} holds no files of the kinds {kinds}", *about_foreign(foreign)]))
-    warnings += about_foreign(foreign)
+        known = ", ".join(sorted(formats.extensions))
+        raise BadData("; ".join([f"{root} holds no {formats.name} ({known})", *formats.about_foreign(foreign)]))
+    warnings += formats.about_foreign(foreign)
     warnings += _table_against_files(root, table, files)
     files.sort(key=lambda file: (file.name, file.label or ""))
     return _named(root, files, table, warnings)
@@ -131,7 +146,7 @@ def _visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _check_root(root: Path) -> None:
+def _check_root(root: Path, what: str) -> None:
     try:
         mode = root.stat().st_mode
     except FileNotFoundError as error:
@@ -139,7 +154,7 @@ def _check_root(root: Path) -> None:
     except OSError as error:
         raise BadData(f"the folder {root} cannot be read: {error.strerror}") from error
     if not stat.S_ISDIR(mode):
-        raise BadData(f"{root} is a file: give the folder that holds the images")
+        raise BadData(f"{root} is a file: give the folder with the {what}")
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -156,7 +171,7 @@ def _units(root: Path, warnings: list[str]) -> tuple[list[tuple[str, str | None]
     named = [name for name in children if name.lower() in SPLIT_FOLDERS]
     others = [name for name in children if name not in pool and name not in named]
     labelled = metadata.find(root) is not None
-    # among classes "bus" and "car", a folder "train" that holds nothing but photos is a class as well
+    # among classes "bus" and "car", a folder "train" that holds nothing but files is a class as well
     units = [name for name in named if labelled or not others or _has_structure(root / name)]
     if not units:
         return [("", None)], pool
@@ -173,19 +188,19 @@ def _has_structure(folder: Path) -> bool:
 
 
 def _walk_below(
-    root: Path, folder: str, extensions: frozenset[str], foreign: Counter[str], skip: Iterable[str] = ()
+    root: Path, folder: str, formats: FileFormats, foreign: list[str], skip: Iterable[str] = ()
 ) -> Iterator[str]:
-    """Names below the root of the wanted files in `folder`; other image formats are counted."""
+    """Names below the root of the files in `folder`; the extensions of those that are not read go into `foreign`."""
     skipped = tuple(f"{name}/" for name in skip)
     for path in walk(root / folder):
         suffix = path.suffix.lower()
         name = path.relative_to(root).as_posix()
         if name.startswith(skipped):
             continue
-        if suffix in extensions:
+        if suffix in formats.extensions:
             yield name
-        elif suffix in FOREIGN:
-            foreign[suffix] += 1
+        elif suffix in formats.foreign:
+            foreign.append(suffix)
 
 
 def _read_metadata(root: Path, folders: list[str]) -> _Table:
@@ -243,20 +258,20 @@ def _by_class_folder(root: Path, folder: str, split: str | None, names: list[str
             yield Found(name, root / name, split, parts[0])
 
 
-def _about_class_folders(root: Path, folder: str, names: list[str]) -> Iterator[str]:
+def _about_class_folders(root: Path, folder: str, names: list[str], what: str) -> Iterator[str]:
     prefix = f"{folder}/" if folder else ""
     inside = [name.removeprefix(prefix) for name in names]
     stray = [prefix + name for name in inside if "/" not in name]
     if stray and len(stray) == len(names):
         raise BadData(
-            f"the images in {root / folder} have no labels: put them into a folder per class, or add a metadata.csv"
+            f"the {what} in {root / folder} have no labels: put them into a folder per class, or add a metadata.csv"
             " with the columns file_name,label"
         )
     if stray:
         yield f"{len(stray)} files lie outside the class folders (left out): {some(stray)}"
     empty = set(_subfolders(root / folder)) - {name.split("/")[0] for name in inside} - set(UNLABELLED_FOLDERS)
     if empty and names:
-        yield f"class folders without images in {folder or root.name}: {some(sorted(empty))}"
+        yield f"class folders without {what} in {folder or root.name}: {some(sorted(empty))}"
 
 
 def _table_against_files(root: Path, table: _Table, files: list[Found]) -> Iterator[str]:
@@ -279,12 +294,6 @@ def _table_against_files(root: Path, table: _Table, files: list[Found]) -> Itera
     ):
         if names:
             yield f"{len(names)} {what}: {some(names)}"
-
-
-def about_foreign(foreign: Counter[str], remedy: str = "convert them to JPEG or PNG") -> list[str]:
-    """The warning of files that are not read, by their suffixes; none where there are none."""
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
-    return [f"files in formats that are not read (left out): {kinds}; {remedy}"] if foreign else []
 
 
 def _named(root: Path, files: list[Found], table: _Table, warnings: list[str]) -> Listing:

@@ -12,9 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..data.folders import FileFormats
 from ..errors import BadData
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+FORMATS = FileFormats(
+    "images",
+    frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}),
+    frozenset({".heic", ".heif", ".avif", ".jxl", ".jfif", ".svg", ".raw", ".dng", ".cr2", ".nef", ".psd"}),
+    "convert them to JPEG or PNG",
+)
 MAX_PIXELS = 178_956_970  # declared by the header: Pillow's own bound, half a gigabyte of RGB
 MAX_ASPECT = 100  # a strip of 1 x 20,000 pixels would grow to gigabytes when its short side is brought to 256
 _ANIMATED = frozenset({"GIF", "WEBP", "PNG", "TIFF"})

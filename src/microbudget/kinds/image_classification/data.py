@@ -21,7 +21,7 @@ from ...data.cache import default_folder
 from ...data.folders import Listing, some
 from ...data.splits import Duplicate, Splits
 from ...errors import BadData, Failed
-from ...images.photos import EXTENSIONS, inspect, quiet_pillow
+from ...images.photos import FORMATS, inspect, quiet_pillow
 from ...images.pixels import PixelCache, Pixels, Rendering
 from ...images.preprocess import Preprocessing
 from ...metrics import cross_entropy
@@ -67,7 +67,7 @@ class ImageTask:
         Raises BadData when the folder cannot serve.
         """
         root, store = Path(path), cache or default_folder()
-        listing = folders.find(root, EXTENSIONS)
+        listing = folders.find(root, FORMATS)
         known = _scan(root, listing, store, threads, progress)
         apart, duplicates = cutting.keep_apart(_examples(listing, known))
         warnings = [*listing.warnings, *_about_files(root, known), *_about_copies(duplicates)]

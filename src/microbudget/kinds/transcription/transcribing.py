@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...audio import sound
-from ...audio.sound import EXTENSIONS, FOREIGN
-from ...data.folders import about_foreign, walk
+from ...audio.sound import FORMATS
+from ...data.folders import walk
 from ...errors import BadData, InvalidOption, UnsupportedModel
 from ...model import TRANSCRIPTION, Model
 from ...progress import SILENT, Progress
 from ...runtimes import open_speech
 from ...runtimes.loading import load
 from ...units import format_seconds
-from .utterances import REMEDY
 
-FORMATS = ("text", "json", "srt", "vtt")
+OUTPUTS = ("text", "json", "srt", "vtt")
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 SUBTITLE_S = 7.0  # the longest subtitle
 REPORT_EVERY_S = 60.0  # in a log, where no progress line is rewritten
@@ -135,10 +133,10 @@ def recordings(path: Path, progress: Progress = SILENT) -> list[tuple[str, Path]
     if not path.is_dir():
         raise BadData(f"there is no file or folder {path}")
     files = list(walk(path))
-    found = [file for file in files if file.suffix.lower() in EXTENSIONS]
-    others = about_foreign(Counter(file.suffix.lower() for file in files if file.suffix.lower() in FOREIGN), REMEDY)
+    found = [file for file in files if file.suffix.lower() in FORMATS.extensions]
+    others = FORMATS.about_foreign(file.suffix.lower() for file in files)
     if not found:
-        raise BadData("; ".join([f"{path} holds no recordings ({', '.join(sorted(EXTENSIONS))})", *others]))
+        raise BadData("; ".join([f"{path} holds no recordings ({', '.join(sorted(FORMATS.extensions))})", *others]))
     for warning in others:
         progress.warn(warning)
     return [(file.relative_to(path).as_posix(), file) for file in found]
@@ -158,7 +156,7 @@ def lines(segments: Iterable[Segment], form: str) -> Iterator[str]:
             times = f"{clock(segment.start_s, '.')} --> {clock(segment.end_s, '.')}"
             yield f"{times}\n{_escaped(segment.text)}\n\n"
     else:
-        raise InvalidOption(f"format must be one of {', '.join(FORMATS)}, not {form!r}")
+        raise InvalidOption(f"format must be one of {', '.join(OUTPUTS)}, not {form!r}")
 
 
 def clock(seconds: float, mark: str = "") -> str:

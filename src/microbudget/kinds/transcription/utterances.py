@@ -10,19 +10,17 @@ DATA/unlabelled/...                     recordings that nobody has transcribed
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...audio.sound import EXTENSIONS, FOREIGN
+from ...audio.sound import FORMATS
 from ...data import metadata
 from ...data.folders import (
     SPLIT_FOLDERS,
     TOLERATED,
     UNLABELLED,
     UNLABELLED_FOLDERS,
-    about_foreign,
     normal_name,
     some,
     walk,
@@ -32,7 +30,6 @@ from ...errors import BadData
 TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript")
 PREFIXES = {"train": "train", "dev": "validation", "test": "test"}  # LibriSpeech: train-clean-100, dev-other
 TRANSCRIPTS = ".trans.txt"
-REMEDY = "convert them, for example with ffmpeg"
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ def find(root: Path) -> Listing:
         raise BadData(f"the folder {root} {what}")
     paths = list(walk(root))
     names = [(normal_name(path.relative_to(root).as_posix()), path) for path in paths]
-    sounds = [(name, path) for name, path in names if path.suffix.lower() in EXTENSIONS]
-    foreign = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in FOREIGN)
+    sounds = [(name, path) for name, path in names if path.suffix.lower() in FORMATS.extensions]
+    foreign = FORMATS.about_foreign(path.suffix.lower() for path in paths)
     if not sounds:
-        kinds = ", ".join(sorted(EXTENSIONS))
-        raise BadData("; ".join([f"{root} holds no recordings ({kinds})", *about_foreign(foreign, REMEDY)]))
+        readable = ", ".join(sorted(FORMATS.extensions))
+        raise BadData("; ".join([f"{root} holds no recordings ({readable})", *foreign]))
     texts = _read_texts(root, paths)
     splits = _splits([name for name, _ in sounds])
     files, outside = [], []
@@ -101,7 +98,7 @@ def find(root: Path) -> Listing:
         text = texts.of(name)
         known = None if _in_pool(name) or not text else text
         files.append(Utterance(name, path, UNLABELLED if known is None else split, known))
-    warnings = [*_about(root, files, texts), *about_foreign(foreign, REMEDY)]
+    warnings = [*_about(root, files, texts), *foreign]
     if outside:
         warnings.append(f"{len(outside)} files lie outside the splits (left out): {some(outside)}")
     return Listing(tuple(sorted(files, key=lambda file: file.name)), tuple(warnings))
