@@ -248,7 +248,7 @@ def parse() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> tuple[list[Trial], list[tuple[bool, float, float]]]:
-    """All trials that are not recorded yet, beside the hogs, as far as the minutes go."""
+    """All trials that are not recorded yet, next to the hogs, as far as the minutes go."""
     inputs = {"pixel_values": np.random.default_rng(1).normal(size=(1, 3, SIZE, SIZE)).astype(np.float32)}
     trials, delays = read(options.record) if options.record.exists() else ([], [])
     stop, progress = time.monotonic() + 60 * options.minutes, Progress()

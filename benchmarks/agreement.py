@@ -113,7 +113,7 @@ class Beside:
 
 @dataclass
 class Row:
-    """One run of `compare` with the stopwatches beside it."""
+    """One run of `compare` with the stopwatches in between."""
 
     threads: int
     ratio: float
@@ -143,7 +143,7 @@ class Row:
 def judged(
     models: tuple[Model, Model], sample: Inputs, threads: int, seed: int, watches: list[Stopwatch]
 ) -> PairTiming:
-    """The two in turns, as `compare` times them, with the stopwatches between the blocks."""
+    """The two interleaved, as `compare` times them, with the stopwatches between the blocks."""
     blocks = itertools.count()
     fresh = reopening(models, None, (threads, threads), None, None)
 
@@ -205,12 +205,12 @@ def text(found: list[Row]) -> str:
     """The table and what it says."""
     head = ["threads", "`compare` (95 %)", "stopwatch", "agree", "latency, `compare`", "stopwatch"]
     half = np.median([math.log(row.high / row.low) / 2 for row in found])
-    apart = np.median([max(row.each) / min(row.each) - 1 for row in found])
+    differ = np.median([max(row.each) / min(row.each) - 1 for row in found])
     note = (
         f"Float over int8. `compare` agrees with the stopwatch in {sum(row.agrees for row in found)} of {len(found)}"
         f" rows; the half-width of its interval is {half:.1%} at the median. The stopwatch is three processes (in"
-        f" brackets the lowest and highest of their ratios, which differ by {apart:.1%} at the median) interleaved with"
-        " the blocks of `compare`."
+        f" brackets the lowest and highest of their ratios, which differ by {differ:.1%} at the median) interleaved"
+        " with the blocks of `compare`."
     )
     return f"{table(head, [row.cells() for row in found])}\n\n{note} {provenance('agreement.py')}"
 

@@ -1,7 +1,7 @@
-"""A quantized ONNX file taken apart: with its weights rounded and its activations not, and the other way round.
+"""The two errors of a quantized ONNX file: with its weights rounded and its activations not, and the other way round.
 
-Works on any quantizer's Q/DQ file, so that ours and the peers' are cut with the same knife. Layers of two files are
-told to be the same by their order.
+Works on any quantizer's Q/DQ file, so that ours and the peers' are treated alike. Layers of two files are matched
+by their order.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def drop_unused(model: Any) -> None:
 
 
 def open_session(model: Any) -> onnxruntime.InferenceSession:
-    """A session that computes Q/DQ as written: onnxruntime would round float weights behind rounded inputs itself."""
+    """A session that computes Q/DQ as written: onnxruntime would round float weights after rounded inputs itself."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     options.log_severity_level = 3

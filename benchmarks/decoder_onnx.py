@@ -22,7 +22,7 @@ TOLERANCE = 1e-3  # of the largest difference of logits from transformers
 
 
 def export(folder: Path) -> Path:
-    """Write decoder.onnx beside a Hugging Face Llama; raises ValueError when its logits are not those of torch."""
+    """Write decoder.onnx next to a Hugging Face Llama; raises ValueError when its logits are not those of torch."""
     import torch
     import transformers
 

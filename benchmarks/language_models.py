@@ -1,4 +1,4 @@
-"""Language models at every level: loss, bytes, speed, memory, and what quantizing takes beside llama.cpp's own.
+"""Language models at every level: loss, bytes, speed, memory, and what quantizing takes next to llama.cpp's own.
 
     python benchmarks/language_models.py                        all of it: about an hour on 2 quiet cores
     python benchmarks/language_models.py --part quality         one part: see PARTS
@@ -105,7 +105,7 @@ def variants() -> Iterator[tuple[str, bool]]:
 
 
 def quantized(results: Results, model: str, level: str, weighted: bool) -> Path | None:
-    """The file of a level, made in a process that tells its seconds and memory; None where that fails."""
+    """The file of a level, made in a process that reports its seconds and memory; None where that fails."""
     path = file_of(model, level, weighted)
     key = f"quantize {model} {level} {'imatrix' if weighted else 'plain'}"
     if not path.is_file() or key not in results.rows:
@@ -124,17 +124,19 @@ def measure_quality(results: Results, deadline: float) -> None:
         with hire(task) as reference, hire(task) as candidate:
             reference.open(load(folder_of(REAL)), threads=THREADS)
 
-            def told(costs: Any, apart: Any = None, task: Any = task, examples: Any = examples) -> dict[str, Any]:
+            def measured(
+                costs: Any, divergence: Any = None, task: Any = task, examples: Any = examples
+            ) -> dict[str, Any]:
                 row = {"bits_per_byte": task.score(costs, examples).value, "tokens": int(costs[:, 1].sum())}
-                return row | ({} if apart is None else apart.as_dict())
+                return row | ({} if divergence is None else divergence.as_dict())
 
             def first(task: Any = task, examples: Any = examples, store: Any = store, worker: Any = reference) -> Any:
-                return told(keep_predictions(worker, task, examples, store))
+                return measured(keep_predictions(worker, task, examples, store))
 
             def row(path: Path, task: Any = task, examples: Any = examples, store: Any = store) -> Any:
                 candidate.open(load(path), threads=THREADS)
                 beside = read_beside(lambda: reference, candidate, task, examples, store)
-                return told(beside.costs, beside.divergence)
+                return measured(beside.costs, beside.divergence)
 
             if results.fill(f"quality {name} float32", first, deadline):
                 return
@@ -149,7 +151,7 @@ def measure_quality(results: Results, deadline: float) -> None:
 
 
 def check_sizes(results: Results, deadline: float) -> None:
-    """Predicted bytes of every level beside those of the file."""
+    """Predicted bytes of every level next to those of the file."""
     for model in (REAL, SHAPE):
         if results.fill(f"sizes {model}", lambda m=model: step("sizes", folder_of(m)), deadline):
             return
@@ -158,7 +160,7 @@ def check_sizes(results: Results, deadline: float) -> None:
 
 
 def weigh(results: Results, deadline: float) -> None:
-    """Memory of fresh processes beside the prediction."""
+    """Memory of fresh processes next to the prediction."""
     for model in (REAL, SHAPE):
         for level in WEIGHED:
             path = file_of(model, level, level not in UNWEIGHTED)
@@ -171,7 +173,7 @@ def weigh(results: Results, deadline: float) -> None:
 
 
 def compare_cost(results: Results, deadline: float, stock: Path | None) -> None:
-    """Seconds of ours and of llama.cpp's own quantizer on the same file, in turns; each in fresh processes."""
+    """Seconds of ours and of llama.cpp's own quantizer on the same file, interleaved, each in fresh processes."""
     if stock is None:
         print("cost: without --stock there is nothing to compare with")
         return
@@ -195,7 +197,7 @@ def compare_cost(results: Results, deadline: float, stock: Path | None) -> None:
 
 
 def measure_speed(results: Results, deadline: float) -> None:
-    """Decode and prefill of every level in turns with torch float32, and of ONNX Runtime."""
+    """Decode and prefill of every level interleaved with torch float32, and of ONNX Runtime."""
     import numpy as np
 
     from decoder_onnx import export
@@ -249,8 +251,8 @@ def import_run(results: Results, run: Path) -> None:
     for row in Run(run).candidates():
         name, found = label(row), row.measurement
         if name is not None and found is not None and "divergence" in found.extra:
-            told = {"size_bytes": found.size_bytes, "bits_per_byte": found.quality, "examples": found.examples}
-            results.put(f"run {name}", {**told, **found.extra["divergence"]})
+            kept = {"size_bytes": found.size_bytes, "bits_per_byte": found.quality, "examples": found.examples}
+            results.put(f"run {name}", {**kept, **found.extra["divergence"]})
         elif found is not None and found.format == "hf":
             results.put("run float32", {"size_bytes": found.size_bytes, "bits_per_byte": found.quality})
 

@@ -160,8 +160,8 @@ def memory(rows: Rows) -> str:
     lines = []
     for _, model, level, context, row in _weighed(rows):
         off = row["predicted_bytes"] / row["measured_bytes"] - 1
-        told = [format_bytes(row[f"{what}_bytes"]) for what in ("file", "predicted", "measured")]
-        lines.append([model, level, context, *told, f"{100 * off:+.0f} %"])
+        cells = [format_bytes(row[f"{what}_bytes"]) for what in ("file", "predicted", "measured")]
+        lines.append([model, level, context, *cells, f"{100 * off:+.0f} %"])
     head = ["model", "type", "context", "file", "memory, predicted", "measured", "off by"]
     return table(head, lines) if lines else "not measured yet"
 
@@ -198,8 +198,8 @@ def _conversion_goal(rows: Rows) -> Iterator[list[str]]:
         if row:
             limit = row["largest_tensor_bytes"] + MOST_OVER_BYTES
             goal = f"peak memory of converting {model} at most the largest tensor in float32 and 500 MB"
-            told = f"{format_bytes(row['peak_bytes'])} of {format_bytes(limit)}"
-            yield [goal, told, _reached(row["peak_bytes"] <= limit)]
+            measured = f"{format_bytes(row['peak_bytes'])} of {format_bytes(limit)}"
+            yield [goal, measured, _reached(row["peak_bytes"] <= limit)]
 
 
 def _cost_goal(rows: Rows) -> Iterator[list[str]]:
@@ -211,9 +211,9 @@ def _cost_goal(rows: Rows) -> Iterator[list[str]]:
             ratios[level] = ours / theirs
     if ratios:
         worst = max(ratios, key=lambda level: ratios[level])
-        told = f"{min(ratios.values()):.2f} to {ratios[worst]:.2f} times (most at {worst})"
+        measured = f"{min(ratios.values()):.2f} to {ratios[worst]:.2f} times (most at {worst})"
         goal = f"quantizing at most {SLOWER} times llama.cpp's own time on the same file"
-        yield [goal, told, _reached(ratios[worst] <= SLOWER)]
+        yield [goal, measured, _reached(ratios[worst] <= SLOWER)]
 
 
 def _size_goal(rows: Rows) -> Iterator[list[str]]:
@@ -237,8 +237,8 @@ def _memory_goal(rows: Rows) -> Iterator[list[str]]:
     off = [abs(row["predicted_bytes"] / row["measured_bytes"] - 1) for *_, row in _weighed(rows)]
     if off:
         within = sum(one <= NEAR for one in off)
-        told = f"{within} of {len(off)} within, at most {100 * max(off):.0f} % off"
-        yield ["predicted memory within 15 %", told, _reached(within == len(off))]
+        measured = f"{within} of {len(off)} within, at most {100 * max(off):.0f} % off"
+        yield ["predicted memory within 15 %", measured, _reached(within == len(off))]
 
 
 def judged(rows: Rows, level: str) -> tuple[Rows, int] | None:
@@ -265,10 +265,10 @@ def summary(rows: Rows) -> str:
             bits, kl = f"{found['bits_per_byte']:.4f}", f"{found['kl']:.2g}"
             lines.append([level, f"{made:.2f} MB", f"{size / MB / made:.1f}", kl, bits])
     of_run = [row for key, row in rows.items() if key.startswith("run ") and "examples" in row]
-    told = "Held-out Python; importance matrix of training text."
+    note = "Held-out Python; importance matrix of training text."
     if not own and of_run:
-        told += f" From a run of `shrink`: {of_run[0]['examples']} validation passages, {of_run[0]['tokens']:,} tokens."
-    return f"{table(head, lines)}\n\n{told}"
+        note += f" From a run of `shrink`: {of_run[0]['examples']} validation passages, {of_run[0]['tokens']:,} tokens."
+    return f"{table(head, lines)}\n\n{note}"
 
 
 def draw(rows: Rows) -> bool:

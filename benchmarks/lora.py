@@ -2,15 +2,15 @@
 
     python benchmarks/lora.py --all                    all that is missing, then docs/lora.md: under 20 minutes
     python benchmarks/lora.py --all --minutes 5        stops in time; the next call goes on
-    python benchmarks/lora.py --way full               one way (see WAYS); what is measured stands in runs/lora/
+    python benchmarks/lora.py --way full               one way (see WAYS); results are kept in runs/lora/
     python benchmarks/lora.py --module unittest        a small adapter for another module's text (see MODULES)
     python benchmarks/lora.py --table                  writes docs/lora.md
 
 The text is the source of a package of the standard library that the model has not been trained on, cut into train,
-validation and test by the task; how many of its lines stand in the model's training text all the same is told. All ways
-use the same loop, rows, batch and seed, each at the best of its learning rates and epochs by validation; bits per byte
+validation and test by the task; the table says how many of its lines are in the model's training text all the same. All
+ways use the same loop, rows, batch and seed, each at the best of its learning rates and epochs by validation; bits per byte
 are of the test split, judged as `measure` does. Memory, in a process of its own: the peak during the training (VmHWM,
-set back just before it) less what the process took before, and the weights, which it took before; what is told before
+set back just before it) less what the process took before, and the weights, which it took before; the prediction before
 the start covers the same.
 """
 
@@ -80,7 +80,7 @@ def known(path: Path) -> float:
 
 
 def forget_the_peak() -> None:
-    """VmHWM counts anew from here."""
+    """VmHWM counts again from here."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -271,8 +271,8 @@ def _reached(best: list[dict[str, Any]], full: dict[str, Any]) -> str:
         f"{row['trained'] / full['parameters']:.2%} trained": row["trained"] <= 0.02 * full["parameters"],
         f"{row['memory'] / full['memory']:.0%} of the memory": row["memory"] <= 0.5 * full["memory"],
     }
-    told = ", ".join(f"{what} ({'reached' if there else 'missed'})" for what, there in found.items())
-    return f"With rank 4 and checkpointing: {told}."
+    listed = ", ".join(f"{what} ({'reached' if there else 'missed'})" for what, there in found.items())
+    return f"With rank 4 and checkpointing: {listed}."
 
 
 def _adapters() -> str:

@@ -36,7 +36,7 @@ CIFAR10_PIXELS = {
     "image_std": [0.229, 0.224, 0.225],
 }
 TRAIN_PER_CLASS, VALIDATION_PER_CLASS = 16, 4  # of 60 flowers of a class: 40 are left to judge on
-WHOLE_EPOCHS, WHOLE_RATE = 4, 1e-4  # of MobileNetV2 behind its new head
+WHOLE_EPOCHS, WHOLE_RATE = 4, 1e-4  # of MobileNetV2 after its new head
 VIT_EPOCHS, VIT_RATE, VIT_BATCH = 16, 2e-3, 128
 
 Pixels = NDArray[np.float32]
@@ -50,7 +50,7 @@ def inputs(task: ImageTask, splits: tuple[str, ...], preprocessing: dict[str, An
 
 
 def save(folder: Path, pool: Pixels, test: Pixels, labels: NDArray[np.int64]) -> None:
-    """What the quantizers read. The pool has no labels but for accuracy control, which is given them apart."""
+    """What the quantizers read. The pool has no labels but for accuracy control, which is given them separately."""
     np.save(folder / "pool.npy", pool)
     np.save(folder / "test.npy", test)
     np.save(folder / "labels.npy", labels)
@@ -149,7 +149,7 @@ def learn(network: Any, data: Iterator[tuple[Pixels, NDArray[Any]]], rate: float
 
 
 def shifted(x: Pixels, coin: np.random.Generator, most: int = 4) -> Pixels:
-    """The batch moved by up to `most` pixels, zeros behind it; in place of random crops."""
+    """The batch moved by up to `most` pixels, zeros after it; in place of random crops."""
     padded = np.pad(x, ((0, 0), (0, 0), (most, most), (most, most)))
     moved = np.empty_like(x)
     for i, (down, right) in enumerate(coin.integers(0, 2 * most + 1, (len(x), 2))):
@@ -158,7 +158,7 @@ def shifted(x: Pixels, coin: np.random.Generator, most: int = 4) -> Pixels:
 
 
 def taught(x: Pixels, teacher: OnnxSession) -> Iterator[tuple[Pixels, NDArray[Any]]]:
-    """Batches that are mirrored and moved, with the teacher's answers to the images as they were: asked once."""
+    """Batches that are mirrored and moved, with the teacher's answers to the images as they were, computed once."""
     coin, seen = np.random.default_rng(1), np.concatenate([x, x[..., ::-1]])
     steps = range(0, len(seen), VIT_BATCH)
     answers = np.concatenate([teacher.answer({"pixel_values": seen[i : i + VIT_BATCH].copy()}) for i in steps])

@@ -154,7 +154,7 @@ def build(bench: Bench, kind: str) -> None:
 
 
 def pair(kind: str, a: str, b: str, threads: int, seconds: float, seed: int) -> PairTiming:
-    """Scheme `b` in turns with scheme `a`; the ratio is above 1 where `b` is faster."""
+    """Scheme `b` interleaved with scheme `a`; the ratio is above 1 where `b` is faster."""
     from random_networks import KINDS
 
     inputs = {name: value[:1] for name, value in calibration(KINDS[kind].shape)[0].items()}

@@ -1,13 +1,13 @@
-"""Pruning channels of MobileNetV2 on flowers12: accuracy against latency and size, beside Torch-Pruning and NNCF.
+"""Pruning channels of MobileNetV2 on flowers12: accuracy, latency and size, compared with Torch-Pruning and NNCF.
 
     python benchmarks/prune.py --all                   every point that is missing, the timing, the table: 20 minutes
     python benchmarks/prune.py --all --minutes 5       stops in time; the next call goes on
     python benchmarks/prune.py --part ours --share 0.5 one point alone (see PARTS, POINTS)
-    python benchmarks/prune.py --latency               times all ONNX files in turns (run it alone)
+    python benchmarks/prune.py --latency               times all ONNX files interleaved (run it alone)
     python benchmarks/prune.py --table                 writes docs/prune.md
 
-What is measured stands in runs/prune/. Everybody starts from the same network (`resize(pixels=128) > finetune()`),
-removes channels, gets the statistics of its batch norm estimated anew on the same photos, and trains as many epochs
+Results are kept in runs/prune/. Everybody starts from the same network (`resize(pixels=128) > finetune()`),
+removes channels, gets the statistics of its batch norm estimated again on the same photos, and trains as many epochs
 with the same loop, rates, photos and seed; the same export for all. Ours: `prune(size=...)` as it is. Torch-Pruning:
 `MetaPruner` with its group magnitude importance, one ranking of all channels, widths in eights, the share searched to
 keep as many parameters; `uniform` is the same with one rate for all layers. NNCF's structured filter pruning is gone
@@ -216,7 +216,7 @@ def point(part: str, share: float, threads: int) -> dict[str, Any]:
 
 
 def latency() -> None:
-    """Every file that was not timed, in turns with the unpruned one; the median ratio."""
+    """Every file that was not timed, interleaved with the unpruned one; the median ratio."""
     from microbudget.methods.prune.targets import time_ratio
 
     path = row_path("whole", 1.0).with_suffix(".onnx")

@@ -214,7 +214,7 @@ def answers(path: Path, runtime: str, test: NDArray[np.float32]) -> NDArray[np.f
 
 
 def alone(path: Path, network: str, test: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Logits with only the weights rounded, and with only the activations, where the file can be taken apart."""
+    """Logits with only the weights rounded, and with only the activations, where the file can be separated so."""
     quantized, original = onnx.load(str(path)), onnx.load(str(STORE / "networks" / network / "model.onnx"))
     parts = {"weights": weights_alone(quantized), "activations": activations_alone(quantized, original)}
     found = {}
@@ -227,7 +227,7 @@ def alone(path: Path, network: str, test: NDArray[np.float32]) -> dict[str, NDAr
 
 
 def judge(setting: str, network: str, draw: int) -> None:
-    """Keep the test images' logits of a quantized file; of the first draw also in the other runtime and taken apart."""
+    """Keep the test images' logits of a quantized file; of the first draw also in the other runtime and separated."""
     path, test = result_file(setting, network, draw), np.load(STORE / "networks" / network / "test.npy")
     own = "openvino" if path.suffix == ".xml" else "onnxruntime"
     kept = {own: answers(path, own, test)}
@@ -264,7 +264,7 @@ def timed_file(setting: str, network: str) -> Path:
 
 
 def latency(bench: Bench) -> None:
-    """Each setting in turns with our 8 bits in onnxruntime, the yardstick of all."""
+    """Each setting interleaved with our 8 bits in onnxruntime, the yardstick of all."""
     for network in bench.options.networks:
         rivals = [(s, "openvino" if timed_file(s, network).suffix == ".xml" else "onnxruntime") for s in TIMED]
         rivals += [(s, "openvino") for s in BOTH_RUNTIMES]

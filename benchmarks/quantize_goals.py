@@ -69,7 +69,7 @@ def eight_bits(network: Network) -> list[Line]:
 
 
 def one_liner(network: Network, ours: Judged) -> list[Line]:
-    """`quantize_dynamic` rounds anew for every image: more exact than any fixed range, and many times slower."""
+    """`quantize_dynamic` finds ranges for every image: more exact than any fixed range, and many times slower."""
     from quantize_tables import TITLES, number, ratio
 
     theirs = network.judged("quantize_dynamic")
@@ -115,8 +115,8 @@ def low(network: Network, setting: str, most_points: float, what: str) -> list[L
     if judged is None:
         return [[goal, "", verdict(None, most_points)]]
     lost = -100 * judged.gained
-    told = verdict(float(lost.mean()), most_points, bootstrap(lost))
-    return [[goal, f"{change(judged)} on {len(judged.kl)} images", told]]
+    decision = verdict(float(lost.mean()), most_points, bootstrap(lost))
+    return [[goal, f"{change(judged)} on {len(judged.kl)} images", decision]]
 
 
 def four_bits(network: Network, most_points: float, most_kl: float | None) -> list[Line]:

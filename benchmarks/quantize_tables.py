@@ -101,7 +101,7 @@ class Network:
 
     @cached_property
     def best_peer(self) -> tuple[str, Judged] | None:
-        """Of those that are as fast as int8 can be: the one-liner is told apart."""
+        """Of those that are as fast as int8 can be: the one-line call is listed separately."""
         return self.best([*bench.PEERS["onnxruntime"], *bench.PEERS["NNCF"]])
 
     def latency(self, setting: str, runtime: str, threads: int) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ VALIDATED = 500  # images with labels that accuracy control validates on, none o
 
 
 class Images:
-    """Rows of an .npy file in small batches, read anew each time: nothing stays in memory."""
+    """Rows of an .npy file in small batches, read again each time: nothing stays in memory."""
 
     def __init__(self, path: Path, rows: NDArray[np.int64], batch: int = 1) -> None:
         self.path, self.rows, self.batch = path, rows, batch
@@ -75,7 +75,7 @@ class Job:
         return np.random.default_rng(self.draw).permutation(pool)
 
     def calibration(self, batch: int = 1) -> Images:
-        """The images of this draw; where more are asked for than there are, they come again."""
+        """The images of this draw; if more are wanted than there are, they repeat."""
         return Images(self.network / "pool.npy", np.resize(self._order(), self.samples), batch)
 
     def validation(self) -> tuple[Images, NDArray[np.int64]]:

@@ -30,7 +30,7 @@ class Results:
         return row if row is not None and (stamp is None or row["stamp"] == stamp) else None
 
     def put(self, key: str, row: Any, stamp: str | None = None) -> None:
-        """Keep a row, with what other processes have put there meanwhile, and tell of it."""
+        """Keep a row, with what other processes have put there meanwhile, and print it."""
         kept = row if stamp is None else {**row, "stamp": stamp}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
@@ -39,7 +39,7 @@ class Results:
         print(key, json.dumps(row)[:300], file=sys.stderr, flush=True)
 
     def fill(self, key: str, make: Callable[[], Any], deadline: float) -> bool:
-        """Make a row unless it stands without a failure; whether the time (of `time.monotonic`) is up before it."""
+        """Make a row unless it is there without a failure; whether the time (of `time.monotonic`) is up before it."""
         row = self.rows.get(key)
         if row is not None and "failure" not in row:
             return False

@@ -3,7 +3,7 @@
     python benchmarks/speech.py                    everything; can be killed and goes on
     python benchmarks/speech.py --part models      build the models
     python benchmarks/speech.py --part quality     word error rates on speech/words/validation
-    python benchmarks/speech.py --part speed       times and memory, all in turns (wants a quiet machine, 6 minutes)
+    python benchmarks/speech.py --part speed       times and memory, all interleaved (wants a quiet machine, 6 minutes)
     python benchmarks/speech.py --part curve       bytes of the vocabulary against errors
     python benchmarks/speech.py --part recovery    one decoder layer: cut, and taught (wants a quiet machine)
     python benchmarks/speech.py --part shapes      random networks in the shapes of whisper-tiny and -base (quiet)
@@ -56,7 +56,7 @@ SAME_WINDOW = "faster-whisper, int8, window of 10 s"
 ALL = "all: window, trim, 1 decoder layer, int8"
 # Found on the held-out part of speech/words/train: few recordings want small batches and some patience.
 DISTILL_1, DISTILL_2 = (f"distill(decoder_layers={layers}, epochs=60, batch_size=16)" for layers in (1, 2))
-# name -> how it is heard, and the recipe of its model ("": as given).
+# name -> how it is transcribed, and the recipe of its model ("": as given).
 ROWS: dict[str, tuple[str, str]] = {
     UNTOUCHED: ("transformers", ""),
     "faster-whisper, float32": ("faster-whisper --type float32", FLOAT),
@@ -215,7 +215,7 @@ def verdict(reference: Mapping[str, Any], row: Mapping[str, Any]) -> Verdict:
 
 
 def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, rounds: int, files: int) -> None:
-    """All ways in turns, in processes of their own: seconds of each round over the same recordings.
+    """All ways interleaved, in processes of their own: seconds of each round over the same recordings.
 
     Each with one thread and with all, and the faster counts: in networks as small as these threads wait for each other.
     """
@@ -250,7 +250,7 @@ def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, 
 
 
 def recovery(results: Results) -> None:
-    """How long one decoder layer is taught on one thread; the cache is empty, so the teacher hears all in this time."""
+    """How long one decoder layer is taught on one thread; the cache is empty, so the teacher runs in this time."""
     if results.get("recovery/cost") is not None:
         return
     given, step = made(BEFORE), Recipe.parse(DISTILL_1)
@@ -258,12 +258,12 @@ def recovery(results: Results) -> None:
     for folder in (own.cache, planned(given, step, own, STORE / "models").path):
         shutil.rmtree(folder, ignore_errors=True)
     began, processor = time.monotonic(), time.process_time()
-    told = build(given, step, own, STORE / "models")[-1].record.history["distill"]
+    report = build(given, step, own, STORE / "models")[-1].record.history["distill"]
     row = {
         "seconds": time.monotonic() - began,
         "processor_s": time.process_time() - processor,
-        **{key: value for key, value in told.items() if key != "epochs"},
-        "epochs": len(told["epochs"]),
+        **{key: value for key, value in report.items() if key != "epochs"},
+        "epochs": len(report["epochs"]),
     }
     results.put("recovery/cost", row)
 

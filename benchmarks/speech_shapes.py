@@ -21,7 +21,7 @@ SHAPES = {
     "whisper-base.en": {"d_model": 512, "layers": 6, "heads": 8},
 }
 TOKENS, PROMPT = 16, 2
-LOUD = 1e3  # of the position that ends a text: all else in the residual stream is small beside it
+LOUD = 1e3  # of the position that ends a text: all else in the residual stream is small compared with it
 INT8 = speech.INT8
 WAYS = {
     "transformers, float32": ("transformers", ""),
@@ -38,7 +38,7 @@ WAYS = {
 
 
 def measure(results: Results, rounds: int) -> None:
-    """Build what is missing, then time all ways of a shape in turns."""
+    """Build what is missing, then time all ways of a shape interleaved."""
     for name in SHAPES:
         folder = write(name)
         ways = {}

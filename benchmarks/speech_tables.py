@@ -44,7 +44,7 @@ def levers(rows: Rows) -> str:
     lines = []
     for name in (name for name in speech.ROWS if name in rows["quality"]):
         quality, same = rows["quality"][name], name == speech.UNTOUCHED
-        told = speech.verdict(reference, quality)
+        verdict = speech.verdict(reference, quality)
         lines.append(
             [
                 name,
@@ -52,8 +52,8 @@ def levers(rows: Rows) -> str:
                 "" if same else f"{reference['size_bytes'] / quality['size_bytes']:.2f}",
                 *_cost(timed, name),
                 f"{quality['wer']:.2%}",
-                "" if same else _points(told.change, told.change_low, told.change_high),
-                "" if same else told.decision,
+                "" if same else _points(verdict.change, verdict.change_low, verdict.change_high),
+                "" if same else verdict.decision,
             ]
         )
     head = ["model", "size", "compression", "memory", "threads", "time", "rtf", "speedup", "wer"]
@@ -81,7 +81,7 @@ def goals(rows: Rows) -> str:
     rounds, quality = rows["speed"]["rounds"], rows["quality"]
     lines = []
     for name in (name for name in rounds if name.startswith(("all:", "window, "))):
-        told = speech.verdict(quality[speech.UNTOUCHED], quality[name])
+        verdict = speech.verdict(quality[speech.UNTOUCHED], quality[name])
         fast = ratio(rounds[speech.UNTOUCHED], rounds[name])
         peer = ratio(rounds[speech.SAME_WINDOW], rounds[name])
         small = quality[speech.UNTOUCHED]["size_bytes"] / quality[name]["size_bytes"]
@@ -90,7 +90,7 @@ def goals(rows: Rows) -> str:
                 name,
                 _reached(_times(fast), fast[0] >= FASTER),
                 _reached(f"{small:.1f}", small >= SMALLER),
-                f"{told.change * 100:+.2f} pt: {_quality_goal(told)}",
+                f"{verdict.change * 100:+.2f} pt: {_quality_goal(verdict)}",
                 _reached(_times(peer), peer[0] >= SAME_WINDOW_FASTER),
             ]
         )
@@ -102,13 +102,13 @@ def _reached(value: str, yes: bool) -> str:
     return f"{value}: {'reached' if yes else 'missed'}"
 
 
-def _quality_goal(told: Verdict) -> str:
+def _quality_goal(verdict: Verdict) -> str:
     """Whether the loss is within the limit, and what would show it where 80 recordings cannot."""
-    if told.decision == "within":
+    if verdict.decision == "within":
         return "reached"
-    if told.decision == "exceeds" or -told.change > speech.LIMIT.amount:
+    if verdict.decision == "exceeds" or -verdict.change > speech.LIMIT.amount:
         return "missed"
-    more = f"about {told.more_examples:,}" if told.more_examples else "more than a million"
+    more = f"about {verdict.more_examples:,}" if verdict.more_examples else "more than a million"
     return f"reached by the estimate, not shown: {more} more recordings would"
 
 
@@ -118,13 +118,13 @@ def recovered(rows: Rows) -> str:
     cost = rows["recovery"]["cost"]
     share = (cut - taught) / (cut - whole) if cut > whole else 1.0  # where cutting costs nothing, nothing is lost
     reached = share >= RECOVERED and cost["seconds"] <= 60 * MINUTES and cost["teacher_passes"] == cost["recordings"]
-    told = table(
+    rates = table(
         [f"`{speech.BEFORE}`", "wer"],
         [["4 decoder layers", f"{whole:.2%}"], ["cut to one", f"{cut:.2%}"], ["cut and taught", f"{taught:.2%}"]],
     )
     return "\n\n".join(
         [
-            told,
+            rates,
             f"{share:.1%} of the loss of cutting is recovered in {format_seconds(cost['seconds'])} on one thread"
             f" ({cost['epochs']} epochs, {format_seconds(cost['processor_s'])} of processor time), with"
             f" {cost['teacher_passes']} passes of the teacher for {cost['recordings']} recordings, of which"
@@ -140,8 +140,8 @@ def curve(rows: Rows) -> str:
     lines = []
     for name in (name for name in speech.CURVE if name in rows["curve"]):
         row = rows["curve"][name]
-        told = speech.verdict(reference, row)
-        change = "" if name == "all tokens" else _points(told.change, told.change_low, told.change_high)
+        verdict = speech.verdict(reference, row)
+        change = "" if name == "all tokens" else _points(verdict.change, verdict.change_low, verdict.change_high)
         lines.append(
             [f"`trim({name})`" if "=" in name else name, format_bytes(row["size_bytes"]), f"{row['wer']:.2%}", change]
         )
@@ -197,7 +197,7 @@ def draw(rows: Mapping[str, Any]) -> None:
         y = [row["wer"] * 100 for row, _ in points]
         spread = np.array([_spread(row) for row, _ in points]).T * 100
         axes.errorbar(x, y, spread, marker=marker, capsize=2, label=label, linewidth=1)
-        shown: dict[tuple[str, str], list[str]] = {}  # points that cannot be told apart have one label
+        shown: dict[tuple[str, str], list[str]] = {}  # points that cannot be distinguished share a label
         for place_x, place_y, (_, name) in zip(x, y, points, strict=True):
             shown.setdefault((f"{place_x:.2f}", f"{place_y:.1f}"), []).append(name.partition("=")[2] or name)
         left = begin != "keep"

@@ -1,4 +1,4 @@
-"""One way to hear, in a process of its own: reads lines of JSON (paths of recordings), answers with texts and times.
+"""One way to transcribe, in a process of its own: reads lines of JSON (paths of recordings), writes texts and times.
 
     python benchmarks/speech_worker.py transformers FOLDER
     python benchmarks/speech_worker.py faster-whisper FOLDER [--type int8] [--beam 1] [--window 10]
@@ -43,7 +43,7 @@ def with_transformers(folder: str, threads: int) -> Hear:
 
 
 def with_faster_whisper(folder: str, threads: int, options: argparse.Namespace) -> Hear:
-    """Greedy unless told otherwise, one temperature, and no guesses at what is no speech: the same work for all."""
+    """Greedy by default, one temperature, and no guesses at what is no speech: the same work for all."""
     import faster_whisper
 
     if options.window:  # by itself it fills every piece up to 30 seconds
@@ -68,7 +68,7 @@ def with_faster_whisper(folder: str, threads: int, options: argparse.Namespace) 
 
 
 def _pad(piece: np.ndarray, length: int) -> np.ndarray:
-    """Zeros behind a piece, as faster-whisper's own function puts them."""
+    """Zeros after a piece, as faster-whisper's own function puts them."""
     piece = piece[..., :length]
     return np.pad(piece, [(0, 0)] * (piece.ndim - 1) + [(0, length - piece.shape[-1])])
 
@@ -114,8 +114,8 @@ def main() -> None:
             began = time.perf_counter()
             texts.append(hear(sounds[name]))
             seconds.append(time.perf_counter() - began)
-        told = {"texts": texts, "seconds": seconds, "peak_bytes": memory.read().peak_bytes}
-        print(json.dumps(told), flush=True)
+        answer = {"texts": texts, "seconds": seconds, "peak_bytes": memory.read().peak_bytes}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

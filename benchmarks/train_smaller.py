@@ -134,7 +134,7 @@ class Bench:
         return self.row(self.built(recipe, seed), seed)
 
     def overhead(self) -> dict[str, Any]:
-        """Seconds of a step of our loop and of a plain torch loop, which take turns: same network, batches, optimizer.
+        """Seconds of a step of our loop and of a plain torch loop, interleaved: same network, batches, optimizer.
 
         The network keeps its own 1001 outputs: what is timed does not depend on them.
         """
@@ -187,12 +187,14 @@ class Bench:
         The seconds are of one distillation with nothing in its caches but the decoded photos' originals.
         """
         uncut, context = self.built(CUT_AT, seed), self.context(seed)
-        apart = STORE / "apart"
-        shutil.rmtree(apart, ignore_errors=True)
-        fresh = replace(context, task=ImageTask.open(PHOTOS, seed=seed, cache=apart / "cache"), cache=apart / "cache")
+        separate = STORE / "separate"
+        shutil.rmtree(separate, ignore_errors=True)
+        fresh = replace(
+            context, task=ImageTask.open(PHOTOS, seed=seed, cache=separate / "cache"), cache=separate / "cache"
+        )
 
         def step(text: str) -> Model:
-            return build_step(uncut, Recipe.parse(text).steps[0], fresh, apart / "models")
+            return build_step(uncut, Recipe.parse(text).steps[0], fresh, separate / "models")
 
         started = time.monotonic()
         distilled = step(narrow(0.5))
@@ -215,7 +217,7 @@ class Bench:
             "seconds": seconds,
             **{name: history[name] for name in ("teacher_passes", "photos", "views")},
         }
-        shutil.rmtree(apart, ignore_errors=True)
+        shutil.rmtree(separate, ignore_errors=True)
         return row
 
     def curve(self, seed: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ START, SHARE, ZEROS = "resize(pixels=160) > finetune", 0.35, 0.5
 class Peer:
     """A network cut and trained in place of the given one, and what quantizes its export."""
 
-    told: str
+    about: str
     cut: Callable[[Any, Any], Any]  # of a network and an example input
     stripped: Callable[[Any], Any]
     quantize: Callable[[Path, Path, Context, dict[str, Any]], None]  # float file, int8 file

@@ -54,7 +54,7 @@ def judged(rows: Rows, recipes: dict[str, str], splits: Sequence[int]) -> tuple[
     )
     base = statistics.median(rows[f"latency {text}"]["reference_s"] for text in found.values())
     lines = [["torch eager, float32", format_bytes(size), "1", format_seconds(base), "1", f"{reference.value:.2%}", ""]]
-    told = []
+    reached = []
     for name, text in found.items():
         scores, timing = joined(rows, f"recipe {text}", "right", splits), rows[f"latency {text}"]
         verdict = judge_pair(reference, scores, Drop(GOAL_DROP))
@@ -68,9 +68,9 @@ def judged(rows: Rows, recipes: dict[str, str], splits: Sequence[int]) -> tuple[
         ])  # fmt: skip
         if timing["speedup"] >= GOAL_FASTER and smaller >= GOAL_SMALLER:
             within = "reached by the estimate" if verdict.change >= -GOAL_DROP else "missed"
-            told.append(f"{within} by *{name}* (compression {smaller:.1f}, speedup {timing['speedup']:.1f})")
+            reached.append(f"{within} by *{name}* (compression {smaller:.1f}, speedup {timing['speedup']:.1f})")
     head = ["methods", "size", "compression", "latency", "speedup", "accuracy", "change, within 1 point?"]
-    return table(head, lines), told
+    return table(head, lines), reached
 
 
 def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
@@ -89,7 +89,7 @@ def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
     listed = "\n".join(f"* {name}: `{text}`" for name, text in RECIPES.items() if whole(rows, text, splits))
     for name, peer in PEERS.items():
         if whole(rows, name, splits):
-            listed += f"\n* {name}: `{START}`, {peer.told}, as many epochs of our loop on the labels, our export"
+            listed += f"\n* {name}: `{START}`, {peer.about}, as many epochs of our loop on the labels, our export"
     reached = "; ".join(found[1]) or "missed, none is as fast and small"
     return "\n\n".join([
         found[0],

@@ -4,7 +4,7 @@
 
 Each row: pairs of models whose true loss is exactly the limit, or half as much again. Whoever calls such a pair
 "within the limit" is wrong; the promise is to be wrong in at most 5 %. Beside `judge_pair` stand the comparison of the
-two estimates, the percentile bootstrap of the paired difference, and intervals of the two models apart.
+two estimates, the percentile bootstrap of the paired difference, and a separate interval for each model.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def probability(accepts: Callable[[int, int], bool], examples: int, gained: Floa
 
 
 def judge_accuracy(discordance: float, loss: float, examples: int, trials: int) -> Row:
-    """True probabilities of accepting; for intervals apart, which need more than two counts, a simulated share."""
+    """True probabilities of accepting; for separate intervals, which need more than two counts, a simulated share."""
     gained, lost = (discordance - loss) / 2, (discordance + loss) / 2
     ways: tuple[Callable[[int, int], bool], ...] = (
         lambda b, c: within(b, c, examples),
@@ -96,8 +96,8 @@ def judge_accuracy(discordance: float, loss: float, examples: int, trials: int) 
     chances = [probability(way, examples, np.array([gained]), np.array([lost]))[0] for way in ways]
     cells = [gained, lost, ACCURACY - lost, 1 - gained - ACCURACY]
     draws = np.random.default_rng(examples).multinomial(examples, cells, trials)
-    apart = [unpaired_accepts(int(both + b), int(both + c), examples) for b, c, both, _ in draws]
-    return tuple(f"{chance:.1%}" for chance in (*chances, np.mean(apart)))
+    unpaired = [unpaired_accepts(int(both + b), int(both + c), examples) for b, c, both, _ in draws]
+    return tuple(f"{chance:.1%}" for chance in (*chances, np.mean(unpaired)))
 
 
 # Other metrics: a population of examples with a planted loss, from which the pairs are drawn.
@@ -250,7 +250,7 @@ def paired_accepts(discordance: float, examples: int) -> float:
     return float(probability(lambda b, c: within(b, c, examples), examples, share, share)[0])
 
 
-def apart_accepts(examples: int, trials: int) -> float:
+def unpaired_accepted(examples: int, trials: int) -> float:
     right = np.random.default_rng(examples).binomial(examples, ACCURACY, (trials, 2))
     return float(np.mean([unpaired_accepts(int(a), int(b), examples) for a, b in right]))
 
@@ -262,13 +262,13 @@ def unlabelled_accepts(disagreement: float, examples: int) -> float:
 
 
 def examples_for_accuracy() -> Iterator[Row]:
-    apart = first_to_accept(lambda n: apart_accepts(n, 2000), 300)
+    unpaired = first_to_accept(lambda n: unpaired_accepted(n, 2000), 300)
     for discordance in (0.0, 0.001, 0.003, 0.01, 0.03, 0.1):
         paired = first_to_accept(lambda n: paired_accepts(discordance, n), 299)  # noqa: B023
         without = "never"
         if discordance < LIMIT:
             without = f"{first_to_accept(lambda n: unlabelled_accepts(discordance, n), 299):,}"  # noqa: B023
-        yield f"accuracy, {discordance * 100:g} % discordant", f"{paired:,}", f"{apart:,}", without
+        yield f"accuracy, {discordance * 100:g} % discordant", f"{paired:,}", f"{unpaired:,}", without
 
 
 def examples_for_ratios(trials: int) -> Iterator[Row]:
