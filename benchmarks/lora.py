@@ -8,10 +8,10 @@
 
 The text is the source of a package of the standard library that the model has not been trained on, cut into train,
 validation and test by the task; the table says how many of its lines are in the model's training text all the same. All
-ways use the same loop, rows, batch and seed, each at the best of its learning rates and epochs by validation; bits per byte
-are of the test split, judged as `measure` does. Memory, in a process of its own: the peak during the training (VmHWM,
-set back just before it) less what the process took before, and the weights, which it took before; the prediction before
-the start covers the same.
+ways use the same loop, rows, batch and seed, each at the best of its learning rates and epochs by validation; bits per
+byte are of the test split, judged as `measure` does. Memory, in a process of its own: the peak during the training
+(VmHWM, set back just before it) less what the process took before, and the weights, which it took before; the
+prediction before the start covers the same.
 """
 
 from __future__ import annotations
