@@ -195,7 +195,10 @@ def test_a_loss_of_ones_own_decides_as_it_is(context: Context) -> None:
 
 
 def test_a_pruned_mobilenet_recovers_by_training_on(assets: Path, tmp_path: Path) -> None:
-    """By the loss as it is no epoch was kept: the network had grown too sure of itself, and better."""
+    """By the loss as it is no epoch was kept: the network had grown too sure of itself, and better.
+
+    Of 29 photos 16 are right after so hard a cut and 25 after the training: far more than other arithmetic moves.
+    """
     cache = tmp_path / "cache"
     photos = tmp_path / "photos"
     for folder in sorted((assets / "images" / "flowers12").iterdir()):
@@ -203,7 +206,7 @@ def test_a_pruned_mobilenet_recovers_by_training_on(assets: Path, tmp_path: Path
         for file in sorted(folder.iterdir())[:16]:
             (photos / folder.name / file.name).write_bytes(file.read_bytes())
     own = Context(ImageTask.open(photos, cache=cache), cache, threads=1)
-    recipe = "resize(pixels=64) > finetune > prune(sparsity=0.5, samples=8) > finetune(unfreeze='all', deep_epochs=8)"
+    recipe = "resize(pixels=64) > finetune > prune(sparsity=0.6, samples=8) > finetune(unfreeze='all', deep_epochs=8)"
     history = build(load(assets / "models" / "mobilenet_v2"), Recipe.parse(recipe), own, tmp_path / "models")[
         -1
     ].record.history["finetune"]

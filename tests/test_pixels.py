@@ -1,10 +1,10 @@
 import errno
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ class TestPixelCache:
         assert list((tmp_path / "pixels").iterdir()) == []
 
     def test_a_disk_that_is_full_before(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
         with pytest.raises(DiskFull, match="378 B"):
             self.fill(tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from microbudget.errors import DiskFull, Diverged
@@ -32,25 +34,27 @@ RECIPE = (
 STEPS = 6  # of each training: three epochs of two batches
 WORKER = """
 import os, signal, sys
+from torch.optim import AdamW
 from microbudget import methods
 from microbudget.training import train as training
 from test_resume import built
 training.CHECKPOINT_EVERY_S = 0
 model, photos, folder, fatal, fatal_step = sys.argv[1:]
-steps, learn = [0], training._Loop._learn
+steps, step = [0], AdamW.step
 
-def counted(self, rows, epoch, step):
-    steps[0] += self.what == fatal
-    if self.what == fatal and steps[0] == int(fatal_step):
+def counted(self, *arguments):
+    steps[0] += 1
+    if steps[0] == int(fatal_step):
         os.kill(os.getpid(), signal.SIGKILL)
-    learn(self, rows, epoch, step)
+    return step(self, *arguments)
 
 def last(self, *arguments):
+    if int(fatal_step):
+        AdamW.step = counted
     apply(self, *arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
-training._Loop._learn = counted
-if fatal and not int(fatal_step):
+if fatal:
     method = methods.find(fatal)
     apply, method.apply = method.apply, last
 built(model, photos, folder)
@@ -110,15 +114,14 @@ def test_the_checkpoint_of_a_failed_step_stays(photos: Path, tmp_path: Path, mon
     context = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=1)
     teacher = build(model, Recipe.parse("finetune(epochs=3)"), context, tmp_path / "models")[-1]
     step = Distill(epochs=2, views=1, learning_rate=1.0)
-    learn, steps = training._Loop._learn, [0]
 
-    def failing(self, rows, epoch, step):
-        steps[0] += 1
-        if steps[0] == 2:
-            raise training._NotFiniteError("the loss was nan")
-        learn(self, rows, epoch, step)
+    def broken(optimizer: torch.optim.AdamW, *_: object) -> None:
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.fill_(math.nan)
 
-    monkeypatch.setattr(training._Loop, "_learn", failing)
+    monkeypatch.setattr(torch.optim.AdamW, "step", broken)
     with pytest.raises(Diverged, match=r"try a lower learning rate \(0.1 instead of 1\)"):
         build(teacher, Recipe((step,)), context, tmp_path / "models")
     kept = list((tmp_path / CHECKPOINTS).rglob("*.pt"))

@@ -522,7 +522,7 @@ def test_real_words(assets: Path, tmp_path: Path) -> None:
     foreign = faster_whisper.WhisperModel(str(model.path), device="cpu", cpu_threads=2)
     wrong = {"ours": 0, "theirs": 0, "apart": 0}
     examples, words = task.examples("test")[:8], 0
-    started = time.monotonic()
+    started = time.process_time()
     for example in examples:
         waveform = sound.read(task.path_of(example))
         segments, _ = foreign.transcribe(waveform, beam_size=1, without_timestamps=True, temperature=0.0)
@@ -535,4 +535,4 @@ def test_real_words(assets: Path, tmp_path: Path) -> None:
     assert wrong["ours"] <= 0.15 * words
     assert wrong["theirs"] <= 0.15 * words
     assert wrong["apart"] <= 0.05 * words, "both write the same words"
-    assert time.monotonic() - started < 120
+    assert time.process_time() - started < 120, "of the processor: a busy machine changes nothing"
