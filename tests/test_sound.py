@@ -67,7 +67,7 @@ WRITTEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("suffix", sorted(sound.EXTENSIONS))
+@pytest.mark.parametrize("suffix", sorted(sound.FORMATS.extensions))
 def test_every_suffix_that_is_looked_for_is_read(tmp_path: Path, suffix: str) -> None:
     form, subtype = WRITTEN[suffix].split()
     if form not in soundfile.available_formats():
