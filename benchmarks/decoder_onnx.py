@@ -115,8 +115,8 @@ class OnnxReader:
         shape = {one.name: one.shape for one in self._session.get_inputs()}["past"]
         self._empty = np.zeros([0 if isinstance(side, str) else side for side in shape], np.float32)
         self.vocabulary = int(self._session.get_outputs()[0].shape[-1])
-        self.longest, self.begin, self.adds_begin = 2048, self._tokenizer.bos_token_id, False
-        self.begin_text = self.end_text = ""
+        self.longest, self.bos, self.adds_bos = 2048, self._tokenizer.bos_token_id, False
+        self.bos_text = self.eos_text = ""
         self.chat_template: str | None = None
         self.rewind()
 

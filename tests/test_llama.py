@@ -233,6 +233,6 @@ def test_a_reader_tells_what_it_holds(pair: Pair) -> None:
     reader.reserve(100, 1)
     assert (reader.longest, reader.vocabulary) == (256, 512)
     assert reader.cache_bytes() == 256 * 256  # 100 tokens are rounded up to 256
-    assert (reader.begin_text, reader.end_text) == ("<|begin|>", "<|end|>")
+    assert (reader.bos_text, reader.eos_text) == ("<|begin|>", "<|end|>")
     assert reader.runtime.startswith("llama.cpp")
     reader.close()

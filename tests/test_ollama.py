@@ -78,7 +78,7 @@ def test_a_first_turn_is_what_the_model_was_trained_on(name: str) -> None:
     for system in ("", "Be kind.") if form.takes_system else ("",):
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": "What is {{ this }}?"})
-        expected = render(template, messages).removeprefix(template.begin)
+        expected = render(template, messages).removeprefix(template.bos_token)
         assert go(form.go(), system or form.system, "What is {{ this }}?", "") == expected + form.after_answer
 
 

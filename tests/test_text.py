@@ -221,7 +221,7 @@ def naive_nats(pair: Pair, history: str, text: str, context: int) -> tuple[float
     """The definition: one pass over the window, from scratch, in float64."""
     reader = CausalReader(pair.hf)
     before, judged = reader.encode(history), reader.encode(text)
-    tokens = (before or [reader.begin]) + judged
+    tokens = (before or [reader.bos]) + judged
     tokens = tokens[-context:]
     with torch.inference_mode():
         logits = pair.network(torch.tensor([tokens])).logits[0].double()
@@ -273,7 +273,7 @@ def test_more_tokens_than_fit_are_judged_in_pieces(pair: Pair) -> None:
 
 def test_without_a_token_that_begins_texts_the_first_costs_all_alike(pair: Pair) -> None:
     reader = CausalReader(pair.hf, 1)
-    reader.begin = None
+    reader.bos = None
     inputs = {"text": np.frombuffer(b"d", np.uint8)[None], "begin": np.array([0]), "end": np.array([1])}
     ((cost, tokens),) = LanguageSession(reader).answer({**inputs, "context": np.array([16])})
     assert (tokens, cost) == (1, pytest.approx(math.log(reader.vocabulary)))

@@ -89,7 +89,7 @@ def _found(renderer: Renderer, template: ChatTemplate) -> tuple[Form, bool]:
     except UnsupportedModel:
         before_system = after_system = ending = ""
     takes_system = ending == after_prompt
-    form = _joined(before_first, before_system, after_system, after_prompt, between, template.end, takes_system)
+    form = _joined(before_first, before_system, after_system, after_prompt, between, template.eos_token, takes_system)
     return form, exact
 
 
@@ -144,7 +144,7 @@ def _written(renderer: Renderer, template: ChatTemplate, *talk: tuple[str, str])
     written = renderer.render(template, [{"role": role, "content": text} for role, text in talk])
     if _DATED.search(written):
         raise _irregular("it writes the date")
-    return written.removeprefix(template.begin)
+    return written.removeprefix(template.bos_token)
 
 
 def _cut(text: str, mark: str) -> tuple[str, str]:

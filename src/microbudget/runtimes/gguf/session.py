@@ -32,10 +32,10 @@ class GgufReader:
         self._context: Context | None = None
         self._words = self._network.vocabulary
         self.vocabulary, self.longest = self._words.size, self._network.trained_context
-        self.begin = self._words.begin if begins else self._words.end
-        self.adds_begin = self._words.adds_begin
-        self.begin_text = self._words.text(self._words.begin) if begins else ""
-        self.end_text = self._words.text(self._words.end)
+        self.bos = self._words.begin if begins else self._words.end
+        self.adds_bos = self._words.adds_begin
+        self.bos_text = self._words.text(self._words.begin) if begins else ""
+        self.eos_text = self._words.text(self._words.end)
         self.chat_template = self._network.chat_template
 
     def encode(self, text: str, special: bool = False) -> list[int]:

@@ -39,10 +39,10 @@ class CausalReader:
         self.vocabulary = int(config.vocab_size)
         self.longest = int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        self.begin: int | None = end if begin is None else begin
-        self.adds_begin = begin is not None and self._tokenizer("")["input_ids"][:1] == [begin]
+        self.bos: int | None = end if begin is None else begin
+        self.adds_bos = begin is not None and self._tokenizer("")["input_ids"][:1] == [begin]
         self._ends = _end_tokens(self._network, end)
-        self.begin_text, self.end_text = self._tokenizer.bos_token or "", self._tokenizer.eos_token or ""
+        self.bos_text, self.eos_text = self._tokenizer.bos_token or "", self._tokenizer.eos_token or ""
         self.chat_template: str | None = self._tokenizer.chat_template
         self._cache: Any = None
 

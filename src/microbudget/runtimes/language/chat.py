@@ -30,16 +30,16 @@ LONGEST_REASON = 300  # characters of an error
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template in Jinja, and what it calls bos_token and eos_token: the tokens that begin and end a text."""
+    """A template in Jinja, and the texts of two tokens that it may use."""
 
     text: str
-    begin: str = ""
-    end: str = ""
+    bos_token: str = ""
+    eos_token: str = ""
 
     @classmethod
-    def of(cls, text: str | None, begin: str, end: str) -> ChatTemplate:
+    def of(cls, text: str | None, bos_token: str, eos_token: str) -> ChatTemplate:
         """The template of a model, or PLAIN for one that has none."""
-        return cls(text, begin, end) if text else PLAIN
+        return cls(text, bos_token, eos_token) if text else PLAIN
 
 
 # A line for each message.
@@ -62,8 +62,8 @@ def render(template: ChatTemplate, messages: Sequence[Message], *, answer: bool 
     try:
         parts = _compiled(template.text).generate(
             messages=[dict(message) for message in messages],
-            bos_token=template.begin,
-            eos_token=template.end,
+            bos_token=template.bos_token,
+            eos_token=template.eos_token,
             add_generation_prompt=answer,
             tools=None,
             documents=None,

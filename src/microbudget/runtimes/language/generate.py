@@ -1,4 +1,4 @@
-"""Generation: one token after another, so that the same seed gives models that agree the same words."""
+"""Generation of text, one token at a time. With the same seed, models that agree write the same words."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .reader import Reader
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote, and how long it took to read the prompt and to write."""
+    """What a model wrote, and the seconds that reading the prompt and writing took."""
 
     text: str
     tokens: tuple[int, ...]
     prompt_tokens: int
     prefill_s: float
     decode_s: float
-    ended: bool  # the model said that it is done; False: it was stopped at the limit
+    ended: bool  # the model ended the answer; False: it was stopped at the limit
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Of writing; the first token belongs to reading. None for fewer than two."""
+        """Speed of writing. The first token belongs to reading; None for fewer than two."""
         return (len(self.tokens) - 1) / self.decode_s if len(self.tokens) > 1 and self.decode_s > 0 else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,29 +45,29 @@ def generate(
     special: bool = False,
     context: int | None = None,
 ) -> Answer:
-    """Go on with a prompt. temperature 0 takes the likeliest token; special: "<|end|>" in the prompt is that token.
+    """Continue a prompt. temperature 0 takes the most likely token; special: "<|end|>" in the prompt is that token.
 
     Raises InvalidOption when prompt and answer do not fit into the context, by default what the model was trained for.
     """
     if temperature < 0 or tokens < 1:
-        raise InvalidOption(f"temperature is at least 0 and tokens at least 1, not {temperature} and {tokens}")
-    asked = reader.encode(prompt, special)
-    if reader.begin is not None and (not asked or (reader.adds_begin and asked[0] != reader.begin)):
-        asked = [reader.begin, *asked]
-    size = len(asked) + tokens
-    if not asked or size > min(context or reader.longest, reader.longest):
+        raise InvalidOption(f"a temperature is at least 0 and tokens are at least 1, not {temperature} and {tokens}")
+    prompted = reader.encode(prompt, special)
+    if reader.bos is not None and (not prompted or (reader.adds_bos and prompted[0] != reader.bos)):
+        prompted = [reader.bos, *prompted]
+    size = len(prompted) + tokens
+    if not prompted or size > min(context or reader.longest, reader.longest):
         room = min(context or reader.longest, reader.longest)
-        raise InvalidOption(f"a prompt of {len(asked)} tokens and {tokens} of answer do not fit into {room}")
+        raise InvalidOption(f"a prompt of {len(prompted)} tokens and an answer of {tokens} do not fit into {room}")
     reader.reserve(size, 1)
     reader.rewind()
     started = time.perf_counter()
-    logits = reader.process(asked, 1)[0]
+    logits = reader.process(prompted, 1)[0]
     read = time.perf_counter()
     written = list(_written(reader, logits, tokens, temperature, seed))
     finished = time.perf_counter()
     ended = bool(written) and reader.ends(written[-1])
     kept = written[:-1] if ended else written
-    return Answer(reader.decode(kept), tuple(kept), len(asked), read - started, finished - read, ended)
+    return Answer(reader.decode(kept), tuple(kept), len(prompted), read - started, finished - read, ended)
 
 
 def _written(reader: Reader, logits: NDArray[np.float32], most: int, temperature: float, seed: int) -> Iterator[int]:
@@ -80,10 +80,10 @@ def _written(reader: Reader, logits: NDArray[np.float32], most: int, temperature
 
 
 def choose(logits: NDArray[np.float32], temperature: float, seed: int, step: int) -> int:
-    """A token drawn from softmax(logits / temperature), (vocabulary,); the likeliest at temperature 0.
+    """A token drawn from softmax(logits / temperature), (vocabulary,); the most likely at temperature 0.
 
-    By the Gumbel-max trick with noise of the seed and the step alone: two models draw the same token unless their
-    probabilities differ enough to change it.
+    By the Gumbel-max trick, with noise that depends on the seed and the step alone: two models draw the same token
+    unless their probabilities differ enough to change it.
     """
     if temperature == 0:
         return int(np.argmax(logits))

@@ -1,4 +1,4 @@
-"""Reader: the small interface between a language model's runtime and what is measured of it."""
+"""Reader: the interface through which every runtime of language models is used."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Logits = NDArray[np.float32]
 
 
 class Reader(Protocol):
-    """An open language model with one sequence of tokens."""
+    """An open language model, with the keys and values of one sequence of tokens."""
 
     runtime: str
     vocabulary: int
     longest: int  # tokens of the longest sequence that the model was trained for
-    begin: int | None  # the token that begins a text, or where there is none the one that ends it
-    adds_begin: bool  # whether the model was trained to see it before every text
-    begin_text: str  # what a chat template calls bos_token; empty where the model has none
-    end_text: str  # and eos_token
+    bos: int | None  # the token that begins a text, or where there is none the one that ends it
+    adds_bos: bool  # whether the model was trained to see it before every text
+    bos_text: str  # what a chat template calls bos_token; empty where the model has none
+    eos_text: str  # and eos_token
     chat_template: str | None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids, without those that begin or end a text. special: "<|end|>" in the text is that token."""
+        """Token ids, without BOS and EOS. special: "<|end|>" in the text is that token."""
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -32,7 +32,7 @@ class Reader(Protocol):
         ...
 
     def ends(self, token: int) -> bool:
-        """Whether the model says with this token that it is done."""
+        """Whether this token ends an answer."""
         ...
 
     def reserve(self, size: int, rows: int) -> None:
@@ -40,15 +40,15 @@ class Reader(Protocol):
         ...
 
     def process(self, tokens: Sequence[int], rows: int = 0) -> Logits:
-        """Append tokens; the logits behind the last `rows` of them, (rows, vocabulary)."""
+        """Append tokens. Returns the logits after each of the last `rows` of them, (rows, vocabulary)."""
         ...
 
     def rewind(self, position: int = 0) -> None:
-        """Forget the tokens from a position on."""
+        """Remove the tokens from a position on."""
         ...
 
     def cache_bytes(self) -> int | None:
-        """Bytes of keys and values for the reserved size; None where the runtime does not tell."""
+        """Bytes of keys and values for the reserved size; None where the runtime does not report them."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Language models behind the runtimes' small interface: what they say of a text, and how fast they read and write.
+"""An open language model: the probabilities that it gives a text, and the work that its speed is timed with.
 
-A runtime gives a `Reader`: a tokenizer and the logits behind tokens. Everything else is here, so that the same numbers
-mean the same for every format.
+A runtime provides a `Reader`: a tokenizer and the logits after tokens. Everything else is here, so that a number means
+the same for every format.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from .reader import Logits, Reader
 from .renderer import Renderer
 
 Inputs = dict[str, NDArray[Any]]
-ROWS = 256  # logits asked for at once: with a vocabulary of 128,000 they take 131 MB
+ROWS = 256  # tokens whose logits are computed at once: with a vocabulary of 128,000 they take 131 MB
 
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens that a model reads at once. The last `judged` of them are those whose probability counts."""
+    """Tokens that a model reads at once; the probabilities of the last `judged` of them count."""
 
     tokens: tuple[int, ...]
     judged: int
 
 
-def window(history: Sequence[int], judged: Sequence[int], size: int, begin: int | None, adds_begin: bool) -> Window:
-    """The tokens to judge with as much before them as fits into `size` tokens.
+def window(history: Sequence[int], judged: Sequence[int], size: int, bos: int | None, adds_bos: bool) -> Window:
+    """The tokens to judge, after as much of their history as fits into `size` tokens.
 
-    A text without any history begins with the token that begins texts, where the model has one. judged: fewer than
-    `size`, so that there is room for one token before it.
+    A text without history begins with BOS, where the model has one. judged: fewer than `size`, so that there is room
+    for one token before it.
     """
-    start = [] if begin is None or (history and not adds_begin) else [begin]
+    start = [] if bos is None or (history and not adds_bos) else [bos]
     room = size - len(start) - len(judged)
     before = list(history[max(0, len(history) - room) :]) if room > 0 else []
     return Window((*start, *before, *judged), len(judged))
 
 
 def nats(logits: Logits, targets: Sequence[int]) -> NDArray[np.float64]:
-    """What each target costs, -ln p: logits (tokens, vocabulary) -> (tokens,)."""
+    """The cross entropy of each target, -ln p: logits (tokens, vocabulary) -> (tokens,)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     total = np.log(np.exp(shifted).sum(axis=1, dtype=np.float64))
     return np.asarray(total - shifted[np.arange(len(logits)), list(targets)])
@@ -56,39 +56,39 @@ def nats(logits: Logits, targets: Sequence[int]) -> NDArray[np.float64]:
 class LanguageSession:
     """An open language model. `answer` takes one of four kinds of inputs:
 
-    * `chat` (n, bytes) with `end` (n,): conversations as JSON, which the model's own template puts into words; the last
-      answer is judged, as below.
+    * `chat` (n, bytes) with `end` (n,): conversations as JSON, rendered by the model's own template; the last answer is
+      judged, as below.
     * `text` (n, bytes) with `begin`, `end` (n,): the bytes of each example from `begin` to `end` are judged, those
-      before are its history; `context` (n,): tokens. The answer is (n, 2): nats, and over how many tokens.
+      before are its history; `context` (n,): tokens. The answer is (n, 2): nats, and the number of judged tokens.
     * `decode` (1, bytes): one token more after the first `depth` (1,) tokens of that text.
     * `prefill` (1, bytes): read the first `depth` (1,) tokens of that text.
 
-    The answer to the last two is (1, 2): the likeliest next token, and how many stand before it, which is less than
-    was asked for when the model does not read as many.
+    The answer to the last two is (1, 2): the most likely next token, and the number of tokens before it, which is less
+    than `depth` when the model does not read as many.
     """
 
     def __init__(self, reader: Reader, renderer: Renderer | None = None) -> None:
         self.reader = reader
         self.runtime = reader.runtime
         self._reserved = (0, 0)
-        self._ready: tuple[bytes, int] | None = None  # the text and depth that the next `decode` may start from
-        self._follows = 0
+        self._ready: tuple[bytes, int] | None = None  # the text and depth whose keys and values are in the cache
+        self._next_token = 0
         self._renderer = renderer or Renderer()
 
     def answer(self, inputs: Inputs) -> NDArray[Any]:
-        """What the inputs' kind asks for."""
+        """The answer to one of the four kinds of inputs. Raises InvalidOption for others."""
         if "text" in inputs or "chat" in inputs:
             return np.array([self._judge(*example) for example in self._examples(inputs)])
-        for kind, read in (("decode", self._decode), ("prefill", self._prefill)):
-            if kind in inputs:
+        for name, read in (("decode", self._decode), ("prefill", self._prefill)):
+            if name in inputs:
                 depth = min(int(inputs["depth"][0]), self.reader.longest - 1)
-                return np.array([[read(inputs[kind][0].tobytes(), depth), depth]])
-        raise InvalidOption(f"a language model takes text, decode or prefill, not {', '.join(inputs)}")
+                return np.array([[read(inputs[name][0].tobytes(), depth), depth]])
+        raise InvalidOption(f"a language model takes chat, text, decode or prefill, not {', '.join(inputs)}")
 
     def logits(self, inputs: Inputs) -> tuple[NDArray[np.int64], Logits]:
-        """The judged tokens of the one example in `inputs` and the logits that they are judged by.
+        """Of the one example in `inputs`: the judged tokens, (tokens,), and the logits before each.
 
-        (tokens,) and (tokens, vocabulary).
+        The logits are (tokens, vocabulary).
         """
         ((text, begin, context, special),) = self._examples(inputs)
         parts = list(self._judged(text, begin, context, special))
@@ -96,19 +96,19 @@ class LanguageSession:
         return np.array(targets, np.int64), np.concatenate([rows for _, rows in parts])
 
     def generate(self, prompt: str, **options: Any) -> Answer:
-        """Go on with a prompt; options as of `generate.generate`."""
+        """Continue a prompt; options as of `generate.generate`."""
         self._reserved = (0, 0)
         return generate(self.reader, prompt, **options)
 
     def chat(self, messages: Sequence[Message], **options: Any) -> Answer:
-        """Answer in a conversation, put into words by the model's own template; options as of `generate.generate`.
+        """Answer in a conversation, rendered by the model's own template; options as of `generate.generate`.
 
         A model without a template gets "role: content" lines. Raises UnsupportedModel for a template that fails.
         """
         return self.generate(self._renderer.render(self._template(), messages), special=True, **options)
 
     def about(self) -> dict[str, Any]:
-        """What the runtime tells of the model as it is open now, JSON-ready."""
+        """Context, cache, vocabulary and whether there is a chat template, JSON-ready."""
         return {
             "context_tokens": self._reserved[0],
             "kv_cache_bytes": self.reader.cache_bytes(),
@@ -127,15 +127,15 @@ class LanguageSession:
         if "text" in inputs:
             return ((*example, False) for example in _examples(inputs))
         return (
-            (*self._words(json.loads(row[: int(end)].tobytes())), int(context), True)
+            (*self._rendered(json.loads(row[: int(end)].tobytes())), int(context), True)
             for row, end, context in zip(inputs["chat"], inputs["end"], inputs["context"], strict=True)
         )
 
     def _template(self) -> ChatTemplate:
-        return ChatTemplate.of(self.reader.chat_template, self.reader.begin_text, self.reader.end_text)
+        return ChatTemplate.of(self.reader.chat_template, self.reader.bos_text, self.reader.eos_text)
 
-    def _words(self, messages: Sequence[Message]) -> tuple[bytes, int]:
-        """A conversation as bytes, and where its last answer begins."""
+    def _rendered(self, messages: Sequence[Message]) -> tuple[bytes, int]:
+        """A conversation as bytes, and the place where its last answer begins."""
         ((prompt, reply),) = self._renderer.last_answers(self._template(), [messages])
         return (prompt + reply).encode(), len(prompt.encode())
 
@@ -152,34 +152,36 @@ class LanguageSession:
         size = min(context, reader.longest)
         history = reader.encode(text[:begin].decode("utf-8"), special)
         passage = text[begin:].decode("utf-8")
-        judged = self._behind_a_line(passage) if begin else reader.encode(passage)
+        judged = self._continuation(passage) if begin else reader.encode(passage)
         self._reserve(size, min(ROWS, size))
         # A text with more tokens than fit is judged in pieces of half the context, each with a history.
         step = max(1, len(judged) if len(judged) < size else size // 2)
         for start in range(0, len(judged), step):
             before, piece = history + judged[:start], judged[start : start + step]
-            yield from self._read(window(before, piece, size, reader.begin, reader.adds_begin))
+            yield from self._read(window(before, piece, size, reader.bos, reader.adds_bos))
 
     @cached_property
-    def _line(self) -> list[int]:
+    def _newline(self) -> list[int]:
         """The tokens of a line's end, where the tokenizer puts a space before every text; else none.
 
-        SentencePiece's often do: "x" is written " x", and only behind other text by itself.
+        Those of SentencePiece often do: "x" is encoded as " x", and as "x" only after other text.
         """
         line, both = (self.reader.encode(text) for text in ("\n", "\nx"))
         prefixes = both[: len(line)] == line and both[len(line) :] != self.reader.encode("x")
         return line if prefixes else []
 
-    def _behind_a_line(self, text: str) -> list[int]:
-        """The tokens of a text that goes on with another one: no space that is not in it stands before it."""
-        both = self.reader.encode(f"\n{text}") if self._line else []
-        whole = bool(both) and both[: len(self._line)] == self._line  # no token joins the line's end with the text
-        return both[len(self._line) :] if whole else self.reader.encode(text)
+    def _continuation(self, text: str) -> list[int]:
+        """The tokens of a text that continues another one: without a space before it that is not in the text."""
+        both = self.reader.encode(f"\n{text}") if self._newline else []
+        whole = (
+            bool(both) and both[: len(self._newline)] == self._newline
+        )  # no token joins the line's end with the text
+        return both[len(self._newline) :] if whole else self.reader.encode(text)
 
     def _read(self, part: Window) -> Iterator[tuple[list[int], Logits]]:
         tokens, first = part.tokens, len(part.tokens) - part.judged
         self.reader.rewind()
-        if first == 0:  # nothing stands before the first token: all are equally likely
+        if first == 0:  # nothing is before the first token: all are equally likely
             yield [tokens[0]], np.zeros((1, self.reader.vocabulary), np.float32)
             first = 1
         if first > 1:
@@ -196,8 +198,8 @@ class LanguageSession:
             self._ready = None
 
     def _prompt(self, text: bytes, depth: int) -> list[int]:
-        """Exactly `depth` tokens: the text again and again."""
-        tokens = self.reader.encode(text.decode("utf-8", "replace")) or [self.reader.begin or 0]
+        """Exactly `depth` tokens: the text, repeated."""
+        tokens = self.reader.encode(text.decode("utf-8", "replace")) or [self.reader.bos or 0]
         return (tokens * math.ceil(depth / len(tokens)))[:depth]
 
     def _prefill(self, text: bytes, depth: int) -> int:
@@ -208,11 +210,11 @@ class LanguageSession:
         return int(self.reader.process(prompt, 1).argmax())
 
     def _decode(self, text: bytes, depth: int) -> int:
-        """One token; the sequence is then as long as before, so that each call has the same work."""
+        """One token; afterwards the sequence is as long as before, so that each call does the same work."""
         if self._ready != (text, depth):
-            self._follows = self._prefill(text, depth)
+            self._next_token = self._prefill(text, depth)
             self._ready = (text, depth)
-        chosen = int(self.reader.process([self._follows], 1).argmax())
+        chosen = int(self.reader.process([self._next_token], 1).argmax())
         self.reader.rewind(depth)
         return chosen
 
