@@ -20,38 +20,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import language_tables
+from language_settings import ASSETS, CONTEXTS, REAL, SHAPE, STOCK, TEXTS, TIMED, WEIGHED, variants
 from markdown import ROOT
 from microbudget.judge import Worker, time_one, time_pair
 from microbudget.judge.answering import hire
+from microbudget.kinds.language_modelling.levels import level_name
 from microbudget.kinds.language_modelling.predictions import Predictions
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.kinds.language_modelling.tokens import keep_predictions, read_beside
-from microbudget.methods.quantize.gguf.mixtures import MIXTURES
 from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
-from microbudget.report.rows import label
 from microbudget.runs.run import Run
-from microbudget.runtimes.gguf.types import FILE_TYPES
 from microbudget.runtimes.loading import load
 from results import Results
 
 HERE, STORE = Path(__file__).parent, ROOT / "runs" / "language"
-ASSETS = ROOT.parent / "shared" / "assets"
-REAL, SHAPE = "lm-python", "llama-110m"
 TRAIN = ASSETS / "text" / "python" / "train.txt"
-TEXTS = {"python": "text/python/validation.txt", "wikitext": "text/wikitext-2/valid.txt"}
 VOCABULARY = ("wikitext-2/valid.txt", "tinyshakespeare/input.txt", "tinystories/TinyStories-valid.txt")
 PASSAGES = 64  # of a text: 20,000 tokens
 THREADS = int(os.environ.get("THREADS", "2"))  # 1 on a busy machine: llama.cpp's threads spin for one another
-TIMED = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M", "Q2_K", "IQ3_XXS", "IQ2_XS")
-STOCK = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_M", "Q2_K", "IQ4_XS", "IQ3_XXS", "IQ2_XS")
 REPEATS = 3
 PAIR_S, PREFILL_S = 12.0, 6.0
-WEIGHED = ("F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0", "Q2_K", "IQ3_XXS")
-CONTEXTS = (512, 2048)
 PARTS = ("models", "quality", "size", "memory", "cost", "speed", "tables")
 
 
@@ -93,15 +85,6 @@ def make_models(results: Results, deadline: float) -> None:
         made = lambda m=model, p=passages: step("imatrix", f16(m), TRAIN, matrix_of(m), p, THREADS)  # noqa: E731
         if results.fill(f"imatrix {model}", made, deadline):
             return
-
-
-def variants() -> Iterator[tuple[str, bool]]:
-    """Every type and mixture, without and with an importance matrix where that changes the file."""
-    for level in FILE_TYPES:
-        if level in MIXTURES and level not in ("F32", "F16"):
-            yield level, False
-            if level not in UNWEIGHTED:
-                yield level, True
 
 
 def quantized(results: Results, model: str, level: str, weighted: bool) -> Path | None:
@@ -249,7 +232,7 @@ def measure_small_speed(results: Results, deadline: float) -> None:
 def import_run(results: Results, run: Path) -> None:
     """The levels that `shrink` measured, on its own validation split."""
     for row in Run(run).candidates():
-        name, found = label(row), row.measurement
+        name, found = level_name(row), row.measurement
         if name is not None and found is not None and "divergence" in found.extra:
             kept = {"size_bytes": found.size_bytes, "bits_per_byte": found.quality, "examples": found.examples}
             results.put(f"run {name}", {**kept, **found.extra["divergence"]})
@@ -283,9 +266,7 @@ def main() -> None:
             measure_speed(results, deadline)
             measure_small_speed(results, deadline)
         else:
-            from language_tables import write
-
-            write(results.rows)
+            language_tables.write(results.rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import readme
-from language_models import CONTEXTS, REAL, SHAPE, STOCK, TEXTS, TIMED, WEIGHED, variants
+from language_settings import CONTEXTS, REAL, SHAPE, STOCK, TEXTS, TIMED, WEIGHED, variants
 from markdown import PICTURES, RESULTS, provenance, table, write_between
 from microbudget.units import format_bytes, format_seconds
 

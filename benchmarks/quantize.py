@@ -40,66 +40,27 @@ from microbudget.errors import MicrobudgetError
 from microbudget.judge import Worker, time_pair
 from microbudget.machine import memory
 from microbudget.model import Model, Record
+from quantize_goals import goals
+from quantize_settings import (
+    AGREEING,
+    BOTH_RUNTIMES,
+    COST_NETWORK,
+    COST_SETTINGS,
+    MANY_COUNTS,
+    ONE_DRAW,
+    REFERENCE_OPSET,
+    SAMPLE_COUNTS,
+    SAMPLES,
+    SETTINGS,
+    STORE,
+    TIMED,
+    result_file,
+)
+from quantize_tables import made, page, summary
 from quantizers import ours_options
 from results import Results
 
-HERE, STORE = Path(__file__).parent, ROOT / "runs" / "quantize"
-SAMPLES = {"resnet20": 256, "resnet56": 256, "mobilenet_v2": 128, "vit": 256}  # calibration images of a draw
-INT8 = ("ours 8", "ours 8 gptq", "ours 8 finer")
-PEERS = {
-    "onnxruntime": (
-        "onnxruntime minmax",
-        "onnxruntime minmax reduced",
-        "onnxruntime entropy",
-        "onnxruntime percentile",
-    ),
-    "NNCF": ("nncf openvino", "nncf accuracy control", "nncf onnx"),
-    "quantize_dynamic": ("quantize_dynamic",),
-}
-# One repair more in each than in the one before; the last but one is what `auto` does, where it may take its time.
-REPAIRS = ("none", "+ scales by least squares", "+ bias correction", "+ error-compensated rounding", "+ equalization")
-REPAIRED = {
-    8: ("ours 8 none", "ours 8 scales", "ours 8 bias", "ours 8 gptq", "ours 8 equalize"),
-    4: ("ours 4 none", "ours 4 scales", "ours 4 bias", "ours 4", "ours 4 equalize"),
-}
-LOW_BITS = ("ours 4", "nearest 4", "ours 3", "nearest 3", "ours 2", "nearest 2")
-# Accuracy control takes minutes, and within its limit gives the file of `nncf openvino`; onnxruntime's entropy gives
-# the file of min/max; the others see no images.
-ONE_DRAW = (
-    "nncf accuracy control",
-    "onnxruntime entropy",
-    "quantize_dynamic",
-    "nearest 4",
-    "nearest 3",
-    "nearest 2",
-    *(setting for settings in REPAIRED.values() for setting in settings if setting not in (*INT8, "ours 4")),
-)
-SETTINGS = tuple(
-    dict.fromkeys(
-        (
-            *INT8,
-            *(setting for settings in PEERS.values() for setting in settings),
-            *LOW_BITS,
-            *(setting for settings in REPAIRED.values() for setting in settings),
-        )
-    )
-)
-AGREEING = 8  # calibration images that three runtimes answer: ONNX's own evaluator takes seconds for each
-REFERENCE_OPSET = 19  # the first whose DequantizeLinear ONNX's own evaluator knows
-COST_NETWORK, SAMPLE_COUNTS = "mobilenet_v2", (32, 128, 512, 2048)
-MANY_COUNTS = ("ours 8 minmax", "ours 8 gptq")  # settings that all of these are measured with
-COST_SETTINGS = ("ours 8 minmax", *INT8, "ours 4", *(s for settings in PEERS.values() for s in settings))
-TIMED = (
-    "float",
-    "ours 8 finer",
-    "ours 4",
-    "onnxruntime minmax",
-    "nncf openvino",
-    "nncf accuracy control",
-    "nncf onnx",
-    "quantize_dynamic",
-)
-BOTH_RUNTIMES = ("float", "ours 8", "nncf onnx")
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -156,11 +117,6 @@ def prepare(bench: Bench) -> None:
             quiet = {"GOMP_SPINCOUNT": "10000"} | dict(os.environ)  # torch's idle threads leave others the processor
             script = [sys.executable, str(HERE / "networks.py"), network, str(folder)]
             subprocess.run(script, check=True, env=quiet)
-
-
-def result_file(setting: str, network: str, draw: int) -> Path:
-    kind = "xml" if setting in ("nncf openvino", "nncf accuracy control") else "onnx"
-    return STORE / "files" / network / f"{setting.replace(' ', '_')}.{draw}.{kind}"
 
 
 def quantize(bench: Bench, setting: str, network: str, draw: int, samples: int, out: Path) -> dict[str, Any]:
@@ -359,9 +315,8 @@ def answered_alike(folder: Path, samples: int) -> dict[str, Any]:
 
 def tables(bench: Bench) -> None:
     """Write the page, and the table at its head."""
-    from quantize_tables import page, summary
-
-    text = page(bench.results)
+    networks = made(bench.results)
+    text = page(networks, goals(networks, bench.results), bench.results)
     print(text)
     if not bench.options.quick:
         write_between(RESULTS / "quantization.md", "quantize-summary", summary(bench.results))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import quantize as bench
+import quantize_settings as bench
 from microbudget.units import format_bytes, format_seconds
+from quantize_tables import TITLES, Judged, Network, bootstrap, change, number, ratio
 from results import Results
-
-if TYPE_CHECKING:
-    from quantize_tables import Judged, Network
 
 FINER_SHARE = 0.5  # of the best peer's divergence, with the finer tensors
 FINER_COST = 1.05  # more latency that the finer tensors may take
@@ -46,8 +44,6 @@ def goals(networks: list[Network], results: Results) -> list[Line]:
 
 def eight_bits(network: Network) -> list[Line]:
     """No worse than the best peer at no more latency."""
-    from quantize_tables import TITLES, number, ratio
-
     ours, peer, title = network.judged("ours 8"), network.best_peer, TITLES[network.name]
     if ours is None or peer is None:
         return [[f"8 bits, {title}: KL of the best peer", "", verdict(None, 1)]]
@@ -70,8 +66,6 @@ def eight_bits(network: Network) -> list[Line]:
 
 def one_liner(network: Network, ours: Judged) -> list[Line]:
     """`quantize_dynamic` finds ranges for every image: more exact than any fixed range, and many times slower."""
-    from quantize_tables import TITLES, number, ratio
-
     theirs = network.judged("quantize_dynamic")
     if theirs is None:
         return []
@@ -85,8 +79,6 @@ def one_liner(network: Network, ours: Judged) -> list[Line]:
 
 def finer(network: Network) -> list[Line]:
     """Half the best peer's divergence at less than 5 % more latency."""
-    from quantize_tables import number, ratio
-
     ours, peer, lines = network.judged("ours 8 finer"), network.best_peer, []
     goal = "8 bits, ResNet-20, one or two tensors finer: half of the best peer's KL"
     if ours is None or peer is None:
@@ -108,8 +100,6 @@ def finer(network: Network) -> list[Line]:
 
 def low(network: Network, setting: str, most_points: float, what: str) -> list[Line]:
     """A loss of accuracy at most."""
-    from quantize_tables import TITLES, bootstrap, change
-
     judged = network.judged(setting)
     goal = f"{what}, {TITLES[network.name]}: at most {most_points:g} points lost"
     if judged is None:
@@ -121,8 +111,6 @@ def low(network: Network, setting: str, most_points: float, what: str) -> list[L
 
 def four_bits(network: Network, most_points: float, most_kl: float | None) -> list[Line]:
     """The loss of accuracy, and the divergence that the weights alone cause."""
-    from quantize_tables import bootstrap, number
-
     lines = low(network, "ours 4", most_points, "4-bit weights")
     judged: Judged | None = network.judged("ours 4")
     if most_kl is not None and judged is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import quantize as bench
+import quantize_settings as bench
 from markdown import provenance, table
 from microbudget.methods.quantize.divergence import kl_divergence
 from microbudget.units import format_bytes, format_seconds
@@ -329,12 +329,9 @@ def summary(results: Results) -> str:
     return "\n\n".join([table(head, lines), provenance("quantize.py")])
 
 
-def page(results: Results) -> str:
-    """All tables."""
-    from quantize_goals import goals
-
-    networks = made(results)
-    parts = [host(), "### Goals", table(["goal", "measured", ""], goals(networks, results))]
+def page(networks: list[Network], goals: list[list[str]], results: Results) -> str:
+    """All tables. goals: lines of the first one."""
+    parts = [host(), "### Goals", table(["goal", "measured", ""], goals)]
     for network in networks:
         parts.append(
             f"### {TITLES[network.name]}\n\nAccuracy in float32 {network.accuracy:.2%} on {len(network.labels)} test"

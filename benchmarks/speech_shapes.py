@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import speech
 from microbudget.machine.files import whole_folder
-from results import Results
+from speech_settings import INT8, MODEL, STORE
 
 SHAPES = {
     "whisper-tiny.en": {"d_model": 384, "layers": 4, "heads": 6},
@@ -22,7 +21,6 @@ SHAPES = {
 }
 TOKENS, PROMPT = 16, 2
 LOUD = 1e3  # of the position that ends a text: all else in the residual stream is small compared with it
-INT8 = speech.INT8
 WAYS = {
     "transformers, float32": ("transformers", ""),
     "faster-whisper, int8": ("faster-whisper --type int8", INT8),
@@ -37,28 +35,16 @@ WAYS = {
 }
 
 
-def measure(results: Results, rounds: int) -> None:
-    """Build what is missing, then time all ways of a shape interleaved."""
-    for name in SHAPES:
-        folder = write(name)
-        ways = {}
-        for way, (how, recipe) in WAYS.items():
-            model = speech.made(recipe, folder)
-            results.put(f"shapes {name} sizes/{way}", model.size_bytes)
-            ways[way] = (how, model.path)
-        speech.speed(results, f"shapes {name}", ways, rounds=rounds, files=3)
-
-
 def write(name: str) -> Path:
     """The folder of a random network, made where it is missing."""
-    whole = speech.STORE / "shapes" / name
+    whole = STORE / "shapes" / name
     if whole.is_dir():
         return whole
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     shape = SHAPES[name]
-    config = WhisperConfig.from_pretrained(str(speech.MODEL))
+    config = WhisperConfig.from_pretrained(str(MODEL))
     changed: dict[str, Any] = {"d_model": shape["d_model"]}
     for side in ("encoder", "decoder"):
         changed |= {
@@ -73,11 +59,11 @@ def write(name: str) -> Path:
         end = network.model.decoder.embed_tokens.weight[config.eos_token_id]
         end.copy_(torch.randn(config.d_model) * config.init_std)
         network.model.decoder.embed_positions.weight[PROMPT + TOKENS - 1 :] = LOUD * end / end.norm()
-    generation = json.loads((speech.MODEL / "generation_config.json").read_text(encoding="utf-8"))
+    generation = json.loads((MODEL / "generation_config.json").read_text(encoding="utf-8"))
     generation.pop("alignment_heads", None)
     with whole_folder(whole) as folder:
         network.save_pretrained(str(folder))
-        for file in speech.MODEL.iterdir():
+        for file in MODEL.iterdir():
             if file.name not in ("config.json", "model.safetensors", "generation_config.json", "training.json"):
                 shutil.copyfile(file, folder / file.name)
         (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import readme
-import speech
+import speech_settings as settings
 import speech_shapes
 from markdown import PICTURES, RESULTS, provenance, table, write_between
 from microbudget.judge.verdict import Verdict
@@ -40,11 +39,11 @@ def _points(change: float, low: float, high: float) -> str:
 
 def levers(rows: Rows) -> str:
     """Every way in a line; what is not timed yet has no time."""
-    reference, timed = rows["quality"][speech.UNTOUCHED], rows.get("speed", {})
+    reference, timed = rows["quality"][settings.UNTOUCHED], rows.get("speed", {})
     lines = []
-    for name in (name for name in speech.ROWS if name in rows["quality"]):
-        quality, same = rows["quality"][name], name == speech.UNTOUCHED
-        verdict = speech.verdict(reference, quality)
+    for name in (name for name in settings.ROWS if name in rows["quality"]):
+        quality, same = rows["quality"][name], name == settings.UNTOUCHED
+        verdict = settings.verdict(reference, quality)
         lines.append(
             [
                 name,
@@ -66,13 +65,13 @@ def _cost(timed: Rows, name: str) -> list[str]:
     if name not in timed.get("rounds", {}):
         return [""] * 5
     seconds, heard = float(np.median(timed["rounds"][name])), timed["heard"]
-    same = name == speech.UNTOUCHED
+    same = name == settings.UNTOUCHED
     return [
         format_bytes(timed["peaks"][name]),
         str(timed["threads"][name]),
         format_seconds(seconds / heard["recordings"]),
         f"{seconds / heard['seconds']:.4f}",
-        "" if same else _times(ratio(timed["rounds"][speech.UNTOUCHED], timed["rounds"][name])),
+        "" if same else _times(ratio(timed["rounds"][settings.UNTOUCHED], timed["rounds"][name])),
     ]
 
 
@@ -81,10 +80,10 @@ def goals(rows: Rows) -> str:
     rounds, quality = rows["speed"]["rounds"], rows["quality"]
     lines = []
     for name in (name for name in rounds if name.startswith(("all:", "window, "))):
-        verdict = speech.verdict(quality[speech.UNTOUCHED], quality[name])
-        fast = ratio(rounds[speech.UNTOUCHED], rounds[name])
-        peer = ratio(rounds[speech.SAME_WINDOW], rounds[name])
-        small = quality[speech.UNTOUCHED]["size_bytes"] / quality[name]["size_bytes"]
+        verdict = settings.verdict(quality[settings.UNTOUCHED], quality[name])
+        fast = ratio(rounds[settings.UNTOUCHED], rounds[name])
+        peer = ratio(rounds[settings.SAME_WINDOW], rounds[name])
+        small = quality[settings.UNTOUCHED]["size_bytes"] / quality[name]["size_bytes"]
         lines.append(
             [
                 name,
@@ -106,7 +105,7 @@ def _quality_goal(verdict: Verdict) -> str:
     """Whether the loss is within the limit, and what would show it where 80 recordings cannot."""
     if verdict.decision == "within":
         return "reached"
-    if verdict.decision == "exceeds" or -verdict.change > speech.LIMIT.amount:
+    if verdict.decision == "exceeds" or -verdict.change > settings.LIMIT.amount:
         return "missed"
     more = f"about {verdict.more_examples:,}" if verdict.more_examples else "more than a million"
     return f"reached by the estimate, not shown: {more} more recordings would"
@@ -114,12 +113,12 @@ def _quality_goal(verdict: Verdict) -> str:
 
 def recovered(rows: Rows) -> str:
     """One decoder layer, cut and taught."""
-    whole, cut, taught = (rows["quality"][name]["wer"] for name in speech.RECOVERY)
+    whole, cut, taught = (rows["quality"][name]["wer"] for name in settings.RECOVERY)
     cost = rows["recovery"]["cost"]
     share = (cut - taught) / (cut - whole) if cut > whole else 1.0  # where cutting costs nothing, nothing is lost
     reached = share >= RECOVERED and cost["seconds"] <= 60 * MINUTES and cost["teacher_passes"] == cost["recordings"]
     rates = table(
-        [f"`{speech.BEFORE}`", "wer"],
+        [f"`{settings.BEFORE}`", "wer"],
         [["4 decoder layers", f"{whole:.2%}"], ["cut to one", f"{cut:.2%}"], ["cut and taught", f"{taught:.2%}"]],
     )
     return "\n\n".join(
@@ -138,9 +137,9 @@ def curve(rows: Rows) -> str:
     """Bytes of the vocabulary against errors."""
     reference = rows["curve"]["all tokens"]
     lines = []
-    for name in (name for name in speech.CURVE if name in rows["curve"]):
+    for name in (name for name in settings.CURVE if name in rows["curve"]):
         row = rows["curve"][name]
-        verdict = speech.verdict(reference, row)
+        verdict = settings.verdict(reference, row)
         change = "" if name == "all tokens" else _points(verdict.change, verdict.change_low, verdict.change_high)
         lines.append(
             [f"`trim({name})`" if "=" in name else name, format_bytes(row["size_bytes"]), f"{row['wer']:.2%}", change]
@@ -191,7 +190,7 @@ def draw(rows: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     groups = {"coverage of your words": "coverage", "more tokens beside them": "keep", "all tokens": "all"}
     for (label, begin), marker in zip(groups.items(), "so^", strict=True):
-        names = [name for name in speech.CURVE if name.startswith(begin) and name in rows["curve"]]
+        names = [name for name in settings.CURVE if name.startswith(begin) and name in rows["curve"]]
         points = [(rows["curve"][name], name) for name in names]
         x = [row["size_bytes"] / 1e6 for row, _ in points]
         y = [row["wer"] * 100 for row, _ in points]
@@ -229,7 +228,7 @@ PARTS = {"levers": levers, "goals": goals, "recovery": recovered, "curve": curve
 
 def write(rows: Rows) -> None:
     """The page, the README's table and the picture; a part that is not measured says so."""
-    script = provenance(Path(speech.__file__).name)
+    script = provenance("speech.py")
     for name, made in PARTS.items():
         try:
             text = f"{made(rows)}\n\n{script}"

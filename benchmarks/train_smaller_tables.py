@@ -15,6 +15,8 @@ from microbudget.judge.statistics import wilson
 from microbudget.judge.verdict import judge_pair
 from microbudget.task import Scores
 from microbudget.units import Drop, format_bytes, format_seconds
+from train_smaller_peers import PEERS, START
+from train_smaller_settings import BATCH, EPOCHS, GRID, ORDERS, PIXELS, RECIPES, REFERENCE, SPLITS
 
 PICTURE = PICTURES / "train_smaller.svg"
 PAGES = {
@@ -43,8 +45,6 @@ def whole(rows: Rows, text: str, splits: Sequence[int]) -> bool:
 
 def judged(rows: Rows, recipes: dict[str, str], splits: Sequence[int]) -> tuple[str, list[str]] | None:
     """The table of these recipes by name, and for each the verdict in words; None before the rows are there."""
-    from train_smaller import REFERENCE
-
     found = {name: text for name, text in recipes.items() if whole(rows, text, splits)}
     if not found or any(f"recipe {REFERENCE} {split}" not in rows for split in splits):
         return None
@@ -75,9 +75,6 @@ def judged(rows: Rows, recipes: dict[str, str], splits: Sequence[int]) -> tuple[
 
 def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
     """Each method alone and together, and the peer."""
-    from train_smaller import RECIPES
-    from train_smaller_peers import PEERS, START
-
     found = judged(rows, {**RECIPES, **{name: name for name in PEERS}}, splits)
     if found is None:
         return None
@@ -103,8 +100,6 @@ def recipes_text(rows: Rows, splits: Sequence[int]) -> str | None:
 
 def orders_text(rows: Rows, splits: Sequence[int]) -> str | None:
     """The same methods in another order."""
-    from train_smaller import EPOCHS, ORDERS
-
     found = judged(rows, ORDERS, splits[:1])
     if found is None:
         return None
@@ -163,8 +158,6 @@ def curve_text(rows: Rows) -> str | None:
 
 def overhead_text(rows: Rows) -> str | None:
     """What the loop costs."""
-    from train_smaller import BATCH, PIXELS
-
     if "overhead" not in rows:
         return None
     row = rows["overhead"]
@@ -180,9 +173,6 @@ def overhead_text(rows: Rows) -> str | None:
 def draw(rows: Rows, split: int) -> bool:
     """Accuracy against latency of each method alone and of all; whether there was anything to draw."""
     from matplotlib.figure import Figure
-
-    from train_smaller import GRID, REFERENCE
-    from train_smaller_peers import PEERS
 
     lines = {
         name: [text for text in texts if whole(rows, text, [split])]
@@ -213,8 +203,6 @@ def _points(axes: Any, rows: Rows, split: int, points: list[tuple[float, str]], 
 
 def write(rows: Rows, splits: Sequence[int]) -> None:
     """Every text whose rows are there."""
-    from train_smaller import SPLITS
-
     picture = f"![Accuracy against latency of each method alone and of all](../pictures/{PICTURE.name})"
     pictured = [picture] if draw(rows, splits[0]) else []
     texts = {

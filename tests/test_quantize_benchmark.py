@@ -10,7 +10,16 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-MODULES = ("results", "markdown", "anatomy", "quantize", "quantizers", "quantize_tables", "quantize_goals")
+MODULES = (
+    "results",
+    "markdown",
+    "anatomy",
+    "quantize",
+    "quantize_settings",
+    "quantizers",
+    "quantize_tables",
+    "quantize_goals",
+)
 
 
 @pytest.fixture

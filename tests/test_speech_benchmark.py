@@ -28,26 +28,27 @@ def row(errors: int, recordings: int = 80) -> dict[str, Any]:
 
 
 def quality(tables: ModuleType, **errors: int) -> dict[str, Any]:
-    told = {name: row(errors.get(name, 0)) for name in tables.speech.RECOVERY}
-    return {tables.speech.UNTOUCHED: row(0), tables.speech.ALL: row(errors.get("all", 0)), **told}
+    told = {name: row(errors.get(name, 0)) for name in tables.settings.RECOVERY}
+    return {tables.settings.UNTOUCHED: row(0), tables.settings.ALL: row(errors.get("all", 0)), **told}
 
 
 def test_nothing_is_cut_from_what_early_stopping_reads(
     tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    import speech
     from microbudget.kinds.transcription.data import TranscriptionTask
     from toy_seq2seq import write_recordings
 
     write_recordings(tmp_path / "words" / "train", 48)
-    monkeypatch.setattr(tables.speech, "WORDS", tmp_path / "words")
-    monkeypatch.setattr(tables.speech, "STORE", tmp_path / "store")
-    task = TranscriptionTask.open(tables.speech.data())
+    monkeypatch.setattr(speech, "WORDS", tmp_path / "words")
+    monkeypatch.setattr(speech, "STORE", tmp_path / "store")
+    task = TranscriptionTask.open(speech.data())
     assert {split: len(task.examples(split)) for split in ("train", "validation", "test")} == {
         "train": 40,
         "validation": 6,
         "test": 2,
     }
-    assert Counter(map(tables.speech.split_of, range(240))) == {"train": 204, "validation": 30, "test": 6}
+    assert Counter(map(speech.split_of, range(240))) == {"train": 204, "validation": 30, "test": 6}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_nothing_is_cut_from_what_early_stopping_reads(
     ],
 )
 def test_80_recordings_cannot_show_a_point(tables: ModuleType, wrong: int, told: str) -> None:
-    timed = (tables.speech.UNTOUCHED, tables.speech.SAME_WINDOW, tables.speech.ALL)
+    timed = (tables.settings.UNTOUCHED, tables.settings.SAME_WINDOW, tables.settings.ALL)
     rounds = {name: [1.0, 1.1, 0.9] for name in timed}
     line = tables.goals({"quality": quality(tables, all=wrong), "speed": {"rounds": rounds}}).splitlines()[-1]
     assert told in line
