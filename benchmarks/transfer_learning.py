@@ -151,7 +151,8 @@ def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
     from microbudget.kinds.image_classification.backbone import take_apart
     from microbudget.kinds.image_classification.data import ImageTask
     from microbudget.kinds.image_classification.features import FeatureStore
-    from microbudget.methods.finetune import Finetune, _labels
+    from microbudget.kinds.image_classification.transfer import labels_of
+    from microbudget.methods.finetune import Finetune
     from microbudget.runtimes.loading import load
     from microbudget.training.head import fit_head
 
@@ -163,7 +164,7 @@ def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
     train, validation = task.examples("train"), task.examples("validation")
     started = time.perf_counter()
     store = FeatureStore(graph.graph, preprocessing, cache / "features")
-    rows = [(store.rows(task, part, 0), _labels(part)) for part in (train, validation)]
+    rows = [(store.rows(task, part, 0), labels_of(part)) for part in (train, validation)]
     featured = time.perf_counter()
     fit_head(rows[0], rows[1], len(task.labels), Finetune(head="mlp").settings(), seed)
     done = time.perf_counter()
