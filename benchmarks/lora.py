@@ -93,26 +93,28 @@ def status(name: str) -> int:
 def train_once(way: str, rate: float, epochs: int, threads: int) -> dict[str, Any]:
     """In a process of its own: train, note the peak, judge on validation and test."""
     from microbudget.kinds.language_modelling.text import TextTask
+    from microbudget.kinds.language_modelling.token_rows import next_tokens, token_rows
     from microbudget.methods import Context
-    from microbudget.methods.lora import adapting, memory, reading
+    from microbudget.methods.lora import adapting, memory
     from microbudget.progress import Progress
     from microbudget.runtimes.hf.causal import load_network, load_tokenizer
-    from microbudget.training.train import Settings, train
+    from microbudget.training.settings import Execution, Settings
+    from microbudget.training.train import train
 
     spec = WAYS[way]
     about = Context(TextTask.open(source(MODULE)), RUNS / "cache", threads=threads, progress=Progress())
     tokenizer, network = load_tokenizer(MODEL), load_network(MODEL)
-    rows, held_out = (reading.table(about.task, split, tokenizer, LENGTH) for split in ("train", "validation"))
+    rows, held_out = (token_rows(about.task, split, tokenizer, LENGTH) for split in ("train", "validation"))
     learner, checkpointing = network, spec.get("checkpointing", False)
     if "rank" in spec:
         names = adapting.chosen(network, None, None)
         learner = adapting.adapted(network, names, spec["rank"], 2.0 * spec["rank"], None, 0)
-    lesson = reading.lesson(rows, held_out)
-    batch = lesson.batch(np.array([0]), 0)
-    kept, largest = memory.saved_bytes(learner.train(), lambda one: lesson.loss(one, batch))
+    objective = next_tokens(rows, held_out)
+    batch = objective.batch(np.array([0]), 0)
+    kept, largest = memory.saved_bytes(learner.train(), lambda one: objective.loss(one, batch))
     if checkpointing:
         adapting.enable_checkpointing(network)
-        outside, _ = memory.saved_bytes(learner, lambda one: lesson.loss(one, batch))
+        outside, _ = memory.saved_bytes(learner, lambda one: objective.loss(one, batch))
         config = network.config
         kept = memory.checkpointed(kept, outside, config.num_hidden_layers, 4 * LENGTH * config.hidden_size)
     estimate = memory.training_bytes(learner, 1 if checkpointing else BATCH, kept, largest)
@@ -120,7 +122,7 @@ def train_once(way: str, rate: float, epochs: int, threads: int) -> dict[str, An
     forget_the_peak()
     before, began = status("VmRSS"), time.monotonic()
     settings = Settings(epochs, rate, BATCH, patience=PATIENCE, parts=BATCH if checkpointing else 1)
-    done = train(learner, lesson, settings, threads=threads, what=way, progress=about.progress)
+    done = train(learner, objective, settings, Execution(threads=threads, name=way, progress=about.progress))
     peak = status("VmHWM")
     seconds = time.monotonic() - began
     final = learner.merge_and_unload() if "rank" in spec else learner

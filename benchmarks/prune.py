@@ -135,33 +135,39 @@ def new_statistics(network: Any, about: Context, preprocessing: dict[str, Any]) 
     """Of each batch norm: those of the same photos for everybody, in one batch. The last step of a cut."""
     import torch
 
-    from microbudget.training import lessons
-    from microbudget.training.train import fresh_norms
+    from microbudget.training import objectives
+    from microbudget.training.modes import fresh_norms
 
     fresh_norms(network)
     with torch.no_grad():
-        network(**lessons.inputs(about.task, spread(about.task.examples("train")), preprocessing))
+        network(**objectives.inputs(about.task, spread(about.task.examples("train")), preprocessing))
     network.eval()
 
 
 def retrain(network: Any, about: Context, preprocessing: dict[str, Any]) -> float:
     """The same for everybody: through all layers, the best epoch kept; its accuracy on validation."""
-    from microbudget.training import classifiers, lessons
-    from microbudget.training.train import Settings, frozen_norms, train
+    from microbudget.training import classifiers, objectives
+    from microbudget.training.modes import frozen_norms
+    from microbudget.training.settings import Execution, Settings
+    from microbudget.training.train import train
 
-    groups = classifiers.groups(network, only_last_block=False, share=1 / HEAD_SHARE)
+    groups = classifiers.groups(network, only_last_block=False, factor=1 / HEAD_SHARE)
     settings = Settings(EPOCHS, RATE * HEAD_SHARE, patience=None)
-    lesson = lessons.labelled(about.task, preprocessing, views=2)
+    objective = objectives.labelled(about.task, preprocessing, views=2)
     done = train(
-        classifiers.for_training(network), lesson, settings, groups=groups, mode=frozen_norms, threads=about.threads,
-        what="retrain", progress=about.progress,
-    )  # fmt: skip
+        classifiers.for_training(network),
+        objective,
+        settings,
+        Execution(threads=about.threads, name="retrain", progress=about.progress),
+        groups=groups,
+        mode=frozen_norms,
+    )
     scores = done.epochs[done.kept - 1] if done.kept else {"validation_accuracy": (done.before or {})["accuracy"]}
     return float(scores["validation_accuracy"])
 
 
 def accuracy(network: Any, about: Context, preprocessing: dict[str, Any], split: Any) -> float:
-    from microbudget.training.lessons import answers
+    from microbudget.training.objectives import answers
 
     examples = about.task.examples(split)
     return float(about.task.score(answers(network, about.task, preprocessing, examples), examples).value)
@@ -217,7 +223,7 @@ def point(part: str, share: float, threads: int) -> dict[str, Any]:
 
 def latency() -> None:
     """Every file that was not timed, interleaved with the unpruned one; the median ratio."""
-    from microbudget.methods.prune.targets import time_ratio
+    from microbudget.methods.prune.latency import time_ratio
 
     path = row_path("whole", 1.0).with_suffix(".onnx")
     if not path.is_file():
@@ -226,7 +232,9 @@ def latency() -> None:
     for path in sorted(RUNS.glob("*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         if "time_left" not in row:
-            row["time_left"] = time_ratio(reference, path.with_suffix(".onnx").read_bytes(), pixels, 2)
+            row["time_left"] = time_ratio(
+                reference, path.with_suffix(".onnx").read_bytes(), {"pixel_values": pixels}, 2
+            )
             path.write_text(json.dumps(row), encoding="utf-8")
             print(row)
 

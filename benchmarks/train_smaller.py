@@ -86,14 +86,15 @@ class Bench:
 
         from microbudget.images.preprocess import Preprocessing
         from microbudget.runtimes.hf.torch import load_network
-        from microbudget.training import lessons
+        from microbudget.training import objectives
         from microbudget.training.classifiers import for_training
-        from microbudget.training.train import Settings, train
+        from microbudget.training.settings import Execution, Settings
+        from microbudget.training.train import train
 
         context = self.context(SPLITS[0])
         preprocessing = Preprocessing.parse(load(MODEL).record.preprocessing or {}).resized(PIXELS)
         examples = context.task.examples("train")[: STEPS * BATCH]
-        lesson = replace(lessons.labelled(context.task, preprocessing, train=examples), judge=None)
+        objective = replace(objectives.labelled(context.task, preprocessing, train=examples), validate=None)
         settings = Settings(epochs=1, batch_size=BATCH, learning_rate=1e-4, patience=None)
         networks = [for_training(load_network(MODEL)) for _ in range(2)]
 
@@ -102,13 +103,13 @@ class Bench:
             network.train()
             optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
             for batch in np.array_split(np.random.default_rng(0).permutation(len(examples)), STEPS):
-                loss = lesson.loss(network, lesson.batch(batch, 0))
+                loss = objective.loss(network, objective.batch(batch, 0))
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
 
         def ours() -> None:
-            train(networks[1], lesson, settings, checkpoint=STORE / "overhead.pt", threads=2)
+            train(networks[1], objective, settings, Execution(checkpoint=STORE / "overhead.pt", threads=2))
             (STORE / "overhead.pt").unlink()
 
         torch.set_num_threads(2)

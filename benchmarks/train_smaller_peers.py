@@ -62,16 +62,21 @@ class Peer:
 def _learn(network: Any, context: Context, preprocessing: dict[str, Any]) -> None:
     """As `distill` trains, but from the labels alone."""
     from microbudget.methods.distill import Distill
-    from microbudget.training import classifiers, lessons
-    from microbudget.training.train import Settings, fresh_norms, train
+    from microbudget.training import classifiers, objectives
+    from microbudget.training.modes import fresh_norms
+    from microbudget.training.settings import Execution, Settings
+    from microbudget.training.train import train
 
     as_ours = Distill(epochs=EPOCHS)
     settings = Settings(EPOCHS, as_ours.learning_rate, as_ours.batch_size, patience=as_ours.patience)
-    lesson = lessons.labelled(context.task, preprocessing, views=as_ours.views)
+    objective = objectives.labelled(context.task, preprocessing, views=as_ours.views)
     train(
-        classifiers.for_training(network), lesson, settings, mode=fresh_norms, seed=context.seed,
-        threads=context.threads, what="peer", progress=context.progress,
-    )  # fmt: skip
+        classifiers.for_training(network),
+        objective,
+        settings,
+        Execution(seed=context.seed, threads=context.threads, name="peer", progress=context.progress),
+        mode=fresh_norms,
+    )
     network.eval()
 
 

@@ -148,10 +148,10 @@ def ours(seed: int, views: int, cache: Path) -> dict[str, Any]:
 
 def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
     """Seconds of the features of one view and the head alone, the network opened and the photos decoded before."""
-    from microbudget.kinds.image_classification.backbone import take_apart
+    from microbudget.kinds.image_classification.backbone import open_backbone
     from microbudget.kinds.image_classification.data import ImageTask
     from microbudget.kinds.image_classification.features import FeatureStore
-    from microbudget.kinds.image_classification.transfer import labels_of
+    from microbudget.kinds.image_classification.teaching import labels_of
     from microbudget.methods.finetune import Finetune
     from microbudget.runtimes.loading import load
     from microbudget.training.head import fit_head
@@ -160,13 +160,13 @@ def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
     preprocessing = model.record.preprocessing or {}
     task = ImageTask.open(PHOTOS, seed=seed, cache=cache)
     task.prepare([preprocessing])
-    graph = take_apart(model)
+    graph = open_backbone(model)
     train, validation = task.examples("train"), task.examples("validation")
     started = time.perf_counter()
     store = FeatureStore(graph.graph, preprocessing, cache / "features")
     rows = [(store.rows(task, part, 0), labels_of(part)) for part in (train, validation)]
     featured = time.perf_counter()
-    fit_head(rows[0], rows[1], len(task.labels), Finetune(head="mlp").settings(), seed)
+    fit_head(rows[0], rows[1], len(task.labels), Finetune(head="mlp").head_settings(), seed)
     done = time.perf_counter()
     return {"features_s": featured - started, "head_s": done - featured, "seconds": done - started}
 

@@ -14,9 +14,9 @@ from microbudget.errors import BadData
 from microbudget.kind import open_data
 from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.kinds.language_modelling.chats import ChatTask
+from microbudget.kinds.language_modelling.token_rows import IGNORED, conversation_rows, token_rows
 from microbudget.methods import Context
 from microbudget.methods.lora import Lora
-from microbudget.methods.lora.reading import IGNORED, _conversations, table
 from microbudget.model import LANGUAGE_MODELLING
 from microbudget.recipes.build import build_step
 from microbudget.runtimes import open_session
@@ -63,7 +63,7 @@ def test_conversations_are_a_language_task(chats: Path) -> None:
 
 def test_only_answers_are_learnt(chats: Path, folder: Path) -> None:
     task, tokenizer = ChatTask.open(chats), causal.load_tokenizer(folder)
-    rows = table(task, "train", tokenizer, 200)
+    rows = token_rows(task, "train", tokenizer, 200)
     for tokens, targets, example in zip(rows.tokens, rows.targets, task.examples("train"), strict=True):
         learnt = tokens[targets != IGNORED]
         answers = "".join(m["content"] for m in task.conversation(example) if m["role"] == "assistant")
@@ -93,12 +93,12 @@ def talk(*contents: str) -> list[dict[str, str]]:
 
 def test_what_a_row_has_no_room_for_is_told() -> None:
     short, long = talk("a?", "yes"), talk("b" * 50, "never read")
-    rows = _conversations([short, long], OneEach(None), 40)
+    rows = conversation_rows([short, long], OneEach(None), 40)
     assert len(rows) == 1, "a conversation whose answers are all behind the cut teaches nothing"
     assert said(rows.targets[0]) == " yes\n"
     assert rows.cut == pytest.approx(len(" never read\n") / len(" yes\n never read\n"))
     with pytest.raises(BadData, match="no answer of an assistant stands in the first 40 tokens"):
-        _conversations([long], OneEach(None), 40)
+        conversation_rows([long], OneEach(None), 40)
 
 
 def test_a_folder_of_texts_and_conversations_is_neither(chats: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_template_that_writes_earlier_turns_anew_repeats_none() -> None:
         "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}A:{{ m.content.split('/')[-1] }};"
         "{% else %}{{ m.role[0] }}:{{ m.content }};{% endif %}{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
     )
-    rows = _conversations([talk("one", "hm/first", "two", "ah/second")], OneEach(template), 200)
+    rows = conversation_rows([talk("one", "hm/first", "two", "ah/second")], OneEach(template), 200)
     assert said(rows.tokens[0]) == "u:one;A:first;u:two;a:ah/second;"
     assert said(rows.targets[0]) == "ah/second;"
 
@@ -145,7 +145,7 @@ def test_the_answers_are_judged_and_get_better(chats: Path, folder: Path, tmp_pa
 
 
 @needs_llama
-def test_a_model_is_shrunk_on_conversations(
+def test_a_model_is_shrunk_onconversation_rows(
     chats: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the divergence from the reference, and its answers to what held-out users ask."""
@@ -177,7 +177,7 @@ def test_a_model_is_shrunk_on_conversations(
         ("", "is empty"),
     ],
 )
-def test_lines_that_are_no_conversations(line: str, message: str, tmp_path: Path) -> None:
+def test_lines_that_are_noconversation_rows(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text(line, encoding="utf-8")
     with pytest.raises(BadData, match=message):
         ChatTask.open(tmp_path / "bad.jsonl")

@@ -13,6 +13,7 @@ import pytest
 
 from microbudget.errors import BadData, OutOfTime
 from microbudget.judge.budget import Budget
+from microbudget.methods import Context
 from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
 from microbudget.search import evaluation
@@ -165,16 +166,16 @@ def test_a_slow_recipe_does_not_keep_a_distillation_from_its_chance(
 def test_the_teacher_keeps_what_it_has_heard(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.kinds.transcription import teacher
+    from microbudget.kinds.transcription import pseudo_labels as teacher
     from microbudget.kinds.transcription.data import TranscriptionTask
     from microbudget.runtimes.loading import load
 
     monkeypatch.setattr(teacher, "BATCH", 2)
     task = TranscriptionTask.open(recordings, cache=tmp_path / "index")
     examples, whisper = task.examples("train")[:8], load(folder)
-    with pytest.raises(OutOfTime, match="in the middle of the teacher's listening"):
-        teacher.dictate(whisper, task, examples, tmp_path, deadline=time.monotonic())
-    assert teacher.dictate(whisper, task, examples, tmp_path).passes == 6
+    with pytest.raises(OutOfTime, match="in the middle of the teacher's transcription"):
+        teacher.pseudo_labels(whisper, examples, Context(task, tmp_path, deadline=time.monotonic()))
+    assert teacher.pseudo_labels(whisper, examples, Context(task, tmp_path)).passes == 6
 
 
 @pytest.mark.usefixtures("_quick")

@@ -100,13 +100,13 @@ def test_a_cut_that_takes_nothing_away_is_refused(taught: Model, tmp_path: Path)
     from transformers import FocalNetConfig, FocalNetForImageClassification
 
     model = written(efficientnet(), tmp_path / "efficient")
-    with pytest.raises(UnsupportedModel, match="the configuration of efficientnet cannot say fewer blocks: use width"):
+    with pytest.raises(UnsupportedModel, match="configuration of efficientnet cannot express fewer blocks: use width"):
         student.cut(model, 0.5, 1.0, LABELS, 0)
-    with pytest.raises(UnsupportedModel, match="cannot say fewer blocks"):
+    with pytest.raises(UnsupportedModel, match="cannot express fewer blocks"):
         student.cut(model, 0.5, 0.5, LABELS, 0)
     config = FocalNetConfig(image_size=PIXELS, embed_dim=8, depths=[2, 2], focal_levels=[1, 1], focal_windows=[3, 3])
     focal = FocalNetForImageClassification(config)
-    with pytest.raises(UnsupportedModel, match="the configuration of focalnet cannot say fewer channels: use depth"):
+    with pytest.raises(UnsupportedModel, match="configuration of focalnet cannot express fewer channels: use depth"):
         student.check_cut(focal, 1.0, 0.5)
     student.check_cut(focal, 0.5, 1.0)
     with pytest.raises(InvalidOption, match=r"depth=0\.9 leaves all blocks that the model has"):
@@ -134,7 +134,7 @@ class Heard(Progress):
 
 @pytest.mark.parametrize("name", ["", "config.json"])
 def test_a_named_student_with_a_pickle_is_refused(name: str, taught: Model, context: Context, tmp_path: Path) -> None:
-    """It was drawn at random, as if there were no weights."""
+    """It was randomly initialized, as if there were no weights."""
     folder = tmp_path / "old"
     vision_transformer(layers=1).config.save_pretrained(str(folder))
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
@@ -165,7 +165,7 @@ def test_a_config_alone_brings_its_preprocessing(taught: Model, context: Context
     heard = Heard()
     made = build_step(taught, step, replace(context, progress=heard), tmp_path / "store")
     assert (made.record.preprocessing or {})["size"] == {"height": 16, "width": 16}
-    assert any("alone has a config.json without weights: it is drawn at random" in line for line in heard.lines)
+    assert any("alone has a config.json without weights: randomly initialized" in line for line in heard.lines)
 
 
 def test_a_config_with_weights_beside_it_is_their_folder(taught: Model, context: Context, tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from microbudget.methods.finetune import Finetune
 from microbudget.model import Model
 from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.hf.heads import head_of
 from microbudget.runtimes.hf.torch import load_network
 from microbudget.runtimes.loading import load
 from microbudget.training import classifiers
+from microbudget.training.objective import Trained
 from test_distill import vision_transformer, write_resnet
 
 
@@ -127,8 +129,8 @@ def test_onnx_and_mlp_cannot_be_unfrozen() -> None:
 def test_the_head_of_wide_features_takes_smaller_steps(hf_model: Path, resnet: Path) -> None:
     """Of 1,280 raw features each step moves a logit by the rate times their sum."""
     wide, narrow = load_network(hf_model), load_network(resnet)
-    assert (classifiers.head_of(wide)[1].in_features, classifiers.head_of(narrow)[1].in_features) == (1280, 32)
-    assert (classifiers.head_share(wide), classifiers.head_share(narrow)) == (0.1, 1.0)
+    assert (head_of(wide)[1].in_features, head_of(narrow)[1].in_features) == (1280, 32)
+    assert (classifiers.head_factor(wide), classifiers.head_factor(narrow)) == (0.1, 1.0)
 
 
 def trained_with(given: Model, context: Context, store: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -137,9 +139,9 @@ def trained_with(given: Model, context: Context, store: Path, monkeypatch: pytes
 
     seen: dict[str, Any] = {}
 
-    def noting(network: object, lesson: object, settings: object, **options: Any) -> training.Trained:
-        seen.update(options, settings=settings)
-        return training.Trained(kept=0)
+    def noting(network: object, objective: object, settings: object, execution: object, **options: Any) -> Trained:
+        seen.update(options, settings=settings, execution=execution)
+        return Trained(kept=0)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", noting)
@@ -155,13 +157,13 @@ def test_a_network_that_was_cut_learns_more(
     for given, backbone in ((whole, 1e-4), (pruned, 3e-4)):
         seen = trained_with(given, context, tmp_path / str(backbone), monkeypatch)
         rate = seen["settings"].learning_rate
-        assert rate == pytest.approx(1e-3 * classifiers.head_share(load_network(given.path)))
+        assert rate == pytest.approx(1e-3 * classifiers.head_factor(load_network(given.path)))
         assert [rate * share for _, share in seen["groups"]] == pytest.approx([rate, backbone])
 
 
 def test_a_network_that_grew_too_sure_is_kept_for_what_it_answers(context: Context) -> None:
     """Its loss rises with its certainty; at its best temperature it falls with its errors."""
-    from microbudget.training.lessons import calibrated_loss
+    from microbudget.training.objectives import calibrated_loss
 
     examples = context.task.examples("validation")
     targets = np.array([example.label for example in examples])
@@ -182,7 +184,7 @@ def test_a_network_that_grew_too_sure_is_kept_for_what_it_answers(context: Conte
 
 
 def test_a_loss_of_ones_own_decides_as_it_is(context: Context) -> None:
-    from microbudget.training.lessons import calibrated_loss
+    from microbudget.training.objectives import calibrated_loss
 
     examples = context.task.examples("validation")
 

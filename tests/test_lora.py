@@ -263,7 +263,7 @@ def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> N
 def test_what_is_judged_beside_zeros_is_what_is_written(hf_model: Path, images: Context, tmp_path: Path) -> None:
     """The adapters do not fill pruned zeros in the training either, so the scores are those of the merged one."""
     from microbudget.runtimes.hf.torch import load_network
-    from microbudget.training import lessons
+    from microbudget.training import objectives
 
     recipe = Recipe.parse(
         "finetune(epochs=1) > prune(structure='weights', sparsity=0.8, samples=8)"
@@ -272,10 +272,10 @@ def test_what_is_judged_beside_zeros_is_what_is_written(hf_model: Path, images: 
     adapted = build(load(hf_model), recipe, images, tmp_path)[-1]
     history = adapted.record.history["lora"]
     assert history["kept"], "an epoch was kept"
-    lesson = lessons.labelled(images.task, adapted.record.preprocessing or {})
-    assert lesson.judge is not None
+    objective = objectives.labelled(images.task, adapted.record.preprocessing or {})
+    assert objective.validate is not None
     with torch.no_grad():
-        found = lesson.judge(load_network(adapted.path).eval())
+        found = objective.validate(load_network(adapted.path).eval())
     told = history["epochs"][history["kept"] - 1]
     assert float(found["loss"]) == pytest.approx(told["validation_loss"], rel=1e-3)
 
@@ -323,10 +323,10 @@ def test_a_killed_training_goes_on(
     reader: Model, text: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its checkpoint, and made again: the same bytes as one that ran through."""
-    from microbudget.training import train as training
+    from microbudget.training import loop
 
     whole = build_step(reader, QUICK, text, tmp_path / "a")
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
     step, steps = torch.optim.AdamW.step, []
 
     def killed(self: torch.optim.AdamW, *arguments: object) -> object:

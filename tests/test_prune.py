@@ -16,6 +16,7 @@ from conftest import CONFIG, PIXELS, write_photos
 from microbudget.errors import BadInput, InvalidOption, UnsupportedModel
 from microbudget.judge.ledger import ledger
 from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.kinds.image_classification.prune import open_target
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.prune import Prune
@@ -24,7 +25,7 @@ from microbudget.methods.prune.allocate import allocate, step_of, widths
 from microbudget.methods.prune.graph import trace
 from microbudget.methods.prune.importance import importance
 from microbudget.methods.prune.sensitivity import Curve, Family
-from microbudget.methods.prune.subject import Subject
+from microbudget.methods.prune.target import PruningTarget, choose_examples
 from microbudget.model import Model
 from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
@@ -200,7 +201,7 @@ def test_a_backbone_learns_faster_where_it_lost_channels(
     shares: list[float] = []
 
     def groups(network: Any, last: bool, share: float) -> Any:
-        shares.append(share * classifiers.head_share(network))
+        shares.append(share * classifiers.head_factor(network))
         return real(network, last, share)
 
     real = classifiers.groups
@@ -279,9 +280,9 @@ def test_channels_that_say_nothing_are_the_least_important(kind: str) -> None:
         network.layers[1].weight[quiet] *= 1e-3
         network.layers[1].bias[quiet] *= 1e-3
     pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(16, 3, 4, 4)).astype(np.float32))
-    subject = Subject(network, [{"pixel_values": pixels}])
-    graph = trace(network, subject.example)
-    scores = importance(kind, subject, graph)
+    target = PruningTarget(network, [{"pixel_values": pixels}])
+    graph = trace(network, target.example)
+    scores = importance(kind, target, graph)
     channels = graph.axes["layers.0.weight"][0]
     assert set(np.argsort(scores[channels])[:3].tolist()) == set(quiet.tolist())
 
@@ -291,16 +292,16 @@ def test_a_channel_of_small_weights_is_the_least_important(importance: str, cont
     """Every weight that makes, scales or reads one channel of each layer is made small: its score must be the least."""
     from microbudget.methods.prune.channels import plan
     from microbudget.methods.prune.importance import importance as score
-    from microbudget.methods.prune.subject import open_subject
 
-    made = plan(open_subject(taught, context, 4), importance, context.progress, uniform=True)
+    target = open_target(Prune(), taught, context, choose_examples(context, 4))
+    made = plan(target, importance, context.progress, uniform=True)
     small = {int(site.bundles[len(site.bundles) // 2]): site for one in made.families for site in one.sites}
-    state = made.subject.network.state_dict()
+    state = made.target.network.state_dict()
     for name, axes in made.graph.axes.items():
         for axis, ids in enumerate(axes):
             for place in np.flatnonzero(np.isin(ids, list(small))):
                 state[name].select(axis, int(place)).mul_(1e-3)
-    scores = score(importance, made.subject, made.graph)
+    scores = score(importance, made.target, made.graph)
     for bundle, site in small.items():
         assert scores[bundle] == scores[site.bundles].min() < np.median(scores[site.bundles]) / 10
 
@@ -452,20 +453,19 @@ def test_weights_become_zero_and_save_nothing_here(
 def test_wanda_is_the_papers_equation(context: Context, taught: Model) -> None:
     """|W| * ||X||, the smallest of each row: naively, with the inputs that a hook sees."""
     from microbudget.methods.prune import zeros
-    from microbudget.methods.prune.subject import open_subject
 
-    subject = open_subject(taught, context, 8)
+    target = open_target(Prune(), taught, context, choose_examples(context, 8))
     seen: dict[str, torch.Tensor] = {}
-    modules = dict(subject.network.named_modules())
+    modules = dict(target.network.named_modules())
     name = next(
-        name for name, module in zeros.prunable(subject.network) if module.kernel_size == (1, 1) and module.groups == 1
+        name for name, module in zeros.prunable(target.network) if module.kernel_size == (1, 1) and module.groups == 1
     )
     module = modules[name.removesuffix(".weight")]
     hook = module.register_forward_pre_hook(lambda _, x: seen.__setitem__("x", x[0].clone()))
-    subject.logits()
+    target.logits()
     hook.remove()
     before = module.weight.detach().clone()
-    zeros.prune(subject, 0.5, "wanda")
+    zeros.prune(target, 0.5, "wanda")
     X = seen["x"].permute(1, 0, 2, 3).reshape(before.shape[1], -1)
     score = before[:, :, 0, 0].abs() * X.norm(dim=1)
     for row, values in enumerate(score):

@@ -24,8 +24,8 @@ from microbudget.methods.prune.channels import finish, plan
 from microbudget.methods.prune.graph import Dependencies, trace
 from microbudget.methods.prune.moments import input_moments, match, moments, repaired_logits
 from microbudget.methods.prune.sensitivity import silenced
-from microbudget.methods.prune.subject import Subject, divergence
 from microbudget.methods.prune.surgery import check, cut
+from microbudget.methods.prune.target import PruningTarget, divergence
 from microbudget.progress import SILENT
 from microbudget.runtimes.hf import widths
 from random_graphs import programs, random_net
@@ -84,10 +84,10 @@ def test_pruned_equals_zeroed(program: list, flat: bool, seed: int, data: st.Dat
         for index, step in enumerate(program)
         if step[0] == "twin"
     )
-    subject = Subject(network, [{"pixel_values": PIXELS}])
-    with silenced(subject, graph, removed):
-        torch.testing.assert_close(subject.logits(), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(subject.logits(), logits(network))  # nothing is left of the silence
+    target = PruningTarget(network, [{"pixel_values": PIXELS}])
+    with silenced(target, graph, removed):
+        torch.testing.assert_close(target.logits(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(target.logits(), logits(network))  # nothing is left of the silence
     if len(removed):
         assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in network.parameters())
 
@@ -120,8 +120,8 @@ def test_layers_that_share_a_weight_are_cut_as_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Sharing(PretrainedConfig(tie_word_embeddings=True)).eval()
     assert network.second.weight is network.first.weight
-    subject = Subject(network, [{"pixel_values": PIXELS}])
-    made = plan(subject, "taylor", SILENT, uniform=False)
+    target = PruningTarget(network, [{"pixel_values": PIXELS}])
+    made = plan(target, "taylor", SILENT, uniform=False)
     assert {"first.weight", "second.weight"} <= {name for name, _ in made.sites[0].uses}
     numbers = sum(one.numel() for one in network.parameters())
     assert costs.parameters(made.graph, made.sites)(np.array([12.0, 12.0])) >= numbers
@@ -191,19 +191,19 @@ def test_batch_norm_takes_up_what_the_removed_channels_said() -> None:
     program = [("conv", 0, 12, 1, 3), ("norm", 1), ("silu", 2), ("conv", 3, 8, 1, 3), ("norm", 4), ("relu", 5)]
     network = random_net(program, False, 3)
     pixels = torch.from_numpy(np.random.default_rng(1).normal(size=(32, 3, 4, 4)).astype(np.float32))
-    subject = Subject(network, [{"pixel_values": pixels[:20]}, {"pixel_values": pixels[20:]}])
-    graph = trace(network, subject.example)
+    target = PruningTarget(network, [{"pixel_values": pixels[:20]}, {"pixel_values": pixels[20:]}])
+    graph = trace(network, target.example)
     first = next(site for site in graph.sites if site.name == "layers.0")
     removed = first.bundles[:7]
     smaller = copy.deepcopy(network)
     cut(smaller, graph, removed)
-    reference = subject.logits()
+    reference = target.logits()
     torch.testing.assert_close(
-        repaired_logits(subject, [input_moments(network, one) for one in subject.batches]), reference
+        repaired_logits(target, [input_moments(target, one) for one in target.batches]), reference
     )
-    before = divergence(reference, subject.logits(smaller))
-    assert match(subject, smaller, graph, removed)
-    assert divergence(reference, subject.logits(smaller)) < before
+    before = divergence(reference, target.logits(smaller))
+    assert match(target, smaller, graph, removed)
+    assert divergence(reference, target.logits(smaller)) < before
     outputs: dict[nn.Module, torch.Tensor] = {}
     for one in (network, smaller):
         one.layers[4].register_forward_hook(lambda module, _, output: outputs.__setitem__(module, output))
@@ -250,21 +250,21 @@ def test_a_network_that_branches_on_its_values_cannot_be_traced() -> None:
 
 def test_a_width_in_the_code_is_found_out() -> None:
     network = Sorting("number").eval()
-    subject = Subject(network, [{"pixel_values": PIXELS}])
-    graph = trace(network, subject.example)
+    target = PruningTarget(network, [{"pixel_values": PIXELS}])
+    graph = trace(network, target.example)
     smaller = copy.deepcopy(network)
     removed = graph.sites[0].bundles[:2]
     cut(smaller, graph, removed)
-    with silenced(subject, graph, removed):
-        expected = subject.logits()
+    with silenced(target, graph, removed):
+        expected = target.logits()
     with pytest.raises(UnsupportedModel, match="its code has their number written down"):
-        check(subject, smaller, expected)
+        check(target, smaller, expected)
 
 
 def test_layers_of_one_channel_cannot_lose_it() -> None:
     network = random_net([("conv", 0, 1, 1, 3), ("conv", 1, 1, 1, 3)], False, 0)
     with pytest.raises(InvalidOption, match="a single one and would lose its last channel"):
-        plan(Subject(network, [{"pixel_values": PIXELS}]), "magnitude", SILENT, uniform=False)
+        plan(PruningTarget(network, [{"pixel_values": PIXELS}]), "magnitude", SILENT, uniform=False)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -277,12 +277,12 @@ def test_wanda_knows_the_axes_of_a_transposed_convolution(groups: int) -> None:
     del network.last
     network.unused, network.last = nn.Linear(5, 5), last  # what names the classes is the last of them
     network.eval()
-    subject = Subject(network, [{"pixel_values": PIXELS}])
+    target = PruningTarget(network, [{"pixel_values": PIXELS}])
     with torch.inference_mode():
         x = network.first[0](PIXELS).transpose(0, 1).flatten(1).norm(dim=1)
     layer, unused = network.first[1], network.unused.weight.clone()
     before = layer.weight.detach().clone()
-    names = zeros.prune(subject, 0.4, "wanda")
+    names = zeros.prune(target, 0.4, "wanda")
     assert names == ["first.0.weight", "first.1.weight"]  # the classes' layer stays, and what is never called
     torch.testing.assert_close(network.unused.weight, unused)
     for output in range(8):
@@ -301,7 +301,7 @@ def test_wanda_adds_up_what_layers_with_one_weight_hear() -> None:
     with torch.inference_mode():
         heard = network.layers[0](PIXELS)
         both = torch.cat([heard, network.layers[1](heard)]).transpose(0, 1).flatten(1).norm(dim=1)
-    names = zeros.prune(Subject(network, [{"pixel_values": PIXELS}]), 0.5, "wanda")
+    names = zeros.prune(PruningTarget(network, [{"pixel_values": PIXELS}]), 0.5, "wanda")
     assert names == ["layers.0.weight", "layers.1.weight"]
     for row, values in zip(network.layers[1].weight[:, :, 0, 0], weight.abs() * both, strict=True):
         assert set(torch.nonzero(row == 0).flatten().tolist()) == set(values.argsort()[:2].tolist())

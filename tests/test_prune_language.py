@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from microbudget.kinds.language_modelling import token_rows
+from microbudget.kinds.language_modelling.prune import open_target
 from microbudget.methods import Context
-from microbudget.methods.lora import reading
 from microbudget.methods.prune import Prune
 from microbudget.methods.prune.allocate import widths
 from microbudget.methods.prune.channels import plan
 from microbudget.methods.prune.costs import parameters
-from microbudget.methods.prune.subject import open_subject
+from microbudget.methods.prune.target import choose_examples
 from microbudget.model import Model
 from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
 from microbudget.runtimes.loading import load
-from microbudget.training.train import Settings, train
+from microbudget.training.settings import Execution, Settings
+from microbudget.training.train import train
 from toy_language_models import text_context, train_byte_level, write_network
 
 SHAPES = {
@@ -81,8 +83,8 @@ def test_tied_embeddings_count_once(share: float, text: Context, tmp_path: Path)
     given = written(tmp_path / "gpt2", "gpt2")
     network = causal.load_network(given.path)
     assert network.lm_head.weight is network.transformer.wte.weight
-    subject = open_subject(given, text, 4)
-    made = plan(subject, "magnitude", text.progress, uniform=True)
+    target = open_target(Prune(), given, text, choose_examples(text, 4))
+    made = plan(target, "magnitude", text.progress, uniform=True)
     whole = sum(one.numel() for one in network.parameters())
     cost = parameters(made.graph, made.sites)
     assert cost(widths(made.families, [0] * len(made.families))) == whole
@@ -123,8 +125,8 @@ def test_parts_of_a_batch_count_by_their_targets() -> None:
     tokens = torch.arange(24).reshape(4, 6) % 7
     targets = tokens.clone()
     for row, learnt in enumerate((1, 5, 2, 0)):
-        targets[row, : 6 - learnt] = reading.IGNORED
-    table = reading.Table(tokens, targets)
+        targets[row, : 6 - learnt] = token_rows.IGNORED
+    rows = token_rows.TokenRows(tokens, targets)
 
     class Bigrams(torch.nn.Module):
         def __init__(self) -> None:
@@ -139,7 +141,7 @@ def test_parts_of_a_batch_count_by_their_targets() -> None:
     for parts in (1, 4):
         network = Bigrams()
         settings = Settings(3, 0.1, batch_size=4, patience=None, parts=parts)
-        done = train(network, reading.lesson(table, None), settings, threads=1)
+        done = train(network, token_rows.next_tokens(rows, None), settings, Execution(threads=1))
         weights.append(network.logits.weight.detach())
         losses.append([row["train_loss"] for row in done.epochs])
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)

@@ -22,7 +22,7 @@ from microbudget.methods.resize import Resize
 from microbudget.recipes.build import CHECKPOINTS, build
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from microbudget.training import train as training
+from microbudget.training import loop
 from test_distill import write_resnet
 from test_methods import digest
 
@@ -36,9 +36,9 @@ WORKER = """
 import os, signal, sys
 from torch.optim import AdamW
 from microbudget import methods
-from microbudget.training import train as training
+from microbudget.training import loop
 from test_resume import built
-training.CHECKPOINT_EVERY_S = 0
+loop.CHECKPOINT_EVERY_S = 0
 model, photos, folder, fatal, fatal_step = sys.argv[1:]
 steps, step = [0], AdamW.step
 
@@ -110,7 +110,7 @@ def test_a_full_disk_while_a_model_is_written(photos: Path, tmp_path: Path, monk
 
 def test_the_checkpoint_of_a_failed_step_stays(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(write_resnet(tmp_path / "resnet"))
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0)
     context = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=1)
     teacher = build(model, Recipe.parse("finetune(epochs=3)"), context, tmp_path / "models")[-1]
     step = Distill(epochs=2, views=1, learning_rate=1.0)

@@ -19,7 +19,6 @@ from microbudget.judge.measuring import open_task
 from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.kinds.transcription.players import encoded, marked
 from microbudget.kinds.transcription.search_space import fewer_layers, window_s
-from microbudget.methods.export import _recordings
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
@@ -176,11 +175,13 @@ def test_an_export_is_compared_on_short_recordings(recordings: Path) -> None:
     task = TranscriptionTask.open(recordings)
     examples = task.examples("train")
     task._seconds[examples[0].name] = 3600.0
-    heard = _recordings(task, 6.0)
+    from microbudget.kinds.transcription.export import recordings as compared
+
+    heard = compared(task, 6.0)
     assert len(heard) == min(16, len(examples) - 1)
     for example in examples:
         task._seconds[example.name] = 3600.0
-    heard = _recordings(task, 0.25)  # the beginning, of so much as a window holds
+    heard = compared(task, 0.25)  # the beginning, of so much as a window holds
     assert len(heard) == min(16, len(examples))
     assert all(one["waveform"].shape == (1, 4000) for one in heard)
 

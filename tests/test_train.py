@@ -20,9 +20,12 @@ from torch import nn
 
 from microbudget.errors import DiskFull, Diverged, OutOfTime
 from microbudget.progress import Progress
-from microbudget.training import train as training
+from microbudget.training import loop
+from microbudget.training.modes import fresh_norms, frozen_norms, zeros_stay
+from microbudget.training.objective import Objective, Trained
 from microbudget.training.order import Order, schedule
-from microbudget.training.train import Lesson, Settings, Trained, fresh_norms, frozen_norms, train, zeros_stay
+from microbudget.training.settings import Execution, Settings
+from microbudget.training.train import train
 
 SETTINGS = Settings(epochs=4, batch_size=8, learning_rate=0.02, patience=None)
 
@@ -43,7 +46,7 @@ def test_a_gpu_gives_the_same_result_for_the_same_seed(tmp_path: Path) -> None:
     found = []
     for _ in range(2):
         one = network()
-        train(one, lesson(), SETTINGS, seed=3)
+        train(one, objective(), SETTINGS, Execution(seed=3))
         found.append({name: tensor.clone() for name, tensor in one.state_dict().items()})
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -58,20 +61,20 @@ def data(count: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
     return X, X[:, :3].argmax(1)
 
 
-def lesson(**changes) -> Lesson:
+def objective(**changes) -> Objective:
     X, y = data()
     held_out, answers = data(80)[0][50:], data(80)[1][50:]
 
-    def judge(net: nn.Module) -> dict[str, float]:
+    def validate(net: nn.Module) -> dict[str, float]:
         logits = net(held_out)
         loss = nn.functional.cross_entropy(logits, answers)
         return {"loss": float(loss), "accuracy": float((logits.argmax(1) == answers).float().mean())}
 
-    plain = Lesson(
+    plain = Objective(
         examples=50,
         batch=lambda rows, epoch: {"X": X[rows], "y": y[rows]},
         loss=lambda net, batch: nn.functional.cross_entropy(net(batch["X"]), batch["y"]),
-        judge=judge,
+        validate=validate,
     )
     return replace(plain, **changes)
 
@@ -85,8 +88,8 @@ def test_it_is_a_plain_loop() -> None:
     ours, theirs = network().double(), network().double()
     X, y = data()
     X = X.double()
-    given = lesson(batch=lambda rows, epoch: {"X": X[rows], "y": y[rows]}, judge=None)
-    done = train(ours, given, SETTINGS, seed=3)
+    given = objective(batch=lambda rows, epoch: {"X": X[rows], "y": y[rows]}, validate=None)
+    done = train(ours, given, SETTINGS, Execution(seed=3))
 
     matrices = [p for p in theirs.parameters() if p.ndim > 1]
     vectors = [p for p in theirs.parameters() if p.ndim == 1]
@@ -133,7 +136,7 @@ def test_every_example_is_seen_once_in_an_epoch_and_no_batch_has_one_alone() -> 
         seen.setdefault(epoch, []).extend(rows.tolist())
         return {"X": X[rows], "y": y[rows]}
 
-    train(network(), lesson(batch=batch), replace(SETTINGS, batch_size=49))
+    train(network(), objective(batch=batch), replace(SETTINGS, batch_size=49))
     assert all(sorted(rows) == list(range(50)) for rows in seen.values())
     assert len({tuple(rows) for rows in seen.values()}) == 4
 
@@ -142,13 +145,13 @@ def test_the_best_epoch_is_kept_and_patience_ends_it() -> None:
     losses = iter([1.0, 0.9, 0.5, 0.7, 0.6, 0.4])
     after: list[bytes] = []
 
-    def judge(net: nn.Module) -> dict[str, float]:
+    def validate(net: nn.Module) -> dict[str, float]:
         assert not net.training
         after.append(weights(net))
         return {"loss": next(losses)}
 
     net = network()
-    done = train(net, lesson(judge=judge), replace(SETTINGS, epochs=50, patience=2))
+    done = train(net, objective(validate=validate), replace(SETTINGS, epochs=50, patience=2))
     assert [row["validation_loss"] for row in done.epochs] == [0.9, 0.5, 0.7, 0.6]
     assert (done.kept, done.stopped) == (2, "no better validation loss for 2 epochs")
     assert weights(net) == after[2] != after[4]
@@ -157,14 +160,14 @@ def test_the_best_epoch_is_kept_and_patience_ends_it() -> None:
 def test_training_that_does_not_help_leaves_the_network_as_it_was() -> None:
     losses = iter([0.5, 0.6, 0.7])
     net, before = network(), weights(network())
-    done = train(net, lesson(judge=lambda net: {"loss": next(losses)}), replace(SETTINGS, patience=2))
+    done = train(net, objective(validate=lambda net: {"loss": next(losses)}), replace(SETTINGS, patience=2))
     assert (done.before, done.kept) == ({"loss": 0.5}, 0)
     assert weights(net) == before
 
 
 def test_without_validation_all_epochs_run_and_the_last_weights_stay() -> None:
     net = network()
-    done = train(net, lesson(judge=None), replace(SETTINGS, patience=1))
+    done = train(net, objective(validate=None), replace(SETTINGS, patience=1))
     assert (done.kept, done.stopped, len(done.epochs)) == (4, "all epochs", 4)
     assert set(done.epochs[0]) == {"epoch", "train_loss"}
 
@@ -175,7 +178,7 @@ def test_the_callers_random_numbers_are_left_alone() -> None:
     torch.manual_seed(5)
     net = nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.5))
     torch.manual_seed(5)
-    train(net, lesson(), SETTINGS)
+    train(net, objective(), SETTINGS)
     torch.testing.assert_close(torch.rand(3), expected)
 
 
@@ -184,7 +187,7 @@ def test_groups_have_their_own_rates_and_what_is_in_none_stays() -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     train(
         net,
-        lesson(),
+        objective(),
         replace(SETTINGS, epochs=1, weight_decay=0),
         groups=[([net[0].weight], 0.1), ([net[4].weight], 1)],
     )
@@ -197,7 +200,7 @@ def test_parts_of_a_batch_make_the_same_step() -> None:
     whole, parted = (nn.Linear(6, 3).double() for _ in range(2))
     parted.load_state_dict(whole.state_dict())
     X, y = data()
-    given = lesson(batch=lambda rows, epoch: {"X": X[rows].double(), "y": y[rows]}, judge=None)
+    given = objective(batch=lambda rows, epoch: {"X": X[rows].double(), "y": y[rows]}, validate=None)
     one, other = (train(net, given, replace(SETTINGS, parts=n)) for net, n in ((whole, 1), (parted, 3)))
     torch.testing.assert_close(whole.weight, parted.weight)
     assert one.epochs[-1]["train_loss"] == pytest.approx(other.epochs[-1]["train_loss"])
@@ -205,10 +208,10 @@ def test_parts_of_a_batch_make_the_same_step() -> None:
 
 def test_frozen_norms_keep_their_statistics() -> None:
     net = network()
-    train(net, lesson(), SETTINGS, mode=frozen_norms)
+    train(net, objective(), SETTINGS, mode=frozen_norms)
     assert float(net[1].running_mean.abs().sum()) == 0
     free = network()
-    train(free, lesson(), SETTINGS)
+    train(free, objective(), SETTINGS)
     assert float(free[1].running_mean.abs().sum()) > 0
 
 
@@ -217,7 +220,7 @@ def test_fresh_norms_hold_the_means_of_the_epochs_batches() -> None:
     net = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
     net[0].running_mean += 100
     X = data()[0]
-    train(net, lesson(judge=None), replace(SETTINGS, batch_size=49), mode=fresh_norms)
+    train(net, objective(validate=None), replace(SETTINGS, batch_size=49), mode=fresh_norms)
     batches = np.array_split(np.random.default_rng([0, 3]).permutation(50), 2)
     torch.testing.assert_close(net[0].running_mean, torch.stack([X[rows].mean(0) for rows in batches]).mean(0))
 
@@ -226,16 +229,16 @@ def test_pruned_zeros_stay() -> None:
     net = network()
     with torch.no_grad():
         net[0].weight[::2] = 0
-    train(net, lesson(), SETTINGS, after_step=zeros_stay([net[0].weight]))
+    train(net, objective(), SETTINGS, after_step=zeros_stay([net[0].weight]))
     assert net[0].weight[::2].abs().sum().item() == 0
     assert net[0].weight[1::2].abs().min().item() > 0
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-@pytest.mark.parametrize("where", ["loss", "gradient", "judge"])
+@pytest.mark.parametrize("where", ["loss", "gradient", "validation"])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(wrong: float, where: str) -> None:
     good: list[bytes] = []
-    plain, count = lesson(), [0]
+    plain, count = objective(), [0]
 
     def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         count[0] += 1
@@ -244,12 +247,12 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(wrong: f
             value.register_hook(lambda gradient: gradient * wrong)
         return value * wrong if where == "loss" and count[0] == 15 else value
 
-    def judge(net: nn.Module) -> dict[str, float]:
+    def validate(net: nn.Module) -> dict[str, float]:
         good.append(weights(net))
-        return {"loss": wrong if where == "judge" and count[0] > 15 else 1.0 / len(good)}
+        return {"loss": wrong if where == "validation" and count[0] > 15 else 1.0 / len(good)}
 
     net, told = network(), io.StringIO()
-    done = train(net, replace(plain, loss=loss, judge=judge), SETTINGS, progress=Progress(told))
+    done = train(net, replace(plain, loss=loss, validate=validate), SETTINGS, Execution(progress=Progress(told)))
     assert weights(net) == good[2]
     assert done.kept == 2
     assert "epoch 3" in done.stopped
@@ -257,19 +260,19 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(wrong: f
 
 
 def test_nan_before_an_epoch_is_whole_is_an_error(tmp_path: Path) -> None:
-    wrong = lesson(loss=lambda net, batch: net(batch["X"]).sum() * math.nan)
+    wrong = objective(loss=lambda net, batch: net(batch["X"]).sum() * math.nan)
     with pytest.raises(Diverged, match=r"the loss was nan in epoch 1, step 1.*lower learning rate"):
-        train(network(), wrong, SETTINGS, checkpoint=tmp_path / "a.pt")
+        train(network(), wrong, SETTINGS, Execution(checkpoint=tmp_path / "a.pt"))
 
 
 def test_without_time_it_ends_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     """The same weights as of a training that was never stopped: the clock decides whether, not what."""
     whole, late = network(), network()
-    train(whole, lesson(), SETTINGS, seed=3)
+    train(whole, objective(), SETTINGS, Execution(seed=3))
     with pytest.raises(OutOfTime):
-        train(late, lesson(), SETTINGS, seed=3, checkpoint=tmp_path / "a.pt", deadline=0.0)
+        train(late, objective(), SETTINGS, Execution(seed=3, checkpoint=tmp_path / "a.pt", deadline=0.0))
     again, told = network(), io.StringIO()
-    train(again, lesson(), SETTINGS, seed=3, checkpoint=tmp_path / "a.pt", progress=Progress(told))
+    train(again, objective(), SETTINGS, Execution(seed=3, checkpoint=tmp_path / "a.pt", progress=Progress(told)))
     assert "goes on at step 1 of 28" in told.getvalue()
     assert weights(again) == weights(whole)
 
@@ -278,16 +281,17 @@ def killed_at(step: int, folder: Path) -> int:
     """Train in a process of its own, which kills itself in that step (0: never). Returns its exit status."""
     code = (
         "import os, signal, sys; from dataclasses import replace; from pathlib import Path\n"
-        "from microbudget.training import train as training; import test_train as t\n"
-        f"training.CHECKPOINT_EVERY_S = 0; plain = t.lesson(); folder = Path({str(folder)!r}); count = [0]\n"
+        "from microbudget.training import loop; from microbudget.training.modes import fresh_norms\n"
+        "from microbudget.training.settings import Execution; from microbudget.training.train import train\n"
+        "import test_train as t\n"
+        f"loop.CHECKPOINT_EVERY_S = 0; plain = t.objective(); folder = Path({str(folder)!r}); count = [0]\n"
         "def loss(net, batch):\n"
         "    count[0] += 1\n"
         f"    if count[0] == {step}: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return plain.loss(net, batch)\n"
         "net = t.network()\n"
-        "mode = training.fresh_norms\n"
-        "keep = {'threads': 1, 'checkpoint': folder / 'a.pt'}\n"
-        "done = training.train(net, replace(plain, loss=loss), t.SETTINGS, mode=mode, **keep)\n"
+        "run = Execution(threads=1, checkpoint=folder / 'a.pt')\n"
+        "done = train(net, replace(plain, loss=loss), t.SETTINGS, run, mode=fresh_norms)\n"
         "(folder / 'weights').write_bytes(t.weights(net)); (folder / 'history').write_text(repr(done))\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -297,7 +301,7 @@ def killed_at(step: int, folder: Path) -> int:
 def test_killed_twice_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """In the first epoch and in a later one; what is before the kill is not done again."""
     net = network()
-    expected = train(net, lesson(), SETTINGS, mode=fresh_norms, threads=1, checkpoint=tmp_path / "own.pt")
+    expected = train(net, objective(), SETTINGS, Execution(threads=1, checkpoint=tmp_path / "own.pt"), mode=fresh_norms)
     for step in (5, 10):
         assert killed_at(step, tmp_path) == -signal.SIGKILL
         assert (tmp_path / "a.pt").is_file()
@@ -308,26 +312,26 @@ def test_killed_twice_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     first, again = network(), network()
-    done = train(first, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt")
+    done = train(first, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt"))
 
     def never(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         raise AssertionError("it was trained again")
 
-    assert train(again, lesson(loss=never), SETTINGS, checkpoint=tmp_path / "a.pt") == done
+    assert train(again, objective(loss=never), SETTINGS, Execution(checkpoint=tmp_path / "a.pt")) == done
     assert weights(again) == weights(first)
 
 
 def test_a_damaged_checkpoint_is_told_and_left_aside(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"half a file")
     told, net, other = io.StringIO(), network(), network()
-    train(net, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt", progress=Progress(told))
+    train(net, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt", progress=Progress(told)))
     assert "cannot be read" in told.getvalue()
-    train(other, lesson(), SETTINGS)
+    train(other, objective(), SETTINGS)
     assert weights(net) == weights(other)
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY_S", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0)
     net, other = network(), network()
     written = [0]
     save = torch.save
@@ -344,13 +348,13 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
         with pytest.raises(DiskFull, match="free some and give the same command again") as caught:
-            train(net, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt")
+            train(net, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt"))
     assert caught.value.__cause__.errno == errno.ENOSPC  # type: ignore[union-attr]
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
     told, again = io.StringIO(), network()
-    train(again, lesson(), SETTINGS, checkpoint=tmp_path / "a.pt", progress=Progress(told))
+    train(again, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt", progress=Progress(told)))
     assert "goes on at step 9 of 28" in told.getvalue()
-    train(other, lesson(), SETTINGS)
+    train(other, objective(), SETTINGS)
     assert weights(again) == weights(other)
 
 
@@ -366,7 +370,7 @@ def test_a_disk_that_fills_inside_of_a_large_tensor_is_told(tmp_path: Path, monk
     torch.manual_seed(0)
     layer = nn.Linear(1000, 1000)  # 4 MB
     X = torch.randn(8, 1000)
-    large = Lesson(
+    large = Objective(
         examples=8,
         batch=lambda rows, epoch: {"X": X[rows]},
         loss=lambda net, batch: net(batch["X"]).square().mean(),
@@ -376,7 +380,7 @@ def test_a_disk_that_fills_inside_of_a_large_tensor_is_told(tmp_path: Path, monk
         Path, "open", lambda self, *mode: Filling(self, "w") if self.suffix == ".partial" else opened(self, *mode)
     )
     with pytest.raises(DiskFull, match="no space left for the checkpoint") as caught:
-        train(layer, large, SETTINGS, checkpoint=tmp_path / "a.pt")
+        train(layer, large, SETTINGS, Execution(checkpoint=tmp_path / "a.pt"))
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert not list(tmp_path.iterdir())
 
@@ -386,7 +390,7 @@ def test_two_processes_share_each_batch(tmp_path: Path) -> None:
     code = (
         "import sys, torch; from pathlib import Path; from dataclasses import replace; import test_train as t\n"
         "from microbudget.training.train import train\n"
-        "net = t.plain_network(); done = train(net, t.lesson(), replace(t.SETTINGS, batch_size=10))\n"
+        "net = t.plain_network(); done = train(net, t.objective(), replace(t.SETTINGS, batch_size=10))\n"
         "import os; Path(sys.argv[1], os.environ['RANK']).write_bytes(t.weights(net))\n"
         "torch.distributed.destroy_process_group()\n"
     )
@@ -408,7 +412,7 @@ def test_two_processes_share_each_batch(tmp_path: Path) -> None:
             worker.wait()
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
     alone = plain_network()
-    train(alone, lesson(), replace(SETTINGS, batch_size=10))
+    train(alone, objective(), replace(SETTINGS, batch_size=10))
     shared = np.frombuffer((tmp_path / "0").read_bytes(), np.float32)
     np.testing.assert_allclose(shared, np.frombuffer(weights(alone), np.float32), rtol=1e-3, atol=1e-5)
 
@@ -428,9 +432,9 @@ def free_port() -> int:
 
 
 def test_progress_tells_scores_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "SAY_EVERY_S", 0)
+    monkeypatch.setattr(loop, "SAY_EVERY_S", 0)
     told = io.StringIO()
-    train(network(), lesson(), SETTINGS, what="distill", progress=Progress(told))
+    train(network(), objective(), SETTINGS, Execution(name="distill", progress=Progress(told)))
     lines = told.getvalue().splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("distill  epoch 1/4: train loss ")
@@ -441,6 +445,6 @@ def test_progress_tells_scores_and_time_left(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_history_is_json_ready() -> None:
     import json
 
-    done = train(network(), lesson(), SETTINGS)
+    done = train(network(), objective(), SETTINGS)
     assert json.loads(json.dumps(done.as_dict()))["kept"] == done.kept
     assert isinstance(done, Trained)

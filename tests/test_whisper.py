@@ -370,8 +370,9 @@ def test_options_of_other_formats(folder: Path, task: TranscriptionTask, onnx_mo
         Export().apply(load(folder), context, tmp_path)
     with pytest.raises(InvalidOption, match="type is for format='ct2'"):
         Export(type="int8").apply(load(onnx_model), context, tmp_path)
-    with pytest.raises(UnsupportedModel, match="is no Whisper: format='ct2' is for speech models"):
-        Export(format="ct2").apply(load(onnx_model), context, tmp_path)
+    photos = load(onnx_model).with_record(task="image-classification")
+    with pytest.raises(InvalidOption, match="an image classifier is exported with format='onnx', not 'ct2'"):
+        Export(format="ct2").apply(photos, context, tmp_path)
 
 
 def no_tokenizer(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from microbudget.audio.sound import RATE_HZ
-from microbudget.errors import BadData, InvalidOption, UnsupportedModel
+from microbudget.errors import InvalidOption, UnsupportedModel
 from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.methods import Context
 from microbudget.methods.window import Window
@@ -168,7 +168,7 @@ def test_auto_needs_recordings(whisper: Model, photos: Path, tmp_path: Path) -> 
     from microbudget.kinds.image_classification.data import ImageTask
 
     images = Context(ImageTask.open(photos, cache=tmp_path / "cache"), tmp_path / "cache")
-    with pytest.raises(BadData, match="needs recordings"):
+    with pytest.raises(UnsupportedModel, match="window does not support image-classification, which these data"):
         build_step(whisper, Window(seconds="auto"), images, tmp_path)
 
 

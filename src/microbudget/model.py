@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,14 @@ class Record:
         earlier = {f"{step} {number}" if name == step else name: report for name, report in before.history.items()}
         later = {name: report for name, report in self.history.items() if name == step or name not in before.history}
         return replace(self, history={**earlier, **later})
+
+    def with_seen(self, keys: Iterable[str]) -> Record:
+        """With the keys of these examples among those that the model was made with."""
+        return replace(self, seen=tuple(sorted({*self.seen, *keys})))
+
+    def with_report(self, step: str, report: dict[str, Any]) -> Record:
+        """With what a step reported, under its name in the history."""
+        return replace(self, history={**self.history, step: report})
 
     def save(self, folder: Path) -> None:
         """Write `microbudget.json` into the folder."""

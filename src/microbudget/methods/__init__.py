@@ -1,4 +1,10 @@
-"""Methods: each makes a model smaller or fitter, files in, files out. A method is found by its file's name."""
+"""Methods: each makes a model smaller or fitter, files in, files out. A method is found by its file's name.
+
+What a method does for one kind of model is the module of its name in the kind's folder, `kinds/<kind>/<method>.py`,
+which is found by name too: `apply(step, model, context, out)` there does the work, or what the method itself asks for.
+Such a module may name the options that it reads as `OPTIONS`, and as `ADVICE` what to use in place of the others. Where
+a kind has no such module the method refuses it, with the attribute `INSTEAD` of the kind's `teaching.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from .. import kind as kinds
 from ..errors import InvalidOption, InvalidRecipe, UnsupportedModel
-from ..model import LANGUAGE_MODELLING, TRANSCRIPTION, Model, Record
+from ..model import Model, Record
 from ..progress import SILENT, Progress
 from ..task import Task
+from ..training.settings import Execution
 
 DECISIONS = "decisions"
-INSTEAD = {  # of a method that does not know the kind of task
-    TRANSCRIPTION: "a Whisper is made smaller with distill(decoder_layers=…) or distill(encoder_layers=…)",
-    LANGUAGE_MODELLING: "a language model is taught with lora",
-}
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may use beside the model: data, seed, threads, folders, and where to report.
+    """What a method may use in addition to the model: data, seed, threads, folders, and where to report.
 
     cache: what may be computed again. checkpoints: of this step alone; what is in it survives when the step is killed
-    or fails, and is removed when the step is whole. None outside a build: nothing is kept. deadline: of
+    or fails, and is removed when the step is complete. None outside a build: nothing is kept. deadline: of
     `time.monotonic`; what takes long raises OutOfTime when it does not suffice, and is never cut short. It decides
     whether a result is there, not which, and so is no part of a fingerprint.
     """
@@ -38,19 +42,23 @@ class Context:
     cache: Path
     seed: int = 0
     threads: int = 0  # 0: all cores
-    reference: Model | None = None  # what teaches
+    reference: Model | None = None  # the teacher of distill
     progress: Progress = SILENT
     checkpoints: Path | None = None
     deadline: float | None = None
 
     @property
     def decisions(self) -> Path:
-        """Where what was measured once to decide is kept: unlike the rest of the cache it survives the end of a run."""
+        """The folder of measurements that decided something. Unlike the rest of the cache it outlives a run."""
         return self.cache / DECISIONS
 
     def checkpoint(self, name: str) -> Path | None:
-        """The file that a training of this step goes on from (see `train`)."""
+        """The file that a training of this step resumes from (see `train`)."""
         return None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
+
+    def execution(self, name: str) -> Execution:
+        """How a training of this step is run. name: of its checkpoint, and in messages."""
+        return Execution(self.seed, self.threads, self.checkpoint(name), self.deadline, name, self.progress)
 
 
 def option(
@@ -112,30 +120,61 @@ class Method(metaclass=_Options):
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the new model's files into the empty folder `out`; the input stays as it is."""
-        raise NotImplementedError
+        record: Record = self.part(context, model).apply(self, model, context, out)
+        return record
 
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """Whatever else decides the result, by name, for the step's hash: a teacher, an importance matrix."""
         return {}
 
-    def refuse_kinds(self, model: Model, context: Context, *refused: str) -> None:
-        """Raise UnsupportedModel where the model, or the data, are for one of these kinds of tasks."""
-        for what, kind in (("this model is", model.task), ("these data are", context.task.kind)):
-            if kind in refused:
-                raise UnsupportedModel(f"{self.name()} does not know {kind}, which {what} for: {INSTEAD[kind]}")
+    def part(self, context: Context, model: Model | None = None) -> types.ModuleType:
+        """The module with what this method does for the kind that the model and the data are for.
+
+        Raises UnsupportedModel for a kind that has none, InvalidOption for an option that the kind does not read.
+        """
+        given = {"this model is": model.task if model else None, "these data are": context.task.kind}
+        for what, kind in given.items():
+            if kind is not None and kinds.find_facet(kind, self.name()) is None:
+                raise UnsupportedModel(self._unsupported(what, kind))
+        kind = given["this model is"] or context.task.kind
+        found = kinds.facet(kind, self.name())
+        self._refuse_foreign(found)
+        return found
+
+    def _unsupported(self, what: str, kind: str) -> str:
+        advice = getattr(kinds.find_facet(kind, "teaching"), "INSTEAD", "")
+        supported = ", ".join(kinds.having(self.name()))
+        return (
+            f"{self.name()} does not support {kind}, which {what} for, but {supported}{': ' if advice else ''}{advice}"
+        )
+
+    def _refuse_foreign(self, part: types.ModuleType) -> None:
+        """Raises InvalidOption for an option that this part does not read and that is not at its default."""
+        for spec in dataclasses.fields(self):
+            if spec.name in _options_of(part, type(self)) or getattr(self, spec.name) == spec.default:
+                continue
+            parts = {kind: kinds.facet(kind, self.name()) for kind in kinds.having(self.name())}
+            readers = [kind for kind, other in parts.items() if spec.name in _options_of(other, type(self))]
+            raise InvalidOption(f"{self.name()}: {spec.name} is for {' and '.join(readers)}; {part.ADVICE}")
 
     def short(self) -> str:
         """The step with only the options that differ from their defaults."""
-        told = [
+        shown = [
             f"{spec.name}={getattr(self, spec.name)!r}"
             for spec in dataclasses.fields(self)
             if spec.metadata["always_shown"] or getattr(self, spec.name) != spec.default
         ]
-        return f"{self.name()}({', '.join(told)})" if told else self.name()
+        return f"{self.name()}({', '.join(shown)})" if shown else self.name()
 
     def __str__(self) -> str:
         options = ", ".join(f"{spec.name}={getattr(self, spec.name)!r}" for spec in dataclasses.fields(self))
         return f"{self.name()}({options})"
+
+
+def _options_of(part: types.ModuleType, method: type) -> tuple[str, ...]:
+    """The options that a kind's part of a method reads; all where it does not say."""
+    declared: tuple[str, ...] = getattr(part, "OPTIONS", tuple(spec.name for spec in dataclasses.fields(method)))
+    return declared
 
 
 def aliases(method: type) -> dict[str, str]:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
-
-from ..errors import InvalidOption, UnsupportedModel
-from ..model import ONNX_NAME, Model, Record
-from . import Context, Method, option
+from . import Method, option
 
 
 @dataclass(frozen=True)
@@ -22,74 +15,3 @@ class Resize(Method):
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
 
     pixels: int = option(160, "height and width of the new input", low=8, high=4096, always_shown=True)
-
-    def apply(self, model: Model, context: Context, out: Path) -> Record:
-        """Write the same weights for the smaller input. Raises UnsupportedModel when the network does not allow it."""
-        from ..images.preprocess import Preprocessing
-
-        if model.record.preprocessing is None:
-            raise UnsupportedModel(f"{model.path} says nothing of its preprocessing: add a preprocessor_config.json")
-        before = Preprocessing.parse(model.record.preprocessing)
-        if self.pixels > max(before.input_size):
-            raise InvalidOption(
-                f"resize: pixels={self.pixels} is larger than the model's {before.input_size[0]}; it only makes smaller"
-            )
-        preprocessing = before.resized(self.pixels)
-        height, width = Preprocessing.parse(preprocessing).input_size
-        if model.format == "hf":
-            _resize_hf(model, height, width, preprocessing, out)
-        else:
-            _resize_onnx(model, height, width, preprocessing, out)
-        history = {**model.record.history, "resize": {"before": list(before.input_size), "after": [height, width]}}
-        return replace(model.record, preprocessing=preprocessing, history=history)
-
-
-def _resize_hf(model: Model, height: int, width: int, preprocessing: dict[str, Any], out: Path) -> None:
-    from ..runtimes.hf.torch import load_network, resize_positions, write_preprocessing
-
-    for file in model.files:
-        if file.name != "processor_config.json":
-            shutil.copyfile(file, out / file.name)
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    if "image_size" in config:
-        config["image_size"] = height if height == width else [height, width]
-        (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    resize_positions(out, config)
-    write_preprocessing(preprocessing, out)
-    _answers(load_network(out, model.record.state), height, width)
-
-
-def _answers(network: Any, height: int, width: int) -> None:
-    import torch
-
-    try:
-        with torch.inference_mode():
-            logits = network(pixel_values=torch.zeros(1, 3, height, width)).logits
-    except (RuntimeError, ValueError) as error:
-        raise UnsupportedModel(f"{type(network).__name__} does not take {height} x {width} pixels: {error}") from error
-    if not torch.isfinite(logits).all():
-        raise UnsupportedModel(f"{type(network).__name__} answers NaN at {height} x {width} pixels")
-
-
-def _resize_onnx(model: Model, height: int, width: int, preprocessing: dict[str, Any], out: Path) -> None:
-    """New dimensions on the graph's input; a graph that holds its size elsewhere is refused."""
-    import onnx
-
-    from ..runtimes.onnx.session import OnnxSession, write_metadata
-
-    proto = onnx.load(str(model.weights))
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    pixels = next(value for value in proto.graph.input if value.name not in constants)
-    pixels.type.tensor_type.shape.dim[2].dim_value = height
-    pixels.type.tensor_type.shape.dim[3].dim_value = width
-    del proto.graph.value_info[:]  # shapes at the old size
-    write_metadata(proto, model.labels, preprocessing)
-    onnx.save(proto, str(out / ONNX_NAME))
-    try:
-        logits = OnnxSession(out / ONNX_NAME).answer({pixels.name: np.zeros((2, 3, height, width), np.float32)})
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise UnsupportedModel(
-            f"{model.path} is fixed to its input size ({str(error).splitlines()[0]}): put resize before export"
-        ) from error
-    if logits.shape[0] != 2 or not np.isfinite(logits).all():
-        raise UnsupportedModel(f"{model.path} is fixed to its input size: put resize before export")

@@ -1,44 +1,23 @@
-"""Hugging Face image classifiers as torch modules: the head, the last block, batch norm, saving."""
+"""Hugging Face classifiers in training: what is trained of them and how fast, the last block, batch norm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.nn import BatchNorm2d, Linear, ModuleList, Parameter, Sequential
+from torch.nn import BatchNorm2d, ModuleList, Parameter, Sequential
 
 from ..errors import UnsupportedModel
-from ..runtimes.hf.torch import name_classes
-from .train import Group
+from ..runtimes.hf.heads import head_of
+from .objective import Group
 
 USUAL_MOMENTUM = 0.1
 STAGE_LISTS = ("layers", "blocks")  # how transformers calls the blocks inside a stage
 
 
-def head_of(network: Any) -> tuple[str, Linear]:
-    """The last linear layer, with as many outputs as the model has labels, and its name."""
-    classes = network.config.num_labels
-    for name, module in reversed(list(network.named_modules())):
-        if isinstance(module, Linear) and module.out_features == classes:
-            return name, module
-    raise UnsupportedModel(f"{type(network).__name__} has no linear layer of {classes} outputs: it cannot be taught")
-
-
-def set_classes(network: Any, labels: tuple[str, ...], rows: Sequence[int] | None) -> None:
-    """Let the network answer these labels: by the rows of the head it has, or (None) by a head drawn at random."""
-    name, old = head_of(network)
-    head = Linear(old.in_features, len(labels))
-    with torch.no_grad():
-        if rows is not None:
-            head.weight.copy_(old.weight[list(rows)])
-            head.bias.copy_(old.bias[list(rows)] if old.bias is not None else torch.zeros(len(labels)))
-    network.set_submodule(name, head)
-    name_classes(network, labels)
-
-
-def head_share(network: Any) -> float:
-    """Of a learning rate for narrow features, what the head takes in training through the network.
+def head_factor(network: Any) -> float:
+    """The factor on a learning rate for narrow features that suits the head in training through the network.
 
     It reads raw features: a step of AdamW moves every weight by the rate, and so a logit by the rate times their sum.
     At 0.001 and 1,280 features the first steps undid what the head had learnt. See `HeadSettings.rate`.
@@ -52,7 +31,7 @@ def pruned_weights(network: Any, state: Mapping[str, Any]) -> list[Parameter]:
 
 
 def for_training(network: Any) -> Any:
-    """The network with channels last, as `lessons` gives its pixels, and with the batch norm that its authors meant.
+    """The network with channels last, as `objectives.inputs` gives pixels, and the batch norm that its authors meant.
 
     transformers gives MobileNet's batch norm TensorFlow's momentum, 0.997, which torch takes for its opposite: the
     running statistics would be those of the last batch.
@@ -63,8 +42,8 @@ def for_training(network: Any) -> Any:
     return network.to(memory_format=torch.channels_last)
 
 
-def groups(network: Any, only_last_block: bool, share: float) -> list[Group]:
-    """What `train` takes: the head at the learning rate, the rest (or the last block of it) at `share` times as much.
+def groups(network: Any, only_last_block: bool, factor: float) -> list[Group]:
+    """What `train` takes: the head at the learning rate, the rest (or the last block of it) at `factor` times as much.
 
     Whatever is in neither is frozen.
     """
@@ -75,7 +54,7 @@ def groups(network: Any, only_last_block: bool, share: float) -> list[Group]:
     trained = inside | {id(parameter) for parameter in body}
     for parameter in network.parameters():
         parameter.requires_grad_(id(parameter) in trained)
-    return [(head, 1.0), (body, share)]
+    return [(head, 1.0), (body, factor)]
 
 
 def block_lists(network: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An image classifier taken apart: the graph that computes features, and the linear layer that makes logits of them."""
+"""An image classifier in two parts: a graph that computes features, and a linear layer from them to logits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Backbone:
         return features @ self.weight.T + self.bias
 
 
-def take_apart(model: Model) -> Backbone:
+def open_backbone(model: Model) -> Backbone:
     """An `hf` or `onnx` classifier. Raises UnsupportedModel when it does not end in a linear layer."""
     import onnx
 

@@ -1,4 +1,4 @@
-"""Features: what a frozen backbone says of every example, computed once per view and kept on disk."""
+"""Features: a frozen backbone's output for every example, computed once per view and kept on disk."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class FeatureStore:
         self._session: OnnxSession | None = None
         self.answered = 0  # examples that went through the backbone, in this process
 
-    def stands(self, examples: Sequence[Example], view: int, seed: int = 0) -> bool:
+    def known(self, examples: Sequence[Example], view: int, seed: int = 0) -> bool:
         """Whether the rows of a view are in the folder."""
         return self._path([example.key for example in examples], view, seed).is_file()
 
     def rows(
         self, task: Task, examples: Sequence[Example], view: int, seed: int = 0, progress: Progress = SILENT
     ) -> NDArray[np.float32]:
-        """Features (examples, width) of one view, from the folder where they stand already."""
+        """Features (examples, width) of one view, from the folder where they are known."""
         path = self._path([example.key for example in examples], view, seed)
         if path.is_file():
             stored: NDArray[np.float32] = np.load(path)
@@ -58,7 +58,7 @@ class FeatureStore:
     def _compute(
         self, task: Task, examples: Sequence[Example], view: int, progress: Progress
     ) -> Iterator[NDArray[np.float32]]:
-        """A call per core at a time, which is faster than one call on all cores.
+        """One call per core at the same time, which is faster than one call on all cores.
 
         Not in OpenVINO: its bfloat16 is 1.7 times as fast, but MobileNetV2's features then differ by 8 % of their
         spread, and in float32 it is slower.

@@ -14,13 +14,14 @@ import transformers
 
 from ...errors import InvalidOption, ModelNotFound, UnsupportedModel, first_line
 from ...model import Model, Record
+from ...runtimes.hf.heads import set_classes
 from ...runtimes.hf.torch import load_network
 from ...runtimes.hf.widths import special
 from ...runtimes.loading import image_preprocessing, known_outputs, load, read_preprocessing, refuse_pickles
-from ...training.classifiers import block_lists, set_classes
+from ...training.classifiers import block_lists
 
 CHANNELS = 8  # widths are multiples of it, as kernels like them
-WEIGHTS = (".safetensors", ".onnx", ".gguf")  # beside a config.json: the student is not drawn at random
+WEIGHTS = (".safetensors", ".onnx", ".gguf")  # next to a config.json: the student is not randomly initialized
 
 
 def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Record]:
@@ -29,7 +30,7 @@ def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Record]:
     if folder is not None:
         config = _read_config(folder)
         preprocessing = image_preprocessing(folder, config.model_type)
-        return _drawn(config, labels, seed), Record(preprocessing=preprocessing)
+        return _initialized(config, labels, seed), Record(preprocessing=preprocessing)
     model = load(_folder(name))
     if model.format != "hf":
         raise UnsupportedModel(f"a student must be a Hugging Face folder, and {name} is {model.format}")
@@ -54,14 +55,14 @@ def _folder(name: str) -> str:
 
 
 def config_alone(name: str) -> Path | None:
-    """The folder of a config.json that has no weights beside it: the student is drawn at random. None: anything else.
+    """The folder of a config.json without weights next to it: the student is randomly initialized. None: anything else.
 
-    Raises ModelNotFound, and UnsafeModel where the weights beside it may be a pickle.
+    Raises ModelNotFound, and UnsafeModel where the weights next to it may be a pickle.
     """
     folder = Path(_folder(name))
     if not (folder / "config.json").is_file():
         if Path(name).suffix == ".json":
-            raise ModelNotFound(f"the student {name} is not there: give a folder with a config.json")
+            raise ModelNotFound(f"the student {name} does not exist: give a folder with a config.json")
         return None
     if any(file.suffix.lower() in WEIGHTS for file in folder.iterdir()):
         return None
@@ -77,8 +78,8 @@ def _read_config(folder: Path) -> Any:
         raise UnsupportedModel(f"transformers cannot read the student's {folder / 'config.json'}: {reason}") from error
 
 
-def _drawn(config: Any, labels: tuple[str, ...], seed: int) -> Any:
-    """A network of random weights."""
+def _initialized(config: Any, labels: tuple[str, ...], seed: int) -> Any:
+    """A randomly initialized network of a configuration."""
     config = copy.deepcopy(config)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
     _check_architecture(config)
@@ -112,7 +113,7 @@ def with_labels(network: Any, model: Model, labels: tuple[str, ...], seed: int) 
 
 
 def forget_classes(network: Any, labels: tuple[str, ...], seed: int) -> None:
-    """Give the network a new head, drawn by the seed."""
+    """Give the network a new head, initialized by the seed."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         set_classes(network, labels, None)
@@ -128,11 +129,11 @@ def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed:
         return whole, model.record.state
     if special(model.record.state):
         raise InvalidOption(
-            "distill: the model was pruned to widths or blocks that its configuration does not say, and width and depth"
-            " cut by the configuration: leave them out to train it as it is, or put distill before prune"
+            "distill: the model was pruned to widths or blocks that its configuration does not express, and width and"
+            " depth cut by the configuration: leave them out to train it as it is, or put distill before prune"
         )
     check_cut(whole, depth, width)
-    smaller = _drawn(smaller_config(whole.config, depth, width), labels, seed)
+    smaller = _initialized(smaller_config(whole.config, depth, width), labels, seed)
     sources, pruned = inherit(smaller, whole), set(model.record.state.get("zeros", ()))
     zeros = [name for name, source in sources.items() if source in pruned]
     return smaller, {"zeros": zeros} if zeros else {}
@@ -141,7 +142,7 @@ def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed:
 def check_cut(whole: Any, depth: float, width: float) -> None:
     """Each of the two must take parameters away: some configurations have a word that their network does not read.
 
-    Raises InvalidOption where the share leaves all, UnsupportedModel where the configuration cannot say less.
+    Raises InvalidOption where the share leaves all, UnsupportedModel where the configuration cannot express less.
     """
     config = whole.config
     for name, parts, share in (("depth", "blocks", depth), ("width", "channels", width)):
@@ -154,11 +155,11 @@ def check_cut(whole: Any, depth: float, width: float) -> None:
                 f" {name} out"
             )
         if _parameters(type(whole), smaller) >= _parameters(type(whole), config):
-            raise _cannot_say(config.model_type, parts)
+            raise _cannot_express(config.model_type, parts)
 
 
 def _parameters(kind: Any, config: Any) -> int:
-    """How many a network of this configuration has; none are drawn."""
+    """How many a network of this configuration has; none are initialized."""
     try:
         with torch.device("meta"):
             return sum(tensor.numel() for tensor in kind(copy.deepcopy(config)).parameters())
@@ -169,13 +170,13 @@ def _parameters(kind: Any, config: Any) -> int:
         ) from error
 
 
-def _cannot_say(kind: Any, parts: str) -> UnsupportedModel:
+def _cannot_express(kind: Any, parts: str) -> UnsupportedModel:
     """parts: "blocks" or "channels"."""
     instead = {
         "blocks": 'use width, or prune(structure="layers") before distill()',
         "channels": "use depth, name a student, or prune() before distill()",
     }
-    return UnsupportedModel(f"the configuration of {kind} cannot say fewer {parts}: {instead[parts]}")
+    return UnsupportedModel(f"the configuration of {kind} cannot express fewer {parts}: {instead[parts]}")
 
 
 def smaller_config(config: Any, depth: float, width: float) -> Any:
@@ -195,7 +196,7 @@ def _fewer_blocks(values: Mapping[str, Any], depth: float) -> dict[str, Any]:
         return {"depths": [max(1, round(count * depth)) for count in values["depths"]]}
     if isinstance(values.get("num_hidden_layers"), int):
         return {"num_hidden_layers": max(1, round(values["num_hidden_layers"] * depth))}
-    raise _cannot_say(values.get("model_type"), "blocks")
+    raise _cannot_express(values.get("model_type"), "blocks")
 
 
 def _fewer_channels(values: Mapping[str, Any], width: float) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def _fewer_channels(values: Mapping[str, Any], width: float) -> dict[str, Any]:
             "hidden_size": kept * (hidden // heads),
             "intermediate_size": _channels(inner * kept / heads),
         }
-    raise _cannot_say(values.get("model_type"), "channels")
+    raise _cannot_express(values.get("model_type"), "channels")
 
 
 def _last_of_efficientnet(values: Mapping[str, Any], coefficient: float) -> int:
@@ -248,7 +249,7 @@ def inherit(smaller: Any, whole: Any) -> dict[str, str]:
             source_name = _source_name(name, places)
             source = sources.get(source_name)
             if source is None:
-                continue  # a layer that only the smaller network has stays as it was drawn
+                continue  # a layer that only the smaller network has stays as it was initialized
             found[name] = source_name
             if source.ndim != tensor.ndim or any(a > b for a, b in zip(tensor.shape, source.shape, strict=True)):
                 raise UnsupportedModel(

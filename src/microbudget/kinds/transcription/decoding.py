@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch that keeps what a student learns from: the likeliest tokens of every step."""
+"""Greedy decoding of a batch that keeps what a student learns from: the most likely tokens of every step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...runtimes.speech.whisper import Prompt
 
 
 @dataclass(frozen=True)
-class Written:
-    """What the decoder wrote for one recording, and what it considered.
+class PseudoLabel:
+    """The transcript of one recording in tokens, and the top-k log-probabilities at each of them.
 
-    prompt: (p,) ids. tokens: (n,) ids behind it, with the end of the text where it came to one. ids, log_probabilities:
-    (n, k) of the likeliest tokens at each of these steps, of the whole vocabulary: nothing is suppressed in them.
+    prompt: (p,) ids. tokens: (n,) ids after it, with the end of the text where it came to one. ids, log_probabilities:
+    (n, k) of the most likely tokens at each of these steps, of the whole vocabulary: nothing is suppressed in them.
     """
 
     prompt: NDArray[np.int32]
@@ -27,8 +27,8 @@ class Written:
     log_probabilities: NDArray[np.float16]
 
     @classmethod
-    def nothing(cls, prompt: Prompt) -> Written:
-        """Of a recording in which nothing can be heard."""
+    def empty(cls, prompt: Prompt) -> PseudoLabel:
+        """Of a silent recording."""
         none = np.zeros((0, 0))
         start = np.array(prompt.tokens(), np.int32)
         return cls(start, np.zeros(0, np.int32), none.astype(np.int32), none.astype(np.float16))
@@ -36,25 +36,25 @@ class Written:
 
 @dataclass(frozen=True)
 class Rules:
-    """What may not be written."""
+    """The tokens that are suppressed, and the length of a transcript."""
 
     always: Tensor  # ids
     first: Tensor  # ids, as the first token of a text
-    longest: int  # tokens behind the prompt
+    longest: int  # tokens after the prompt
 
     @classmethod
     def of(cls, network: Any, prompt: Prompt) -> Rules:
         """Those of a network's generation_config; timestamps are never written."""
-        told, rows = network.generation_config, int(network.config.vocab_size)
+        config, rows = network.generation_config, int(network.config.vocab_size)
         stamps = range(prompt.no_timestamps, rows)  # as in every session
-        always = [token for token in told.suppress_tokens or () if 0 <= token < rows]
-        first = [token for token in told.begin_suppress_tokens or () if 0 <= token < rows]
+        always = [token for token in config.suppress_tokens or () if 0 <= token < rows]
+        first = [token for token in config.begin_suppress_tokens or () if 0 <= token < rows]
         return cls(torch.tensor([*always, *stamps]), torch.tensor(first), prompt.longest)
 
 
 @torch.inference_mode()
-def write(network: Any, states: Tensor, prompt: Prompt, rules: Rules, top: int) -> list[Written]:
-    """The likeliest token after token, for encoder states (batch, positions, width)."""
+def decode(network: Any, states: Tensor, prompt: Prompt, rules: Rules, top: int) -> list[PseudoLabel]:
+    """The most likely token at each step, and the `top` most likely. states: of the encoder, (batch, places, width)."""
     begin = _prompts(network, states, prompt)
     tokens, ids, values = begin, [], []
     past, fed = None, begin
@@ -70,12 +70,12 @@ def write(network: Any, states: Tensor, prompt: Prompt, rules: Rules, top: int) 
         ended |= fed[:, 0] == prompt.end
     if not ids:
         return [_row(begin[row], begin[row, :0], [], [], prompt.end) for row in range(len(states))]
-    behind, all_ids, all_values = tokens[:, begin.shape[1] :], torch.stack(ids, 1), torch.stack(values, 1)
-    return [_row(begin[row], behind[row], all_ids[row], all_values[row], prompt.end) for row in range(len(states))]
+    after, all_ids, all_values = tokens[:, begin.shape[1] :], torch.stack(ids, 1), torch.stack(values, 1)
+    return [_row(begin[row], after[row], all_ids[row], all_values[row], prompt.end) for row in range(len(states))]
 
 
 def _prompts(network: Any, states: Tensor, prompt: Prompt) -> Tensor:
-    """(batch, p): the prompt of each recording, with its likeliest language where none is told."""
+    """(batch, p): the prompt of each recording, with its likeliest language where none is config."""
     if not prompt.languages or prompt.language is not None:
         return torch.tensor([prompt.tokens()], device=states.device).expand(len(states), -1)
     start = torch.full((len(states), 1), prompt.start, device=states.device)
@@ -86,19 +86,19 @@ def _prompts(network: Any, states: Tensor, prompt: Prompt) -> Tensor:
 
 
 def _next(logits: Tensor, rules: Rules, *, first: bool) -> Tensor:
-    """(batch,): the likeliest token that is allowed. logits: (batch, vocabulary)."""
+    """(batch,): the most likely token that is allowed. logits: (batch, vocabulary)."""
     allowed = logits.clone()
     for forbidden in (rules.always, rules.first) if first else (rules.always,):
         allowed[:, forbidden.to(logits.device)] = -torch.inf
     return allowed.argmax(-1)
 
 
-def _row(begin: Tensor, behind: Tensor, ids: Any, values: Any, end: int) -> Written:
+def _row(begin: Tensor, after: Tensor, ids: Any, values: Any, end: int) -> PseudoLabel:
     """One recording's part, up to and with the end of its text."""
-    written = behind.cpu().numpy().astype(np.int32)
+    written = after.cpu().numpy().astype(np.int32)
     ends = np.flatnonzero(written == end)
     length = int(ends[0]) + 1 if len(ends) else len(written)
     kept = [np.asarray(part.cpu())[:length] if len(part) else np.zeros((0, 0)) for part in (ids, values)]
-    return Written(
+    return PseudoLabel(
         begin.cpu().numpy().astype(np.int32), written[:length], kept[0].astype(np.int32), kept[1].astype(np.float16)
     )

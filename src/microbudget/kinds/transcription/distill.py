@@ -1,8 +1,8 @@
-"""Whisper: a student with fewer layers learns from what the given model writes, and how sure it is of each word.
+"""distill for Whisper: a student with fewer layers learns the teacher's transcripts and top-k log-probabilities.
 
 Gandhi et al. 2023, arXiv:2311.00430. The student keeps the encoder, frozen, and maximally spaced decoder layers. The
-teacher hears each recording once; its encoder's states, its words and their probabilities are read from the disk from
-then on, so that an epoch costs a few decoder layers and a CPU is enough.
+teacher is the given model. It transcribes each recording once; its encoder's states, its tokens and their probabilities
+are read from the disk from then on, so that an epoch costs a few decoder layers and a CPU is enough.
 """
 
 from __future__ import annotations
@@ -12,90 +12,58 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...errors import InvalidOption
 from ...methods import Context
+from ...methods.distill import Distill
 from ...model import Model, Record
+from ...training.settings import Settings
 
-if TYPE_CHECKING:
-    from ...methods.distill import Distill
-    from ...training.train import Settings
-
+OPTIONS = ("decoder_layers", "encoder_layers", "max_wer", "epochs", "patience", "learning_rate", "batch_size")
+ADVICE = "a Whisper is taught by itself and cut with decoder_layers= and encoder_layers="
 STACKS = ("decoder", "encoder")
 
 
-def extra_inputs(options: Distill, context: Context) -> dict[str, str]:
+def extra_inputs(step: Distill, context: Context) -> dict[str, str]:
     """Nothing: the teacher is the given model."""
-    del options, context
+    del step, context
     return {}
 
 
-def distilled(options: Distill, model: Model, context: Context, out: Path) -> Record:
+def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     """Write the student. Raises InvalidOption for more layers than there are, BadData without usable recordings."""
     from ...runtimes.hf.whisper import load_network
     from ...runtimes.speech.whisper import front_end
-    from . import teaching
+    from .teaching import teach, training_data
 
     network = load_network(model.path)
-    kept = {name: spaced(getattr(network.config, f"{name}_layers"), _wanted(options, name)) for name in STACKS}
+    kept = {name: spaced(getattr(network.config, f"{name}_layers"), _wanted(step, name)) for name in STACKS}
     whole = len(kept["encoder"]) == network.config.encoder_layers
     for name in STACKS:
         cut(network, name, kept[name])
     history: dict[str, Any] = {"kept_layers": kept}
-    seen = set(model.record.seen)
-    if options.epochs:
+    record = model.record
+    if step.epochs:
         front = front_end(model.path)
-        chosen = teaching.material(
-            model,
-            context.task,
-            context.cache,
-            max_wer=options.max_wer,
-            longest_s=front.seconds,
-            threads=context.threads,
-            deadline=context.deadline,
-            progress=context.progress,
-        )
-        trained = teaching.teach(
-            network,
-            chosen,
-            context.task,
-            _settings(options),
-            front=None if whole else front,
-            seed=context.seed,
-            threads=context.threads,
-            checkpoint=context.checkpoint("student"),
-            deadline=context.deadline,
-            what="distill",
-            progress=context.progress,
-        )
-        history |= {**chosen.report(), **trained.as_dict()}
-        seen |= teaching.keys([*chosen.train, *chosen.validation])
+        data = training_data(model, context, max_wer=step.max_wer, longest_s=front.seconds)
+        settings = Settings(step.epochs, step.learning_rate, step.batch_size, patience=step.patience)
+        trained = teach(network, data, settings, context.execution("distill"), front=None if whole else front)
+        history |= {**data.report(), **trained.as_dict()}
+        record = record.with_seen(data.keys)
     write(model, network, kept["decoder"], out)
-    told = {**model.record.history, "distill": history}
-    return replace(model.record, task=context.task.kind, seen=tuple(sorted(seen)), history=told)
+    return replace(record.with_report("distill", history), task=context.task.kind)
 
 
-def _settings(options: Distill) -> Settings:
-    from ...training.train import Settings
-
-    return Settings(
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        patience=options.patience,
-    )
-
-
-def _wanted(options: Distill, name: str) -> int | None:
-    wanted: int | None = getattr(options, f"{name}_layers")
+def _wanted(step: Distill, name: str) -> int | None:
+    wanted: int | None = getattr(step, f"{name}_layers")
     return wanted
 
 
 def spaced(layers: int, wanted: int | None) -> list[int]:
-    """The numbers of `wanted` of the layers, as far from each other as can be: the first and the last among them.
+    """The numbers of `wanted` layers, evenly spaced: the first and the last are among them.
 
     Shleifer and Rush 2020, arXiv:2010.13002. One alone is the first: it takes embeddings as they come, and learnt more
     of whisper-words than the last. Raises InvalidOption for more than there are.
@@ -135,7 +103,7 @@ def write(model: Model, network: Any, decoder: list[int], out: Path) -> None:
     path = out / "generation_config.json"
     if not (model.path / path.name).is_file():
         return
-    told = json.loads(path.read_text(encoding="utf-8"))
-    heads = [[decoder.index(layer), head] for layer, head in told.get("alignment_heads") or () if layer in decoder]
-    told.pop("alignment_heads", None)  # without any, runtimes take the upper half of the layers
-    path.write_text(json.dumps({**told, **({"alignment_heads": heads} if heads else {})}, indent=2), encoding="utf-8")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    heads = [[decoder.index(layer), head] for layer, head in config.get("alignment_heads") or () if layer in decoder]
+    config.pop("alignment_heads", None)  # without any, runtimes take the upper half of the layers
+    path.write_text(json.dumps({**config, **({"alignment_heads": heads} if heads else {})}, indent=2), encoding="utf-8")

@@ -1,38 +1,14 @@
-"""distill: a small student learns from what a larger teacher says of the data, not from the labels alone.
+"""distill: a small student learns from a larger teacher's answers to the data, not from the labels alone.
 
-Hinton, Vinyals and Dean 2015, arXiv:1503.02531. What a kind of task needs is in the file of its name.
+Hinton, Vinyals and Dean 2015, arXiv:1503.02531. What is done for a kind of model is in the kind's own `distill.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ...errors import InvalidOption, UnsupportedModel
-from ...model import Model, Record
 from .. import Context, Method, option
-
-# Kind of task -> the file that does the work.
-KINDS = {
-    "image-classification": "microbudget.kinds.image_classification.distill",
-    "transcription": "microbudget.kinds.transcription.distill",
-}
-# Options that one kind of task reads alone.
-OF_IMAGES = ("student", "teacher", "depth", "width", "temperature", "hard", "features", "views", "curve")
-OF_TRANSCRIPTION = ("decoder_layers", "encoder_layers", "max_wer")
-FOREIGN = {
-    "image-classification": (
-        OF_TRANSCRIPTION,
-        "is for transcription; an image classifier is cut with depth= and width=",
-    ),
-    "transcription": (
-        OF_IMAGES,
-        "is for images; a Whisper is taught by itself and cut with decoder_layers= and encoder_layers=",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +19,8 @@ class Distill(Method):
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     student: str | None = option(
-        None, "a Hugging Face folder or hub id, or a config.json alone (drawn at random); by default cut from the model"
+        None,
+        "a Hugging Face folder or hub id, or a config.json alone (randomly initialized); by default cut from the model",
     )
     depth: float = option(1.0, "share of the model's blocks that the student keeps", low=0.01, high=1.0)
     width: float = option(1.0, "share of the model's channels that the student keeps", low=0.01, high=1.0)
@@ -56,7 +33,7 @@ class Distill(Method):
     patience: int = option(10, "epochs without a better validation loss before it stops", low=1, high=10_000)
     learning_rate: float = option(1e-3, "of AdamW after the warm-up", low=1e-8, high=1.0)
     batch_size: int = option(32, "examples in a step at most", low=2, high=4096)
-    decoder_layers: int | None = option(None, "transcription: decoder layers to keep, far apart; None: all", low=1)
+    decoder_layers: int | None = option(None, "transcription: decoder layers to keep, evenly spaced; None: all", low=1)
     encoder_layers: int | None = option(
         None, "transcription: encoder layers to keep; None: all, and the encoder stays as it is", low=1
     )
@@ -67,26 +44,7 @@ class Distill(Method):
         False, "also train with and without a teacher at 100, 30 and 10 % of the labels: seven times as long"
     )
 
-    def apply(self, model: Model, context: Context, out: Path) -> Record:
-        """Train the student and write it."""
-        record: Record = self._work(context).distilled(self, model, context, out)
-        return record
-
     def extra_inputs(self, context: Context) -> dict[str, str]:
-        """The teacher's and a named student's fingerprints."""
-        found: dict[str, str] = self._work(context).extra_inputs(self, context)
+        """What the kind's part names: the fingerprints of a teacher and of a named student."""
+        found: dict[str, str] = self.part(context).extra_inputs(self, context)
         return found
-
-    def _work(self, context: Context) -> Any:
-        kind = context.task.kind
-        if kind not in KINDS:
-            raise UnsupportedModel(f"distill teaches models of {' or '.join(KINDS)}; this data is for {kind}")
-        self._refuse_foreign(kind)
-        return importlib.import_module(KINDS[kind])
-
-    def _refuse_foreign(self, kind: str) -> None:
-        """Raises InvalidOption for what this kind of task would not read, were it not at its default."""
-        names, instead = FOREIGN[kind]
-        for spec in dataclasses.fields(self):
-            if spec.name in names and getattr(self, spec.name) != spec.default:
-                raise InvalidOption(f"distill: {spec.name} {instead}")

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from ...errors import InvalidOption
-from ...training.train import Group
+from ...training.objective import Group
 
 WHOLE = ".modules_to_save."  # in PEFT's names of what is trained whole
 
@@ -63,7 +63,7 @@ def last_parts(names: Sequence[str]) -> list[str]:
 
 
 def adapted(network: Any, names: Sequence[str], rank: int, alpha: float, head: str | None, seed: int) -> Any:
-    """The network with adapters on the named layers, drawn by the seed; they, and the head, are what is trained."""
+    """The network with adapters on the named layers, initialized by the seed; they and the head are trained."""
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -94,11 +94,11 @@ def _without_filling(layer: Any, kept: torch.Tensor, x: torch.Tensor) -> Any:
     return torch.func.functional_call(layer.base_layer, {"weight": weight}, (x,))
 
 
-def groups(learner: Any, head_share: float) -> list[Group]:
-    """What `train` takes: the adapters at the learning rate, a head that is trained whole at a share of it."""
+def groups(learner: Any, head_factor: float) -> list[Group]:
+    """What `train` takes: the adapters at the learning rate, a whole head at `head_factor` times it."""
     trained = [(name, tensor) for name, tensor in learner.named_parameters() if tensor.requires_grad]
     head = [tensor for name, tensor in trained if WHOLE in name]
-    return [([tensor for name, tensor in trained if WHOLE not in name], 1.0), (head, head_share)]
+    return [([tensor for name, tensor in trained if WHOLE not in name], 1.0), (head, head_factor)]
 
 
 def numbers(network: Any) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Memory: what a training will take at its peak, told before it starts."""
+"""Memory: what a training will take at its peak, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ BYTES = 4  # of a float32
 STATES = 3  # a gradient and AdamW's two averages, of each number that is trained
 KEPT = 1  # and its best value so far
 # glibc's heap cannot give the place of a freed tensor to one of the same size (they are aligned: its bug 14581), so
-# that what a step computes and drops stays beside what it keeps; twice as much was seen, other heaps were not tried.
+# that a step's temporary tensors take memory in addition to those it keeps: twice as much was seen. Other heaps were
+# not tried.
 HEAP = 2 if platform.libc_ver()[0] == "glibc" else 1
 
 
 def saved_bytes(network: Any, forward: Callable[[Any], torch.Tensor]) -> tuple[int, int]:
-    """Bytes that a forward pass keeps for the gradient, weights apart, and those of the largest tensor.
+    """Bytes that a forward pass keeps for the gradient, without the weights, and those of the largest tensor.
 
     A storage counts once.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import InvalidOption
-from ...model import LANGUAGE_MODELLING, TRANSCRIPTION, Model, Record
+from ...model import Model, Record
 from .. import Context, Method, option
 
 DEFAULT_SPARSITY = 0.5
@@ -47,9 +47,9 @@ class Prune(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        told = [name for name in ("sparsity", "latency", "size") if getattr(self, name) is not None]
-        if len(told) > 1:
-            raise InvalidOption(f"prune: {' and '.join(told)} are targets of the same cut: give one of them")
+        given = [name for name in ("sparsity", "latency", "size") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InvalidOption(f"prune: {' and '.join(given)} are targets of the same cut: give one of them")
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             raise InvalidOption(
                 f"prune: sparsity must be above 0 and below 1, the share that goes, not {self.sparsity!r}"
@@ -73,30 +73,28 @@ class Prune(Method):
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the smaller model; what was measured goes into the record. Raises what tracing and allocation raise."""
-        from .subject import open_subject
+        import torch
 
-        self.refuse_kinds(model, context, TRANSCRIPTION)
-        if model.task == LANGUAGE_MODELLING and self.latency:
-            raise InvalidOption(
-                "prune: latency is measured in ONNX Runtime, on images: use size or sparsity for a language model"
-            )
-        subject = open_subject(model, context, self.samples)
+        from .target import choose_examples
+
+        part = self.part(context, model)
+        if context.threads:
+            torch.set_num_threads(context.threads)
+        target = part.open_target(self, model, context, choose_examples(context, self.samples))
         doing = {"channels": self._channels, "layers": self._layers, "weights": self._weights}
-        network, state, report = doing[self.structure](model, context, subject)
+        network, state, report = doing[self.structure](model, context, target)
         _write(network, state, model, out)
-        context.progress.say(f"prune     {_told(report)}")
-        history = {**model.record.history, "prune": {"structure": self.structure, **report}}
-        seen = {*model.record.seen, *subject.keys}
-        return replace(model.record, state=state, history=history, seen=tuple(sorted(seen)))
+        context.progress.say(f"prune     {_summary(report)}")
+        record = model.record.with_seen(target.keys).with_report("prune", {"structure": self.structure, **report})
+        return replace(record, state=state)
 
-    def _channels(self, model: Model, context: Context, subject: Any) -> _Result:
+    def _channels(self, model: Model, context: Context, target: Any) -> _Result:
         from ...runtimes.hf.widths import widths_of
         from .channels import finish, plan
         from .configs import one_width, say_widths
 
-        language = model.task == LANGUAGE_MODELLING
-        uniform = language or one_width(subject.network.config)
-        made = plan(subject, self.importance, context.progress, uniform=uniform)
+        uniform = target.uniform or one_width(target.network.config)
+        made = plan(target, self.importance, context.progress, uniform=uniform)
         counts, measured = self._counts(made, model, context)
         network = made.cut(counts)
         report = finish(made, counts, network) | measured
@@ -112,12 +110,12 @@ class Prune(Method):
             return made.for_size(shares["size"]), {}
         if "latency" not in shares:
             return made.for_sparsity(self.sparsity or DEFAULT_SPARSITY), {}
-        from .targets import Decision, reach
+        from .latency import Decision, reach
 
         path = self._decision_file(model, context)
         decided = Decision.read(path)
         if decided is None or len(decided.counts) != len(made.families):
-            time = _stopwatch(made.subject, model, context)
+            time = _stopwatch(made.target, context)
             decided = reach(
                 shares["latency"], made.for_time, lambda counts: time(made.cut(counts), f"{sum(counts)} channels")
             )
@@ -129,15 +127,15 @@ class Prune(Method):
         name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
         return context.decisions / f"{name}.json"
 
-    def _layers(self, model: Model, context: Context, subject: Any) -> _Result:
+    def _layers(self, model: Model, context: Context, target: Any) -> _Result:
         from ...runtimes.hf.widths import drop, widths_of
         from .blocks import choose, renamed, said
 
         measured: dict[str, float] = {}
-        enough = self._enough(subject, model, context, measured) if self.latency else None
-        names, steps = choose(subject, self.sparsity or DEFAULT_SPARSITY, context.progress, enough)
+        enough = self._enough(target, model, context, measured) if self.latency else None
+        names, steps = choose(target, self.sparsity or DEFAULT_SPARSITY, context.progress, enough)
         report = {"dropped": list(names), "steps": steps, "divergence": steps[-1]["divergence"], **measured}
-        state, network = dict(model.record.state), subject.network
+        state, network = dict(model.record.state), target.network
         smaller = None if state.get("widths") or state.get("dropped") else said(network, names)
         kept = renamed(state.get("zeros", ()), names)
         if smaller is not None:
@@ -146,20 +144,20 @@ class Prune(Method):
         dropped = [*state.get("dropped", ()), *names]
         return network, _with(state, dropped=dropped, widths=widths_of(network, dropped), zeros=list(kept)), report
 
-    def _enough(self, subject: Any, model: Model, context: Context, measured: dict[str, float]) -> Any:
+    def _enough(self, target: Any, model: Model, context: Context, measured: dict[str, float]) -> Any:
         """Dropped blocks -> whether the network is fast enough without them; `measured` gets the time that it was."""
         from .blocks import without
-        from .targets import Decision
+        from .latency import Decision
 
         path, target = self._decision_file(model, context), self._shares()["latency"]
         decided = Decision.read(path)
-        time = None if decided else _stopwatch(subject, model, context)
+        time = None if decided else _stopwatch(target, context)
 
         def enough(names: Sequence[str]) -> bool:
             found = decided
             if time is not None:
-                with without(subject.network, names):
-                    found = Decision((len(names),), time(subject.network, f"{len(names)} blocks"))
+                with without(target.network, names):
+                    found = Decision((len(names),), time(target.network, f"{len(names)} blocks"))
                 if found.measured <= target:
                     found.save(path)
             assert found is not None
@@ -168,28 +166,28 @@ class Prune(Method):
 
         return enough
 
-    def _weights(self, model: Model, context: Context, subject: Any) -> _Result:
-        from .subject import divergence
+    def _weights(self, model: Model, context: Context, target: Any) -> _Result:
+        from .target import divergence
         from .zeros import prunable, prune, savings
 
-        reference = subject.logits()
+        reference = target.logits()
         score = "wanda" if self.importance == "wanda" else "magnitude"
-        names = prune(subject, self.sparsity or DEFAULT_SPARSITY, score)
-        if not any(bool((subject.network.get_parameter(name) == 0).any()) for name in names):
+        names = prune(target, self.sparsity or DEFAULT_SPARSITY, score)
+        if not any(bool((target.network.get_parameter(name) == 0).any()) for name in names):
             of = "row" if score == "wanda" else "layer"
             raise InvalidOption(
                 f"prune: sparsity={self.sparsity!r} is less than one weight of any {of}: nothing would change"
             )
-        report: dict[str, Any] = {"divergence": divergence(reference, subject.logits())}
-        report |= savings(subject.network, names)
-        if left := [name for name in dict(prunable(subject.network)) if name not in names]:
+        report: dict[str, Any] = {"divergence": divergence(reference, target.logits())}
+        report |= savings(target.network, names)
+        if left := [name for name in dict(prunable(target.network)) if name not in names]:
             report["not_called"] = left
             context.progress.warn(f"prune: {', '.join(left[:5])} stay whole: no example reaches them")
         context.progress.say(
             "prune     zeros that are stored save no byte, and this runtime multiplies by them like by others: not"
             f" smaller and not faster; compressed (zip) the weights take {report['compressed_share']:.0%}"
         )
-        return subject.network, _with(model.record.state, zeros=names), report
+        return target.network, _with(model.record.state, zeros=names), report
 
 
 _Result = tuple[Any, dict[str, Any], dict[str, Any]]  # network, state, report
@@ -210,18 +208,15 @@ def _with(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
     return {name: value for name, value in {**state, **parts}.items() if value}
 
 
-def _stopwatch(subject: Any, model: Model, context: Context) -> Callable[[Any, str], float]:
+def _stopwatch(target: Any, context: Context) -> Callable[[Any, str], float]:
     """A smaller network, and what it lost, in words -> its time in units of the given one's."""
-    from ...images.preprocess import Preprocessing
-    from ...runtimes.hf.torch import onnx_bytes
-    from .targets import time_ratio
+    from .latency import time_ratio
 
-    height, width = Preprocessing.parse(model.record.preprocessing or {}).input_size
-    before = onnx_bytes(subject.network, height, width)
-    pixels = subject.example["pixel_values"][:1].numpy()
+    before = target.onnx(target.network)
+    inputs = {name: tensor[:1].numpy() for name, tensor in target.example.items()}
 
     def ratio(network: Any, lost: str) -> float:
-        found = time_ratio(before, onnx_bytes(network, height, width), pixels, context.threads)
+        found = time_ratio(before, target.onnx(network), inputs, context.threads)
         context.progress.say(f"prune     {lost} fewer: {found:.2f}x of the time")
         return found
 
@@ -238,7 +233,7 @@ def _write(network: Any, state: dict[str, Any], model: Model, out: Path) -> None
     model.copy_beside(out)
 
 
-def _told(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     parts = [f"{name.replace('_', ' ')} {value:.0%}" for name, value in report.items() if name.endswith("_left")]
     parts += [f"dropped {', '.join(report['dropped'])}"] if "dropped" in report else []
     return ", ".join([*parts, f"answers differ by {report['divergence']:.3g} nats"])

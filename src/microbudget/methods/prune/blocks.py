@@ -12,17 +12,17 @@ import torch
 from ...errors import InvalidOption, UnsupportedModel
 from ...progress import Progress
 from ...runtimes.hf.widths import drop
-from .subject import Subject, answer, divergence
+from .target import PruningTarget, divergence
 
 LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
 
 
-def droppable(subject: Subject) -> tuple[str, ...]:
+def droppable(target: PruningTarget) -> tuple[str, ...]:
     """Blocks in a row of blocks that add something to what they are given, in the network's order; the innermost ones.
 
     Such a block puts out the shape that it takes in, and with all its weights at zero the very same numbers.
     """
-    network, calls = subject.network, _calls(subject)
+    network, calls = target.network, _calls(target)
     found = []
     with torch.inference_mode():
         for name, (arguments, options, output) in calls.items():
@@ -33,9 +33,9 @@ def droppable(subject: Subject) -> tuple[str, ...]:
     return tuple(name for name in found if not any(other.startswith(f"{name}.") for other in found))
 
 
-def _calls(subject: Subject) -> dict[str, Any]:
+def _calls(target: PruningTarget) -> dict[str, Any]:
     """What each member of a row of modules takes and puts out, for an example."""
-    network = subject.network
+    network = target.network
     rows = {name for name, module in network.named_modules() if isinstance(module, LISTS) and len(module) > 1}
     seen: dict[str, Any] = {}
     hooks = [
@@ -45,7 +45,7 @@ def _calls(subject: Subject) -> dict[str, Any]:
     ]
     try:
         with torch.inference_mode():
-            answer(network, subject.example)
+            target.answer(network, target.example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -83,17 +83,17 @@ def without(network: Any, names: Sequence[str]) -> Iterator[None]:
 
 
 def choose(
-    subject: Subject, share: float, progress: Progress, enough: Callable[[Sequence[str]], bool] | None = None
+    target: PruningTarget, share: float, progress: Progress, enough: Callable[[Sequence[str]], bool] | None = None
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """The blocks to drop, one after the other, each time the one that costs the least; and what was measured.
 
     share: of all that can be dropped; at least one goes and one stays. enough: instead of it, whether those that are
     dropped so far suffice. Raises UnsupportedModel, InvalidOption.
     """
-    candidates = droppable(subject)
+    candidates = droppable(target)
     if len(candidates) < 2:
         raise UnsupportedModel(
-            f"{type(subject.network).__name__} has no row of blocks that could be dropped (each must put out the shape"
+            f"{type(target.network).__name__} has no row of blocks that could be dropped (each must put out the shape"
             " that it takes in): use structure='channels'"
         )
     count = len(candidates) - 1 if enough else max(1, round(share * len(candidates)))
@@ -104,9 +104,9 @@ def choose(
         )
     dropped: list[str] = []
     steps: list[dict[str, Any]] = []
-    reference = subject.logits()
+    reference = target.logits()
     for _ in progress.track(range(count), "block to drop", count):
-        nats = {name: _loss(subject, reference, [*dropped, name]) for name in candidates if name not in dropped}
+        nats = {name: _loss(target, reference, [*dropped, name]) for name in candidates if name not in dropped}
         best = min(nats, key=nats.__getitem__)
         dropped.append(best)
         steps.append({"dropped": best, "divergence": nats[best], "others": nats})
@@ -121,9 +121,9 @@ def choose(
     return tuple(name for name in candidates if name in dropped), steps
 
 
-def _loss(subject: Subject, reference: torch.Tensor, names: Sequence[str]) -> float:
-    with without(subject.network, names):
-        return divergence(reference, subject.logits())
+def _loss(target: PruningTarget, reference: torch.Tensor, names: Sequence[str]) -> float:
+    with without(target.network, names):
+        return divergence(reference, target.logits())
 
 
 def said(network: Any, dropped: Sequence[str]) -> Any:

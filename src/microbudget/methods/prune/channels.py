@@ -20,15 +20,15 @@ from .graph import Dependencies, Site, trace
 from .importance import Scores, importance
 from .moments import match
 from .sensitivity import Curve, Family, curves, silenced
-from .subject import Subject, divergence
 from .surgery import check, cut, kept_share
+from .target import PruningTarget, divergence
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is known before the cut: the channels in families, their order, and what each family's loss costs."""
 
-    subject: Subject
+    target: PruningTarget
     graph: Dependencies
     families: tuple[Family, ...]
     losses: tuple[Curve, ...]
@@ -62,29 +62,29 @@ class Plan:
     def cut(self, counts: Sequence[int]) -> Any:
         """A smaller copy of the network. Raises UnsupportedModel where it answers otherwise than with silent ones."""
         gone = self.removed(counts)
-        with silenced(self.subject, self.graph, gone):
-            expected = self.subject.logits()
-        network = copy.deepcopy(self.subject.network)
+        with silenced(self.target, self.graph, gone):
+            expected = self.target.logits()
+        network = copy.deepcopy(self.target.network)
         cut(network, self.graph, gone)
-        check(self.subject, network, expected)
+        check(self.target, network, expected)
         return network
 
 
-def plan(subject: Subject, kind: str, progress: Progress, *, uniform: bool) -> Plan:
+def plan(target: PruningTarget, kind: str, progress: Progress, *, uniform: bool) -> Plan:
     """Trace the network, order its channels by importance, measure each layer's sensitivity.
 
     uniform: the same layer of all blocks keeps equally many, so that a config can say it. Raises UnsupportedModel,
     InvalidOption where no layer has a channel to spare.
     """
-    graph = trace(subject.network, subject.example)
+    graph = trace(target.network, target.example)
     sites = tuple(site for site in graph.sites if site.width > 1)
     if not sites:
         raise InvalidOption(
-            f"prune: every layer of {type(subject.network).__name__} whose channels could go has a single one and would"
+            f"prune: every layer of {type(target.network).__name__} whose channels could go has a single one and would"
             " lose its last channel. Use structure='layers' or structure='weights'"
         )
-    families = _families(sites, importance(kind, subject, graph), uniform)
-    return Plan(subject, graph, families, curves(subject, graph, families, subject.logits(), progress))
+    families = _families(sites, importance(kind, target, graph), uniform)
+    return Plan(target, graph, families, curves(target, graph, families, target.logits(), progress))
 
 
 def _families(sites: Sequence[Site], scores: Scores, uniform: bool) -> tuple[Family, ...]:
@@ -102,9 +102,9 @@ def _family(sites: Sequence[Site], scores: Scores, uniform: bool) -> Family:
 
 def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
     """Repair the cut network's moments and tell what was done, for the record's history."""
-    reference = plan.subject.logits()
-    loss = divergence(reference, plan.subject.logits(network))
-    done = match(plan.subject, network, plan.graph, plan.removed(counts))
+    reference = plan.target.logits()
+    loss = divergence(reference, plan.target.logits(network))
+    done = match(plan.target, network, plan.graph, plan.removed(counts))
     stays = widths(plan.families, counts)
     everything = widths(plan.families, [0] * len(plan.families))
 
@@ -122,9 +122,9 @@ def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
     ]
     return {
         "channels_left": share(costs.channels(plan.graph, plan.sites)),
-        "parameters_left": kept_share(plan.subject.network, network),
+        "parameters_left": kept_share(plan.target.network, network),
         "time_left_estimate": share(costs.time_s(plan.graph, plan.sites)),
-        "divergence": divergence(reference, plan.subject.logits(network)),
+        "divergence": divergence(reference, plan.target.logits(network)),
         "divergence_before_repair": loss,
         "moments_matched": done,
         "not_followed": list(plan.graph.stopped_by),

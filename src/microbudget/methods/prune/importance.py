@@ -12,32 +12,32 @@ from torch.nn import functional
 from ...errors import InvalidOption
 from .axes import Ids
 from .graph import Dependencies
-from .subject import Subject, answer
+from .target import PruningTarget
 
 Scores = NDArray[np.float64]  # of each bundle
 IMPORTANCES = ("magnitude", "taylor", "batchnorm")
 
 
-def importance(kind: str, subject: Subject, graph: Dependencies) -> Scores:
+def importance(kind: str, target: PruningTarget, graph: Dependencies) -> Scores:
     """The score of each bundle, (bundles,). kind: one of IMPORTANCES. Raises InvalidOption without a batch norm."""
     if kind == "taylor":
-        return taylor(subject, graph)
+        return taylor(target, graph)
     if kind == "batchnorm" and not graph.norms:
         raise InvalidOption(
-            f"prune: importance='batchnorm' reads the scales of batch norms, and {type(subject.network).__name__} has"
+            f"prune: importance='batchnorm' reads the scales of batch norms, and {type(target.network).__name__} has"
             " none behind its layers: use 'magnitude' or 'taylor'"
         )
-    scores = magnitude(subject, graph)
-    return batch_norm_scale(subject, graph, scores) if kind == "batchnorm" else scores
+    scores = magnitude(target, graph)
+    return batch_norm_scale(target, graph, scores) if kind == "batchnorm" else scores
 
 
-def magnitude(subject: Subject, graph: Dependencies) -> Scores:
+def magnitude(target: PruningTarget, graph: Dependencies) -> Scores:
     """Mean over all layers that make or read a channel of its weights' L2 norm, in units of that layer's mean norm.
 
     A convolution with batch norm behind it counts as if the norm were folded in: alone its scale means nothing.
     Li et al. 2017 (arXiv:1608.08710) with the coupled layers of Fang et al. 2023 (arXiv:2301.12900).
     """
-    state = subject.network.state_dict()
+    state = target.network.state_dict()
     total, count = np.zeros(graph.count), np.zeros(graph.count)
     for one in graph.contractions:
         weight = _folded(state, graph, one.weight, one.out_axis)
@@ -62,9 +62,9 @@ def _folded(state: dict[str, torch.Tensor], graph: Dependencies, name: str, out_
     return folded
 
 
-def batch_norm_scale(subject: Subject, graph: Dependencies, otherwise: Scores) -> Scores:
+def batch_norm_scale(target: PruningTarget, graph: Dependencies, otherwise: Scores) -> Scores:
     """Mean |scale| of a channel's batch norms (Liu et al. 2017, arXiv:1708.06519); `otherwise` where it has none."""
-    state = subject.network.state_dict()
+    state = target.network.state_dict()
     total, count = np.zeros(graph.count), np.zeros(graph.count)
     for name in dict.fromkeys(graph.norms.values()):
         scale = np.abs(state[name].double().numpy())
@@ -72,18 +72,18 @@ def batch_norm_scale(subject: Subject, graph: Dependencies, otherwise: Scores) -
     return np.where(count > 0, total / np.maximum(count, 1), otherwise)
 
 
-def taylor(subject: Subject, graph: Dependencies) -> Scores:
+def taylor(target: PruningTarget, graph: Dependencies) -> Scores:
     """(sum of weight * gradient over a channel's weights) squared, summed over the examples' batches.
 
     What the loss would change, to the first order, without the channel: Molchanov et al. 2019 (arXiv:1906.10771).
     """
-    network = subject.network
+    network = target.network
     parameters = dict(network.named_parameters())
     names = [name for name in graph.axes if name in parameters]
     scores = np.zeros(graph.count)
-    for batch, classes in subject.labelled():
+    for batch, classes in target.labelled():
         network.zero_grad(set_to_none=True)
-        functional.cross_entropy(answer(network, batch), classes).backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(target.answer(network, batch), classes).backward()  # type: ignore[no-untyped-call]
         change = np.zeros(graph.count)
         for name in names:
             parameter = parameters[name]

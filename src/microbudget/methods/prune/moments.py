@@ -14,7 +14,7 @@ import torch
 
 from .axes import Ids
 from .graph import Dependencies
-from .subject import Batch, Subject, answer, divergence
+from .target import Batch, PruningTarget, divergence
 
 MOST = 128  # examples that the final moments are taken over, in one pass
 SILENT_VARIANCE = 1e-8  # a channel below it says nothing
@@ -35,15 +35,15 @@ def moments(x: torch.Tensor) -> Moments:
     return mean, variance
 
 
-def input_moments(network: Any, batch: Batch) -> dict[str, Moments]:
+def input_moments(target: PruningTarget, batch: Batch) -> dict[str, Moments]:
     """Of what each batch norm takes in, by its name."""
     found: dict[str, Moments] = {}
 
     def noting(name: str) -> Callable[..., None]:
         return lambda _, inputs: found.__setitem__(name, moments(inputs[0]))
 
-    with _before_norms(network, noting), torch.no_grad():
-        answer(network, batch)
+    with _before_norms(target.network, noting), torch.no_grad():
+        target.answer(target.network, batch)
     return found
 
 
@@ -63,10 +63,10 @@ def _ratio(spread: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
     return torch.where(variance > SILENT_VARIANCE, ratio, torch.ones(()))
 
 
-def repaired_logits(subject: Subject, wanted: Sequence[Mapping[str, Moments]]) -> torch.Tensor:
+def repaired_logits(target: PruningTarget, wanted: Sequence[Mapping[str, Moments]]) -> torch.Tensor:
     """What the network would answer after `match`, as it is now: (rows, classes). wanted: `input_moments` by batch."""
     if not wanted[0]:
-        return subject.logits()
+        return target.logits()
     current: dict[str, Moments] = {}
 
     def matching(name: str) -> Callable[..., torch.Tensor]:
@@ -79,14 +79,14 @@ def repaired_logits(subject: Subject, wanted: Sequence[Mapping[str, Moments]]) -
         return moved
 
     parts = []
-    with _before_norms(subject.network, matching), torch.inference_mode():
-        for batch, told in zip(subject.batches, wanted, strict=True):
-            current.update(told)
-            parts.append(answer(subject.network, batch))
+    with _before_norms(target.network, matching), torch.inference_mode():
+        for batch, moments_wanted in zip(target.batches, wanted, strict=True):
+            current.update(moments_wanted)
+            parts.append(target.answer(target.network, batch))
     return torch.cat(parts)
 
 
-def match(subject: Subject, network: Any, graph: Dependencies, removed: Ids) -> bool:
+def match(target: PruningTarget, network: Any, graph: Dependencies, removed: Ids) -> bool:
     """Change the cut network's statistics, norm by norm in its order, if that brings its answers nearer.
 
     Each norm's output then has the moments over the examples that it had in the given network. Returns whether it was
@@ -95,10 +95,10 @@ def match(subject: Subject, network: Any, graph: Dependencies, removed: Ids) -> 
     before = {name: (module.running_mean.clone(), module.running_var.clone()) for name, module in norms(network)}
     if not before:
         return False
-    reference = subject.logits()
-    loss = divergence(reference, subject.logits(network))
-    batch = {name: torch.cat([one[name] for one in subject.batches])[:MOST] for name in subject.batches[0]}
-    wanted, kept = input_moments(subject.network, batch), graph.kept(removed)
+    reference = target.logits()
+    loss = divergence(reference, target.logits(network))
+    batch = {name: torch.cat([one[name] for one in target.batches])[:MOST] for name in target.batches[0]}
+    wanted, kept = input_moments(target, batch), graph.kept(removed)
 
     def matching(name: str) -> Callable[..., None]:
         places = kept.get(f"{name}.weight", (None,))[0]
@@ -107,8 +107,8 @@ def match(subject: Subject, network: Any, graph: Dependencies, removed: Ids) -> 
         return lambda module, inputs: _set_statistics(module, inputs[0], mean, variance)
 
     with _before_norms(network, matching), torch.no_grad():
-        answer(network, batch)
-    if divergence(reference, subject.logits(network)) < loss:
+        target.answer(network, batch)
+    if divergence(reference, target.logits(network)) < loss:
         return True
     for name, module in norms(network):
         module.running_mean.copy_(before[name][0])

@@ -14,7 +14,7 @@ from ...progress import Progress
 from .axes import Ids
 from .graph import Dependencies, Site
 from .moments import Moments, input_moments, repaired_logits
-from .subject import Subject, divergence
+from .target import PruningTarget, divergence
 
 RATES = (0.25, 0.5, 0.75)
 
@@ -58,13 +58,13 @@ class Curve:
 
 
 @contextlib.contextmanager
-def silenced(subject: Subject, graph: Dependencies, removed: Ids) -> Iterator[None]:
+def silenced(target: PruningTarget, graph: Dependencies, removed: Ids) -> Iterator[None]:
     """Meanwhile nobody hears the removed channels: the weights that read them are zero.
 
     That is what their removal means, since nothing else reads a channel that can be removed: a convolution in groups
     passes it on to a channel that is removed too.
     """
-    parameters: Mapping[str, torch.Tensor] = dict(subject.network.named_parameters())
+    parameters: Mapping[str, torch.Tensor] = dict(target.network.named_parameters())
     gone = np.zeros(graph.count + 1, bool)  # the last is FIXED's
     gone[removed] = True
     before = []
@@ -82,21 +82,21 @@ def silenced(subject: Subject, graph: Dependencies, removed: Ids) -> Iterator[No
 
 
 def curves(
-    subject: Subject, graph: Dependencies, families: Sequence[Family], reference: torch.Tensor, progress: Progress
+    target: PruningTarget, graph: Dependencies, families: Sequence[Family], reference: torch.Tensor, progress: Progress
 ) -> tuple[Curve, ...]:
     """The curve of each family, measured with the others whole and batch norm repaired.
 
     reference: the network's answers, (rows, classes).
     """
-    wanted = [input_moments(subject.network, batch) for batch in subject.batches]
+    wanted = [input_moments(target, batch) for batch in target.batches]
     return tuple(
-        _curve(subject, graph, family, reference, wanted)
+        _curve(target, graph, family, reference, wanted)
         for family in progress.track(families, "sensitivity of layer", len(families))
     )
 
 
 def _curve(
-    subject: Subject,
+    target: PruningTarget,
     graph: Dependencies,
     family: Family,
     reference: torch.Tensor,
@@ -105,7 +105,7 @@ def _curve(
     counts = sorted({max(1, round(rate * family.width)) for rate in RATES if family.width > 1})
     nats = [0.0]
     for count in counts:
-        with silenced(subject, graph, family.first(count)):
-            nats.append(divergence(reference, repaired_logits(subject, wanted)))
+        with silenced(target, graph, family.first(count)):
+            nats.append(divergence(reference, repaired_logits(target, wanted)))
     grown = np.maximum.accumulate(np.nan_to_num(nats, nan=np.inf, posinf=1e6))
     return Curve(np.array([0, *counts], float), grown)

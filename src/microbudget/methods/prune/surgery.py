@@ -10,7 +10,7 @@ import torch
 from ...errors import UnsupportedModel
 from .axes import Ids
 from .graph import Dependencies, first_names
-from .subject import Subject
+from .target import PruningTarget
 
 TOLERANCE = 1e-3  # of the spread of the logits
 
@@ -52,10 +52,10 @@ def _describe(module: Any, outputs: int) -> None:
         module.nx, module.nf = shape
 
 
-def check(subject: Subject, network: Any, expected: torch.Tensor) -> None:
+def check(target: PruningTarget, network: Any, expected: torch.Tensor) -> None:
     """The smaller network must answer as the original with the removed channels silent. Raises UnsupportedModel."""
     try:
-        found = subject.logits(network)
+        found = target.logits(network)
     except RuntimeError as error:
         raise UnsupportedModel(
             f"{type(network).__name__} does not run without the removed channels ({str(error).splitlines()[0]}): its"

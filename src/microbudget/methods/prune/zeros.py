@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import UnsupportedModel
-from .subject import Subject
+from .target import PruningTarget
 
 
 def prunable(network: Any) -> Iterator[tuple[str, Any]]:
@@ -33,19 +33,19 @@ def _turned(module: Any) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def prune(subject: Subject, sparsity: float, score: str) -> list[str]:
+def prune(target: PruningTarget, sparsity: float, score: str) -> list[str]:
     """Set this share of each layer's weights to zero, in place; the names of the tensors.
 
     magnitude: the smallest |W| of the layer. wanda: in each row the smallest |W| * ||X||, X what the input feature is
     over all examples (Sun et al. 2024, arXiv:2306.11695); a layer that no example reaches has no X and stays whole.
     Raises UnsupportedModel.
     """
-    layers = dict(prunable(subject.network))
-    norms = _input_norms(subject) if score == "wanda" else {}
+    layers = dict(prunable(target.network))
+    norms = _input_norms(target) if score == "wanda" else {}
     names = [name for name in layers if score != "wanda" or name in norms]
     if not names:
         raise UnsupportedModel(
-            f"{type(subject.network).__name__} has no linear layer or convolution that it calls beside its last layer:"
+            f"{type(target.network).__name__} has no linear layer or convolution that it calls beside its last layer:"
             " no weights to set to zero"
         )
     for name in names:
@@ -85,14 +85,14 @@ def _smallest_in_rows(values: torch.Tensor, share: float) -> torch.Tensor:
     return torch.zeros(values.shape, dtype=torch.bool).scatter_(1, values.argsort(dim=1, stable=True)[:, :count], True)
 
 
-def _input_norms(subject: Subject) -> dict[str, torch.Tensor]:
+def _input_norms(target: PruningTarget) -> dict[str, torch.Tensor]:
     """||X||_2 of each input of each layer over all examples: (rows or 1, inputs of a weight's row)."""
     squares: dict[str, torch.Tensor] = {}
     hooks = [
-        module.register_forward_pre_hook(_adding(squares, name, module)) for name, module in prunable(subject.network)
+        module.register_forward_pre_hook(_adding(squares, name, module)) for name, module in prunable(target.network)
     ]
     try:
-        subject.logits()
+        target.logits()
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,8 +1,11 @@
 """trim: a vocabulary for the user's texts. Half of a small model's bytes are words that it will never write.
 
-Rows of the embedding and of the head go, and with them tokens, merges and ids in the tokenizer and the configuration
-files; the bytes stay, so that every text can still be written, in more pieces. The model's logits at the tokens that
-stay are what they were.
+Rows of the embedding and of the head are removed, and with them tokens, merges and ids in the tokenizer and the
+configuration files; the bytes stay, so that every text can still be written, in more pieces. The model's logits at the
+tokens that stay are what they were.
+
+A kind's part, `kinds/<kind>/trim.py`, has two functions: `texts(model, context)`, the texts of the training examples,
+and `runtimes(folder, rows)`, what opens the trimmed model.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +24,6 @@ from numpy.typing import NDArray
 
 from ...errors import BadData, Failed, UnsupportedModel
 from ...model import Model, Record
-from ...runtimes.speech.whisper import MULTILINGUAL, read_json
 from .. import Context, Method, option
 from . import configs, tokenizer, weights, words
 
@@ -41,10 +43,11 @@ class Trim(Method):
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the trimmed model. Raises UnsupportedModel for a tokenizer that cannot write every text in pieces."""
+        part = self.part(context, model)
         found = tokenizer.FolderTokenizer(model.path)
         config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
         rows = _rows(config, model.path)
-        texts = self._texts(model, context)
+        texts = self._texts(part.texts(model, context))
         kept = found.kept(self._tokens(texts, found), rows, _required(model.path))
         new = {int(old): index for index, old in enumerate(kept)}
         saved = _write(model, found, new, kept, rows, out)
@@ -55,24 +58,24 @@ class Trim(Method):
             "saved_bytes": saved,
             "texts": len(texts),
             **_check(texts, found, after),
-            "runtimes": _runtimes(config, rows, model.path),
+            "runtimes": part.runtimes(model.path, rows),
         }
         context.progress.say(
-            f"trim      {rows:,} tokens to {len(kept):,}; a text of yours takes"
-            f" {report['pieces_after'] / max(report['pieces_before'], 1):.2f} times as many"
+            f"trim      {rows:,} tokens to {len(kept):,}; your texts take"
+            f" {report['pieces_after'] / max(report['pieces_before'], 1):.2f} times as many pieces"
         )
-        return replace(model.record, history={**model.record.history, "trim": report})
+        return model.record.with_report("trim", report)
 
     def extra_inputs(self, context: Context) -> dict[str, str]:
-        """The contents of the texts beside the task's."""
+        """The contents of the texts in addition to the task's."""
         if self.text is None:
             return {}
         joined = "\0".join(_read(Path(self.text))).encode()
         return {"text": hashlib.sha256(joined).hexdigest()[:16]}
 
-    def _texts(self, model: Model, context: Context) -> list[str]:
-        """The texts of the training examples, and those that the user named. Raises BadData without any."""
-        found = [*_own(model, context), *(_read(Path(self.text)) if self.text else ())]
+    def _texts(self, own: Iterable[str]) -> list[str]:
+        """The texts of the training examples (own), and those that the user named. Raises BadData without any."""
+        found = [*own, *(_read(Path(self.text)) if self.text else ())]
         found = [text for text in found if text.strip()]
         if not found:
             raise BadData(
@@ -89,30 +92,6 @@ class Trim(Method):
             tokens |= {token for text in texts for token in found.tokens(text)}
         there = found.pieces.closed(tokens | found.pieces.alphabet())
         return tokens | set(itertools.islice((t for t in found.pieces.frequent() if t not in there), self.keep))
-
-
-def _own(model: Model, context: Context) -> Iterable[str]:
-    """The texts of the task's training examples; where nobody has transcribed a recording, what the model writes."""
-    task: Any = context.task
-    if not hasattr(task, "text"):
-        return
-    examples = [*task.examples("train"), *task.examples("unlabelled")]
-    told = [task.text(example) for example in examples]
-    yield from (text for text in told if text is not None)
-    heard = [example for example, text in zip(examples, told, strict=True) if text is None]
-    if heard:
-        from ...kinds.transcription.teacher import dictate
-
-        written = dictate(
-            model,
-            task,
-            heard,
-            context.cache,
-            threads=context.threads,
-            deadline=context.deadline,
-            progress=context.progress,
-        )
-        yield from (written.text(example) for example in heard)
 
 
 def _read(path: Path) -> list[str]:
@@ -174,19 +153,3 @@ def _check(texts: list[str], before: tokenizer.FolderTokenizer, after: tokenizer
             raise Failed(f"the trimmed tokenizer writes {after.encoder.decode(new)!r} for {text!r}: please report it")
         pieces_before, pieces_after = pieces_before + len(old), pieces_after + len(new)
     return {"pieces_before": pieces_before, "pieces_after": pieces_after}
-
-
-def _runtimes(config: dict[str, Any], rows: int, folder: Path) -> list[str]:
-    """What opens the trimmed model as it is, for its card; one that was trimmed before is known by its settings."""
-    if config.get("model_type") != "whisper":
-        return ["transformers opens the trimmed model as it is"]
-    if not read_json(folder / "generation_config.json").get("is_multilingual", rows >= MULTILINGUAL):
-        return [
-            "transformers, CTranslate2 and faster-whisper take the trimmed vocabulary as it is (an English model:"
-            " its prompt has no language)"
-        ]
-    return [
-        "transformers and CTranslate2 take the trimmed vocabulary as it is: language and task stand in the prompt",
-        f"faster-whisper calls a model multilingual by its {MULTILINGUAL:,} entries, and would leave the language out"
-        " of the prompt: tell it otherwise, as docs/whisper.md shows, or use `microbudget transcribe`",
-    ]

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import MissingExtra, UnsupportedModel
+from ...errors import MissingExtra
 from ...model import Record, backbone_of
 
 if TYPE_CHECKING:
@@ -77,8 +76,8 @@ def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
 
 def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:
     """A backbone with the head and the adapter in `folder`."""
-    from ...training import classifiers
     from .adapters import merged
+    from .heads import set_classes
 
     if backbone == folder:  # transformers would add the adapter by itself, without the head
         state = {} if record is None else record.state
@@ -87,7 +86,7 @@ def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:
         network = load_network(backbone)
     if record is not None and record.labels is not None:
         with torch.random.fork_rng(devices=[]):  # the adapter's folder replaces these random weights
-            classifiers.set_classes(network, record.labels, None)
+            set_classes(network, record.labels, None)
     return merged(network, folder)
 
 
@@ -126,30 +125,6 @@ def onnx_bytes(network: Any, height: int, width: int, opset: int = 17) -> bytes:
     return buffer.getvalue()
 
 
-def put_head(
-    network: Any, old_weight: NDArray[Any], layer: tuple[NDArray[Any], NDArray[Any]], labels: tuple[str, ...]
-) -> None:
-    """Replace the network's last linear layer, and name its outputs.
-
-    old_weight: (old classes, inputs), by which the layer is found. layer: weight (classes, inputs), bias.
-    """
-    name = _linear_with(network, old_weight)
-    weight, bias = layer
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight = torch.nn.Parameter(torch.from_numpy(weight.copy()))
-    linear.bias = torch.nn.Parameter(torch.from_numpy(bias.copy()))
-    network.set_submodule(name, linear)
-    name_classes(network, labels)
-
-
-def name_classes(network: Any, labels: tuple[str, ...]) -> None:
-    """Note the labels of the network's outputs in its configuration."""
-    network.num_labels = len(labels)
-    network.config.id2label = dict(enumerate(labels))
-    network.config.label2id = {label: index for index, label in enumerate(labels)}
-    network.config.problem_type = "single_label_classification"
-
-
 def save_network(network: Any, preprocessing: dict[str, Any], out: Path) -> None:
     """Save the network in float32 as an ordinary Hugging Face folder."""
     widths.save(network, out)
@@ -160,17 +135,6 @@ def write_preprocessing(preprocessing: dict[str, Any], out: Path) -> None:
     """Write the file with which transformers prepares a model's inputs."""
     text = json.dumps(preprocessing, indent=1)
     (out / "preprocessor_config.json").write_text(text, encoding="utf-8")
-
-
-def _linear_with(network: Any, weight: NDArray[Any]) -> str:
-    for name, module in network.named_modules():
-        same_shape = isinstance(module, torch.nn.Linear) and module.weight.shape == weight.shape
-        if same_shape and np.array_equal(module.weight.detach().numpy(), weight):
-            return str(name)
-    raise UnsupportedModel(
-        f"the last linear layer of {type(network).__name__} was not found among its modules: use head='mlp', which"
-        " gives an onnx model"
-    )
 
 
 def resize_positions(folder: Path, config: dict[str, Any]) -> None:

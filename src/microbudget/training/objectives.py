@@ -1,4 +1,4 @@
-"""Lessons of classifiers: a task's examples in batches, and the task's own loss and metric on validation."""
+"""Objectives of classifiers: a task's examples in batches, and the task's own loss and metric on validation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from ..metrics import cross_entropy
 from ..task import Example, Task
-from .train import Batch, Lesson, Rows, Scores
+from .objective import Batch, Objective, Scores
+from .order import Rows
 
-LABEL = "label"  # beside the model's inputs, in a batch
+LABEL = "label"  # in a batch, next to the model's inputs
 CALIBRATED = "calibrated_loss"  # of the scores, the one that decides which epoch is kept
-JUDGED_AT_ONCE = 32
+VALIDATED_AT_ONCE = 32
 TEMPERATURES = np.geomspace(0.25, 8, 41)
 
 
 def labelled(
     task: Task, preprocessing: dict[str, Any], *, views: int = 1, train: Sequence[Example] | None = None
-) -> Lesson:
-    """Cross entropy on the labels. Epoch by epoch another of the fixed views is shown, the plain one first.
+) -> Objective:
+    """Cross entropy on the labels. Each epoch shows another of the fixed views, the plain one first.
 
     train: the examples, by default the whole train split.
     """
@@ -35,7 +36,7 @@ def labelled(
     def loss(network: Any, batch: Batch) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits_of(network, batch), batch[LABEL])
 
-    return Lesson(len(examples), batch, loss, judge(task, preprocessing), decides=CALIBRATED)
+    return Objective(len(examples), batch, loss, validator(task, preprocessing), decides=CALIBRATED)
 
 
 def inputs(task: Task, examples: Sequence[Example], preprocessing: dict[str, Any], view: int = 0) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def logits_of(network: Any, batch: Batch) -> torch.Tensor:
     return logits
 
 
-def judge(task: Task, preprocessing: dict[str, Any]) -> Callable[[Any], Scores] | None:
+def validator(task: Task, preprocessing: dict[str, Any]) -> Callable[[Any], Scores] | None:
     """The task's mean loss on the validation split, that loss calibrated, its metric; None where there is no split."""
     examples = task.examples("validation")
     if not examples:
@@ -72,9 +73,9 @@ def judge(task: Task, preprocessing: dict[str, Any]) -> Callable[[Any], Scores] 
 def calibrated_loss(task: Task, logits: NDArray[Any], examples: Sequence[Example]) -> float:
     """The mean cross entropy at the temperature that is best for these logits (Guo et al. 2017, arXiv:1706.04599).
 
-    A network that trains on a few photos until it knows them by heart grows too sure of itself: its loss on validation
-    rises while it answers more of them rightly, and no epoch would be kept. The temperature changes no answer. Accuracy
-    itself jumps by a point with every photo of a small split. A task with another loss has that one, as it is.
+    A network that trains on a few photos until it overfits becomes overconfident: its loss on validation rises while
+    it answers more of them correctly, and no epoch would be kept. The temperature changes no answer. Accuracy itself
+    jumps by a point with every photo of a small split. For a task with another loss that loss is returned.
     """
     losses = task.loss(logits, examples)
     labels = [example.label for example in examples]
@@ -91,8 +92,8 @@ def answers(network: Any, task: Task, preprocessing: dict[str, Any], examples: S
     device = next(network.parameters()).device
     parts = []
     with torch.no_grad():
-        for start in range(0, len(examples), JUDGED_AT_ONCE):
-            part = inputs(task, examples[start : start + JUDGED_AT_ONCE], preprocessing)
+        for start in range(0, len(examples), VALIDATED_AT_ONCE):
+            part = inputs(task, examples[start : start + VALIDATED_AT_ONCE], preprocessing)
             moved = {name: tensor.to(device) for name, tensor in part.items()}
             parts.append(logits_of(network, moved).float().cpu().numpy())
     return np.concatenate(parts)

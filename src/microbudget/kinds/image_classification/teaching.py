@@ -1,4 +1,4 @@
-"""Transfer: a new head, fitted on what a frozen backbone says of a task's examples, which is computed once per view."""
+"""What the methods that teach an image classifier share: checks of its data, and a head on a frozen backbone."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ...errors import BadData
-from ...progress import SILENT, Progress
+from ...errors import BadData, UnsupportedModel
+from ...methods import Context
+from ...model import Model
 from ...task import Example, Task
 from ...training.head import Head, HeadSettings, fit_head
 from .features import FeatureStore
 
+INSTEAD = "an image classifier is made smaller with prune, distill or quantize"
 Labels = NDArray[np.intp]
 Features = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Material:
-    """What a head is fitted on: features (examples, inputs) and classes (examples,) of train and validation.
+def preprocessing_of(model: Model) -> dict[str, Any]:
+    """The model's preprocessing. Raises UnsupportedModel where it has none."""
+    if model.record.preprocessing is None:
+        raise UnsupportedModel(f"{model.path} has no preprocessing config: add a preprocessor_config.json")
+    return model.record.preprocessing
 
-    Where there is no validation, train stands in for it: all epochs run.
+
+@dataclass(frozen=True)
+class HeadData:
+    """The training data of a head: features (examples, inputs) and classes (examples,) of train and validation.
+
+    Where there is no validation, train takes its place: all epochs run.
     """
 
     views: tuple[Features, ...]  # of train: the plain one, then augmented ones
@@ -33,8 +42,9 @@ class Material:
     held_out_labels: Labels
 
     @classmethod
-    def of(cls, store: FeatureStore, task: Task, views: int, seed: int, progress: Progress = SILENT) -> Material:
-        """Of a task's train and validation splits."""
+    def of(cls, store: FeatureStore, context: Context, views: int) -> HeadData:
+        """Of the train and validation splits of a step's data."""
+        task, seed, progress = context.task, context.seed, context.progress
         train, validation = task.examples("train"), task.examples("validation")
         shown = tuple(store.rows(task, train, view, seed, progress) for view in range(views))
         labels = labels_of(train)

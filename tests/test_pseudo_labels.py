@@ -1,4 +1,4 @@
-"""What a teacher writes is what transformers writes, is asked for once, and the loss is the paper's."""
+"""A teacher's pseudo-labels are what transformers writes, are computed once, and the loss is the paper's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.kinds.transcription import lesson as lessons
 from microbudget.kinds.transcription.data import TranscriptionTask
-from microbudget.kinds.transcription.decoding import Rules, Written, write
-from microbudget.kinds.transcription.lesson import IGNORED, Weights, divergence, lesson, loss, targets
-from microbudget.kinds.transcription.teacher import Dictation, dictate
+from microbudget.kinds.transcription.decoding import PseudoLabel, Rules, decode
+from microbudget.kinds.transcription.objective import (
+    IGNORED,
+    LEAST,
+    TrainingData,
+    Weights,
+    divergence,
+    loss,
+    objective,
+    targets,
+)
+from microbudget.kinds.transcription.pseudo_labels import pseudo_labels
+from microbudget.kinds.transcription.teaching import training_data
+from microbudget.methods import Context
 from microbudget.model import Model
-from microbudget.progress import SILENT
 from microbudget.runtimes.hf.whisper import load_network
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.speech.whisper import Prompt, Vocabulary
@@ -39,20 +48,22 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> TranscriptionTask:
 
 
 @pytest.fixture(scope="module")
-def dictation(whisper: Model, task: TranscriptionTask, tmp_path_factory: pytest.TempPathFactory) -> Dictation:
-    return dictate(whisper, task, task.examples("train"), tmp_path_factory.mktemp("cache"), language="en")
+def data(whisper: Model, task: TranscriptionTask, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    context = Context(task, tmp_path_factory.mktemp("cache"))
+    examples = tuple(task.examples("train"))
+    return TrainingData(task, pseudo_labels(whisper, examples, context, language="en"), examples, (), {})
 
 
-def test_it_writes_what_a_session_writes(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
+def test_it_writes_what_a_session_writes(whisper: Model, task: TranscriptionTask, data: TrainingData) -> None:
     from microbudget.runtimes.hf.whisper import TorchWhisper
 
-    vocabulary, torch_whisper = Vocabulary(whisper.path), TorchWhisper(whisper.path)
-    prompt = Prompt.of(whisper.path, vocabulary, torch_whisper.multilingual, "en")
-    # A random network may write timestamps where it was told not to; a dictation never does.
-    torch_whisper.network.generation_config.suppress_tokens = Rules.of(torch_whisper.network, prompt).always.tolist()
+    vocabulary, opened = Vocabulary(whisper.path), TorchWhisper(whisper.path)
+    prompt = Prompt.of(whisper.path, vocabulary, opened.multilingual, "en")
+    # A random network may write timestamps where it was told not to; a pseudo-label never has one.
+    opened.network.generation_config.suppress_tokens = Rules.of(opened.network, prompt).always.tolist()
     for example in task.examples("train")[:4]:
-        expected = torch_whisper.generate(dictation.front(task.waveform(example)), prompt)
-        written = [int(token) for token in dictation.written[example.key].tokens]
+        expected = opened.generate(data.labels.front(task.waveform(example)), prompt)
+        written = [int(token) for token in data.labels.labels[example.key].tokens]
         end = vocabulary.special("<|endoftext|>")
         assert [token for token in written if token != end] == [token for token in expected if token != end]
 
@@ -63,19 +74,19 @@ def test_the_same_words_alone_and_in_a_batch(whisper: Model) -> None:
     rules = Rules.of(network, prompt)
     torch.manual_seed(1)
     states = torch.randn(5, 40, 32)
-    together = write(network, states, prompt, rules, 8)
+    together = decode(network, states, prompt, rules, 8)
     for row, state in zip(together, states, strict=True):
-        (alone,) = write(network, state[None], prompt, rules, 8)
+        (alone,) = decode(network, state[None], prompt, rules, 8)
         assert row.tokens.tolist() == alone.tokens.tolist()
         np.testing.assert_allclose(row.log_probabilities, alone.log_probabilities, atol=2e-2)
 
 
-def test_the_doubts_are_the_networks_along_its_own_words(whisper: Model) -> None:
+def test_the_log_probabilities_are_the_networks_along_its_own_words(whisper: Model) -> None:
     """Fed with all its words at once, the network gives the same probabilities as token by token."""
     network, vocabulary = load_network(whisper.path), Vocabulary(whisper.path)
     prompt = Prompt.of(whisper.path, vocabulary, True, "en")
     states = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(3))
-    for row, state in zip(write(network, states, prompt, Rules.of(network, prompt), 8), states, strict=True):
+    for row, state in zip(decode(network, states, prompt, Rules.of(network, prompt), 8), states, strict=True):
         fed = torch.tensor(np.concatenate([row.prompt, row.tokens])[None, :-1].astype(np.int64))
         with torch.inference_mode():
             logits = network(encoder_outputs=(state[None],), decoder_input_ids=fed).logits[0]
@@ -88,7 +99,7 @@ def test_forbidden_tokens_are_never_written(whisper: Model) -> None:
     prompt = Prompt.of(whisper.path, vocabulary, True, "en")
     rules = Rules.of(network, prompt)
     torch.manual_seed(0)
-    for row in write(network, torch.randn(6, 30, 32) * 3, prompt, rules, 8):
+    for row in decode(network, torch.randn(6, 30, 32) * 3, prompt, rules, 8):
         assert not set(row.tokens.tolist()) & set(rules.always.tolist())
         assert row.tokens[0] not in rules.first.tolist()
         assert max(row.tokens) <= prompt.no_timestamps
@@ -103,7 +114,7 @@ def test_the_language_is_detected_where_none_is_told(whisper: Model) -> None:
     with torch.inference_mode():
         start = torch.full((4, 1), prompt.start)
         logits = network(encoder_outputs=(states,), decoder_input_ids=start).logits[:, -1]
-    for row, answer in zip(write(network, states, prompt, Rules.of(network, prompt), 4), logits, strict=True):
+    for row, answer in zip(decode(network, states, prompt, Rules.of(network, prompt), 4), logits, strict=True):
         assert row.prompt[1] == max(prompt.languages.values(), key=lambda token: float(answer[token]))
         assert row.prompt.tolist()[2:] == [prompt.task, prompt.no_timestamps]
 
@@ -111,21 +122,21 @@ def test_the_language_is_detected_where_none_is_told(whisper: Model) -> None:
 def test_the_teacher_hears_each_recording_once(
     whisper: Model, task: TranscriptionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.kinds.transcription import teacher
+    from microbudget.kinds.transcription import pseudo_labels as module
 
     heard: list[int] = []
 
-    class Counted(teacher.TorchWhisper):
+    class Counted(module.TorchWhisper):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             encoder = self.network.model.encoder
             encoder.register_forward_hook(lambda _module, inputs, _outputs: heard.append(len(inputs[0])))
 
-    monkeypatch.setattr(teacher, "TorchWhisper", Counted)
+    monkeypatch.setattr(module, "TorchWhisper", Counted)
     examples = task.examples("train")
-    first = dictate(whisper, task, examples[:3], tmp_path)
-    again = dictate(whisper, task, [*examples, *examples[:2]], tmp_path)
-    third = dictate(whisper, task, examples, tmp_path)
+    first = pseudo_labels(whisper, examples[:3], Context(task, tmp_path))
+    again = pseudo_labels(whisper, [*examples, *examples[:2]], Context(task, tmp_path))
+    third = pseudo_labels(whisper, examples, Context(task, tmp_path))
     assert (first.passes, again.passes, third.passes) == (3, len(examples) - 3, 0)
     assert sum(heard) == len(examples)
     for example in examples:
@@ -146,43 +157,41 @@ def test_of_a_long_recording_a_window_is_read(
         return waveform(self, example, seconds)
 
     monkeypatch.setattr(TranscriptionTask, "waveform", noted)
-    found = dictate(whisper, task, task.examples("train")[:2], tmp_path)
-    learnt = lesson(found, task, task.examples("train")[:2], [], Weights(), hears=True)
-    learnt.batch(np.array([0, 1]), 0)
+    found = pseudo_labels(whisper, task.examples("train")[:2], Context(task, tmp_path))
+    two = TrainingData(task, found, tuple(task.examples("train")[:2]), (), {})
+    objective(two, front=found.front).batch(np.array([0, 1]), 0)
     assert asked == [3.0] * 4
 
 
-def test_silence_is_not_dictated(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
+def test_silence_has_an_empty_transcript(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
     """Of silence Whisper makes up a text, and a student would learn to."""
     import soundfile
-
-    from microbudget.kinds.transcription.teaching import material
 
     silent = write_recordings(tmp_path / "data", 6)
     soundfile.write(silent / "unlabelled.wav", np.zeros(16_000), 16_000)
     quiet = TranscriptionTask.open(silent, cache=tmp_path / "cache")
     (example,) = quiet.examples("unlabelled")
-    found = dictate(whisper, quiet, [example, *quiet.examples("train")], tmp_path)
+    found = pseudo_labels(whisper, [example, *quiet.examples("train")], Context(quiet, tmp_path))
     assert found.text(example) == ""
     assert found.passes == len(quiet.examples("train"))
-    chosen = material(whisper, quiet, tmp_path, max_wer=1e9, longest_s=3.0, threads=1, progress=SILENT)
+    chosen = training_data(whisper, Context(quiet, tmp_path, threads=1), max_wer=1e9, longest_s=3.0)
     assert chosen.left_out["the teacher wrote nothing"] >= 1
     assert example not in chosen.train
 
 
 def test_a_killed_pass_goes_on_where_it_was(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
     examples = task.examples("train")
-    whole = dictate(whisper, task, examples, tmp_path)
+    whole = pseudo_labels(whisper, examples, Context(task, tmp_path))
     (whole.folder / f"{examples[0].key}.npz").unlink()
     (whole.folder / f"{examples[1].key}.partial").write_bytes(b"half")
-    again = dictate(whisper, task, examples, tmp_path)
+    again = pseudo_labels(whisper, examples, Context(task, tmp_path))
     assert again.passes == 1
-    assert again.written[examples[0].key].tokens.tolist() == whole.written[examples[0].key].tokens.tolist()
+    assert again.labels[examples[0].key].tokens.tolist() == whole.labels[examples[0].key].tokens.tolist()
 
 
-def test_another_model_or_window_is_another_dictation(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
-    one = dictate(whisper, task, task.examples("train")[:1], tmp_path)
-    other = dictate(whisper.with_record(fingerprint="other"), task, task.examples("train")[:1], tmp_path)
+def test_another_model_or_window_has_other_labels(whisper: Model, task: TranscriptionTask, tmp_path: Path) -> None:
+    one = pseudo_labels(whisper, task.examples("train")[:1], Context(task, tmp_path))
+    other = pseudo_labels(whisper.with_record(fingerprint="other"), task.examples("train")[:1], Context(task, tmp_path))
     assert one.folder != other.folder
     assert other.passes == 1
 
@@ -202,12 +211,12 @@ def test_divergence_against_the_plain_sum(values: list[float], top: int, random:
     inside = [int(index) for index in best.indices]
     expected = sum(p[i] * math.log(p[i] / q[i]) for i in inside)
     rest_p, rest_q = (sum(each[i] for i in range(len(p)) if i not in inside) for each in (p, q))
-    if rest_p > lessons.LEAST:
-        expected += rest_p * math.log(rest_p / max(rest_q, lessons.LEAST))
+    if rest_p > LEAST:
+        expected += rest_p * math.log(rest_p / max(rest_q, LEAST))
     found = float(divergence(best.values[None], best.indices[None], log_q[None])[0])
     assert found == pytest.approx(expected, abs=2e-5, rel=1e-6)
     whole = float((log_p.exp() * (log_p - log_q)).sum())
-    assert found <= whole + 2e-5  # what is coarser tells less apart
+    assert found <= whole + 2e-5  # a coarser distribution distinguishes less
     if top == len(values):
         assert found == pytest.approx(whole, abs=2e-5)
 
@@ -223,11 +232,11 @@ class Fixed(torch.nn.Module):
         return type("Answer", (), {"logits": self.logits})
 
 
-def row(prompt: list[int], tokens: list[int], log_p: np.ndarray) -> Written:
+def row(prompt: list[int], tokens: list[int], log_p: np.ndarray) -> PseudoLabel:
     """All tokens of the vocabulary are known, likeliest first."""
     ids = np.argsort(-log_p, axis=1)
     values = np.take_along_axis(log_p, ids, 1)
-    return Written(np.array(prompt, np.int32), np.array(tokens, np.int32), ids.astype(np.int32), values)  # type: ignore[arg-type]
+    return PseudoLabel(np.array(prompt, np.int32), np.array(tokens, np.int32), ids.astype(np.int32), values)  # type: ignore[arg-type]
 
 
 def test_the_loss_against_the_papers_equations() -> None:
@@ -250,7 +259,7 @@ def test_the_loss_against_the_papers_equations() -> None:
     found = loss(Fixed(logits), batch, Weights())
     assert float(found.detach()) == pytest.approx(np.mean(expected), rel=1e-5)
     found.backward()
-    words_only = loss(Fixed(logits), batch, Weights(doubts=0.0))
+    words_only = loss(Fixed(logits), batch, Weights(distribution=0.0))
     assert float(words_only.detach()) < float(found.detach())
 
 
@@ -261,7 +270,7 @@ def test_prompt_and_padding_are_not_learnt() -> None:
     ]
     batch = targets(written)
     assert batch["tokens"].tolist() == [[9, 8, 7, 3, 0], [9, 4, 5, 6, 1]]
-    assert batch["words"].tolist() == [[IGNORED, IGNORED, 3, 0, IGNORED], [4, 5, 6, 1, 0]]
+    assert batch["next"].tolist() == [[IGNORED, IGNORED, 3, 0, IGNORED], [4, 5, 6, 1, 0]]
     logits = torch.randn(2, 5, 10)
     logits.requires_grad_()
     network = Fixed(logits)
@@ -273,10 +282,9 @@ def test_prompt_and_padding_are_not_learnt() -> None:
     assert gradient.isfinite().all()
 
 
-def test_states_or_features(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
-    examples = task.examples("train")
-    reads = lesson(dictation, task, examples, [], Weights(), hears=False).batch(np.array([0, 1]), 0)
-    hears = lesson(dictation, task, examples, [], Weights(), hears=True).batch(np.array([0, 1]), 0)
+def test_states_or_features(whisper: Model, data: TrainingData) -> None:
+    reads = objective(data, front=None).batch(np.array([0, 1]), 0)
+    hears = objective(data, front=data.labels.front).batch(np.array([0, 1]), 0)
     assert reads["states"].shape == (2, 150, 32)
     assert hears["features"].shape == (2, 80, 300)
     network = load_network(whisper.path)
@@ -285,8 +293,8 @@ def test_states_or_features(whisper: Model, task: TranscriptionTask, dictation: 
     assert a == pytest.approx(b, abs=5e-3)  # states are kept in 16 bits
 
 
-def test_the_teacher_itself_has_no_divergence(whisper: Model, task: TranscriptionTask, dictation: Dictation) -> None:
-    batch = lesson(dictation, task, task.examples("train"), [], Weights(), hears=False).batch(np.arange(4), 0)
+def test_the_teacher_itself_has_no_divergence(whisper: Model, data: TrainingData) -> None:
+    batch = objective(data, front=None).batch(np.arange(4), 0)
     with torch.inference_mode():
-        only = float(loss(load_network(whisper.path), batch, Weights(words=0.0, doubts=1.0)))
+        only = float(loss(load_network(whisper.path), batch, Weights(tokens=0.0, distribution=1.0)))
     assert 0 <= only + 1e-3 < 5e-3

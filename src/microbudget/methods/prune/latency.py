@@ -1,9 +1,9 @@
-"""Targets: the search for the cut that reaches a measured speed."""
+"""Latency: the search for the cut that reaches a measured speed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ ROUNDS, CALLS = 9, 5
 TRIES = 6
 
 
-def time_ratio(before: bytes, after: bytes, pixels: NDArray[np.float32], threads: int) -> float:
-    """How long `after` takes in ONNX Runtime in units of `before`: the median over blocks that take turns.
+def time_ratio(before: bytes, after: bytes, inputs: Mapping[str, NDArray[Any]], threads: int) -> float:
+    """How long `after` takes in ONNX Runtime in units of `before`: the median over interleaved blocks.
 
-    before, after: ONNX files; pixels: one image, (1, 3, height, width).
+    before, after: ONNX files; inputs: of one example, by name, each (1, ...).
     """
     sessions = [OnnxSession(source, threads) for source in (before, after)]
-    calls: list[Callable[[], object]] = [lambda s=session: s.answer({"pixel_values": pixels}) for session in sessions]  # type: ignore[misc]
+    calls: list[Callable[[], object]] = [lambda s=session: s.answer(dict(inputs)) for session in sessions]  # type: ignore[misc]
     ratios = []
     for turn in range(ROUNDS):
         order = (0, 1) if turn % 2 else (1, 0)

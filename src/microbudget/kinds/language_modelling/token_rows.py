@@ -1,4 +1,4 @@
-"""Reading: text and conversations as rows of tokens, and the lesson that a language model learns from them."""
+"""Text and conversations as rows of tokens, and the objective with which a language model learns them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.nn import functional
 
 from ...errors import BadData
 from ...task import Example, Split, Task
-from ...training.train import Batch, Lesson, Scores
+from ...training.objective import Batch, Objective, Scores
 
-IGNORED = -100  # a target that is not learnt: what the user said, and padding
-JUDGED_AT_ONCE = 1  # rows: more would take more memory than a training with checkpointing
+IGNORED = -100  # a target that is not learnt: the user's messages, and padding
+VALIDATED_AT_ONCE = 1  # rows: more would take more memory than a training with checkpointing
 
 
 @dataclass(frozen=True)
-class Table:
+class TokenRows:
     """Rows of equal length: tokens and targets, both (rows, length), the targets not shifted.
 
     cut: share of the tokens to be learnt that a row had no room for.
@@ -38,22 +38,22 @@ class Table:
         return {"input_ids": self.tokens[rows], "targets": self.targets[rows]}
 
 
-def table(task: Task, split: Split, tokenizer: Any, length: int) -> Table:
+def token_rows(task: Task, split: Split, tokenizer: Any, length: int) -> TokenRows:
     """The split of a task with `text` or `conversation`, in rows of `length` tokens.
 
     Texts are joined and cut; a conversation is a row of its own, cut at its end. Raises BadData.
     """
     examples = task.examples(split)
-    told = getattr(task, "conversation", None)
-    if told is not None:
-        return _conversations([told(example) for example in examples], tokenizer, length)
+    conversation = getattr(task, "conversation", None)
+    if conversation is not None:
+        return conversation_rows([conversation(example) for example in examples], tokenizer, length)
     text = getattr(task, "text", None)
     if text is None:
         raise BadData(f"a language model learns from text, and the data are for {task.kind}")
     return _texts(text, examples, tokenizer, length)
 
 
-def _texts(text: Any, examples: Sequence[Example], tokenizer: Any, length: int) -> Table:
+def _texts(text: Any, examples: Sequence[Example], tokenizer: Any, length: int) -> TokenRows:
     tokens: list[int] = []
     for example in examples:
         tokens += tokenizer(text(example), add_special_tokens=False, verbose=False)["input_ids"]
@@ -61,18 +61,16 @@ def _texts(text: Any, examples: Sequence[Example], tokenizer: Any, length: int) 
     if length < 2:
         raise BadData(f"the text has {len(tokens)} tokens: give more")
     rows = torch.tensor(tokens[: len(tokens) // length * length]).reshape(-1, length)
-    return Table(rows, rows)
+    return TokenRows(rows, rows)
 
 
-def _conversations(conversations: Sequence[Any], tokenizer: Any, length: int) -> Table:
-    """Each message's tokens; targets are what the assistant says, with the token that ends it."""
-    rows = [_spoken(answers, tokenizer) for answers in _answers(conversations, tokenizer)]
+def conversation_rows(conversations: Sequence[Any], tokenizer: Any, length: int) -> TokenRows:
+    """Each message's tokens; targets are those of the assistant, with the token that ends its message."""
+    rows = [_tagged(answers, tokenizer) for answers in _answers(conversations, tokenizer)]
     meant = sum(learnt for row in rows for _, learnt in row)
     rows = [row for row in (row[:length] for row in rows) if any(learnt for _, learnt in row)]
     if not rows:
-        raise BadData(
-            f"no answer of an assistant stands in the first {length} tokens of a conversation: nothing to learn"
-        )
+        raise BadData(f"no answer of an assistant is in the first {length} tokens of a conversation: nothing to learn")
     width = max(len(row) for row in rows)
     tokens = np.zeros((len(rows), width), np.int64)
     targets = np.full((len(rows), width), IGNORED, np.int64)
@@ -81,7 +79,7 @@ def _conversations(conversations: Sequence[Any], tokenizer: Any, length: int) ->
             tokens[index, place] = token
             targets[index, place] = token if learnt else IGNORED
     taken = sum(learnt for row in rows for _, learnt in row)
-    return Table(torch.from_numpy(tokens), torch.from_numpy(targets), 1 - taken / meant)
+    return TokenRows(torch.from_numpy(tokens), torch.from_numpy(targets), 1 - taken / meant)
 
 
 def _answers(conversations: Sequence[Any], tokenizer: Any) -> Iterator[list[tuple[str, str]]]:
@@ -98,8 +96,8 @@ def _answers(conversations: Sequence[Any], tokenizer: Any) -> Iterator[list[tupl
             yield list(itertools.islice(answers, len(ends)))
 
 
-def _spoken(answers: Sequence[tuple[str, str]], tokenizer: Any) -> list[tuple[int, bool]]:
-    """The tokens of a conversation, and whether the assistant said them.
+def _tagged(answers: Sequence[tuple[str, str]], tokenizer: Any) -> list[tuple[int, bool]]:
+    """The tokens of a conversation, and whether they are the assistant's.
 
     The text grows answer by answer; what each part adds is encoded separately. Some templates rewrite earlier turns
     (without their reasoning): then those are only read, in their last form.
@@ -120,17 +118,17 @@ def _encoded(tokenizer: Any, text: str, learnt: bool) -> Iterator[tuple[int, boo
         yield int(token), learnt
 
 
-def lesson(train: Table, validation: Table | None) -> Lesson:
+def next_tokens(train: TokenRows, validation: TokenRows | None) -> Objective:
     """Next tokens, by their mean cross entropy."""
 
-    def judge(network: Any) -> Scores:
+    def validate(network: Any) -> Scores:
         return {"loss": mean_nats(network, validation)} if validation is not None else {}
 
-    return Lesson(
+    return Objective(
         len(train),
         lambda rows, _epoch: train.batch(torch.from_numpy(np.asarray(rows))),
         loss,
-        judge if validation is not None else None,
+        validate if validation is not None else None,
         lambda batch: float((batch["targets"][:, 1:] != IGNORED).sum()),
     )
 
@@ -141,13 +139,13 @@ def loss(network: Any, batch: Batch) -> torch.Tensor:
     return total / count.clamp(min=1)
 
 
-def mean_nats(network: Any, rows: Table) -> float:
+def mean_nats(network: Any, rows: TokenRows) -> float:
     """Mean nats of all targets of a table; the network is in eval mode."""
     device = next(network.parameters()).device
     total = count = 0.0
     with torch.no_grad():
-        for start in range(0, len(rows), JUDGED_AT_ONCE):
-            part = rows.batch(slice(start, start + JUDGED_AT_ONCE))
+        for start in range(0, len(rows), VALIDATED_AT_ONCE):
+            part = rows.batch(slice(start, start + VALIDATED_AT_ONCE))
             batch = {name: tensor.to(device) for name, tensor in part.items()}
             nats, targets = _nats(network, batch)
             total, count = total + float(nats), count + float(targets)

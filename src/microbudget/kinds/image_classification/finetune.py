@@ -1,0 +1,139 @@
+"""finetune of an image classifier: a head on its features, then on request training through the network."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...methods import Context
+from ...methods.finetune import Finetune
+from ...metrics import classification_report, confusion_matrix
+from ...model import ONNX_NAME, Model, Record
+from ...training.head import Head
+from ...training.learning_curve import learning_curve
+from .backbone import Backbone, open_backbone
+from .features import FeatureStore
+from .teaching import HeadData, Labels, check_classes, check_validation, labels_of, one_thread, preprocessing_of
+
+BACKBONE_FACTOR, CUT_FACTOR = 0.1, 0.3  # on `deep_rate`: for a backbone as it was trained, and for one that was cut
+
+
+def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
+    """Train the head on the train split, stop early on validation, write the model and what it learned."""
+    preprocessing = preprocessing_of(model)
+    check_classes(context.task)
+    check_validation(context.task)
+    backbone = _open(model, context, max(step.views, step.deep_views) if step.unfreeze else step.views)
+    store = FeatureStore(backbone.graph, preprocessing, context.cache / "features", context.threads)
+    with one_thread():
+        head, history = _train_head(step, HeadData.of(store, context, step.views), context)
+    if step.unfreeze:
+        history = _train_network(step, backbone, head, history, model, context, out)
+    else:
+        in_folder = step.output_format(model.format) == "hf"
+        _write(backbone, head, out, context.task.labels, preprocessing, hf=in_folder)
+    used = (*context.task.examples("train"), *context.task.examples("validation"))
+    record = model.record.with_seen(example.key for example in used).with_report("finetune", history)
+    return replace(record, task=context.task.kind, labels=context.task.labels, preprocessing=preprocessing)
+
+
+def _train_head(step: Finetune, data: HeadData, context: Context) -> tuple[Head, dict[str, Any]]:
+    """The head, and the report of its training."""
+    classes, expected, settings = len(context.task.labels), data.held_out_labels, step.head_settings()
+
+    def right(rows: Labels) -> NDArray[np.bool_]:
+        linear = replace(settings, hidden=0, dropout=0.0)  # an mlp takes ten times as long
+        answers: NDArray[np.bool_] = (
+            data.fit(classes, linear, context.seed, rows).logits(data.held_out).argmax(1) == expected
+        )
+        return answers
+
+    head = data.fit(classes, settings, context.seed)
+    curve = learning_curve(right, data.labels, context.seed)
+    report = _report(head.logits(data.held_out), expected, context.task.labels)
+    context.progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
+    return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
+
+
+def _train_network(
+    step: Finetune, backbone: Backbone, head: Head, history: dict[str, Any], model: Model, context: Context, out: Path
+) -> dict[str, Any]:
+    """Train through the network, beginning with the finished head, and write it. The report of both trainings."""
+    from ...runtimes.hf.heads import put_head
+    from ...runtimes.hf.torch import save_network
+    from ...training import classifiers, objectives
+    from ...training.modes import frozen_norms, zeros_stay
+    from ...training.settings import Settings
+    from ...training.train import train
+
+    task, preprocessing, network = context.task, preprocessing_of(model), backbone.network
+    put_head(network, backbone.weight, head.layers[0], task.labels)
+    rate = step.deep_rate * classifiers.head_factor(network)
+    backbone_rate = step.deep_rate * (CUT_FACTOR if _lost_channels(model.record) else BACKBONE_FACTOR)
+    trained = train(
+        classifiers.for_training(network),
+        objectives.labelled(task, preprocessing, views=step.deep_views),
+        Settings(step.deep_epochs, rate, weight_decay=step.weight_decay, patience=step.deep_patience),
+        context.execution("finetune"),
+        groups=classifiers.groups(network, step.unfreeze == "last", backbone_rate / rate),
+        mode=frozen_norms,
+        after_step=zeros_stay(classifiers.pruned_weights(network, model.record.state)),
+    )
+    save_network(network, preprocessing, out)
+    validation = task.examples("validation")
+    logits = objectives.answers(network, task, preprocessing, validation)
+    report = _report(logits, labels_of(validation), task.labels)
+    context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
+    return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
+
+
+def _lost_channels(record: Record) -> bool:
+    """Whether prune has removed channels: there is more to learn again, and the backbone takes a higher rate.
+
+    Zeros and dropped blocks leave the statistics of batch norm as they were.
+    """
+    reports = [report for name, report in record.history.items() if name.split()[0] == "prune"]
+    return any(report.get("structure") == "channels" for report in reports)
+
+
+def _report(logits: NDArray[Any], targets: Labels, labels: tuple[str, ...]) -> dict[str, Any]:
+    answers = logits.argmax(1)
+    confusion = confusion_matrix(answers, targets, len(labels))
+    return {**classification_report(answers, targets, len(labels)), "confusion": confusion.tolist()}
+
+
+def _write(
+    backbone: Backbone, head: Head, out: Path, labels: tuple[str, ...], preprocessing: dict[str, Any], *, hf: bool
+) -> None:
+    """The model with its new head: a Hugging Face folder, or `model.onnx`."""
+    if hf:
+        from ...runtimes.hf.heads import put_head
+        from ...runtimes.hf.torch import save_network
+
+        put_head(backbone.network, backbone.weight, head.layers[0], labels)
+        save_network(backbone.network, preprocessing, out)
+        return
+    import onnx
+
+    from ...runtimes.onnx.session import write_metadata
+    from ...runtimes.onnx.surgery import with_head
+
+    proto = with_head(backbone.proto, backbone.features, list(head.layers))
+    write_metadata(proto, labels, preprocessing)
+    onnx.save(proto, str(out / ONNX_NAME))
+
+
+def _open(model: Model, context: Context, views: int) -> Backbone:
+    """The model's backbone; meanwhile the images are decoded (Pillow releases the interpreter for `import torch`)."""
+    prepare = getattr(context.task, "prepare", None)
+    with ThreadPoolExecutor(1) as pool:
+        decoded = pool.submit(prepare, [model.record.preprocessing], views, context.progress) if prepare else None
+        backbone = open_backbone(model)
+        if decoded:
+            decoded.result()
+    return backbone

@@ -1,0 +1,57 @@
+"""export of a Whisper: a Hugging Face folder to CTranslate2, compared on calibration recordings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...methods import Context
+from ...methods.export import Export
+from ...model import Model, Record
+from ...runtimes.ct2 import convert
+from ...runtimes.ct2 import session as ct2
+from ...runtimes.hf import whisper as hf
+from ...runtimes.speech.languages import name_of
+from ...task import LONG_S
+from .data import rows
+
+FORMAT, WHAT = "ct2", "a speech model"
+CHECKED = 16  # calibration recordings that both models transcribe
+
+
+def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
+    """Converted from the folder alone; then both models transcribe some calibration recordings."""
+    weights = step.type or "int8"
+    original = hf.open_session(model, threads=context.threads)
+    inputs = recordings(context.task, original.window_s)
+    report = convert.convert(model.path, out, weights)
+    if convert.needs_language(out) and (language := original.language(inputs)) is not None:
+        convert.settle_language(out, language)
+        report |= {"language": language, "runtimes": _settled(language)}
+        context.progress.warn(report["runtimes"])
+    sessions = (original, ct2.open_session(Model(out, "ct2", model.record), threads=context.threads))
+    texts = [[str(session.answer(row)[0]) for row in inputs] for session in sessions]
+    for session in sessions:
+        session.close()
+    same = sum(a == b for a, b in zip(*texts, strict=True)) / max(1, len(inputs))
+    context.progress.say(f"export    {len(inputs)} recordings: the same text for {same:.0%}, {weights}")
+    report = {**report, "examples": len(inputs), "same_texts": same}
+    return replace(model.record.with_report("export", report), task=context.task.kind)
+
+
+def _settled(language: str) -> str:
+    """The note on a model of many languages that transcribes one from now on, for the log and the card."""
+    return (
+        f"all audio is taken for {name_of(language)} ({language}), the language of most of the recordings: with a"
+        " trimmed vocabulary CTranslate2 cannot detect languages. For another one use --language"
+    )
+
+
+def recordings(task: Any, window_s: float) -> list[dict[str, Any]]:
+    """What both models transcribe to be compared: recordings up to a minute, or the first window of longer ones."""
+    examples = task.examples("train")
+    short = [example for example in examples if task.seconds(example) <= LONG_S]
+    if short:
+        return [task.collate([example], {}) for example in short[:CHECKED]]
+    return [rows([task.waveform(example, window_s)]) for example in examples[:CHECKED]]

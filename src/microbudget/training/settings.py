@@ -1,0 +1,34 @@
+"""What a training is given beside its network and its data: how it learns, and how it is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network learns: AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine to zero."""
+
+    epochs: int
+    learning_rate: float = 1e-3  # at the end of the warm-up
+    batch_size: int = 32  # at most: an epoch is cut into batches of equal size, so that none has a single example
+    weight_decay: float = 0.01  # on matrices and kernels; not on biases and norms
+    warmup: float = 0.05  # share of all steps
+    patience: int | None = 5  # epochs without a better validation loss before it stops; None: never before the end
+    clip: float = 1.0  # the gradient's norm at most; 0: not clipped
+    parts: int = 1  # a batch goes through in so many parts: less memory, the same step
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a training is run. Only the seed changes the result."""
+
+    seed: int = 0
+    threads: int = 0  # 0: torch's own choice, all cores
+    checkpoint: Path | None = None  # a file that survives a kill, from which the same call resumes
+    deadline: float | None = None  # of `time.monotonic`
+    name: str = "training"  # in messages
+    progress: Progress = SILENT
