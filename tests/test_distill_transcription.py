@@ -140,11 +140,11 @@ def test_the_same_seed_gives_the_same_student(whisper: Model, context: Context, 
 def test_a_killed_training_goes_on(
     whisper: Model, context: Context, student: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.kinds.transcription import lesson
-    from microbudget.training import train
+    from microbudget.kinds.transcription import objective
+    from microbudget.training import loop
 
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY_S", 0.0)
-    calls, loss = [0], lesson.loss
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    calls, loss = [0], objective.loss
 
     def failing(*arguments: Any) -> torch.Tensor:
         calls[0] += 1
@@ -152,7 +152,7 @@ def test_a_killed_training_goes_on(
             raise KeyboardInterrupt
         return loss(*arguments)
 
-    monkeypatch.setattr(lesson, "loss", failing)
+    monkeypatch.setattr(objective, "loss", failing)
     step = Distill(decoder_layers=2, **EASY)
     own = replace(context, checkpoints=None)
     with pytest.raises(KeyboardInterrupt):

@@ -368,7 +368,7 @@ class Multilingual:
 
 def test_faster_whisper_takes_a_trimmed_model_of_many_languages(small: Model, tmp_path: Path) -> None:
     faster_whisper = pytest.importorskip("faster_whisper")
-    from microbudget.runtimes.ct2.session import convert as convert_ct2
+    from microbudget.runtimes.ct2 import convert as convert_ct2
 
     convert_ct2.convert(small.path, tmp_path, "float32")
     whisper = faster_whisper.WhisperModel(str(tmp_path), device="cpu", compute_type="float32")

@@ -107,7 +107,7 @@ def test_what_is_longer_is_told_and_cut_by_the_runtime(whisper: Model, context: 
 def test_ctranslate2_takes_the_short_window_and_the_whole_one(short: Model, tmp_path: Path, frames: int) -> None:
     """faster-whisper fills every piece up to 30 seconds: the exported table of positions is long enough for that."""
     ctranslate2 = pytest.importorskip("ctranslate2")
-    from microbudget.runtimes.ct2.session import convert as convert_ct2
+    from microbudget.runtimes.ct2 import convert as convert_ct2
 
     convert_ct2.convert(short.path, tmp_path, "float32")
     network = ctranslate2.models.Whisper(str(tmp_path), device="cpu")

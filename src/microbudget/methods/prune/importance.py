@@ -18,17 +18,17 @@ Scores = NDArray[np.float64]  # of each bundle
 IMPORTANCES = ("magnitude", "taylor", "batchnorm")
 
 
-def importance(kind: str, target: PruningTarget, graph: Dependencies) -> Scores:
-    """The score of each bundle, (bundles,). kind: one of IMPORTANCES. Raises InvalidOption without a batch norm."""
-    if kind == "taylor":
+def importance(measure: str, target: PruningTarget, graph: Dependencies) -> Scores:
+    """The score of each bundle, (bundles,). measure: one of IMPORTANCES. Raises InvalidOption without a batch norm."""
+    if measure == "taylor":
         return taylor(target, graph)
-    if kind == "batchnorm" and not graph.norms:
+    if measure == "batchnorm" and not graph.norms:
         raise InvalidOption(
             f"prune: importance='batchnorm' reads the scales of batch norms, and {type(target.network).__name__} has"
             " none behind its layers: use 'magnitude' or 'taylor'"
         )
     scores = magnitude(target, graph)
-    return batch_norm_scale(target, graph, scores) if kind == "batchnorm" else scores
+    return batch_norm_scale(target, graph, scores) if measure == "batchnorm" else scores
 
 
 def magnitude(target: PruningTarget, graph: Dependencies) -> Scores:
