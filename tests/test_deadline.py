@@ -100,16 +100,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
     folder: Path, recordings: Path, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.kinds.transcription import lesson
+    from microbudget.kinds.transcription import objective
 
-    loss, calls = lesson.loss, [0]
+    loss, calls = objective.loss, [0]
 
     def slow(*arguments: Any) -> Any:
         calls[0] += 1
         hands.ahead_s += 60
         return loss(*arguments)
 
-    monkeypatch.setattr(lesson, "loss", slow)
+    monkeypatch.setattr(objective, "loss", slow)
     monkeypatch.setattr(search, "plan", lambda *_: [Recipe.parse(TAUGHT), Recipe.parse(EXPORT)])
     out = tmp_path / "run"
 

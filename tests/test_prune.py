@@ -20,7 +20,7 @@ from microbudget.kinds.image_classification.prune import open_target
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.prune import Prune
-from microbudget.methods.prune import targets as targets_module
+from microbudget.methods.prune import latency
 from microbudget.methods.prune.allocate import allocate, step_of, widths
 from microbudget.methods.prune.graph import trace
 from microbudget.methods.prune.importance import importance
@@ -151,11 +151,11 @@ def test_latency_is_measured_once_and_the_decision_kept(
         calls.append(len(after) / len(before))
         return calls[-1]
 
-    monkeypatch.setattr(targets_module, "time_ratio", by_size)
+    monkeypatch.setattr(latency, "time_ratio", by_size)
     method = Prune(latency="0.7x", samples=8)
     first = build_step(taught, method, context, tmp_path / "one")
     assert first.record.history["prune"]["latency_left_measured"] == max(call for call in calls if call <= 0.7)
-    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 1 / 0)
+    monkeypatch.setattr(latency, "time_ratio", lambda *_: 1 / 0)
     again = build_step(taught, method, context, tmp_path / "two")
     assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
 
@@ -169,17 +169,17 @@ def test_blocks_go_until_it_is_fast_enough(context: Context, tmp_path: Path, mon
         calls.append(len(after) / len(before))
         return calls[-1]
 
-    monkeypatch.setattr(targets_module, "time_ratio", by_size)
+    monkeypatch.setattr(latency, "time_ratio", by_size)
     method = Prune(structure="layers", latency="0.6x", samples=8)
     first = build_step(given, method, context, tmp_path / "one")
     report = first.record.history["prune"]
     assert len(report["dropped"]) == len(calls) == 2
     assert report["latency_left_measured"] == calls[-1] <= 0.6 < calls[0]
-    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 1 / 0)
+    monkeypatch.setattr(latency, "time_ratio", lambda *_: 1 / 0)
     again = build_step(given, method, context, tmp_path / "two")
     assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
     assert again.record.history["prune"]["latency_left_measured"] == report["latency_left_measured"]
-    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 0.9)
+    monkeypatch.setattr(latency, "time_ratio", lambda *_: 0.9)
     with pytest.raises(InvalidOption, match="cannot be reached by dropping blocks: 2 of 3 are too few"):
         build_step(given, replace(method, latency="0.5x"), context, tmp_path / "three")
 
@@ -234,14 +234,14 @@ def test_the_decision_outlives_the_cleaning_of_a_run(
 
     run = Run(tmp_path / "run")
     own = replace(context, cache=run.cache)
-    monkeypatch.setattr(targets_module, "time_ratio", lambda before, after, *_: len(after) / len(before))
+    monkeypatch.setattr(latency, "time_ratio", lambda before, after, *_: len(after) / len(before))
     method = Prune(latency="0.7x", samples=8)
     first = build_step(taught, method, own, tmp_path / "one")
     (run.cache / "features").mkdir()
     (run.cache / "note").write_text("")
     _clean(run, taught, [])
     assert [path.name for path in run.cache.iterdir()] == ["decisions"]
-    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 1 / 0)
+    monkeypatch.setattr(latency, "time_ratio", lambda *_: 1 / 0)
     again = build_step(taught, method, own, tmp_path / "two")
     assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
 
@@ -260,7 +260,7 @@ def test_a_vits_neurons_stand_in_its_config(context: Context, tmp_path: Path) ->
 def test_a_latency_out_of_reach_is_told(
     taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets_module, "time_ratio", lambda *_: 0.93)
+    monkeypatch.setattr(latency, "time_ratio", lambda *_: 0.93)
     with pytest.raises(InvalidOption, match=r"latency='0.5x' cannot be reached by removing channels: 0.93x"):
         build_step(taught, Prune(latency="0.5x", samples=8), context, tmp_path)
 
@@ -268,7 +268,7 @@ def test_a_latency_out_of_reach_is_told(
 def test_the_stopwatch_compares_two_files(taught: Model, context: Context, tmp_path: Path) -> None:
     file = build(taught, Recipe.parse("export"), context, tmp_path)[-1].weights.read_bytes()
     pixels = np.zeros((1, 3, PIXELS, PIXELS), np.float32)
-    assert targets_module.time_ratio(file, file, pixels, 1) == pytest.approx(1, abs=0.7)
+    assert latency.time_ratio(file, file, {"pixel_values": pixels}, 1) == pytest.approx(1, abs=0.7)
 
 
 @pytest.mark.parametrize("kind", ["magnitude", "taylor", "batchnorm"])
