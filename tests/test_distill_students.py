@@ -13,9 +13,9 @@ import torch
 
 from conftest import COLOURS, CONFIG, PIXELS, write_hf_model, write_onnx_model, write_photos
 from microbudget.errors import InvalidOption, LabelsDisagree, UnsafeModel, UnsupportedModel
+from microbudget.kind import facet, having
 from microbudget.kinds.image_classification import student
 from microbudget.kinds.image_classification.data import ImageTask
-from microbudget.kind import facet, having
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.model import Model

@@ -19,8 +19,7 @@ from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.kinds.image_classification.prune import open_target
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
-from microbudget.methods.prune import Prune
-from microbudget.methods.prune import latency
+from microbudget.methods.prune import Prune, latency
 from microbudget.methods.prune.allocate import allocate, step_of, widths
 from microbudget.methods.prune.graph import trace
 from microbudget.methods.prune.importance import importance
