@@ -65,12 +65,12 @@ def convert(folder: str, target: str) -> dict[str, Any]:
 
 def imatrix(source: str, text: str, target: str, passages: str, threads: str) -> dict[str, Any]:
     from microbudget.kinds.language_modelling.text import TextTask
-    from microbudget.methods.quantize.gguf.quantizing import _spread
+    from microbudget.methods.quantize.gguf.quantizing import evenly_spaced
     from microbudget.runtimes.gguf import importance
 
     before, started = memory.read(), time.perf_counter()
     task = TextTask.open(text)
-    chosen = _spread(task.examples("train"), int(passages))
+    chosen = evenly_spaced(task.examples("train"), int(passages))
     matrix, tokens = importance.collect(Path(source), map(task.text, chosen), threads=int(threads))
     importance.save(Path(target), matrix, tokens, source=f"{len(chosen)} passages")
     return _costs(before, time.perf_counter() - started, target) | {"tokens": tokens}

@@ -282,7 +282,7 @@ def host() -> str:
     from microbudget.methods.quantize.scheme import Machine
 
     if not Machine.here().saturates:
-        return "This CPU adds products of 8-bit integers in 32 bits (VNNI or its kin): *ours 8* has weights of 8 bits."
+        return "This CPU adds products of 8-bit integers in 32 bits (VNNI or similar): *ours 8* has weights of 8 bits."
     return (
         "**This CPU has no VNNI** and adds two products of 8-bit integers in 16 bits: *ours 8*, in all its rows, keeps"
         " weights within 7 bits. onnxruntime's guide says `reduce_range` for such CPUs, which does the same"

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from microbudget.methods.quantize import input_moments
-from microbudget.methods.quantize.calibration import Samples, Tap
+from microbudget.methods.quantize.calibration import PartialSession, Samples
 from microbudget.methods.quantize.corrections import AUTO
 from microbudget.methods.quantize.input_moments import compensating_layers
 from microbudget.methods.quantize.layer_rounding import round_layers
@@ -40,7 +40,7 @@ def lost(model, bits: int, stages: int, corrections: tuple[str, ...]) -> float:
     formats = {layer.name: WeightFormat(bits) for layer in graph.layers}
     round_layers(graph, plan, formats, corrections, Samples(batches(images(32)), 32, threads=1), stages=stages)
     unseen, name = {"x": images(32, seed=9)}, graph.outputs[0]
-    true, found = (Tap(proto, [name], 1)(unseen)[name] for proto in (graph.model, write(graph, plan)))
+    true, found = (PartialSession(proto, [name], 1)(unseen)[name] for proto in (graph.model, write(graph, plan)))
     return float(((found - true) ** 2).sum() / true.var(axis=0).sum() / len(true))
 
 

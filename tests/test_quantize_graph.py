@@ -11,7 +11,7 @@ from microbudget.errors import BadData, UnsupportedModel
 from microbudget.methods.quantize.calibration import First, checked, input_shapes, leading_to, pieces, watch
 from microbudget.methods.quantize.crosslayer import equalize
 from microbudget.methods.quantize.patches import patches
-from microbudget.methods.quantize.placement import place, settled
+from microbudget.methods.quantize.placement import after_activation, place
 from microbudget.methods.quantize.prepare import prepared, read_graph
 from microbudget.runtimes.onnx.graph import opset
 from toy_networks import IMAGE, Net, depthwise, images, residual, run, transformer
@@ -194,12 +194,12 @@ def test_a_float_layer_takes_its_lonely_neighbours_along():
 def test_settled_looks_behind_relu_and_clip_only_where_they_alone_read():
     graph = prepared(residual())
     first = graph.layers[0]
-    assert graph.producers[settled(graph, first.output)].op_type == "Relu"
+    assert graph.producers[after_activation(graph, first.output)].op_type == "Relu"
     net = Net()
     a = net.conv("x", 3, 4)
     shared = net.op("Add", net.op("Relu", a), a)
     graph = prepared(net.model(shared, IMAGE))
-    assert settled(graph, a) == a
+    assert after_activation(graph, a) == a
 
 
 def test_watch_sees_every_example_of_every_tensor_once(monkeypatch):

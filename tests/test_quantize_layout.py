@@ -41,7 +41,7 @@ def passing(path):
 
 @pytest.fixture
 def kept_float(tmp_path, monkeypatch):
-    """Quantize a network with layers kept float, with and without the convolution that changes nothing."""
+    """Quantize a network with layers kept float, with and without the identity convolution."""
 
     def both(model, *names, **options):
         paths = []
@@ -49,7 +49,7 @@ def kept_float(tmp_path, monkeypatch):
         for folder in ("with", "without"):
             (tmp_path / folder).mkdir()
             if folder == "without":
-                monkeypatch.setattr(rounded, "begun_in_float", lambda graph, plan: {})
+                monkeypatch.setattr(rounded, "need_identity", lambda graph, plan: {})
             path, _ = quantized_in(tmp_path / folder, model, keep_float=names, corrections=(), threads=1, **options)
             paths.append(path)
         return paths

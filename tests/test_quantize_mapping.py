@@ -17,8 +17,8 @@ from microbudget.methods.quantize.mapping import (
     dequantize,
     extremes,
     integer_range,
-    lost,
     quantize,
+    rounding_error,
     spread,
     symmetric,
 )
@@ -112,7 +112,7 @@ def test_what_is_lost_is_what_rounding_and_back_loses(x, ends, signed):
     S, Z = np.float32(m.S), np.int32(m.Z)
     back = dequantize(quantize(x, S, Z, signed=signed), S, Z)
     given_ = x.copy()
-    found = lost(x, m.S, m.Z, signed=signed)
+    found = rounding_error(x, m.S, m.Z, signed=signed)
     np.testing.assert_array_equal(x, given_, "the values themselves are left alone")
     slack = 2.0**-22 * max(float(np.abs(x).max()), float(np.abs(back).max()))  # one product is float32's, one float64's
     np.testing.assert_allclose(found.astype(np.float64), back.astype(np.float64) - x, atol=slack, rtol=0)

@@ -14,7 +14,7 @@ from microbudget.errors import BadData, InvalidOption, InvalidUnit
 from microbudget.methods import Context
 from microbudget.methods.quantize import Quantize
 from microbudget.methods.quantize.layer_report import LayerReport
-from microbudget.methods.quantize.onnx_model import Batches, said
+from microbudget.methods.quantize.onnx_model import Batches, summary_lines
 from microbudget.methods.quantize.quantizing import Outcome
 from microbudget.model import Model
 from microbudget.progress import Progress
@@ -138,10 +138,10 @@ def test_reasons_are_printed_where_the_answers_diverge() -> None:
         LayerReport(f"layer {n}", "Conv", (8, 8, 3, 3), 576, 8, 8, "static", weight_error=n, reason=f"trouble {n}")
         for n in range(6)
     )
-    little, much = (list(said(Outcome(layers, ("a note",), kl, 1))) for kl in (0.001, 0.2))
+    little, much = (list(summary_lines(Outcome(layers, ("a note",), kl, 1))) for kl in (0.001, 0.2))
     assert little == ["a note", "the answers diverge by 0.001 nats on calibration data"]
     assert much[2:5] == [f"layer {n}: trouble {n}" for n in (5, 4, 3)], "worst first"
-    assert much[5] == "3 more layers lose something: see the report"
+    assert much[5] == "3 more layers have a notable loss: see the report"
 
 
 def test_calibration_streams_in_small_batches(quantized) -> None:

@@ -13,7 +13,7 @@ import pytest
 from microbudget.errors import InvalidOption
 from microbudget.methods.quantize import quantizing
 from microbudget.methods.quantize.calibration import Samples
-from microbudget.methods.quantize.mixed import Mixer
+from microbudget.methods.quantize.mixed import MixedPrecision
 from microbudget.methods.quantize.plan import Plan, WeightFormat
 from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.quantizing import quantize_graph
@@ -103,7 +103,11 @@ def test_weights_alone_can_meet_any_divergence(quantized):
 
 def test_the_last_attempt_is_checked_like_the_first(quantized, monkeypatch):
     """Where every choice of the mixer is too coarse, float weights are the last resort."""
-    monkeypatch.setattr(Mixer, "within_kl", lambda mixer, *_: mixer.within_bytes(mixer.file_bytes(mixer._all(4))))
+
+    def four_bits(mixed, *_):
+        return mixed.within_bytes(mixed.file_bytes({layer.name: 4 for layer in mixed.layers}))
+
+    monkeypatch.setattr(MixedPrecision, "within_kl", four_bits)
     _, outcome = quantized(residual(), max_kl=3e-5)
     assert outcome.kl <= 3e-5
     assert {layer.bits for layer in outcome.layers} == {32}
@@ -154,12 +158,12 @@ def test_the_smallest_size_that_is_told_can_be_had_and_none_below_it(make, quant
         quantized(make(), size_bytes=int(smallest) - 1)
 
 
-def mixer(model: onnx.ModelProto, data, activation_bits: int | None = None) -> Mixer:
+def mixer(model: onnx.ModelProto, data, activation_bits: int | None = None) -> MixedPrecision:
     """With weights alone, whose plan needs no ranges."""
     graph = prepared(model)
     decision = decide(graph, 8, activation_bits, frozenset(), PLAIN)
     full = {name: WeightFormat(8, decision.groups.get(name)) for name in decision.schemes}
-    return Mixer(graph, Plan(decision.schemes), full, Samples(data, 64, threads=1), ("scales", "bias"))
+    return MixedPrecision(graph, Plan(decision.schemes), full, Samples(data, 64, threads=1), ("scales", "bias"))
 
 
 def test_sizes_are_those_of_the_written_file(quantized):

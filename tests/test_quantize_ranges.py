@@ -1,4 +1,4 @@
-"""The contest of observers: who wins is who loses least at the outputs of the layers that read, by naive equations."""
+"""The comparison of observers: the best loses least at the outputs of the reading layers, by naive equations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from microbudget.methods.quantize.calibration import Tap
+from microbudget.methods.quantize.calibration import PartialSession
 from microbudget.methods.quantize.graph import Graph, Layer
 from microbudget.methods.quantize.mapping import affine, dequantize, quantize
 from microbudget.methods.quantize.observers import OBSERVERS, range_by_name
@@ -18,7 +18,7 @@ from microbudget.methods.quantize.ranges import (
     CLEARLY,
     DEFAULT,
     JUDGED_EXAMPLES,
-    _Contest,
+    ObserverComparison,
     choose,
     observe,
 )
@@ -80,7 +80,7 @@ def test_the_winner_is_who_loses_least_by_the_naive_equation(seed, signed):
     choose(graph, placement, observed, data, AUTO, signed=signed, threads=1)
     for tensor in {placement.source.get(layer.input, layer.input) for layer in graph.layers}:
         readers = [layer for layer in graph.layers if placement.source.get(layer.input, layer.input) == tensor]
-        seen = {layer.name: Tap(graph.model, [layer.input], 1)(data[0])[layer.input] for layer in readers}
+        seen = {layer.name: PartialSession(graph.model, [layer.input], 1)(data[0])[layer.input] for layer in readers}
         ranges = {name: range_by_name(name, observed[tensor].seen, 8, signed=signed) for name in OBSERVERS}
         losses = {
             name: [lost_at(layer, graph, error_of(seen[layer.name], ranges[name], signed)) for layer in readers]
@@ -113,9 +113,9 @@ def test_losses_of_the_contest_are_the_naive_ones():
     graph, data = prepared(network(3)), [{"x": inputs(3)}]
     placement = place(graph, frozenset(layer.name for layer in graph.layers))
     observed = observe(graph, placement.tensors, data, AUTO, threads=1)
-    contest = _Contest(graph, placement, observed, signed=False)
-    contest.run(data, threads=1)
+    comparison = ObserverComparison(graph, placement, observed, signed=False)
+    comparison.run(data, threads=1)
     layer = graph.layers[0]
-    for name, limits in contest.ranges["x"].items():
+    for name, limits in comparison.ranges["x"].items():
         naive = lost_at(layer, graph, error_of(data[0]["x"], limits, signed=False))
-        assert contest.losses["x"][0][name] == pytest.approx(naive, rel=1e-3)
+        assert comparison.losses["x"][0][name] == pytest.approx(naive, rel=1e-3)

@@ -114,7 +114,7 @@ def test_outlier_weight(reports):
 
 
 def test_coarse_bits(reports):
-    assert reports(convolution(), normal(), bits=2)[0].reason == "2 bits are coarse for these weights"
+    assert reports(convolution(), normal(), bits=2)[0].reason == "2 bits are too coarse for these weights"
 
 
 def linear(K: int) -> onnx.ModelProto:
@@ -130,7 +130,7 @@ def vectors(count: int, K: int) -> np.ndarray:
 def test_too_few_samples(count, expected, reports):
     K = 64
     layer = reports(linear(K), vectors(count, K), bits=4, corrections=("scales", "gptq", "bias"))[0]
-    assert layer.reason.startswith(expected or "4 bits are coarse")
+    assert layer.reason.startswith(expected or "4 bits are too coarse")
 
 
 def test_enough_samples_of_which_few_were_drawn_are_not_too_few(reports, monkeypatch):

@@ -22,7 +22,7 @@ def notes(model: onnx.ModelProto, machine: Machine, bits: int = 8, activation_bi
 @pytest.mark.parametrize(
     ("machine", "types", "weights"),
     [
-        (VNNI, "U8 activations and S8 weights (x86)", "32 bits (VNNI or its kin): weights keep all 8 bits"),
+        (VNNI, "U8 activations and S8 weights (x86)", "32 bits (VNNI or similar): weights keep all 8 bits"),
         (NO_VNNI, "U8 activations and S8 weights (x86)", "weights of 7 bits: this CPU has no VNNI"),
         (ARM, "S8 activations and S8 weights (ARM)", "32 bits (ARM): weights keep all 8 bits"),
     ],
@@ -65,7 +65,7 @@ def test_the_kernel_of_narrow_weights_may_round_activations_and_that_is_told(bit
 def test_convolutions_with_weights_alone_are_unpacked():
     told = notes(residual(), VNNI, activation_bits=None)
     assert "5 layers with 8-bit weights and float activations: without such a kernel" in told
-    assert "1 layers with 8-bit weights alone, groups of 32 in MatMulNBits" in told
+    assert "1 layers weight-only with 8 bits, groups of 32 in MatMulNBits" in told
 
 
 def patches_and_class_token(opset=17):

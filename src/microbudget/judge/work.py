@@ -22,7 +22,7 @@ INTEGER |= {"DynamicQuantizeMatMul"}
 CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "QLinearConv": 3, "ConvInteger": 1}
 PRODUCTS = {"Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger"}
 PRODUCTS |= {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
-# They move or name numbers and compute nothing.
+# These move or name numbers and compute nothing.
 FREE = {"Constant", "ConstantOfShape", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Shape"}
 FREE |= {"Concat", "Slice", "Gather", "Cast", "Split", "Expand", "Pad", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 LONGEST_SHAPE = 1024  # integers: what is longer is no shape
@@ -35,7 +35,7 @@ class Work:
 
     multiply_adds: dict[str, int]  # "float32", "int8"
     weight_bytes: int  # constants, as they are after opening, read once
-    activation_bytes: int  # written once and read once, were nothing fused
+    activation_bytes: int  # written once and read once, if nothing is fused
     in_out_bytes: int  # the model's inputs and outputs
     not_counted: dict[str, int] = field(default_factory=dict)  # operators without a rule or a known shape: how many
 
@@ -103,7 +103,7 @@ def _infer(proto: Any, inputs: dict[str, Shape]) -> tuple[dict[str, Shape], dict
         value.type.tensor_type.ClearField("shape")
     del proto.graph.value_info[:]
     known: dict[str, Shape] = {}
-    while True:  # contrib operators stop ONNX's inference: give their shapes and go on behind them
+    while True:  # contrib operators stop ONNX's inference: set their shapes and continue after them
         proto = shape_inference.infer_shapes(proto, data_prop=True)
         shapes, types = _known(proto.graph)
         news = {name: shape for name, shape in _contrib_shapes(proto.graph, shapes) if name not in known}

@@ -128,7 +128,7 @@ def _data_bytes(tensor: Any) -> int:
 
 @dataclass(frozen=True)
 class _Packing:
-    """Integers of which nodes make the weights when the file is opened: few bits each, or floats of them."""
+    """Stored integers from which nodes compute the weights when the file is opened: unpacked, or as floats."""
 
     shape: tuple[int, ...]  # of the weights
     planes: tuple[str, ...]  # the tensors of bytes
@@ -144,7 +144,7 @@ class _Packing:
 
 
 def _packings(graph: OnnxGraph, stored: Mapping[str, _Stored]) -> dict[str, _Packing]:
-    """By name the tensors that a few operators make of stored bytes alone, a reshape last or before their scales."""
+    """The tensors, by name, that a few operators compute from stored bytes only, and how."""
     nodes, producers = graph.nodes, graph.producers
     shapes = {
         name: tuple(numpy_helper.to_array(tensor))

@@ -15,7 +15,7 @@ class Row:
 
     name: str
     role: Role
-    shape: tuple[int, ...]  # of the numbers it stands for, not of their packing
+    shape: tuple[int, ...]  # of its numbers, not of their packing
     type: str
     bits: int  # nominal: of one stored number
     value_bytes: int
@@ -79,7 +79,7 @@ class Ledger:
 
     @property
     def nominal_bits_per_weight(self) -> float | None:
-        """Bits per parameter of the stored numbers alone."""
+        """Bits per parameter of the stored numbers only."""
         return sum(row.bits * row.numbers for row in self.weights) / self.parameters if self.parameters else None
 
     def largest(self, count: int) -> tuple[Row, ...]:

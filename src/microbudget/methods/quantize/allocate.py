@@ -75,7 +75,7 @@ def _frontier(layers: Sequence[Sequence[Choice]], max_bytes: float = np.inf, max
     states = [_States(zero, np.zeros(1), zero, zero)]
     for i, layer in enumerate(layers):
         merged = _extended(states[-1], layer)
-        # a hair of slack: sums in another order differ in the last digits
+        # a little slack: sums in another order differ in the last digits
         within = (merged.size + bytes_ahead[i + 1] <= max_bytes) & (
             merged.loss + loss_ahead[i + 1] <= max_loss * (1 + 1e-12) + 1e-300
         )
@@ -84,7 +84,7 @@ def _frontier(layers: Sequence[Sequence[Choice]], max_bytes: float = np.inf, max
 
 
 def _ahead(least: Sequence[float]) -> list[float]:
-    """What the layers from each one on take at least, and 0 behind the last."""
+    """What the layers from each one on take at least, and 0 after the last."""
     return [sum(least[i:]) for i in range(len(least) + 1)]
 
 

@@ -1,4 +1,4 @@
-"""Bias correction: the mean that quantization shifts is given back.
+"""Bias correction: the shift of the mean by quantization is removed.
 
 Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2.
 """

@@ -1,4 +1,4 @@
-"""Run models over calibration data and look at tensors inside, in memory that does not grow with the data."""
+"""Calibration data, and models run over them: the tensors inside, in memory that does not grow with the data."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Calibration = Iterable[Batch]
 
 SEEN_AT_ONCE_BYTES = 24 * 2**20  # of exposed tensors, per model and call
 ONE_EXAMPLE_BYTES = 64 * 2**20  # of exposed tensors, where one example has more than the above: fewer passes
-INPUT_AT_ONCE_BYTES = 2**20  # inside, a network's tensors are some ten times as large as its input
+INPUT_AT_ONCE_BYTES = 2**20  # a network's inner tensors are about ten times as large as its input
 
 
 @dataclass(frozen=True)
 class Samples:
     """Calibration data and how to run over them."""
 
-    batches: Calibration  # inputs by name, without labels; can be read again and again
+    batches: Calibration  # inputs by name, without labels; can be read several times
     count: int  # examples in all
     threads: int = 0  # 0: all cores
     seed: int = 0  # of the rows that are drawn
@@ -41,11 +41,11 @@ class Samples:
         return replace(self, batches=first_examples(self.batches, count, model), count=count)
 
 
-class Tap:
-    """A session of the part of a model that leads to `names`, answering with those tensors.
+class PartialSession:
+    """A session of the part of a model that computes the tensors `names`.
 
-    Unless `fused`, Q/DQ nodes are computed as they are written, in float: no kernel rounds differently, and float
-    weights behind quantized inputs stay float (onnxruntime would quantize them per tensor by itself).
+    Unless `fused`, Q/DQ nodes are computed as they are written, in float: no kernel rounds differently, and the float
+    weights of layers with quantized inputs stay float (onnxruntime would quantize them per tensor by itself).
     """
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str], threads: int = 0, fused: bool = False) -> None:
@@ -101,7 +101,7 @@ def leading_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 
 
 def checked(calibration: Calibration, graph_inputs: dict[str, list[int | None]]) -> list[Batch] | Calibration:
-    """The calibration data as something that can be read again and again; a one-shot iterator is kept as a list.
+    """The calibration data as something that can be read several times; a one-shot iterator is kept as a list.
 
     graph_inputs: shape by input, None where it is free. Raises BadData when there is nothing, when an input is
     missing, or when a batch has another shape.
@@ -180,33 +180,35 @@ def watch(
     threads: int = 0,
     fused: bool = False,
 ) -> None:
-    """Call `see(place, [tensor of each model])` for every place in the models' lists of names, piece by piece.
+    """Run the models over the data, and call `see(place, [tensor of each model])` for each piece of it.
 
-    All lists have one length: entry i of one model is the counterpart of entry i of the others. How many examples go
-    through at once follows from the tensors' sizes, and where one example is too large, from fewer names at once.
+    place: in the lists of names, which have one length: entry i of one model is the counterpart of entry i of the
+    others. How many examples are computed at once follows from the tensors' sizes; where one example is too large,
+    fewer names are computed at once.
     """
     give_back_freed()
     fixed = fixed_batch(input_shapes(models[0][0]))
     first = next(pieces(calibration, 1, fixed), None)
     if first is None:
-        raise BadData(f"the model takes batches of {fixed}; the calibration batches are smaller: give larger ones")
-    whole = Tap(*models[0], threads, fused)
+        raise BadData(f"the model takes batches of {fixed}, but the calibration batches are smaller: give larger ones")
+    whole = PartialSession(*models[0], threads, fused)
     sizes = [int(np.asarray(value).nbytes) for value in map(whole(first).__getitem__, models[0][1])]
     chunks = list(_chunks(sizes))
     for places in chunks:
         parts = [(model, [names[i] for i in places]) for model, names in models]
-        taps = [
-            whole if tap == 0 and len(chunks) == 1 else Tap(*part, threads, fused) for tap, part in enumerate(parts)
+        sessions = [
+            whole if index == 0 and len(chunks) == 1 else PartialSession(*part, threads, fused)
+            for index, part in enumerate(parts)
         ]
         for piece in pieces(calibration, _at_once(first, sum(sizes[i] for i in places)), fixed):
-            answers = [tap(piece) for tap in taps]
+            answers = [session(piece) for session in sessions]
             for i in places:
                 see(i, [answer[names[i]] for answer, (_, names) in zip(answers, models, strict=True)])
             del answers  # before the next ones are made
 
 
 def give_back_freed() -> None:
-    """Give the system what was freed: glibc keeps up to half of a quantizer's peak for later, in pieces too small."""
+    """Return freed memory to the system: glibc keeps up to half of a quantizer's peak, in pieces too small to reuse."""
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -223,8 +225,8 @@ def finite(values: Array) -> bool:
 
 
 def broken_tensor(model: onnx.ModelProto, calibration: Calibration, threads: int = 0) -> str:
-    """The tensor where what is no number begins: an input, else the first NaN in the graph's order (attention masks
-    with infinity), else the first infinity. Falls back to the first output.
+    """The tensor where NaN or infinity begins: an input, else the first NaN in the graph's order (attention masks with
+    infinity), else the first infinity. Falls back to the first output.
     """
     inputs = [v.name for v in model.graph.input]
     names = [*inputs, *(node.output[0] for node in model.graph.node if node.output[0])]
@@ -244,7 +246,7 @@ def broken_tensor(model: onnx.ModelProto, calibration: Calibration, threads: int
 
 
 def _at_once(example: Batch, seen_bytes: int) -> int:
-    """How many examples go through together."""
+    """How many examples are computed together."""
     given = sum(int(value.nbytes) for value in example.values())
     return max(1, min(SEEN_AT_ONCE_BYTES // max(seen_bytes, 1), INPUT_AT_ONCE_BYTES // max(given, 1)))
 

@@ -37,9 +37,9 @@ def _constants(pair: tuple[Layer, Layer]) -> Iterator[str]:
 
 
 def _pairs(graph: Graph) -> Iterator[tuple[Layer, Layer]]:
-    """Two layers, both alone with their weights, the second the only reader of the first through at most a ReLU.
+    """Pairs of layers that share no weights, the second the only reader of the first through at most a ReLU.
 
-    A Conv's channels are axis 1 and a Gemm or MatMul contracts the last axis: only layers of one type share an axis.
+    A Conv's channels are axis 1 and a Gemm's or MatMul's the last: only layers of one type share an axis.
     """
     by_node = {layer.name: layer for layer in graph.layers}
     for first in graph.layers:
@@ -49,11 +49,11 @@ def _pairs(graph: Graph) -> Iterator[tuple[Layer, Layer]]:
         second = by_node.get(reader.name) if reader is not None else None
         if second is None or second.input != tensor or (first.op == "Conv") != (second.op == "Conv"):
             continue
-        if _alone(graph, first) and _alone(graph, second):
+        if _shares_nothing(graph, first) and _shares_nothing(graph, second):
             yield first, second
 
 
-def _alone(graph: Graph, layer: Layer) -> bool:
+def _shares_nothing(graph: Graph, layer: Layer) -> bool:
     """Whether nothing else reads the layer's constants, the model's own answers included."""
     names = [name for name in (layer.weight, layer.bias) if name]
     return all(len(graph.consumers[name]) == 1 and name not in graph.outputs for name in names)

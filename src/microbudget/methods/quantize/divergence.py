@@ -40,7 +40,7 @@ def bernoulli_kl(p: NDArray[Any], q: NDArray[Any]) -> Floats:
 class Answers:
     """What the numbers of a model's first output are."""
 
-    scale: str  # logits, probabilities (of a Softmax), or chances (of a Sigmoid)
+    scale: str  # logits, probabilities (of a Softmax), or independent (probabilities of a Sigmoid)
     axis: int = -1  # of the classes
 
     @classmethod
@@ -49,12 +49,12 @@ class Answers:
         node = OnnxGraph(model.graph).producer(model.graph.output[0].name, skipping=("Identity",))
         op_type = node.op_type if node is not None and is_standard(node) else ""
         if node is None or op_type not in ("Softmax", "LogSoftmax"):
-            return cls("chances" if op_type == "Sigmoid" else "logits")
+            return cls("independent" if op_type == "Sigmoid" else "logits")
         return cls("probabilities" if op_type == "Softmax" else "logits", attribute(node, "axis", -1))
 
     def divergence(self, true: NDArray[Any], other: NDArray[Any]) -> Floats:
         """The KL divergence of every answer, in nats: (examples, ..., classes) -> (examples, ...)"""
-        if self.scale == "chances":
+        if self.scale == "independent":
             return bernoulli_kl(true, other)
         true, other = (np.moveaxis(value, self.axis, -1) for value in (true, other))
         if self.scale == "probabilities":
@@ -62,7 +62,7 @@ class Answers:
         return kl_divergence(true, other)
 
     def single(self, values: NDArray[Any]) -> bool:
-        """Whether an answer is one number with no meaning of its own: a regression, or a lone logit."""
+        """Whether an answer is one number: a regression, or a single logit."""
         return self.scale == "logits" and (values.ndim < 2 or values.shape[-1] == 1)
 
 
@@ -77,14 +77,14 @@ class _Normals:
         x = np.asarray(true, np.float64)
         if not x.size:
             return
-        total, apart = self.count + x.size, float(x.mean()) - self.mean
-        self.squares += float(((x - x.mean()) ** 2).sum()) + apart**2 * self.count * x.size / total
-        self.mean, self.count = self.mean + apart * x.size / total, total
+        total, difference = self.count + x.size, float(x.mean()) - self.mean
+        self.squares += float(((x - x.mean()) ** 2).sum()) + difference**2 * self.count * x.size / total
+        self.mean, self.count = self.mean + difference * x.size / total, total
         for i, other in enumerate(others):
             self.lost[i] += float(((np.asarray(other, np.float64) - x) ** 2).sum())
 
     def means(self) -> list[float]:
-        """Where the float answers never change, their squared mean stands in for the variance."""
+        """The mean KL of each model. Where the float answers never change, their squared mean replaces the variance."""
         spread = self.squares or self.mean**2 * self.count or 1.0
         return [lost / (2 * spread) for lost in self.lost]
 

@@ -1,4 +1,4 @@
-"""Folding batch norms and equalizing channels across layers: the same function, easier to quantize.
+"""Folding batch norms and equalizing channels across layers: the function stays the same and is easier to quantize.
 
 Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1
 (arXiv:1906.04721).

@@ -27,8 +27,8 @@ class Layer:
     op: str
     input: str
     weight: str
-    bias: str | None  # a constant of (outputs,); of a MatMul, that of the Add behind it
-    output: str  # behind the bias
+    bias: str | None  # a constant of (outputs,); of a MatMul, that of the Add after it
+    output: str  # after the bias
     outputs_axis: int  # the axis of the weights that counts the outputs
     groups: int = 1
 
@@ -57,7 +57,7 @@ class Graph(OnnxGraph):
         self._note_foreign_operators()
 
     def activation_of(self, tensor: str) -> Any | None:
-        """The Relu or Clip with constant limits that alone reads the tensor, which a quantized output can absorb."""
+        """The Relu or Clip with constant limits that is the tensor's only reader: a quantized output can absorb it."""
         node = self.only_consumer(tensor)
         if node is None or node.op_type not in ("Relu", "Clip"):
             return None
@@ -127,7 +127,7 @@ class Graph(OnnxGraph):
         return Layer(node.name, node.op_type, node.input[0], node.input[1], bias, output, axis, groups)
 
     def _added_bias(self, node: Any) -> tuple[str, str] | None:
-        """The constant (outputs,) that an Add behind a MatMul adds, and the Add's output."""
+        """The constant (outputs,) that an Add after a MatMul adds, and the Add's output."""
         reader, outputs = self.only_consumer(node.output[0]), self.constants[node.input[1]].shape[1]
         if reader is None or reader.op_type != "Add":
             return None

@@ -1,4 +1,4 @@
-"""Round the layers one stage after another, each against what the quantized model before it really gives it."""
+"""Round the layers one stage after another, each for the input that the quantized model before it really gives it."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class LayerRounder:
 
 
 def real_matrix(layer: Layer, weights: Weights) -> Array:
-    """The weights that the integers stand for, (groups, outputs / groups, K)."""
+    """The real weights of these integers, (groups, outputs / groups, K)."""
     Q, S = layer.matrix(weights.q), weights.S.astype(np.float64)
     if weights.group is None:
         return Q * S.reshape(*Q.shape[:2], 1)

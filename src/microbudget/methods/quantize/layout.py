@@ -1,11 +1,11 @@
-"""Where a residual stream begins in float, and what keeps its integer kernels from changing the layout at every step.
+"""Residual streams that begin in float, and the identity convolution that gives them the layout of integer kernels.
 
 ONNX Runtime computes an integer convolution with channels last: when it loads a model, it puts a Transpose before and
-behind each, and takes out the pairs that meet, also through an Add that reads two convolutions. Behind a float layer
-(or a model's input) the first Add reads one that is no convolution's, and no pair behind it meets: ResNet-20 with its
-first convolution in float has 18 Transposes in place of 2, a pair for every Add but the first. A convolution that
-changes nothing (depthwise, one weight of exactly one, the same scale before and behind: exact in integers) gives the
-stream the layout it needs.
+after each, and removes pairs that cancel, also across an Add of two convolutions' outputs. After a float layer (or a
+model's input) the first Add reads a tensor that no integer convolution made, and no later pair cancels: ResNet-20 with
+its first convolution in float has 18 Transposes instead of 2, a pair for every Add but the first. An identity
+convolution (depthwise, one weight of exactly one, the same scale before and after: exact in integers) gives the stream
+the layout it needs.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 
 from .builder import GraphBuilder
 from .graph import Graph
-from .placement import COMPUTING, MOVING, made_by
+from .placement import COMPUTING, MOVING, producer_name
 from .plan import Plan
 
 PASSING = MOVING & {"Slice", "Pad", "MaxPool", "Identity"}  # keep the axes, so the layout goes through
 MEETING = COMPUTING & {"Add", "Mul", "Concat"}
-ONE = 64  # the integer that stands for one: two products of it and a byte still fit into 16 bits
+ONE = 64  # the integer weight of one: two products of it and a byte still fit into 16 bits
 
 
-def begun_in_float(graph: Graph, plan: Plan) -> dict[str, int]:
-    """The rounded tensors that need the convolution that changes nothing, and how many channels they have.
+def need_identity(graph: Graph, plan: Plan) -> dict[str, int]:
+    """The rounded tensors that need the identity convolution, and how many channels they have.
 
-    No integer convolution made them, and of the integer nodes a convolution reads them and so does an Add, Mul or
-    Concat, maybe behind nodes that only move values; and more of these come behind: the first has no pair to lose.
+    No integer convolution made them; an integer convolution reads them and so does an integer Add, Mul or Concat, maybe
+    through nodes that only move values; and more of these follow downstream: the first one has no pair to lose.
     """
     nodes = {node.name: node for node in graph.nodes}
     found: dict[str, int] = {}
@@ -41,7 +41,7 @@ def begun_in_float(graph: Graph, plan: Plan) -> dict[str, int]:
 
 
 def _meets(graph: Graph, plan: Plan, tensor: str) -> bool:
-    """Whether its integers, or what only moved of them, are joined with others, and again behind that."""
+    """Whether its integers, moved or not, are joined with others, and again further downstream."""
 
     def moves(node: Any) -> bool:
         return node.name in plan.integer_nodes and node.op_type in PASSING
@@ -56,17 +56,17 @@ def _meets(graph: Graph, plan: Plan, tensor: str) -> bool:
 
 
 def _laid_out(graph: Graph, plan: Plan, nodes: dict[str, Any], tensor: str) -> bool:
-    """Whether an integer node made the tensor that is no mere mover of what a float node made."""
-    node = nodes.get(made_by(graph, tensor))
+    """Whether an integer node computed the tensor, and did not only move what a float node made."""
+    node = nodes.get(producer_name(graph, tensor))
     while node is not None and node.name in plan.integer_nodes:
         if node.op_type not in PASSING:
             return True
-        node = nodes.get(made_by(graph, node.input[0]))
+        node = nodes.get(producer_name(graph, node.input[0]))
     return False
 
 
-def pass_through(builder: GraphBuilder, begun: str, result: str, mapping: list[str], channels: int) -> None:
-    """Write the convolution that changes nothing: integers of the name `begun` in, `result` out, both by `mapping`.
+def write_identity(builder: GraphBuilder, begun: str, result: str, mapping: list[str], channels: int) -> None:
+    """Write the identity convolution: integers of the name `begun` in, `result` out, both by `mapping`.
 
     mapping: the names of S and Z.
     """

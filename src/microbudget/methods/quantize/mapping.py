@@ -133,7 +133,7 @@ def dequantize(
     return np.asarray(np.clip(real, -LARGEST, LARGEST), np.float32)
 
 
-def lost(x: NDArray[np.float32], S: float, Z: int, *, signed: bool = True) -> NDArray[np.float32]:
+def rounding_error(x: NDArray[np.float32], S: float, Z: int, *, signed: bool = True) -> NDArray[np.float32]:
     """dequantize(quantize(x)) - x at 8 bits with one scale, without the integers between: one temporary, not five."""
     smallest, largest = integer_range(8, signed=signed)
     e = x / np.float32(S)

@@ -22,20 +22,20 @@ from .write import write
 
 LOW_BITS = 4
 TIGHTENINGS = 3  # times that the written file is checked against the limit and the limit tightened
-SIZE_ATTEMPTS = 6  # bytes are not quite sums over layers, and looking costs no inference
+SIZE_ATTEMPTS = 6  # bytes are not exactly sums over layers, and a new attempt costs no inference
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """The bits of every layer, the loss of each layer alone at them, and the decision in words."""
+class MixedBits:
+    """The bits of every layer, the loss of each layer with only that one rounded, and the decision in words."""
 
     bits: dict[str, int]
     losses: dict[str, float]
     note: str
 
 
-class Mixer:
-    """The choices of every layer with their bytes and losses; answers what to choose under a limit.
+class MixedPrecision:
+    """The ways to store every layer with their bytes and losses, and the best combination under a limit.
 
     full: how each layer is stored as integers where bytes do not matter, with 8 bits or 7. samples: those on which the
     losses are measured. corrections: what will be done to the weights, which decides which layers get a bias.
@@ -57,14 +57,14 @@ class Mixer:
         few = samples.first(EXAMPLES, graph.model)
         self.losses = self._losses(few, progress)
         self.fixed_bytes, self.choices = self._choices()
-        unrounded = write(graph, self.planned(self._all(FLOAT_BITS)))
+        unrounded = write(graph, self.plan_for(self._all(FLOAT_BITS)))
         self.activation_kl = mean_kl(graph.model, [unrounded], few.batches, threads=few.threads, fused=True)[0]
 
     def _losses(self, few: Samples, progress: Progress) -> dict[tuple[str, int], float]:
-        """KL of each layer alone at each number of bits, rounded against the float model's inputs."""
+        """KL with only one layer rounded, for each layer and number of bits, rounded for the float model's inputs."""
         candidates = []
         for bits in ({layer.name: self.full[layer.name].bits for layer in self.layers}, self._all(LOW_BITS)):
-            plan = self.planned(bits)
+            plan = self.plan_for(bits)
             round_layers(self.graph, plan, self.formats(bits), ("scales", "gptq", "bias"), few, stages=1)
             candidates += list(plan.weights.items())
         return weight_losses(self.graph, candidates, few, progress)
@@ -92,7 +92,7 @@ class Mixer:
     def _loss(self, layers: Sequence[Layer], bits: int) -> float:
         return sum(max(self.losses.get((layer.name, bits), 0.0), 0.0) for layer in layers)
 
-    def planned(self, bits: dict[str, int]) -> Plan:
+    def plan_for(self, bits: dict[str, int]) -> Plan:
         """The plan for these bits, still without weights.
 
         A layer that stays float is no integer node: onnxruntime would quantize the float weights of a layer between
@@ -104,7 +104,7 @@ class Mixer:
 
     def file_bytes(self, bits: dict[str, int]) -> int:
         """The size of the file with these bits: zeros for weights take the bytes of any others."""
-        plan, stored = self.planned(bits), dict[tuple[Any, ...], Weights]()
+        plan, stored = self.plan_for(bits), dict[tuple[Any, ...], Weights]()
         for layer in self.layers:
             if bits[layer.name] == FLOAT_BITS:
                 continue
@@ -121,7 +121,7 @@ class Mixer:
         slim(proto)
         return int(proto.ByteSize())
 
-    def within_bytes(self, size_bytes: int) -> Mixed:
+    def within_bytes(self, size_bytes: int) -> MixedBits:
         """Least loss for a file of at most `size_bytes`; raises InvalidOption with the smallest that is possible."""
         smallest, least = self._smallest()
         if least > size_bytes:
@@ -154,19 +154,19 @@ class Mixer:
         sizes = [self.file_bytes(bits) for bits in candidates]
         return min(zip(candidates, sizes, strict=True), key=lambda pair: pair[1])
 
-    def within_kl(self, max_kl: float, tightened: float = 1.0) -> Mixed:
-        """Fewest bytes for weights that lose what `max_kl` leaves them beside the activations.
+    def within_kl(self, max_kl: float, tightened: float = 1.0) -> MixedBits:
+        """Fewest bytes for weights that lose no more than `max_kl` leaves for them after the activations.
 
-        All float where it leaves nothing: whether that is enough is for the finished file to show.
+        All float where it leaves nothing; the finished file will show whether that is enough.
         """
         try:
             found = least_bytes(self.choices, (max_kl - self.activation_kl) * tightened)
         except InvalidOption:
-            return self.finest(max_kl)
+            return self.all_float(max_kl)
         return self._mixed(self._bits(found), f"a KL divergence of at most {max_kl:g}", exact=found.exact)
 
-    def finest(self, max_kl: float) -> Mixed:
-        """All weights float: no bits lose less."""
+    def all_float(self, max_kl: float) -> MixedBits:
+        """All weights in float, which loses least."""
         return self._mixed(self._all(FLOAT_BITS), f"a KL divergence of at most {max_kl:g}", exact=True)
 
     def _all(self, bits: int) -> dict[str, int]:
@@ -175,14 +175,14 @@ class Mixer:
     def _bits(self, found: Allocation) -> dict[str, int]:
         return {layer.name: n for layers, n in zip(self.sharing, found.bits, strict=True) for layer in layers}
 
-    def _mixed(self, bits: dict[str, int], limit: str, *, exact: bool) -> Mixed:
+    def _mixed(self, bits: dict[str, int], limit: str, *, exact: bool) -> MixedBits:
         losses = {layer.name: self._loss([layer], bits[layer.name]) for layer in self.layers}
         chosen = list(bits.values())
         counts = ", ".join(
             f"{chosen.count(n)} layers {'float' if n == FLOAT_BITS else f'{n} bits'}"
             for n in sorted(set(chosen), reverse=True)
         )
-        return Mixed(bits, losses, f"{limit}: {counts}" + ("" if exact else " (not proven optimal)"))
+        return MixedBits(bits, losses, f"{limit}: {counts}" + ("" if exact else " (not proven optimal)"))
 
 
 def _sharing(layers: Sequence[Layer]) -> list[list[Layer]]:

@@ -61,7 +61,7 @@ class Moments:
         self._alike &= float_rows is quantized_rows
 
     def _sum_up(self) -> None:
-        """Bring the rows that wait into the sums."""
+        """Add the waiting rows to the sums."""
         if self._filled:
             x, y = (rows[: self._filled] for rows in self._waiting)
             self._add(x, x if self._alike else y)
@@ -93,8 +93,8 @@ class Moments:
         assert self._origins is not None
         large = rows.size and max(-float(rows.min()), float(rows.max())) > LARGEST_IN_FLOAT32
         wide = rows.astype(np.float64) if large else rows
-        apart = (wide - self._origins[which]).transpose(1, 0, 2)
-        return np.ascontiguousarray(apart, np.float64 if large else np.float32)
+        centred = (wide - self._origins[which]).transpose(1, 0, 2)
+        return np.ascontiguousarray(centred, np.float64 if large else np.float32)
 
     @property
     def mean(self) -> Array:
@@ -158,7 +158,7 @@ def damping_level(H: Array, damping: float, power: Array | None = None) -> Array
 
 
 def damped(H: Array, damping: float) -> Array:
-    """H + d I: invertible, and shy of directions that were hardly ever seen. H: (..., K, K)."""
+    """H + d I: invertible, with little weight on directions that were hardly ever seen. H: (..., K, K)."""
     return with_diagonal(H, damping_level(H, damping))
 
 

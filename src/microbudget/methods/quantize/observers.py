@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Cost = Callable[[float, float], float]
 
 SMALLEST_EXPONENT = -125  # the width stays a normal float32
-HOPELESS = 20.0  # times the least cost: a still smaller threshold cuts still more
+MUCH_WORSE = 20.0  # times the least cost: a still smaller threshold would clip even more
 BINS = 4096  # on each side of zero: at least 8 bins for every level of 8 bits
 
 
@@ -49,7 +49,7 @@ class MinMax:
 
 
 class Histogram(MinMax):
-    """Counts of values in 2 * BINS bins of width 2^exponent around zero; exact zeros apart, they are never rounded."""
+    """Counts of values in 2 * BINS bins of width 2^exponent around zero. Exact zeros are counted separately."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Histogram(MinMax):
 
 
 def min_max_range(histogram: MinMax) -> Range:
-    """Every value fits."""
+    """The smallest and the largest value: nothing is clipped."""
     return histogram.range()
 
 
@@ -163,7 +163,7 @@ def _divergence(x: Floats, counts: Floats, low: float, high: float, bits: int, s
 
 
 def _search(cost: Cost, low: float, high: float) -> Range:
-    """The (low, high) of least cost: a threshold on the magnitude, then each end alone, then finer around the best."""
+    """The (low, high) of least cost: first a threshold on the magnitude, then each end, in large and small steps."""
     best, least = (low, high), cost(low, high)
 
     def consider(candidate: Range) -> float:
@@ -174,7 +174,7 @@ def _search(cost: Cost, low: float, high: float) -> Range:
 
     for threshold in np.geomspace(1, 0.02, 60).tolist():
         limit = max(-low, high) * threshold
-        if consider((max(low, -limit), min(high, limit))) > HOPELESS * least:
+        if consider((max(low, -limit), min(high, limit))) > MUCH_WORSE * least:
             break
     for spread in (0.3, 0.05):
         for end in (0, 1):

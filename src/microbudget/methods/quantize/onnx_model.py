@@ -1,4 +1,4 @@
-"""quantize an `onnx` Model with a task's training examples, and put down in its record what became of every layer."""
+"""quantize an `onnx` Model with a task's training examples, and record what became of every layer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from .quantizing import Outcome, quantize_graph
 
 EXAMPLES_AT_ONCE = 8
 SHOWN = 3  # layers whose reasons are printed
-NOTABLE_KL = 0.01  # nats: below it no answer in a hundred changes, and the layers' troubles are for the report alone
+NOTABLE_KL = (
+    0.01  # nats: below it fewer than one answer in a hundred changes, and the layers' problems are only in the report
+)
 
 
 class Batches:
-    """A task's examples as model inputs, collated anew for every pass: memory does not grow with their number."""
+    """A task's examples as model inputs, collated again for every pass: memory does not grow with their number."""
 
     def __init__(self, task: Task, examples: Sequence[Example], preprocessing: dict[str, Any]) -> None:
         self._task, self._examples, self._preprocessing = task, examples, preprocessing
@@ -52,24 +54,24 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
         progress=context.progress,
         **options,
     )
-    for line in said(outcome):
+    for line in summary_lines(outcome):
         context.progress.say(f"quantize  {line}")
     seen = tuple(sorted({*model.record.seen, *(example.key for example in calibration)}))
     history = {**model.record.history, "quantize": report(options, len(calibration), outcome)}
     return replace(model.record, seen=seen, history=history)
 
 
-def said(outcome: Outcome) -> Iterator[str]:
-    """The decisions, what they cost, and where that is much the worst layers with their reasons."""
+def summary_lines(outcome: Outcome) -> Iterator[str]:
+    """The decisions, their divergence, and where that is large the worst layers with their reasons."""
     yield from outcome.notes
     if outcome.kl is not None:
         yield f"the answers diverge by {outcome.kl:.2g} nats on calibration data"
     if outcome.kl is not None and outcome.kl < NOTABLE_KL:
         return
-    troubled = [layer for layer in worst_first(outcome.layers) if layer.reason]
-    yield from (f"{layer.name}: {layer.reason}" for layer in troubled[:SHOWN])
-    if len(troubled) > SHOWN:
-        yield f"{len(troubled) - SHOWN} more layers lose something: see the report"
+    with_reason = [layer for layer in worst_first(outcome.layers) if layer.reason]
+    yield from (f"{layer.name}: {layer.reason}" for layer in with_reason[:SHOWN])
+    if len(with_reason) > SHOWN:
+        yield f"{len(with_reason) - SHOWN} more layers have a notable loss: see the report"
 
 
 def worst_first(layers: Sequence[LayerReport]) -> list[LayerReport]:

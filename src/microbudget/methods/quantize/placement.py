@@ -1,7 +1,7 @@
 """Which nodes compute on integers, and which tensors are therefore rounded.
 
-A layer is asked for; what stands between layers joins them where the runtimes have an int8 kernel for it, and where
-what it reads is rounded anyway and what it makes is read as integers: each change of type costs a pass over the tensor.
+Layers are given; the nodes between them join where the runtimes have an int8 kernel for them, where their inputs are
+rounded anyway and where their outputs are read as integers: each change of type costs a pass over the tensor.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ def place(graph: Graph, static: frozenset[str], kept_float: frozenset[str] = fro
             rounded.setdefault(source.get(name, name))
         layer, output = layers.get(node.name), node.output[0]
         if layer is not None:
-            output = layer.output  # behind the bias: what comes before it is not rounded
+            output = layer.output  # after the bias: what comes before it is not rounded
         if node.op_type in MOVING and layer is None:
             moved = node.input[0]
             source[output] = source.get(moved, moved)
         elif _output_is_rounded(graph, nodes, layer):
-            rounded.setdefault(settled(graph, output))
+            rounded.setdefault(after_activation(graph, output))
     return Placement(nodes, tuple(rounded), source)
 
 
-def settled(graph: Graph, tensor: str) -> str:
-    """The tensor behind the Relu or Clip that a rounded output absorbs, else the tensor itself."""
+def after_activation(graph: Graph, tensor: str) -> str:
+    """The tensor after the Relu or Clip that a rounded output absorbs, else the tensor itself."""
     node = graph.activation_of(tensor)
     return str(node.output[0]) if node is not None else tensor
 
 
 def _joined(graph: Graph, static: frozenset[str], kept_float: frozenset[str]) -> frozenset[str]:
-    """The static layers and the nodes between them; what has no integer neighbour drops out until nothing changes."""
+    """The static layers and the nodes between them; those without integer neighbours drop out, again and again."""
     nodes = set(static) | {node.name for node in graph.nodes if _can_join(graph, node)}
     nodes -= kept_float - static
     while True:
@@ -91,29 +91,29 @@ def _activations(graph: Graph, node: Any) -> list[str]:
 
 
 def _has_neighbours(graph: Graph, nodes: set[str], node: Any) -> bool:
-    """Whether all that it reads is rounded anyway, and an integer node reads what it makes."""
-    if not _read_by(graph, nodes, settled(graph, node.output[0]), besides=node):
+    """Whether all its inputs are rounded anyway, and an integer node reads its output."""
+    if not _read_by(graph, nodes, after_activation(graph, node.output[0]), other_than=node):
         return False
     return all(
-        made_by(graph, name) in nodes or _read_by(graph, nodes, name, besides=node)
+        producer_name(graph, name) in nodes or _read_by(graph, nodes, name, other_than=node)
         for name in _activations(graph, node)
     )
 
 
-def _read_by(graph: Graph, nodes: set[str], tensor: str, besides: Any) -> bool:
-    return any(reader.name in nodes and reader.name != besides.name for reader in graph.consumers.get(tensor, []))
+def _read_by(graph: Graph, nodes: set[str], tensor: str, other_than: Any) -> bool:
+    return any(reader.name in nodes and reader.name != other_than.name for reader in graph.consumers.get(tensor, []))
 
 
-def made_by(graph: Graph, tensor: str) -> str:
+def producer_name(graph: Graph, tensor: str) -> str:
     """The name of the node that makes a tensor, looking through an absorbed Relu or Clip and through the Add of a
     MatMul's bias; "" for a model's input.
     """
     maker = graph.producers.get(tensor)
     if maker is None:
         return ""
-    behind = maker.input[0] if maker.op_type in ("Relu", "Clip") else ""
-    if behind in graph.producers and settled(graph, behind) == tensor:
-        maker = graph.producers[behind]
+    before = maker.input[0] if maker.op_type in ("Relu", "Clip") else ""
+    if before in graph.producers and after_activation(graph, before) == tensor:
+        maker = graph.producers[before]
     added = graph.bias_adds.get(maker.output[0])
     return str(maker.name) if added is None else added.name
 
@@ -122,4 +122,4 @@ def _output_is_rounded(graph: Graph, nodes: frozenset[str], layer: Layer | None)
     """A Conv's output always is (the integer kernel demands it); a Gemm's or MatMul's only for integer readers."""
     if layer is None or layer.op == "Conv":
         return True
-    return any(reader.name in nodes for reader in graph.consumers.get(settled(graph, layer.output), []))
+    return any(reader.name in nodes for reader in graph.consumers.get(after_activation(graph, layer.output), []))

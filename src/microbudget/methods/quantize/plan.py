@@ -26,7 +26,7 @@ class Mapping:
     def of_range(cls, low: float, high: float, *, signed: bool) -> Mapping:
         """The affine mapping of [low, high] onto 0 to 255 or, signed, -128 to 127.
 
-        Signed too it has a zero point: what a ReLU leaves then begins at the smallest integer, so that rounding clips
+        Signed ones have a zero point too: a ReLU's output then begins at the smallest integer, so that rounding clips
         as the ReLU does (onnxruntime fuses it only then), and all 256 integers are used.
         """
         S, Z = affine(np.asarray(low), np.asarray(high), 8, signed=signed)

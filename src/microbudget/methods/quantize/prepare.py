@@ -45,7 +45,7 @@ def read_graph(path: Path | str) -> Graph:
 
 def prepared(model: onnx.ModelProto) -> Graph:
     """The graph with constants as initializers, named nodes, folded batch norms, and every linear layer of rows with a
-    bias a Gemm with one number for each output. The model given is left alone.
+    bias a Gemm with one number for each output. The model given is not changed.
     """
     model = _of_known_opset(copied(model))
     _refuse_quantized(model)
@@ -72,7 +72,7 @@ def _of_known_opset(model: Any) -> Any:
 def _refuse_quantized(model: Any) -> None:
     found = sorted({node.op_type for node in model.graph.node} & QUANTIZED_OPS)
     if found:
-        raise UnsupportedModel(f"the model is already quantized (it has {', '.join(found)}): give the float model")
+        raise UnsupportedModel(f"the model is already quantized (it has {', '.join(found)}): quantize the float model")
 
 
 def _name_nodes(model: Any) -> None:
@@ -121,7 +121,7 @@ def _identities(same: dict[str, str]) -> list[Any]:
 
 
 def _fold_batch_norms(model: Any) -> None:
-    """A BatchNormalization that alone reads a Conv with constant weights goes into those weights."""
+    """A BatchNormalization that is the only reader of a Conv with constant weights goes into those weights."""
     graph = Graph(model)
     folded: list[Any] = []
     for node in graph.nodes:
@@ -172,7 +172,7 @@ def _join_added_biases(model: Any) -> None:
 
 
 def _added(graph: Graph, node: Any) -> Iterator[tuple[Any, str]]:
-    """The Add that alone reads a MatMul with constant weights, and the constant that it adds to every row."""
+    """The Add that is the only reader of a MatMul with constant weights, and the constant that it adds to every row."""
     if node.op_type != "MatMul" or not is_standard(node) or node.input[0] in graph.constants:
         return
     W, add = graph.constants.get(node.input[1]), graph.only_consumer(node.output[0])
@@ -191,14 +191,14 @@ def _one_row(b: Array, outputs: int) -> bool:
 
 
 def _ranks(model: Any) -> dict[str, int]:
-    """The number of dimensions of every tensor for which shape inference finds it; weights are told by shape alone."""
-    told = [t for t in model.graph.initializer if np.prod(t.dims) > 1000]
-    known = {t.name for t in told}
+    """The number of dimensions of every tensor, where shape inference finds it; large weights are passed by shape."""
+    large = [t for t in model.graph.initializer if np.prod(t.dims) > 1000]
+    known = {t.name for t in large}
     light = helper.make_model(
         helper.make_graph(
             model.graph.node,
             "ranks",
-            [*model.graph.input, *(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in told)],
+            [*model.graph.input, *(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large)],
             model.graph.output,
             [t for t in model.graph.initializer if t.name not in known],
         ),

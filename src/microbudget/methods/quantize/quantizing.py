@@ -22,7 +22,7 @@ from .graph import Graph, Layer
 from .layer_report import LayerReport, reason, with_shares
 from .layer_rounding import Rounding, round_layers
 from .mapping import integer_range
-from .mixed import TIGHTENINGS, Mixed, Mixer
+from .mixed import TIGHTENINGS, MixedBits, MixedPrecision
 from .placement import Placement, place
 from .plan import FLOAT_BITS, Mapping, Plan, WeightFormat
 from .prepare import read_graph
@@ -96,10 +96,10 @@ def quantize_graph(
     graph = read_graph(float_path)
     if describe is not None:
         describe(graph.model)
-    return _Job(graph, calibration, Options(**options), progress).run(Path(out_path))
+    return _Quantization(graph, calibration, Options(**options), progress).run(Path(out_path))
 
 
-class _Job:
+class _Quantization:
     """One quantization, step by step."""
 
     def __init__(self, graph: Graph, calibration: Calibration | None, options: Options, progress: Progress) -> None:
@@ -189,10 +189,10 @@ class _Job:
         return Samples(data, self.examples, self.options.threads, self.options.seed)
 
     def _mix(self, plan: Plan, decision: Decision) -> tuple[Plan, dict[str, float]]:
-        """Choose bits under the limit and round: the plan, and each layer's loss alone."""
+        """Choose bits under the limit and round: the plan, and the loss of each layer rounded separately."""
         options = self.options
         samples = self._samples("mixed precision")
-        mixer = Mixer(self.graph, plan, self._full(decision), samples, options.corrections, self.progress)
+        mixer = MixedPrecision(self.graph, plan, self._full(decision), samples, options.corrections, self.progress)
         if options.size_bytes is None:
             plan, mixed = self._within_kl(mixer, options.max_kl or 0.0)
         else:
@@ -201,14 +201,14 @@ class _Job:
         self.notes.append(mixed.note)
         return plan, mixed.losses
 
-    def _within_kl(self, mixer: Mixer, max_kl: float) -> tuple[Plan, Mixed]:
-        """Tighten the limit while the finished file breaks it: layers together lose more than the sum of each alone.
+    def _within_kl(self, mixer: MixedPrecision, max_kl: float) -> tuple[Plan, MixedBits]:
+        """Tighten the limit while the finished file breaks it: layers together lose more than each separately.
 
         Raises InvalidOption where float weights break it too.
         """
         tightened = 1.0
         for attempt in range(TIGHTENINGS + 1):
-            mixed = mixer.within_kl(max_kl, tightened) if attempt < TIGHTENINGS else mixer.finest(max_kl)
+            mixed = mixer.within_kl(max_kl, tightened) if attempt < TIGHTENINGS else mixer.all_float(max_kl)
             plan = self._rounded(mixer, mixed)
             kl = self._checked(write(self.graph, plan)) or 0.0
             if kl <= max_kl:
@@ -222,8 +222,8 @@ class _Job:
             " unrounded"
         )
 
-    def _rounded(self, mixer: Mixer, mixed: Mixed) -> Plan:
-        plan = mixer.planned(mixed.bits)
+    def _rounded(self, mixer: MixedPrecision, mixed: MixedBits) -> Plan:
+        plan = mixer.plan_for(mixed.bits)
         self._round(plan, mixer.formats(mixed.bits))
         return plan
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...errors import BrokenModel, InvalidOption
 from .calibration import Calibration, first_examples, watch
 from .graph import Graph, Layer
-from .mapping import lost
+from .mapping import rounding_error
 from .observers import OBSERVERS, Histogram, MinMax, Range, range_by_name, squared_error
 from .patches import sampled_patches
 from .placement import Placement
@@ -25,7 +25,7 @@ JUDGED_ROWS = 32  # patches of each example on which observers are compared
 
 AUTO = "auto"
 DEFAULT = "least_squares"
-CLEARLY = 0.9  # another observer must lose this much less: few rows show rare values badly
+CLEARLY = 0.9  # another observer must lose this much less: few rows represent rare values badly
 AT_MOST = 1.5  # times the default's squared error over all values seen: the histogram knows the rare ones as well
 
 
@@ -40,7 +40,7 @@ class Observed:
 
     @property
     def saturation(self) -> float:
-        """The fraction of values that the chosen range cuts, as far as the histogram tells; 0 for min/max."""
+        """The fraction of values that the chosen range clips, estimated from the histogram; 0 for min/max."""
         if not isinstance(self.seen, Histogram) or self.observer == "min_max":
             return 0.0
         outside = (self.seen.centres < self.low) | (self.seen.centres > self.high)
@@ -57,7 +57,7 @@ class Observed:
 def observe(
     graph: Graph, tensors: Sequence[str], calibration: Calibration, observer: str, *, threads: int = 0
 ) -> dict[str, Observed]:
-    """Run the float model once over the calibration data and watch the tensors. Min/max alone keeps no histograms."""
+    """Run the float model once over the calibration data and watch the tensors. Only min_max keeps no histograms."""
     if observer not in (AUTO, *OBSERVERS):
         raise InvalidOption(f"observer must be one of {', '.join((AUTO, *OBSERVERS))}, not {observer!r}")
     observer_type = MinMax if observer == "min_max" else Histogram
@@ -90,17 +90,17 @@ def choose(
     signed: bool,
     threads: int = 0,
 ) -> None:
-    """Set the range of every observed tensor: that of the observer asked for, or (auto) that which wins.
+    """Set the range of every observed tensor: that of the given observer, or (auto) the best one.
 
-    The winner loses least on the outputs of the layers that read the tensor; without such readers, on the tensor.
+    The best has the least error on the outputs of the layers that read the tensor; without such readers, on the tensor.
     """
     for one in observed.values():
         name = DEFAULT if observer == AUTO else observer
         _set(one, name, range_by_name(name, one.seen, 8, signed=signed))
     if observer == AUTO:
-        contest = _Contest(graph, placement, observed, signed)
-        contest.run(calibration, threads)
-        for tensor, (name, chosen) in contest.winners().items():
+        comparison = ObserverComparison(graph, placement, observed, signed)
+        comparison.run(calibration, threads)
+        for tensor, (name, chosen) in comparison.winners().items():
             _set(observed[tensor], name, chosen)
 
 
@@ -109,7 +109,7 @@ def _set(one: Observed, name: str, chosen: Range) -> None:
 
 
 @dataclass
-class _Contest:
+class ObserverComparison:
     """Squared errors of layers' outputs, for every tensor and observer."""
 
     graph: Graph
@@ -154,7 +154,7 @@ class _Contest:
         for name, chosen in self.ranges[self._tensor(layer)].items():
             if chosen not in found:
                 m = Mapping.of_range(*chosen, signed=self.signed)
-                error = _products(lost(stacked, m.S, m.Z, signed=m.signed), W)
+                error = _products(rounding_error(stacked, m.S, m.Z, signed=m.signed), W)
                 found[chosen] = float(error.var(axis=1, dtype=np.float64).sum()) * error.shape[1]
             total[name] += found[chosen]
 
@@ -172,7 +172,7 @@ class _Contest:
         return chosen
 
     def _fair(self, tensor: str) -> list[str]:
-        """The observers that do not cut rare values which the rows compared may not hold: DEFAULT is one of them."""
+        """The observers that do not clip rare values which the rows compared may not hold: DEFAULT is one of them."""
         errors = {name: self.observed[tensor].relative_error(*self.ranges[tensor][name]) or 0.0 for name in OBSERVERS}
         return [name for name in OBSERVERS if errors[name] <= AT_MOST * errors[DEFAULT]]
 

@@ -9,10 +9,10 @@ import numpy as np
 from ...runtimes.onnx.graph import captured
 from .builder import GraphBuilder
 from .graph import Graph
-from .layout import begun_in_float, pass_through
+from .layout import need_identity, write_identity
 from .plan import Plan
 
-DEQUANTIZED, ROUNDED, BEGUN = ".dq", ".q", ".q0"
+DEQUANTIZED, ROUNDED, BEFORE_IDENTITY = ".dq", ".q", ".q0"
 
 
 class RoundedTensors:
@@ -21,7 +21,7 @@ class RoundedTensors:
     def __init__(self, graph: Graph, plan: Plan, builder: GraphBuilder) -> None:
         self._graph, self._plan, self._builder = graph, plan, builder
         self._layers = {layer.name: layer for layer in graph.layers}
-        self._begun = begun_in_float(graph, plan)
+        self._identities = need_identity(graph, plan)
         self._real: set[str] = set()  # rounded tensors whose unrounded value exists as well
         inner = {name for node in graph.nodes for name in captured(node)}  # subgraphs read these by name
         self._named = {*graph.outputs, *inner} - {*graph.inputs}
@@ -84,12 +84,12 @@ class RoundedTensors:
 
     def _rounded_as(self, tensor: str) -> str:
         """The name under which the integers of a tensor are made: another one where something follows them."""
-        return tensor + (BEGUN if tensor in self._begun else ROUNDED)
+        return tensor + (BEFORE_IDENTITY if tensor in self._identities else ROUNDED)
 
     def _dequantize(self, tensor: str) -> None:
-        if tensor in self._begun:
-            names = tensor + BEGUN, tensor + ROUNDED
-            pass_through(self._builder, *names, self.mapping(tensor), self._begun[tensor])
+        if tensor in self._identities:
+            names = tensor + BEFORE_IDENTITY, tensor + ROUNDED
+            write_identity(self._builder, *names, self.mapping(tensor), self._identities[tensor])
         name = tensor if tensor in self._named else tensor + DEQUANTIZED
         self._builder.add("DequantizeLinear", [tensor + ROUNDED, *self.mapping(tensor)], name)
 

@@ -1,9 +1,9 @@
-"""Rounding that knows the layer's inputs: each weight's error is made good by the weights that are still free.
+"""Rounding that knows the layer's inputs: the weights that are still free compensate for each weight's error.
 
 GPTQ (Frantar et al. 2022, arXiv:2210.17323) minimizes ||W X - Q S X||^2 column by column. Here the weights first become
 those that best map the *quantized* model's input onto the float layer's output (Li et al. 2025, arXiv:2504.02692), so
-that the layer also repairs what came before it; and the integers are then improved one at a time (coordinate descent,
-Behdin et al. 2023, arXiv:2309.01885). All take stacks of layers, such as the groups of a convolution.
+that the layer also compensates for the layers before it; and the integers are then improved one at a time (coordinate
+descent, Behdin et al. 2023, arXiv:2309.01885). All take stacks of layers, such as the groups of a convolution.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def compensating_weights(W: Array, H: Array, C: Array, power: Array | None = Non
     """The weights W' of least E||W x - W' x'||^2 + d ||W' - W||^2: W' = W (C + d I) (H + d I)^-1.
 
     W: (..., outputs, K); H = E[x' x'^T] and C = E[x x'^T]: (..., K, K), centred; d as in `damping_level`. power: the
-    variances of x, (..., K): where rounding has silenced an input, no weight is blown up to make its last noise loud.
+    variances of x, (..., K): where rounding has made an input nearly constant, no weight grows to amplify its noise.
     """
     level = damping_level(H, damping, power)
     wanted = W @ with_diagonal(C, level)
@@ -39,7 +39,7 @@ def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = 
     """
     smallest, largest = integer_range(bits)
     order = np.argsort(-np.einsum("...kk->...k", H), axis=-1, kind="stable")
-    U = _owed(_permuted(H, order, order), damping)
+    U = _compensation(_permuted(H, order, order), damping)
     free = _permuted(W, None, order)
     scale = _permuted(_per_weight(S, W), None, order)
     Q = np.empty_like(free)
@@ -55,8 +55,8 @@ def error_compensated(W: Array, H: Array, S: Array, bits: int, damping: float = 
     return _permuted(Q, None, np.argsort(order, axis=-1))
 
 
-def _owed(H: Array, damping: float) -> Array:
-    """U with U^T U = (H + d I)^-1, upper triangular: row i says what later columns owe for column i.
+def _compensation(H: Array, damping: float) -> Array:
+    """U with U^T U = (H + d I)^-1, upper triangular: row i is how later columns compensate for column i.
 
     Inputs of a single value leave only rounding noise in H, which may be negative: d grows until it is not.
     """

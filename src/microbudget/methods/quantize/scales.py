@@ -1,4 +1,4 @@
-"""Scales of weights by least squares: the S that loses least, over the weights alone or over the layer's output."""
+"""Scales of weights by least squares: the S that loses least, over the weights or over the layer's output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .mapping import SMALLEST_SCALE, integer_range, symmetric
 Array = NDArray[np.float64]
 
 COARSE = np.linspace(1.05, 0.3, 16)  # of the scale at which the largest weight just fits
-BETWEEN = (0.025, -0.025)  # is tried beside the best of these
-FINE = np.linspace(1.025, 0.8, 10)  # where steps are small, cutting the largest weights does not pay
+BETWEEN = (0.025, -0.025)  # also tried around the best of these
+FINE = np.linspace(1.025, 0.8, 10)  # where steps are small, clipping the largest weights does not pay
 
 
 def rounded(W: Array, S: Array, bits: int) -> Array:

@@ -1,4 +1,4 @@
-"""How each layer computes: static int8, dynamic int8, weights alone, or float; by the graph and the processor."""
+"""How each layer computes: static int8, dynamic int8, weight-only, or float; decided by the graph and the processor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .graph import Graph, Layer
 from .plan import Scheme
 from .weightonly import ACCURACY_LEVEL, KERNEL_BITS
 
-GROUP = 32  # inputs to a scale where weights are quantized alone
+GROUP = 32  # inputs to a scale in weight-only layers
 INTEGER: frozenset[Scheme] = frozenset({"static", "dynamic"})  # schemes that multiply integers with integers
 UNSATURATED = 7  # bits of weights whose products, two by two, fit into 16 bits
 ATTENTION = frozenset({"Softmax", "LayerNormalization", "SkipLayerNormalization", "Attention", "MultiHeadAttention"})
@@ -23,7 +23,7 @@ ATTENTION = frozenset({"Softmax", "LayerNormalization", "SkipLayerNormalization"
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides among integer kernels."""
+    """What decides which integer kernels are used."""
 
     arm: bool  # S8 activations are right there, U8 on x86
     saturates: bool  # 8-bit products are summed in 16 bits: weights must stay within 7
@@ -31,7 +31,7 @@ class Machine:
     @classmethod
     @functools.cache
     def here(cls) -> Machine:
-        """This machine, asked by running a kernel."""
+        """This machine, found out by running a kernel."""
         return cls(platform.machine().lower() in ("arm64", "aarch64"), _saturates())
 
 
@@ -55,20 +55,20 @@ class Decision:
     """The scheme of every layer, and the reasons in words."""
 
     schemes: dict[str, Scheme]
-    groups: dict[str, int] = field(default_factory=dict)  # layer -> inputs to a scale, for weights alone
+    groups: dict[str, int] = field(default_factory=dict)  # layer -> inputs to a scale, of weight-only layers
     notes: list[str] = field(default_factory=list)
 
 
 def full_bits(scheme: Scheme, bits: int, machine: Machine) -> int:
-    """The bits of a layer's weights when `bits` are asked for: 7 in place of 8 where integer sums would saturate."""
+    """The bits of a layer's weights for the option `bits`: 7 in place of 8 where integer sums would saturate."""
     return min(bits, UNSATURATED) if scheme in INTEGER and machine.saturates else bits
 
 
 def decide(
     graph: Graph, bits: int, activation_bits: int | None, keep_float: frozenset[str], machine: Machine
 ) -> Decision:
-    """Convolutions are static, but for the one that cuts a transformer's image into patches: of that the weights alone
-    are rounded. Linear layers are static in a plain network; in a transformer, dynamic at 8 bits and weight-only below.
+    """Convolutions are static, but the one that cuts a transformer's image into patches is weight-only. Linear
+    layers are static in a plain network; in a transformer they are dynamic at 8 bits and weight-only below.
     `keep_float` names nodes. The machine decides the integers' types and the bits of 8-bit weights.
     """
     transformer = any(node.op_type in ATTENTION for node in _inner_nodes(graph))
@@ -89,10 +89,10 @@ def _inner_nodes(graph: Graph) -> list[Any]:
 
 
 def _cuts_patches(graph: Graph, layer: Layer) -> bool:
-    """Whether a Conv reads the model's input, and what it makes reaches no other Conv before a layer of another type.
+    """Whether a Conv reads the model's input, and its output reaches no other Conv before a layer of another type.
 
-    Integers on a lone layer between floats would round the image and its patches, and save nothing that can be timed;
-    and OpenVINO 2026.4 loses the bias of this Conv where a class token is put before the patches of a free batch.
+    A single integer layer between float ones would round the image and its patches, and save no measurable time; and
+    OpenVINO 2026.4 loses the bias of this Conv where a class token is put before the patches of a free batch.
     """
     if layer.op != "Conv" or layer.input not in graph.inputs:
         return False
@@ -126,7 +126,7 @@ def _reasons(graph: Graph, decision: Decision, bits: int, machine: Machine) -> l
     narrow = len(decision.groups)
     if narrow:
         notes.append(
-            f"{narrow} layers with {bits}-bit weights alone, groups of {GROUP} in MatMulNBits, whose kernel may round"
+            f"{narrow} layers weight-only with {bits} bits, groups of {GROUP} in MatMulNBits, whose kernel may round"
             f" activations to int8 (accuracy_level={ACCURACY_LEVEL})"
         )
     if unpacked := schemes.count("weights") - narrow:
@@ -145,5 +145,5 @@ def _sums(bits: int, machine: Machine) -> str:
             f"weights of {UNSATURATED} bits: this CPU has no VNNI and adds two products in 16 bits, which weights of"
             f" {bits} would saturate"
         )
-    kernels = "ARM" if machine.arm else "VNNI or its kin"
+    kernels = "ARM" if machine.arm else "VNNI or similar"
     return f"this CPU adds products in 32 bits ({kernels}): weights keep all {bits} bits"

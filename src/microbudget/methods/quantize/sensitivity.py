@@ -1,4 +1,4 @@
-"""What each part of a quantized model costs alone: the KL divergence of the answers with only that part rounded."""
+"""Sensitivity of each part of a quantized model: the KL divergence of the answers with only that part rounded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...progress import SILENT, Progress
 from .calibration import Samples
 from .divergence import mean_kl
 from .graph import Graph
-from .placement import Placement, made_by
+from .placement import Placement, producer_name
 from .plan import Plan, Weights
 from .write import write
 
@@ -22,10 +22,10 @@ def activation_losses(
     few = samples.first(EXAMPLES, graph.model)
     losses = {}
     for tensor in progress.track(placement.tensors, "sensitivity of activations"):
-        alone = [tensor, *(moved for moved, source in placement.source.items() if source == tensor)]
+        moved_too = [tensor, *(moved for moved, source in placement.source.items() if source == tensor)]
         one = Plan(
             dict.fromkeys(plan.schemes, "float"),
-            {name: plan.activations[name] for name in alone},
+            {name: plan.activations[name] for name in moved_too},
             placement.nodes,
         )
         losses[tensor] = mean_kl(graph.model, [write(graph, one)], few.batches, threads=few.threads)[0]
@@ -45,7 +45,7 @@ def weight_losses(
 
 
 def nodes_kept_float(graph: Graph, placement: Placement, losses: dict[str, float], count: int) -> frozenset[str]:
-    """The nodes to leave in float so that the `count` tensors of greatest loss are not rounded where it can be helped.
+    """The nodes to leave in float so that the `count` tensors of greatest loss are not rounded where that is possible.
 
     Those that make such a tensor, and those that read it and are no layers; of a model's input the layers too.
     """
@@ -57,5 +57,5 @@ def nodes_kept_float(graph: Graph, placement: Placement, losses: dict[str, float
             kept |= {reader.name for reader in graph.consumers[tensor]}
         else:
             kept |= {reader.name for reader in graph.consumers.get(tensor, []) if reader.name not in layers}
-            kept.add(made_by(graph, tensor))
+            kept.add(producer_name(graph, tensor))
     return frozenset(kept & placement.nodes)

@@ -1,4 +1,4 @@
-"""Slim: take out of a quantized graph what says nothing: long names, zero points of biases, shapes that are implied.
+"""Slim: remove from a quantized graph what is not needed: long names, zero points of biases, shapes that are implied.
 
 In MobileNetV2 that is 6 % of the int8 file.
 """
@@ -25,9 +25,9 @@ def slim(proto: Any) -> None:
 
 
 def _drop_zero_points(graph: Any) -> None:
-    """Those of biases, which are zero by definition: the standard takes a missing one for zero.
+    """Remove those of biases, which are zero by definition: a missing one counts as zero.
 
-    Not those of weights: without them onnxruntime 1.31 does not fuse the linear layers.
+    Those of weights stay: without them onnxruntime 1.31 does not fuse the linear layers.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:

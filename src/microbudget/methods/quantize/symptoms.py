@@ -1,4 +1,4 @@
-"""Symptoms of a layer that quantizes badly: numbers of its weights and inputs that tell the cause of an error."""
+"""Symptoms of a layer that quantizes badly: numbers of its weights and inputs from which the cause follows."""
 
 from __future__ import annotations
 

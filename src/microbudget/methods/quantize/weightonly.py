@@ -1,4 +1,4 @@
-"""Weights of 2, 4 or 8 bits per group of inputs, activations in float: ONNX Runtime's MatMulNBits."""
+"""Weight-only layers: 2, 4 or 8 bits with a scale per group of inputs, activations in float (MatMulNBits)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACCURACY_LEVEL = 4  # activations rounded to int8 inside the kernel; without it 
 
 
 def kernel_takes(bits: int, group: int | None) -> bool:
-    """Whether MatMulNBits computes this, or the weights must become floats on loading."""
+    """Whether MatMulNBits computes this; else the weights become floats on loading."""
     return bits in KERNEL_BITS and group is not None and group >= SMALLEST_GROUP and group & (group - 1) == 0
 
 

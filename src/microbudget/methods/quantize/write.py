@@ -16,7 +16,7 @@ from .draft import Draft
 from .dynamic import write_dynamic
 from .graph import Graph, Layer
 from .integer import quantize_bias
-from .placement import MOVING, settled
+from .placement import MOVING, after_activation
 from .plan import Mapping, Plan
 from .weightonly import kernel_takes, write_weight_only
 
@@ -74,7 +74,7 @@ class Writer:
             self._give_bias(new, layer, self._float_bias(layer))
         self._place_added_bias(new)
         self._builder.nodes.append(new)
-        final, adding = settled(self.graph, node.output[0]), self.graph.bias_adds.get(node.output[0])
+        final, adding = after_activation(self.graph, node.output[0]), self.graph.bias_adds.get(node.output[0])
         name = node.name if adding is None else adding.name  # the Add of a bias belongs to its MatMul
         if final in self.plan.activations and name in self.plan.integer_nodes:
             self._absorb(node, new, final)

@@ -48,7 +48,7 @@ class OnnxGraph:
         return node
 
     def only_consumer(self, tensor: str) -> Node | None:
-        """The node that alone reads the tensor; None where there are more, or where it is an output of the model."""
+        """The only node that reads the tensor; None where there are more, or where it is an output of the model."""
         consumers = self.consumers.get(tensor, [])
         return consumers[0] if len(consumers) == 1 and tensor not in self.outputs else None
 

@@ -27,7 +27,7 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads of an idle session must not take the processor from its neighbour.
+        # Threads of an idle session must not take the processor from another one.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(
@@ -64,7 +64,7 @@ def write_metadata(graph: Any, labels: tuple[str, ...] | None, preprocessing: di
 
 
 def read_metadata(graph: Any) -> tuple[tuple[str, ...] | None, dict[str, Any] | None]:
-    """Labels and preprocessing of an `onnx.ModelProto`, each None where it says nothing."""
+    """Labels and preprocessing of an `onnx.ModelProto`, each None where it is missing."""
     values = {prop.key: prop.value for prop in graph.metadata_props}
     try:
         labels = json.loads(values[LABELS_KEY]) if LABELS_KEY in values else None

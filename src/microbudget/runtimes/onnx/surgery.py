@@ -14,7 +14,7 @@ from ...errors import UnsupportedModel
 from .graph import OnnxGraph, attribute, copied, needed_for, replace_nodes
 
 Linear = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight (outputs, inputs), bias (outputs,)
-_TRANSPARENT = ("Identity", "Cast", "Softmax", "LogSoftmax", "Dropout")  # may stand between the last layer and the end
+_TRANSPARENT = ("Identity", "Cast", "Softmax", "LogSoftmax", "Dropout")  # may follow the last linear layer
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Classifier:
 
 
 def find_classifier(proto: Any) -> Classifier:
-    """The last linear layer of an `onnx.ModelProto`. Raises UnsupportedModel naming what stands there instead."""
+    """The last linear layer of an `onnx.ModelProto`. Raises UnsupportedModel naming what is there instead."""
     graph = OnnxGraph(proto.graph)
     constants = graph.initializers | {
         node.output[0]: node.attribute[0].t

@@ -38,7 +38,7 @@ _KEPT = re.compile(
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules ask about a model."""
+    """What the rules need to know about a model."""
 
     architecture: str
     layers: int
@@ -74,7 +74,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands: the n-th of `count` of its role, in a model, with or without an importance matrix."""
+    """Where a tensor is: the n-th of `count` of its role, in a model, with or without an importance matrix."""
 
     index: int
     count: int
@@ -254,12 +254,12 @@ class Override:
 
 
 def overrides(text: str) -> tuple[Override, ...]:
-    """Types by pattern: "attn_v=Q8_0, blk.0.=Q6_K". Raises InvalidOption for what is none, or cannot be written."""
+    """Types by pattern: "attn_v=Q8_0, blk.0.=Q6_K". Raises InvalidOption for a bad pattern or type."""
     found = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         pattern, _, type_name = (piece.strip() for piece in part.rpartition("="))
         if not pattern or not type_name:
-            raise InvalidOption(f"tensors: {part!r} is no pattern=TYPE, such as attn_v=Q8_0")
+            raise InvalidOption(f"tensors: {part!r} is not of the form pattern=TYPE, such as attn_v=Q8_0")
         found.append(Override(_compiled(pattern), find(type_name)))
     return tuple(found)
 
@@ -305,14 +305,14 @@ def quantizable(tensor: TensorInfo) -> bool:
 
 
 def needs_imatrix(choice: Choice, file_type: str) -> bool:
-    """Whether the result would be garbage without an importance matrix, in llama.cpp's judgement."""
+    """Whether llama.cpp takes the result for useless without an importance matrix."""
     if choice.tensor.name in ("token_embd.weight", "output.weight") or not quantizable(choice.tensor):
         return False
     return choice.type.name in _NEED_IMATRIX or (choice.type.name == "Q2_K" and file_type == "Q2_K_S")
 
 
 def refuse_unweighted(choices: Sequence[Choice], file_type: str) -> None:
-    """Raise InvalidOption where a tensor would be garbage, since there is no importance matrix."""
+    """Raise InvalidOption where a tensor would be useless, since there is no importance matrix."""
     needing = next((choice for choice in choices if needs_imatrix(choice, file_type)), None)
     if needing is not None:
         raise InvalidOption(
@@ -322,7 +322,7 @@ def refuse_unweighted(choices: Sequence[Choice], file_type: str) -> None:
 
 
 def role_of(name: str) -> str:
-    """What a tensor does, as far as the rules care."""
+    """What a tensor does, as far as the rules distinguish it."""
     if name in ("output.weight", "token_embd.weight"):
         return name.split(".")[0]
     return next((role for text, role in ROLES if text in name), "other")
@@ -338,7 +338,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InvalidOption(f"{pattern!r} is no pattern for names of tensors: {error}") from error
+        raise InvalidOption(f"{pattern!r} is not a valid pattern for names of tensors: {error}") from error
 
 
 def _index(name: str, role: str, seen: Counter[str], facts: Facts) -> int:
@@ -368,7 +368,7 @@ def _stock(mixture: Mixture, file_type: str, tensor: TensorInfo, role: str, plac
 
 
 def _exceptions(type_name: str, file_type: str, role: str, facts: Facts) -> str:
-    """Models of 70 billion parameters and of eight experts can afford better values."""
+    """Models of 70 billion parameters and of eight experts get larger types."""
     if file_type in _TINY:
         eight = {"key": "Q4_K", "attention_output": "Q5_K"}
     else:

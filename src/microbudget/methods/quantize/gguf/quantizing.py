@@ -1,4 +1,4 @@
-"""quantize: a GGUF file into another type, by default with an importance matrix of the training text."""
+"""quantize a GGUF file into another type, by default with an importance matrix of the training text."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Pat
             track=lambda items: context.progress.track(items, f"quantize to {file_type}"),
         )  # fmt: skip
     report = {"type": file_type, "imatrix": origin, **_report(choices, made.size_bytes)}
-    _tell_fallbacks(report, context)
+    _warn_of_fallbacks(report, context)
     seen = tuple(sorted({*model.record.seen, *(example.key for example in used)}))
     return replace(model.record, seen=seen, history={**model.record.history, "quantize": report})
 
@@ -81,7 +81,7 @@ def _choose(file: GgufFile, file_type: str, options: GgufOptions) -> tuple[Choic
 
 
 def _warn_of_losses(choices: Sequence[Choice], context: Context) -> None:
-    """Rounding what was rounded before loses twice."""
+    """Warn where weights that were rounded before are rounded again."""
     again = {
         choice.tensor.type.name
         for choice in choices
@@ -89,8 +89,8 @@ def _warn_of_losses(choices: Sequence[Choice], context: Context) -> None:
     }
     if again:
         context.progress.warn(
-            f"the file is quantized already ({', '.join(sorted(again))}): losses add up, start from F16 where there"
-            " is one"
+            f"the file is quantized already ({', '.join(sorted(again))}), and losses add up: start from an F16 file if"
+            " there is one"
         )
 
 
@@ -102,7 +102,7 @@ def _importance(
         return None, (), None
     if isinstance(options.imatrix, str):
         return importance.load(Path(options.imatrix)), (), options.imatrix
-    examples = _spread(context.task.examples("train"), options.samples)
+    examples = evenly_spaced(context.task.examples("train"), options.samples)
     texts = find_facet(context.task.kind, "quantize")
     if texts is None or not examples:
         raise BadData(
@@ -119,8 +119,8 @@ def _importance(
     return importance.load(path), examples, "training text"
 
 
-def _spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """So many of the examples, evenly over all of them."""
+def evenly_spaced(examples: Sequence[Example], count: int) -> list[Example]:
+    """`count` of the examples at most, evenly spaced over all of them."""
     wanted = min(count, len(examples))
     return [examples[index * len(examples) // wanted] for index in range(wanted)]
 
@@ -159,10 +159,11 @@ def _bits_per_weight(tensors: Sequence[TensorInfo]) -> float:
     return 8 * sum(tensor.size_bytes for tensor in tensors) / sum(tensor.parameters for tensor in tensors)
 
 
-def _tell_fallbacks(report: dict[str, Any], context: Context) -> None:
+def _warn_of_fallbacks(report: dict[str, Any], context: Context) -> None:
     if report["fallbacks"]:
         first, count = report["fallbacks"][0], len(report["fallbacks"])
         context.progress.warn(
-            f"{count} matrices have rows that fit no block of their type, such as {first['tensor']} ({first['columns']}"
-            f" values): {first['type']} in place of {first['wanted']}; that makes {report['fallback_bytes']:+,} bytes"
+            f"{count} matrices have rows that are no multiple of their type's block, such as {first['tensor']}"
+            f" ({first['columns']} values): {first['type']} in place of {first['wanted']}. All these fallbacks make"
+            f" {report['fallback_bytes']:+,} bytes"
         )

@@ -1,4 +1,4 @@
-"""Write a GGUF file anew with other types: row by row through ggml's quantizers, in bounded memory."""
+"""Rewrite a GGUF file with other types: row by row through ggml's quantizers, in bounded memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ordered(file: GgufFile) -> tuple[TensorInfo, ...]:
 
 
 def layout(file: GgufFile, choices: Sequence[Choice], file_type: str) -> Layout:
-    """The new file before its data: all entries are kept, those that tell the types are renewed."""
+    """The new file before its data: all entries are kept, those that name the types are updated."""
     return Layout(renewed(tuple(file.entries.values()), file_type), changed(choices), file.alignment)
 
 
@@ -63,7 +63,7 @@ def rewrite(
     """Write `path` with the chosen types. Raises DiskFull before the start, UnsupportedModel for weights that are NaN.
 
     importance: how much each column of a matrix counts; without it all count the same. track: yields the choices, and
-    may show how far the work has come.
+    may show the progress.
     """
     made = layout(file, choices, file_type)
     _check_importance(choices, file_type, importance)
@@ -74,14 +74,14 @@ def rewrite(
 
 
 def _check_importance(choices: Sequence[Choice], file_type: str, importance: Importance | None) -> None:
-    """Raise UnsupportedModel when the matrix is of another model, or lacks a tensor that cannot do without it."""
+    """Raise UnsupportedModel when the matrix is of another model, or lacks a tensor that needs it."""
     for choice in choices:
         tensor = choice.tensor
         weights = None if importance is None else importance.get(tensor.name)
         if weights is None:
             if importance is not None and needs_imatrix(choice, file_type):
                 raise UnsupportedModel(
-                    f"the importance matrix says nothing of {tensor.name}, which {choice.type.name} cannot do without:"
+                    f"the importance matrix has no values for {tensor.name}, which {choice.type.name} needs:"
                     " was it computed for this model?"
                 )
             continue
@@ -151,5 +151,5 @@ def as_float(raw: NDArray[np.uint8], tensor: TensorInfo) -> NDArray[np.float32]:
     if type_name == "BF16":
         return widen(raw.view(np.uint16)).reshape(-1, columns)
     if not tensor.type.quantized:
-        raise UnsupportedModel(f"{tensor.name} is of type {type_name}, which is no matrix of weights")
+        raise UnsupportedModel(f"{tensor.name} is of type {type_name}, which is not a matrix of weights")
     return dequantize(raw.reshape(-1, tensor.type.bytes_of((columns,))), tensor.type.id, columns)
