@@ -1,4 +1,4 @@
-"""Ollama: prompt templates found by watching, Modelfiles, and a client that is there or not."""
+"""Ollama: prompt templates derived from chat templates, Modelfiles, and a client that is there or not."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def go(template: str, system: str, prompt: str, response: str) -> str:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_first_turn_is_what_the_model_was_trained_on(name: str) -> None:
     template = ChatTemplate(*TEMPLATES[name])
-    form = go_template.find(template)
+    form = go_template.derive(template)
     for system in ("", "Be kind.") if form.takes_system else ("",):
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": "What is {{ this }}?"})
@@ -82,15 +82,15 @@ def test_a_first_turn_is_what_the_model_was_trained_on(name: str) -> None:
         assert go(form.go(), system or form.system, "What is {{ this }}?", "") == expected + form.after_answer
 
 
-def test_a_hidden_system_text_is_told() -> None:
-    form = go_template.find(ChatTemplate(*TEMPLATES["qwen"]))
+def test_a_hidden_system_prompt_is_found() -> None:
+    form = go_template.derive(ChatTemplate(*TEMPLATES["qwen"]))
     assert (form.system, form.before_system) == ("You are a lamp.", "<|im_start|>system\n")
     assert form.before_prompt == "<|im_start|>user\n"
-    assert go_template.find(ChatTemplate(*TEMPLATES["chatml"])).system == ""
+    assert go_template.derive(ChatTemplate(*TEMPLATES["chatml"])).system == ""
 
 
 def test_a_template_without_system_says_so() -> None:
-    form = go_template.find(ChatTemplate(*TEMPLATES["mistral"]))
+    form = go_template.derive(ChatTemplate(*TEMPLATES["mistral"]))
     assert not form.takes_system
     assert form.go() == "[INST] {{ .Prompt }} [/INST]{{ .Response }}</s>"
 
@@ -102,7 +102,7 @@ def test_braces_are_escaped() -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ messages[-1]['content'] }}", "repeats what people say|depends on"),
+        ("{{ messages[-1]['content'] }}", "repeats messages|depends on"),
         ("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}", "changes or repeats"),
         ("{% for m in messages %}{{ loop.index }}:{{ m['content'] }}{% endfor %}", "depends on|differs|differently"),
         ("{{ raise_exception('no') }}", "template failed: no"),
@@ -113,7 +113,7 @@ def test_braces_are_escaped() -> None:
 )
 def test_other_templates_are_not_guessed_at(template: str, reason: str) -> None:
     with pytest.raises(UnsupportedModel, match=reason):
-        go_template.find(ChatTemplate(template))
+        go_template.derive(ChatTemplate(template))
 
 
 def write_model(folder: Path, template: str | None = CHATML) -> Path:
@@ -249,7 +249,7 @@ def test_a_client_that_fails_is_said(server: None, tmp_path: Path, monkeypatch: 
         ollama.publish("lm", tmp_path / "best")
 
 
-def test_without_a_server_the_commands_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_the_commands_are_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")  # the discard port: nobody listens
     ollama.write(write_model(tmp_path / "best"))
     assert not ollama.answers()

@@ -52,13 +52,13 @@ def test_json_lines_hold_line_breaks(tmp_path: Path) -> None:
         ("a.txt", b"\xff\xfe\n", "is no UTF-8 text"),
         ("a.txt", b"a" * (1 << 21), "has 2,097,152 bytes"),
         ("a.csv", b"a\n", "one a line, or from a .jsonl"),
-        ("a.jsonl", b"Why?\n", "line 1: no JSON"),
-        ("a.jsonl", b'"ok"\n{"text": "Why?"}\n', "line 2: a line is a text"),
-        ("a.jsonl", b"[1]\n", "line 1: a line is a text"),
-        ("a.jsonl", b'""\n', "line 1: a line is a text"),
+        ("a.jsonl", b"Why?\n", "line 1 is no JSON"),
+        ("a.jsonl", b'"ok"\n{"text": "Why?"}\n', "line 2 has no text: give"),
+        ("a.jsonl", b"[1]\n", "line 1 has no text: give"),
+        ("a.jsonl", b'""\n', "line 1 has no text: give"),
     ],
 )
-def test_bad_files_are_told_apart(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+def test_bad_files_are_refused_with_the_reason(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(BadData, match=says):
@@ -70,7 +70,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_prompts(tmp_path / "none.txt")
 
 
-def test_a_base_model_goes_on_with_held_out_text_and_a_chat_model_is_asked(tmp_path: Path) -> None:
+def test_a_base_model_continues_held_out_text_and_a_chat_model_is_asked(tmp_path: Path) -> None:
     source = inspect.getsource(textwrap) * 3
     (tmp_path / "a.txt").write_text(source, encoding="utf-8")
     task = TextTask.open(tmp_path / "a.txt")

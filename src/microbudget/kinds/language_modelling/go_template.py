@@ -1,8 +1,8 @@
-"""Ollama's prompt templates, found by watching what a model's own chat template writes.
+"""Ollama's prompt templates, derived from what a model's own chat template writes.
 
-Ollama takes Go templates, models come with Jinja ones. Nobody translates programs: the Jinja template is run on a few
-conversations of marked texts, and what stands between the marks is the Go template. It is kept only if it writes the
-same as the original for conversations that were not used to find it.
+Ollama takes Go templates, models come with Jinja templates. The program is not translated: the Jinja template renders a
+few conversations of marked texts, and the text between the marks becomes the Go template. It is kept only if it writes
+the same as the original for conversations that were not used to derive it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _DATED = re.compile(r"\b\d{1,2} [A-Z][a-z]{2,8} \d{4}\b|\b\d{4}-\d\d-\d\d\b")
 
 
 @dataclass(frozen=True)
-class Form:
-    """One turn as text: what stands before, between and after the system's text, the prompt and the answer."""
+class PromptFormat:
+    """One turn as text: what is before, between and after the system prompt, the user's prompt and the answer."""
 
     before_system: str
     after_system: str  # and before the prompt
-    before_prompt: str  # where there is no system's text
+    before_prompt: str  # where there is no system prompt
     after_prompt: str
     after_answer: str
-    system: str = ""  # what the template says where the user gives no system's text
+    system: str = ""  # the template's own system prompt, where the user gives none
     takes_system: bool = True
 
     def go(self) -> str:
@@ -43,7 +43,7 @@ class Form:
         return f"{first}{{{{ .Prompt }}}}{_go(self.after_prompt)}{{{{ .Response }}}}{_go(self.after_answer)}"
 
     def write(self, messages: Sequence[Message]) -> str:
-        """What Ollama makes of a conversation: a system's text or none, then prompts and answers in turn."""
+        """The text that Ollama makes of a conversation: at most one system prompt, then prompts and answers."""
         given = [str(message["content"]) for message in messages if message["role"] == "system"]
         system = given[0] if given else self.system
         text = ""
@@ -58,21 +58,21 @@ class Form:
 
 
 def _go(text: str) -> str:
-    """Text as it stands in a Go template."""
+    """Text as a Go template has to write it."""
     return text.replace("{{", '{{ "{{" }}')
 
 
-def find(template: ChatTemplate) -> Form:
-    """The form of a Jinja chat template.
+def derive(template: ChatTemplate) -> PromptFormat:
+    """The prompt format of a Jinja chat template.
 
-    Raises UnsupportedModel for a template that fails, or writes turns in a way that no such form has.
+    Raises UnsupportedModel for a template that fails, or that writes turns in a way that no such format has.
     """
     with Renderer() as renderer:
-        return _verified(*_found(renderer, template), renderer, template)
+        return _verified(*_derived(renderer, template), renderer, template)
 
 
-def _found(renderer: Renderer, template: ChatTemplate) -> tuple[Form, bool]:
-    """The form that fits some conversations, and whether it fits them exactly; else up to spaces."""
+def _derived(renderer: Renderer, template: ChatTemplate) -> tuple[PromptFormat, bool]:
+    """The format of a few conversations, and whether it is exact; else it is so up to spaces."""
     plain = _written(renderer, template, ("user", USER))
     longer = _written(renderer, template, ("user", USER), ("assistant", ANSWER), ("user", AGAIN))
     before_first, after_prompt = _cut(plain, USER)
@@ -81,7 +81,7 @@ def _found(renderer: Renderer, template: ChatTemplate) -> tuple[Form, bool]:
     start = before_first + USER + after_prompt
     if head.rstrip(" ") != start.rstrip(" ") or not head.startswith(start) or after_again != after_prompt:
         raise _irregular("a turn depends on those before it")
-    exact = head == start  # else the template puts a space before answers, which models write by themselves
+    exact = head == start  # else the template puts a space before answers, which models write themselves
     try:
         asked = _written(renderer, template, ("system", SYSTEM), ("user", USER))
         before_system, rest = _cut(asked, SYSTEM)
@@ -89,14 +89,14 @@ def _found(renderer: Renderer, template: ChatTemplate) -> tuple[Form, bool]:
     except UnsupportedModel:
         before_system = after_system = ending = ""
     takes_system = ending == after_prompt
-    form = _joined(before_first, before_system, after_system, after_prompt, between, template.eos_token, takes_system)
-    return form, exact
+    found = _joined(before_first, before_system, after_system, after_prompt, between, template.eos_token, takes_system)
+    return found, exact
 
 
 def _joined(
     before_first: str, before_system: str, after_system: str, after_prompt: str, between: str, end: str, takes: bool
-) -> Form:
-    """Divide what stands between an answer and the next prompt: the end of the answer, and the beginning of a turn."""
+) -> PromptFormat:
+    """Divide the text between an answer and the next prompt: the end of the answer, and the beginning of a turn."""
     before_prompt = _common_end(between, before_first)
     if takes:
         before_prompt = _common_end(before_prompt, after_system) or before_prompt
@@ -105,7 +105,7 @@ def _joined(
     while split < len(between) and between[split] == "\n":
         split += 1
     after_answer, before_prompt = between[:split], between[split:]
-    hidden = before_first.removesuffix(before_prompt)  # what is said of itself before the first turn
+    hidden = before_first.removesuffix(before_prompt)  # the template's own text before the first turn
     system = ""
     if hidden and takes and after_system.endswith(before_prompt):
         closing = after_system.removesuffix(before_prompt)
@@ -113,7 +113,7 @@ def _joined(
             system = hidden[len(before_system) : len(hidden) - len(closing)]
     if hidden and not system:
         raise _irregular("the first turn differs from the later ones")
-    return Form(before_system, after_system, before_prompt, after_prompt, after_answer, system, takes)
+    return PromptFormat(before_system, after_system, before_prompt, after_prompt, after_answer, system, takes)
 
 
 def _common_end(a: str, b: str) -> str:
@@ -123,24 +123,24 @@ def _common_end(a: str, b: str) -> str:
     return a[len(a) - length :]
 
 
-def _verified(form: Form, exact: bool, renderer: Renderer, template: ChatTemplate) -> Form:
-    """The form, if it writes what the template writes for other conversations; unless `exact`, up to spaces."""
+def _verified(found: PromptFormat, exact: bool, renderer: Renderer, template: ChatTemplate) -> PromptFormat:
+    """The format, if it writes what the template writes for other conversations; unless `exact`, up to spaces."""
     talks: list[tuple[tuple[str, str], ...]] = [
         (("user", "Why?"),),
         (("user", "Why?"), ("assistant", "Because."), ("user", "Really?"), ("assistant", "Yes."), ("user", "OK")),
     ]
-    if form.takes_system:
+    if found.takes_system:
         talks += [(("system", "Be kind."), *talk) for talk in talks]
     for talk in talks:
-        written = form.write([{"role": role, "content": text} for role, text in talk])
+        written = found.write([{"role": role, "content": text} for role, text in talk])
         expected = _written(renderer, template, *talk)
         if written != expected and (exact or written.replace(" ", "") != expected.replace(" ", "")):
-            raise _irregular("a conversation of several turns comes out differently")
-    return form
+            raise _irregular("a conversation of several turns is written differently")
+    return found
 
 
 def _written(renderer: Renderer, template: ChatTemplate, *talk: tuple[str, str]) -> str:
-    """What the template writes, without the token that begins a text: Ollama puts it there by itself."""
+    """What the template writes, without BOS: Ollama adds it itself."""
     written = renderer.render(template, [{"role": role, "content": text} for role, text in talk])
     if _DATED.search(written):
         raise _irregular("it writes the date")
@@ -150,9 +150,9 @@ def _written(renderer: Renderer, template: ChatTemplate, *talk: tuple[str, str])
 def _cut(text: str, mark: str) -> tuple[str, str]:
     parts = text.split(mark)
     if len(parts) != 2:
-        raise _irregular("it changes or repeats what people say")
+        raise _irregular("it changes or repeats messages")
     return parts[0], parts[1]
 
 
 def _irregular(why: str) -> UnsupportedModel:
-    return UnsupportedModel(f"the model's chat template has no form that Ollama's templates can have: {why}")
+    return UnsupportedModel(f"the model's chat template cannot be written as a template for Ollama: {why}")

@@ -1,4 +1,4 @@
-"""Ollama: a Modelfile beside a GGUF file, and the commands that make a model of both."""
+"""Ollama: a Modelfile next to a GGUF file, and the commands that make a model of both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...errors import Failed, InvalidOption, ModelNotFound, UnsupportedModel
 from ...model import GGUF_NAME
 from ...runtimes.gguf.file import GgufFile
 from ...runtimes.language.chat import ChatTemplate
-from .go_template import COMPLETION, Form, find
+from .go_template import COMPLETION, PromptFormat, derive
 
 MODELFILE = "Modelfile"
 HOST_VARIABLE = "OLLAMA_HOST"
@@ -30,7 +30,7 @@ CREATE_S, LIST_S, ANSWER_S = 3600, 30, 1
 
 @dataclass(frozen=True)
 class Modelfile:
-    """The text of a Modelfile, and what a reader should know of it."""
+    """The text of a Modelfile, and notes for its reader."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Modelfile:
 
 @dataclass(frozen=True)
 class Published:
-    """What `publish` did. listing: what the client says of its models; None where no server answered."""
+    """What `publish` did. listing: the output of `ollama list`; None where no server answered."""
 
     commands: tuple[str, ...]  # to type by hand
     listing: str | None = None
@@ -47,10 +47,10 @@ class Published:
 def modelfile(
     path: Path, *, context: int | None = None, parameters: Mapping[str, float | int | str] | None = None
 ) -> Modelfile:
-    """The Modelfile for a GGUF file that lies beside it.
+    """The Modelfile for a GGUF file in the same folder.
 
     context: tokens, by default what the model was trained for, at most CONTEXT. parameters: more of Ollama's, such as
-    temperature. A chat template that has no counterpart in Ollama is said in the notes, and left to Ollama.
+    temperature. Where the chat template has no counterpart in Ollama, a note says so and TEMPLATE is left out.
     """
     with GgufFile(path) as file:
         trained = file.whole(f"{file.architecture}.context_length", CONTEXT, low=1)
@@ -61,13 +61,13 @@ def modelfile(
     form = None
     if template is None:
         lines.append(_quoted("TEMPLATE", COMPLETION))
-        notes.append("the model has no chat template: it continues a text and does not answer as an assistant")
+        notes.append("the model has no chat template: it continues texts and does not answer as an assistant")
     else:
         try:
-            form = find(ChatTemplate(template, begin, end))
+            form = derive(ChatTemplate(template, begin, end))
             lines += _conversation(form)
         except UnsupportedModel as error:
-            notes.append(f"no TEMPLATE is written, Ollama chooses one by itself ({error})")
+            notes.append(f"TEMPLATE is left out, and Ollama chooses one by itself ({error})")
     settings = {"num_ctx": min(CONTEXT, trained) if context is None else context, **(parameters or {})}
     lines += [f"PARAMETER {key} {value}" for key, value in settings.items()]
     lines += [f"PARAMETER stop {_word(stop)}" for stop in _stops(form, end)]
@@ -84,50 +84,50 @@ def write(folder: Path, **options: object) -> Modelfile:
 
 
 def commands(name: str, folder: Path) -> tuple[str, str]:
-    """The two commands to type: make the model, and talk to it. Raises InvalidOption for a name Ollama refuses."""
+    """The two commands that make the model and talk to it. Raises InvalidOption for a name that Ollama refuses."""
     if not _NAME.fullmatch(name):
-        raise InvalidOption(f"Ollama takes names like lm-python or me/lm-python:q4, in small letters, not {name!r}")
+        raise InvalidOption(f"Ollama takes names like lm-python or me/lm-python:q4, in lower case, not {name!r}")
     file = str(folder / MODELFILE)
     return (f"ollama create {name} -f {_shell(file)}", f"ollama run {name}")
 
 
 def model_name(run: Path) -> str:
-    """A name that Ollama takes, from a run's folder."""
+    """The name of a run's folder, as Ollama takes it."""
     plain = re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("-._")
     return plain or "model"
 
 
 def publish(name: str, folder: Path) -> Published:
-    """Make the model where an Ollama server answers and its client is installed; else only tell the commands.
+    """Make the model where an Ollama server answers and its client is installed; else only return the commands.
 
     Raises InvalidOption for a bad name, ModelNotFound without a Modelfile, Failed when the client fails.
     """
-    told = commands(name, folder)
+    typed = commands(name, folder)
     if not (folder / MODELFILE).is_file():
         raise ModelNotFound(f"{folder} holds no {MODELFILE}")
     client = shutil.which("ollama")
     if client is None or not answers():
-        return Published(told)
+        return Published(typed)
     _run([client, "create", name, "-f", str(folder / MODELFILE)], CREATE_S)
-    return Published(told, _run([client, "list"], LIST_S))
+    return Published(typed, _run([client, "list"], LIST_S))
 
 
 def answers(host: str | None = None) -> bool:
     """Whether an Ollama server answers; by default the one that OLLAMA_HOST names, else on this machine."""
-    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows this machine
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would not reach this machine
     try:
         url = address(host or os.environ.get(HOST_VARIABLE) or "")
-        with straight.open(f"{url}/api/version", timeout=ANSWER_S) as reply:
+        with direct.open(f"{url}/api/version", timeout=ANSWER_S) as reply:
             return bool(reply.status == 200 and b"version" in reply.read(1000))
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError, KeyError):
         return False
 
 
 def address(host: str) -> str:
-    """The URL that Ollama's client asks for a value of OLLAMA_HOST. Raises ValueError for one that is no address.
+    """The URL that Ollama's client uses for a value of OLLAMA_HOST. Raises ValueError for one that is no address.
 
-    The port is 11434 where none is told, 80 and 443 behind http:// and https://; a server that listens everywhere
-    (0.0.0.0) is asked on this machine.
+    The default port is 11434, or 80 and 443 after http:// and https://. A server that listens on all interfaces
+    (0.0.0.0) is reached on this machine.
     """
     scheme, mark, rest = host.strip().strip("\"'").rpartition("://")
     where, slash, path = rest.partition("/")
@@ -148,33 +148,33 @@ def _run(command: list[str], timeout_s: float) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"`{' '.join(command[:2])}` failed: {error}") from error
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise Failed(f"`{' '.join(command[:2])}` failed: {said[-1] if said else f'status {done.returncode}'}")
+        printed = (done.stderr or done.stdout).strip().splitlines()
+        raise Failed(f"`{' '.join(command[:2])}` failed: {printed[-1] if printed else f'status {done.returncode}'}")
     return done.stdout
 
 
-def _conversation(form: Form) -> list[str]:
+def _conversation(form: PromptFormat) -> list[str]:
     lines = [_quoted("TEMPLATE", form.go())]
     return [*lines, _quoted("SYSTEM", form.system)] if form.system else lines
 
 
-def _stops(form: Form | None, end: str) -> list[str]:
-    """Texts that end an answer: the model's own end, and the beginning of the next turn."""
+def _stops(form: PromptFormat | None, end: str) -> list[str]:
+    """Texts that end an answer: EOS, the end of an answer, and the beginning of the next turn."""
     found = [end] if form is None else [end, form.after_answer.strip(), form.before_prompt.strip()]
     return list(dict.fromkeys(text for text in found if text and "\n" not in text))
 
 
 def _token(file: GgufFile, tokens: list[str], name: str) -> str:
-    """The text of a special token; empty where the file names none."""
+    """The text of a special token; empty where the file has none."""
     key = f"tokenizer.ggml.{name}_token_id"
     index = file.whole(key) if key in file.entries else len(tokens)
     return tokens[index] if index < len(tokens) else ""
 
 
 def _quoted(word: str, text: str) -> str:
-    """An instruction with a text of several lines. Raises UnsupportedModel when the text holds the quotes itself."""
+    """An instruction with a text of several lines. Raises UnsupportedModel when the text contains the quotes itself."""
     if '"""' in text:
-        raise UnsupportedModel('the text holds """, which a Modelfile cannot')
+        raise UnsupportedModel('the text contains """, which a Modelfile cannot quote')
     return f'{word} """{text}"""'
 
 

@@ -1,7 +1,7 @@
-"""Passages: a text file as a row of pieces of about equal length, each cut where a line begins if it can be.
+"""Passages: a text file in pieces of about equal length, each cut at the beginning of a line if possible.
 
-Where a piece begins depends on the bytes around that place only, so that a file of any size is never read as a whole,
-and the same text gives the same pieces whatever tokenizer reads them.
+The place of a cut depends only on the bytes around it, so that a file of any size is never read as a whole, and the
+same text gives the same pieces for every tokenizer.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class TextFile:
     path: Path
     size: int
     stride: int
-    start: int = 0  # behind the mark that some editors put first
+    start: int = 0  # after the byte order mark that some editors write
 
     @classmethod
     def open(cls, path: Path, stride: int) -> TextFile:
-        """Look at a file's beginning. Raises BadData for one that is empty or no text."""
+        """Check a file's beginning. Raises BadData for one that is empty or no text."""
         try:
             size = path.stat().st_size
             with path.open("rb") as stream:
@@ -57,7 +57,7 @@ class TextFile:
 
     @property
     def count(self) -> int:
-        """How many passages there are; the last is up to half as long again."""
+        """The number of passages; the last is at most 1.5 strides long."""
         return max(1, round((self.size - self.start) / self.stride))
 
     def passage(self, index: int) -> Passage:
@@ -76,7 +76,7 @@ class TextFile:
         return self.start if index == 0 else self._cut(self.start + index * self.stride, self.stride // 2)
 
     def _cut(self, place: int, reach: int) -> int:
-        """The first beginning of a line from `place` on, within `reach`; else of a word; else of a character."""
+        """The first beginning of a line from `place` on, within `reach` bytes; else of a word; else of a character."""
         with self.path.open("rb") as stream:
             stream.seek(place - 1)
             around = stream.read(reach + 1)
@@ -96,7 +96,7 @@ def read(passage: Passage) -> bytes:
         stream.seek(passage.start)
         raw = stream.read(passage.length)
     if len(raw) < passage.length:
-        raise BadData(f"{passage.path} became shorter while it was read")
+        raise BadData(f"{passage.path} became shorter during reading")
     _check_text(raw, passage.path, passage.start)
     return raw
 
@@ -113,7 +113,7 @@ def _check_text(raw: bytes, path: Path, offset: int) -> None:
 
 
 def _whole(head: bytes) -> int:
-    """How many bytes of the beginning end with a whole character."""
+    """The number of bytes up to the end of the last whole character."""
     for back in range(1, min(4, len(head)) + 1):
         byte = head[-back]
         if byte & 0xC0 != 0x80:  # the first byte of a character

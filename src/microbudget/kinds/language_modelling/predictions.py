@@ -1,9 +1,9 @@
-"""Predictions: what a reference says of passages, kept on disk, so that it reads them once for all its candidates.
+"""Predictions of a reference for passages, kept on disk: it reads them once for all candidates.
 
-The log-probabilities of a token are kept as one of 65,536 steps between the largest and the smallest, which is taken as
-no less than DEEPEST below. Steps are at most 0.001 nats, and the probabilities are made to sum to 1 again, so that the
-divergence of a candidate changes by the step's square, and by its product with what is random in both: on real models
-by less than 1e-6 nats a token.
+Each log-probability of a token is kept as one of 65,536 steps between the largest and the smallest, which is taken as
+at most DEEPEST below. Steps are at most 0.001 nats, and the probabilities are normalized again, so that the divergence
+of a candidate changes by the step's square, and by its product with the noise of both: on real models by less than 1e-6
+nats per token.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ...errors import BrokenModel
 from ...machine.files import open_whole
 from ...task import Example
 
-DEEPEST = 64.0  # nats below the likeliest token: what is less likely adds nothing that float64 could hold
+DEEPEST = 64.0  # nats below the most likely token: less likely ones are lost in a sum of float64
 STEPS = 65_535
 ROWS = 16  # tokens at once: with a vocabulary of 4,096 their float64 copies stay in a core's cache
-IMPOSSIBLE = -1e9  # a logit of minus infinity: as finite as needs be where the reference gives no probability either
-MOST_PASSAGES = 256  # whose divergence is computed: 80,000 tokens bound it to a few per cent
+IMPOSSIBLE = -1e9  # in place of a logit of minus infinity, whose product with a probability of 0 would be NaN
+MOST_PASSAGES = 256  # whose divergence is computed: 80,000 tokens estimate it to a few per cent
 FEWEST_PASSAGES = 32
 LARGEST_STORE = 4 << 30  # bytes on disk of two splits, and never more than a quarter of what is free there
 BYTES_PER_TOKEN = 3  # of text: fewer than what tokenizers take on average
@@ -40,14 +40,14 @@ Ids = NDArray[np.int64]
 class Sums(NamedTuple):
     """Over the tokens of a passage. The latter two are NaN where the reference has other tokens."""
 
-    cost: float  # nats that the tokens cost
-    lost: float  # nats that are lost against the reference (Kullback & Leibler 1951)
-    same: float  # how many tokens both rank first
+    cost: float  # cross entropy, nats
+    lost: float  # divergence from the reference, nats (Kullback & Leibler 1951)
+    same: float  # number of tokens before which both rank the same token first
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one passage. ids, first: (tokens,), the tokens and those ranked first; levels: (tokens, vocabulary)."""
+    """Of one passage. ids, first: (tokens,), the tokens and the most likely ones; levels: (tokens, vocabulary)."""
 
     ids: Ids
     first: Ids
@@ -58,23 +58,23 @@ class Prediction:
     def of(cls, ids: Ids, logits: Logits) -> Prediction:
         """From the logits before each token, (tokens, vocabulary). Raises BrokenModel where one is NaN."""
         if np.isnan(logits).any():
-            raise BrokenModel("the reference answers with NaN")
+            raise BrokenModel("the reference's logits have NaN")
         parts = [_levels(logits[start : start + ROWS]) for start in range(0, len(ids), ROWS)]
         step, levels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return cls(np.asarray(ids), logits.argmax(axis=1), step, levels)
 
     def judge(self, ids: Ids, logits: Logits) -> Sums:
-        """A candidate's logits before the same tokens, (tokens, vocabulary), against these."""
+        """Compare a candidate's logits before the same tokens, (tokens, vocabulary), with this."""
         agrees = logits.shape == self.levels.shape and np.array_equal(ids, self.ids)
         return judge(ids, logits, self._below_top if agrees else None, self.first)
 
     def _below_top(self, part: slice) -> Floats:
-        """Log-probabilities less the row's largest, (tokens, vocabulary): softmax takes such a constant out."""
+        """Log-probabilities less the row's largest, (tokens, vocabulary); softmax ignores such a constant."""
         return self.levels[part] * -self.step[part, None].astype(np.float64)
 
 
 def judge_exactly(reference: tuple[Ids, Logits], candidate: tuple[Ids, Logits]) -> Sums:
-    """The same from all digits of both."""
+    """As `Prediction.judge`, from the unrounded logits of both."""
     (ids, before), (other, after) = reference, candidate
     agrees = before.shape == after.shape and np.array_equal(ids, other)
     return judge(other, after, (lambda part: below_top(before[part])) if agrees else None, before.argmax(axis=1))
@@ -83,9 +83,9 @@ def judge_exactly(reference: tuple[Ids, Logits], candidate: tuple[Ids, Logits]) 
 def judge(
     ids: Ids, logits: Logits, reference: Callable[[slice], Floats] | None = None, first: Ids | None = None
 ) -> Sums:
-    """What the tokens cost by logits (tokens, vocabulary), and how far those are from a reference's.
+    """The cross entropy of tokens by logits (tokens, vocabulary), and the divergence of these from a reference's.
 
-    reference: the log-probabilities of a part, up to a constant of each row; None where it has other tokens.
+    reference: the log-probabilities of a part, up to a constant of each row; None where its tokens differ.
     """
     cost, lost = 0.0, 0.0
     for start in range(0, len(ids), ROWS):
@@ -108,7 +108,7 @@ def below_top(logits: Logits) -> Floats:
 
 
 def _divergence(log_e: Floats, z: Floats) -> Floats:
-    """Of softmax(z) from softmax(log e), less the logarithm of the sum of exp(z): (tokens,).
+    """The divergence of softmax(z) from softmax(log e), less the logarithm of the sum of exp(z): (tokens,).
 
     With p = e / sum(e): sum(p * (log p - z)) = sum(e * (log e - z)) / sum(e) - log sum(e).
     """
@@ -125,10 +125,10 @@ def _levels(logits: Logits) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
 
 
 class Predictions:
-    """A folder of them, a file for each passage; a file that is there is whole.
+    """A folder with a file for each passage; a file that exists is complete.
 
-    room_bytes: what they may take, by default LARGEST_STORE, and at most a quarter of the free disk. What does not fit
-    is not kept, and the reference reads it again.
+    room_bytes: their limit, by default LARGEST_STORE, and at most a quarter of the free disk. What does not fit is not
+    kept, and the reference reads it again.
     """
 
     def __init__(self, folder: Path, room_bytes: int | None = None) -> None:
@@ -139,7 +139,7 @@ class Predictions:
         self._left_bytes = min(LARGEST_STORE if room_bytes is None else room_bytes, free) - taken
 
     def get(self, example: Example) -> Prediction | None:
-        """What was kept of a passage."""
+        """The prediction for a passage, or None where none was kept."""
         try:
             with self._path(example).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 return Prediction(*(stored[name] for name in Prediction.__dataclass_fields__))
@@ -147,7 +147,7 @@ class Predictions:
             return None
 
     def keep(self, example: Example, prediction: Prediction) -> bool:
-        """Whether there was room for it."""
+        """Write it, if there is room. Returns whether there was."""
         arrays = vars(prediction)
         size = sum(array.nbytes for array in arrays.values())
         if size > self._left_bytes:
@@ -158,14 +158,14 @@ class Predictions:
         return True
 
     def _path(self, example: Example) -> Path:
-        """By name and content: the same words elsewhere have another history."""
+        """By name and content: the same text in another place has another history."""
         return self._folder / f"{hashlib.sha256(f'{example.name} {example.key}'.encode()).hexdigest()[:32]}.npz"
 
 
 def compared(examples: Sequence[Example], vocabulary: int, stride: int) -> frozenset[str]:
-    """Names of the passages whose divergence is computed: evenly spread, the same whatever the disk has room for.
+    """Names of the passages whose divergence is computed: evenly spaced, and independent of the free disk.
 
-    All where they are few, at most MOST_PASSAGES, fewer where half of LARGEST_STORE would not hold them.
+    All of them up to MOST_PASSAGES, or fewer where half of LARGEST_STORE could not hold them.
     """
     passage_bytes = max(1, 2 * vocabulary * stride // BYTES_PER_TOKEN)
     count = min(len(examples), MOST_PASSAGES, max(FEWEST_PASSAGES, LARGEST_STORE // 2 // passage_bytes))

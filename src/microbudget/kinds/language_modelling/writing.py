@@ -1,4 +1,4 @@
-"""Writing: what an open language model answers to prompts, with the same noise for every model of the same seed."""
+"""Answers of an open language model to prompts, with the same noise for every model and the same seed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ...errors import BrokenModel, InvalidOption, UnsupportedModel, WorkerFailed
 from ...judge.worker import Worker
 from .prompts import TOKENS, Prompt
 
-TEMPERATURE = 0.7  # what people run such models with; at 0 small models repeat themselves
-SHARE = 4  # of the context that an answer may take: the rest is the prompt's
+TEMPERATURE = 0.7  # the usual one; at 0 small models repeat themselves
+SHARE = 4  # an answer takes at most a quarter of the context: the rest is for the prompt
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Written:
 
     text: str = ""
     tokens: int = 0
-    ended: bool = False  # the model said that it is done
+    ended: bool = False  # the model ended the answer; False: it was stopped at the limit
     failure: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -29,12 +29,12 @@ class Written:
 
 
 def answers_questions(worker: Worker) -> bool:
-    """Whether the open model was trained to answer in a conversation: it has a chat template."""
+    """Whether the open model has a chat template: it was trained to answer in a conversation."""
     return bool(worker.ask("call", method="about", arguments={})["chats"])
 
 
 def write(worker: Worker, prompts: Sequence[Prompt], seed: int) -> list[Written]:
-    """An answer to each prompt. A prompt that fails does not hide the others; after a crash there are no more."""
+    """An answer to each prompt. One that fails does not hide the others; after a crash there are no more."""
     context = int(worker.ask("call", method="about", arguments={})["trained_context_tokens"])
     tokens = max(1, min(TOKENS, context // SHARE))
     found: list[Written] = []
