@@ -57,8 +57,8 @@ def options(tmp_path: Path) -> list[str]:
     [
         ("quantize(type='IQ2_XS', imatrix=False)", "IQ2_XS needs an importance matrix"),
         ("quantize(type='Q4_0', imatrix=False, tensors='ffn_up=IQ1_S')", "needs an importance matrix"),
-        ("quantize(type='Q4_0', tensors='attn_v')", "is no pattern=TYPE"),
-        ("quantize(type='Q4_0', tensors='(=Q8_0')", "is no pattern for names of tensors"),
+        ("quantize(type='Q4_0', tensors='attn_v')", "is not of the form pattern=TYPE"),
+        ("quantize(type='Q4_0', tensors='(=Q8_0')", "is not a valid pattern for names of tensors"),
         ("quantize(type='Q4_0', tensors='attn_v=Q9')", "there is no type 'Q9' of tensors"),
         ("quantize(type='Q4_0', tensors='attn_v=Q8_K')", "there is no type 'Q8_K' of tensors that can be written"),
         ("quantize(type='Q4_0', tensors='attn_v=I8')", "there is no type 'I8' of tensors that can be written"),

@@ -84,5 +84,5 @@ def test_unknown_mixtures_types_and_patterns_are_refused() -> None:
         choose(tensors, about, "Q4_K_XL", imatrix=False)
     with pytest.raises(InvalidOption, match="there is no type 'Q9' of tensors"):
         overrides("attn=Q9")
-    with pytest.raises(InvalidOption, match="is no pattern"):
+    with pytest.raises(InvalidOption, match="is not a valid pattern"):
         overrides("(=Q8_0")
