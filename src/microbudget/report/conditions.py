@@ -1,4 +1,4 @@
-"""Conditions: how and on what it was measured, so that a number can be judged and found again."""
+"""Conditions: how and on what machine it was measured, so that a number can be judged and reproduced."""
 
 from __future__ import annotations
 
