@@ -348,9 +348,9 @@ def test_sparsity_is_a_share(sparsity: float) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prune(latency='2x')", "latency must be a share of the model's own below 1"),
-        ("prune(size='half')", "size must be a share"),
-        ("prune(size='0.0x')", "size must be a share"),
+        ("prune(latency='2x')", "latency must be a fraction of the model's own below 1"),
+        ("prune(size='half')", "size must be a fraction"),
+        ("prune(size='0.0x')", "size must be a fraction"),
         ("prune(latency='0.5x', sparsity=0.5)", "sparsity and latency are targets of the same cut"),
         ("prune(structure='layers', size='0.5x')", "takes sparsity"),
         ("prune(structure='weights', latency='0.5x')", "takes sparsity"),

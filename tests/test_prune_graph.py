@@ -23,7 +23,7 @@ from microbudget.methods.prune.axes import Atoms, blocks, reshaped
 from microbudget.methods.prune.channels import finish, plan
 from microbudget.methods.prune.graph import Dependencies, trace
 from microbudget.methods.prune.moments import input_moments, match, moments, repaired_logits
-from microbudget.methods.prune.sensitivity import silenced
+from microbudget.methods.prune.sensitivity import masked
 from microbudget.methods.prune.surgery import check, cut
 from microbudget.methods.prune.target import PruningTarget, divergence
 from microbudget.progress import SILENT
@@ -85,7 +85,7 @@ def test_pruned_equals_zeroed(program: list, flat: bool, seed: int, data: st.Dat
         if step[0] == "twin"
     )
     target = PruningTarget(network, [{"pixel_values": PIXELS}])
-    with silenced(target, graph, removed):
+    with masked(target, graph, removed):
         torch.testing.assert_close(target.logits(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(target.logits(), logits(network))  # nothing is left of the silence
     if len(removed):
@@ -186,7 +186,7 @@ def test_moments_are_of_each_channel(shape: tuple[int, ...]) -> None:
         np.testing.assert_allclose(variance, [each.var() for each in channels], rtol=1e-4)
 
 
-def test_batch_norm_takes_up_what_the_removed_channels_said() -> None:
+def test_batch_norm_makes_up_for_removed_channels() -> None:
     """Each channel that stays has the mean and deviation that it had, behind every norm."""
     program = [("conv", 0, 12, 1, 3), ("norm", 1), ("silu", 2), ("conv", 3, 8, 1, 3), ("norm", 4), ("relu", 5)]
     network = random_net(program, False, 3)
@@ -255,7 +255,7 @@ def test_a_width_in_the_code_is_found_out() -> None:
     smaller = copy.deepcopy(network)
     removed = graph.sites[0].bundles[:2]
     cut(smaller, graph, removed)
-    with silenced(target, graph, removed):
+    with masked(target, graph, removed):
         expected = target.logits()
     with pytest.raises(UnsupportedModel, match="its code has their number written down"):
         check(target, smaller, expected)

@@ -1,4 +1,4 @@
-"""Deadline: long loops stop when the time is up, or as soon as their own steps show that it will not do."""
+"""Deadline: long loops stop when the time is up, or as soon as their own steps show that it will not suffice."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Clock:
             self._look *= 2
             needed_s = (now - self._began) / (self._done - 1) * left
         if needed_s > left_s:
-            told = f"{self._what} would take {format_seconds(needed_s)} more, and {format_seconds(left_s)} are left"
-            raise OutOfTime(_advice(told if left_s > 0 else f"the time is up in the middle of {self._what}"))
+            reason = f"{self._what} would take {format_seconds(needed_s)} more, and {format_seconds(left_s)} are left"
+            raise OutOfTime(_advice(reason if left_s > 0 else f"the time is up in the middle of {self._what}"))
 
 
-def _advice(told: str) -> str:
-    return f"{told}; what was done so far is kept: give the same command again with more --minutes"
+def _advice(reason: str) -> str:
+    return f"{reason}; what was done so far is kept: give the same command again with more --minutes"

@@ -166,7 +166,7 @@ class _AdamW:
         self._parameters, self._decay, self._steps = parameters, weight_decay, 0
         self._first = [np.zeros_like(array) for array in parameters]
         self._second = [np.zeros_like(array) for array in parameters]
-        self._scratch = [np.empty_like(array) for array in parameters]  # without it half the time goes into memory
+        self._scratch = [np.empty_like(array) for array in parameters]  # without it half the time is spent on memory
 
     def step(self, gradients: list[Array], rate: float) -> None:
         """One update; gradients in the parameters' order, which it uses up."""

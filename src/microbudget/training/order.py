@@ -1,4 +1,4 @@
-"""Order: which rows each step of a training sees, and at which share of the learning rate."""
+"""Order: which rows each step of a training sees, and at which fraction of the learning rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Rows = NDArray[np.intp]
 
 @dataclass
 class Order:
-    """The rows of each batch: shuffled anew for each epoch, by the seed and the epoch's number alone."""
+    """The rows of each batch: shuffled again for each epoch, by the seed and the epoch's number alone."""
 
     examples: int
     batch_size: int
@@ -23,7 +23,7 @@ class Order:
 
     @property
     def batches(self) -> int:
-        """How many an epoch has; none with a single example, unless that is asked for."""
+        """How many an epoch has; none with a single example, unless the batch size is 1."""
         count = math.ceil(self.examples / self.batch_size)
         return count if self.batch_size == 1 else min(count, max(1, self.examples // 2))
 
@@ -36,7 +36,7 @@ class Order:
 
 
 def schedule(step: int, total: int, warmup: float) -> float:
-    """Share of the learning rate at a step: up in a line over the warm-up, then down to zero in half a cosine."""
+    """Fraction of the learning rate at a step: up in a line over the warm-up, then down to zero in half a cosine."""
     warm = round(total * warmup)
     if step < warm:
         return (step + 1) / (warm + 1)

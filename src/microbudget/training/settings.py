@@ -1,4 +1,4 @@
-"""What a training is given beside its network and its data: how it learns, and how it is run."""
+"""The settings of a training: how the network learns, and how the training is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Settings:
     learning_rate: float = 1e-3  # at the end of the warm-up
     batch_size: int = 32  # at most: an epoch is cut into batches of equal size, so that none has a single example
     weight_decay: float = 0.01  # on matrices and kernels; not on biases and norms
-    warmup: float = 0.05  # share of all steps
+    warmup: float = 0.05  # fraction of all steps
     patience: int | None = 5  # epochs without a better validation loss before it stops; None: never before the end
     clip: float = 1.0  # the gradient's norm at most; 0: not clipped
     parts: int = 1  # a batch goes through in so many parts: less memory, the same step

@@ -93,7 +93,7 @@ def _initialized(config: Any, labels: tuple[str, ...], seed: int) -> Any:
 
 
 def _check_architecture(config: Any) -> None:
-    """Of kinds with several image classifiers, such as DeiT and LeViT, the configuration must say which."""
+    """Of kinds with several image classifiers, such as DeiT and LeViT, the configuration must name one."""
     known = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.get(type(config), None)
     if isinstance(known, tuple) and not config.architectures:
         names = [kind.__name__ for kind in known]
@@ -140,9 +140,9 @@ def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed:
 
 
 def check_cut(whole: Any, depth: float, width: float) -> None:
-    """Each of the two must take parameters away: some configurations have a word that their network does not read.
+    """Each of the two must reduce the parameters: some configurations have a setting that their network ignores.
 
-    Raises InvalidOption where the share leaves all, UnsupportedModel where the configuration cannot express less.
+    Raises InvalidOption where the fraction leaves all, UnsupportedModel where the configuration cannot express less.
     """
     config = whole.config
     for name, parts, share in (("depth", "blocks", depth), ("width", "channels", width)):
@@ -151,7 +151,7 @@ def check_cut(whole: Any, depth: float, width: float) -> None:
         smaller = smaller_config(config, depth if name == "depth" else 1.0, width if name == "width" else 1.0)
         if smaller.to_dict() == config.to_dict():
             raise InvalidOption(
-                f"distill: {name}={share:g} leaves all {parts} that the model has: ask for a smaller share, or leave"
+                f"distill: {name}={share:g} leaves all {parts} that the model has: give a smaller fraction, or leave"
                 f" {name} out"
             )
         if _parameters(type(whole), smaller) >= _parameters(type(whole), config):
@@ -180,7 +180,7 @@ def _cannot_express(kind: Any, parts: str) -> UnsupportedModel:
 
 
 def smaller_config(config: Any, depth: float, width: float) -> Any:
-    """The configuration with fewer blocks and channels. Raises UnsupportedModel where it has no words for that."""
+    """The configuration with fewer blocks and channels. Raises UnsupportedModel where it cannot express that."""
     values = config.to_dict()
     changed = {**_fewer_blocks(values, depth), **_fewer_channels(values, width)}
     smaller = copy.deepcopy(config)
@@ -225,7 +225,7 @@ def _fewer_channels(values: Mapping[str, Any], width: float) -> dict[str, Any]:
 
 
 def _last_of_efficientnet(values: Mapping[str, Any], coefficient: float) -> int:
-    """Width of its last convolution, which its configuration says once more: 1280 rounded as transformers rounds it."""
+    """Width of its last convolution, which its configuration repeats: 1280 rounded as transformers rounds it."""
     divisor, exact = values["depth_divisor"], 1280 * coefficient
     count = max(divisor, int(exact + divisor / 2) // divisor * divisor)
     return int(count + divisor if count < 0.9 * exact else count)
@@ -254,7 +254,7 @@ def inherit(smaller: Any, whole: Any) -> dict[str, str]:
             if source.ndim != tensor.ndim or any(a > b for a, b in zip(tensor.shape, source.shape, strict=True)):
                 raise UnsupportedModel(
                     f"{name} would grow from {tuple(source.shape)} to {tuple(tensor.shape)}: this model is narrower"
-                    " than its configuration says (was it pruned?): leave depth and width out to train it as it is"
+                    " than its configuration (was it pruned?): leave depth and width out to train it as it is"
                 )
             tensor.copy_(source[tuple(slice(0, size) for size in tensor.shape)])
     return found

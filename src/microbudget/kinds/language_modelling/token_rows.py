@@ -23,7 +23,7 @@ VALIDATED_AT_ONCE = 1  # rows: more would take more memory than a training with 
 class TokenRows:
     """Rows of equal length: tokens and targets, both (rows, length), the targets not shifted.
 
-    cut: share of the tokens to be learnt that a row had no room for.
+    cut: fraction of the tokens to be learnt that did not fit into the rows.
     """
 
     tokens: torch.Tensor

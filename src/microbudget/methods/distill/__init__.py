@@ -22,8 +22,8 @@ class Distill(Method):
         None,
         "a Hugging Face folder or hub id, or a config.json alone (randomly initialized); by default cut from the model",
     )
-    depth: float = option(1.0, "share of the model's blocks that the student keeps", low=0.01, high=1.0)
-    width: float = option(1.0, "share of the model's channels that the student keeps", low=0.01, high=1.0)
+    depth: float = option(1.0, "fraction of the model's blocks that the student keeps", low=0.01, high=1.0)
+    width: float = option(1.0, "fraction of the model's channels that the student keeps", low=0.01, high=1.0)
     teacher: str | None = option(None, "a model; by default the run's reference, else the given model")
     temperature: float = option(4.0, "of the soft labels: higher shows more of what the teacher finds similar", low=0.1)
     hard: float = option(0.1, "weight of the true labels, the soft ones have the rest", low=0.0, high=1.0)

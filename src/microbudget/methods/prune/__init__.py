@@ -20,7 +20,7 @@ IMPORTANCES = {  # of each structure; blocks are dropped by their measured effec
     "layers": ("magnitude",),
     "weights": ("magnitude", "wanda"),
 }
-_SHARE = re.compile(r"\s*(0?\.\d+)\s*x\s*")
+_FRACTION = re.compile(r"\s*(0?\.\d+)\s*x\s*")
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Prune(Method):
         "whole channels, heads and neurons; whole layers; or single weights, which saves nothing here",
         choices=("channels", "layers", "weights"),
     )
-    sparsity: float | None = option(None, "share of them that goes, above 0 and below 1; 0.5 if no target is given")
-    latency: str | None = option(None, "instead: time in ONNX Runtime as a share of the model's own, such as '0.5x'")
-    size: str | None = option(None, "instead: parameters as a share of the model's own, such as '0.5x'")
+    sparsity: float | None = option(None, "fraction that is removed, above 0 and below 1; 0.5 if no target is given")
+    latency: str | None = option(None, "instead: time in ONNX Runtime as a fraction of the model's own, such as '0.5x'")
+    size: str | None = option(None, "instead: parameters as a fraction of the model's own, such as '0.5x'")
     importance: str = option(
         "magnitude",
         "what is least important: by weights, by gradients, by the scale of batch norm, by weights and inputs",
@@ -52,7 +52,7 @@ class Prune(Method):
             raise InvalidOption(f"prune: {' and '.join(given)} are targets of the same cut: give one of them")
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             raise InvalidOption(
-                f"prune: sparsity must be above 0 and below 1, the share that goes, not {self.sparsity!r}"
+                f"prune: sparsity must be above 0 and below 1, the fraction that is removed, not {self.sparsity!r}"
             )
         if (self.structure != "channels" and self.size) or (self.structure == "weights" and self.latency):
             raise InvalidOption(
@@ -66,10 +66,12 @@ class Prune(Method):
             raise InvalidOption(
                 f"prune: importance={self.importance!r} is not for structure={self.structure!r}: {advice}"
             )
-        self._shares()
+        self._fractions()
 
-    def _shares(self) -> dict[str, float]:
-        return {name: _share(name, text) for name in ("latency", "size") if (text := getattr(self, name)) is not None}
+    def _fractions(self) -> dict[str, float]:
+        return {
+            name: _fraction(name, text) for name in ("latency", "size") if (text := getattr(self, name)) is not None
+        }
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the smaller model; what was measured goes into the record. Raises what tracing and allocation raise."""
@@ -91,7 +93,7 @@ class Prune(Method):
     def _channels(self, model: Model, context: Context, target: Any) -> _Result:
         from ...runtimes.hf.widths import widths_of
         from .channels import finish, plan
-        from .configs import one_width, say_widths
+        from .configs import one_width, set_widths
 
         uniform = target.uniform or one_width(target.network.config)
         made = plan(target, self.importance, context.progress, uniform=uniform)
@@ -100,15 +102,15 @@ class Prune(Method):
         report = finish(made, counts, network) | measured
         pruned = [(family.width, family.width - count) for family, count in zip(made.families, counts, strict=True)]
         dropped = model.record.state.get("dropped", ())
-        left = widths_of(network, dropped) if dropped else say_widths(network, pruned)
+        left = widths_of(network, dropped) if dropped else set_widths(network, pruned)
         return network, _with(model.record.state, widths=left), report
 
     def _counts(self, made: Any, model: Model, context: Context) -> tuple[Sequence[int], dict[str, float]]:
-        """Channels to remove from each layer, and what was measured to choose them."""
-        shares = self._shares()
-        if "size" in shares:
-            return made.for_size(shares["size"]), {}
-        if "latency" not in shares:
+        """Channels to remove from each layer, and what was measured to choose them, for the report."""
+        fractions = self._fractions()
+        if "size" in fractions:
+            return made.for_size(fractions["size"]), {}
+        if "latency" not in fractions:
             return made.for_sparsity(self.sparsity or DEFAULT_SPARSITY), {}
         from .latency import Decision, reach
 
@@ -117,7 +119,7 @@ class Prune(Method):
         if decided is None or len(decided.counts) != len(made.families):
             time = _stopwatch(made.target, context)
             decided = reach(
-                shares["latency"], made.for_time, lambda counts: time(made.cut(counts), f"{sum(counts)} channels")
+                fractions["latency"], made.for_time, lambda counts: time(made.cut(counts), f"{sum(counts)} channels")
             )
             decided.save(path)
         return decided.counts, {"latency_left_measured": decided.measured}
@@ -129,14 +131,14 @@ class Prune(Method):
 
     def _layers(self, model: Model, context: Context, target: Any) -> _Result:
         from ...runtimes.hf.widths import drop, widths_of
-        from .blocks import choose, renamed, said
+        from .blocks import choose, renamed, shortened
 
         measured: dict[str, float] = {}
         enough = self._enough(target, model, context, measured) if self.latency else None
         names, steps = choose(target, self.sparsity or DEFAULT_SPARSITY, context.progress, enough)
         report = {"dropped": list(names), "steps": steps, "divergence": steps[-1]["divergence"], **measured}
         state, network = dict(model.record.state), target.network
-        smaller = None if state.get("widths") or state.get("dropped") else said(network, names)
+        smaller = None if state.get("widths") or state.get("dropped") else shortened(network, names)
         kept = renamed(state.get("zeros", ()), names)
         if smaller is not None:
             return smaller, _with(state, zeros=list(kept.values())), report
@@ -149,7 +151,7 @@ class Prune(Method):
         from .blocks import without
         from .latency import Decision
 
-        path, target = self._decision_file(model, context), self._shares()["latency"]
+        path, target = self._decision_file(model, context), self._fractions()["latency"]
         decided = Decision.read(path)
         time = None if decided else _stopwatch(target, context)
 
@@ -193,12 +195,12 @@ class Prune(Method):
 _Result = tuple[Any, dict[str, Any], dict[str, Any]]  # network, state, report
 
 
-def _share(option: str, text: str) -> float:
+def _fraction(option: str, text: str) -> float:
     """0.5 of "0.5x". Raises InvalidOption for what is not between 0 and 1."""
-    match = _SHARE.fullmatch(text)
+    match = _FRACTION.fullmatch(text)
     if not match or not float(match[1]) > 0:
         raise InvalidOption(
-            f"prune: {option} must be a share of the model's own below 1, such as '0.5x' for half, not {text!r}"
+            f"prune: {option} must be a fraction of the model's own below 1, such as '0.5x' for half, not {text!r}"
         )
     return float(match[1])
 

@@ -1,7 +1,8 @@
 """Axes: which positions of which tensors belong together, so that a channel can leave all of them at once.
 
 Every position along an axis of a tensor is an atom. Operations unite atoms (the two inputs of an addition) or fix them
-(what a layer norm averages over cannot lose a member). What is united in the end is a bundle: it goes or stays whole.
+(what a layer norm averages over cannot lose a member). Positions that are united in the end are a bundle: it is removed
+or kept as a whole.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Atoms:
 def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
     """Which dimensions of a reshape hold the same numbers: the smallest runs with equal products.
 
-    before, after: shapes with as many numbers. Dimensions of size 1 at the end stand alone, beside an empty run.
+    before, after: shapes with as many numbers. Dimensions of size 1 at the end are alone, with an empty run on the
+    other side.
     """
     i = j = 0
     while i < len(before) or j < len(after):
@@ -83,8 +85,8 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[i
 def reshaped(atoms: Atoms, axes: Axes, before: Sequence[int], after: Sequence[int]) -> Axes:
     """The axes of a tensor that is reshaped.
 
-    A split axis keeps its first part (heads out of a row of heads * width: a head goes whole). A merged axis repeats
-    the atoms of the one that had any.
+    A split axis keeps its first part (heads out of a row of heads * width: a head is removed as a whole). A merged axis
+    repeats the atoms of the one that had any.
     """
     result: list[Axis] = [None] * len(after)
     for ins, outs in blocks(before, after):
@@ -96,7 +98,7 @@ def reshaped(atoms: Atoms, axes: Axes, before: Sequence[int], after: Sequence[in
             result[wide[0]] = _merged(axes[followed[0]], [before[k] for k in ins], ins.index(followed[0]))
         else:
             table = np.reshape(axes[followed[0]], (after[wide[0]], -1))  # type: ignore[arg-type] # it is followed
-            if len(wide) == 2 and (table == table[0]).all():  # what a merge repeated is taken apart again
+            if len(wide) == 2 and (table == table[0]).all():  # what a merge repeated is separated again
                 result[wide[1]] = table[0]
                 continue
             atoms.unite_rows(table)

@@ -1,4 +1,4 @@
-"""blocks: drop whole layers, those whose absence the answers show least."""
+"""blocks: drop whole layers, those whose absence changes the answers least."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
 def droppable(target: PruningTarget) -> tuple[str, ...]:
     """Blocks in a row of blocks that add something to what they are given, in the network's order; the innermost ones.
 
-    Such a block puts out the shape that it takes in, and with all its weights at zero the very same numbers.
+    The output of such a block has the shape of its input, and with all its weights at zero the same numbers.
     """
     network, calls = target.network, _calls(target)
     found = []
@@ -34,7 +34,7 @@ def droppable(target: PruningTarget) -> tuple[str, ...]:
 
 
 def _calls(target: PruningTarget) -> dict[str, Any]:
-    """What each member of a row of modules takes and puts out, for an example."""
+    """The arguments and the output of each member of a row of modules, for an example."""
     network = target.network
     rows = {name for name, module in network.named_modules() if isinstance(module, LISTS) and len(module) > 1}
     seen: dict[str, Any] = {}
@@ -72,7 +72,7 @@ def _passes_on(module: Any, arguments: tuple[Any, ...], options: dict[str, Any])
 
 @contextlib.contextmanager
 def without(network: Any, names: Sequence[str]) -> Iterator[None]:
-    """Meanwhile the named blocks are passed over."""
+    """A context in which the named blocks are skipped."""
     kept = {name: network.get_submodule(name) for name in names}
     drop(network, names)
     try:
@@ -83,23 +83,23 @@ def without(network: Any, names: Sequence[str]) -> Iterator[None]:
 
 
 def choose(
-    target: PruningTarget, share: float, progress: Progress, enough: Callable[[Sequence[str]], bool] | None = None
+    target: PruningTarget, fraction: float, progress: Progress, enough: Callable[[Sequence[str]], bool] | None = None
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """The blocks to drop, one after the other, each time the one that costs the least; and what was measured.
 
-    share: of all that can be dropped; at least one goes and one stays. enough: instead of it, whether those that are
-    dropped so far suffice. Raises UnsupportedModel, InvalidOption.
+    fraction: of all that can be dropped; at least one is dropped and one stays. enough: instead of it, whether those
+    that are dropped so far suffice. Raises UnsupportedModel, InvalidOption.
     """
     candidates = droppable(target)
     if len(candidates) < 2:
         raise UnsupportedModel(
-            f"{type(target.network).__name__} has no row of blocks that could be dropped (each must put out the shape"
-            " that it takes in): use structure='channels'"
+            f"{type(target.network).__name__} has no row of blocks that could be dropped (the output of each must have"
+            " the shape of its input): use structure='channels'"
         )
-    count = len(candidates) - 1 if enough else max(1, round(share * len(candidates)))
+    count = len(candidates) - 1 if enough else max(1, round(fraction * len(candidates)))
     if count >= len(candidates):
         raise InvalidOption(
-            f"prune: sparsity={share:g} would drop all {len(candidates)} blocks; at most"
+            f"prune: sparsity={fraction:g} would drop all {len(candidates)} blocks; at most"
             f" {1 - 1 / len(candidates):.2f} leaves one"
         )
     dropped: list[str] = []
@@ -126,8 +126,8 @@ def _loss(target: PruningTarget, reference: torch.Tensor, names: Sequence[str]) 
         return divergence(reference, target.logits())
 
 
-def said(network: Any, dropped: Sequence[str]) -> Any:
-    """The same network without these blocks, as its config says it with fewer; None where it cannot.
+def shortened(network: Any, dropped: Sequence[str]) -> Any:
+    """The same network without these blocks, with fewer in its config; None where the config cannot express it.
 
     Configs have a number of layers, or a list of depths, one for each stage.
     """
@@ -180,6 +180,6 @@ def renamed(tensors: Iterable[str], dropped: Sequence[str]) -> dict[str, str]:
         if not own or not number.isdigit():
             names[name] = name
         elif int(number) not in rows[own]:
-            below = sum(gone < int(number) for gone in rows[own])
+            below = sum(other < int(number) for other in rows[own])
             names[name] = f"{own}.{int(number) - below}.{rest}"
     return names

@@ -1,4 +1,4 @@
-"""channels: the way from a network and a target to a smaller network that answers as its silenced original."""
+"""channels: from a network and a target to a smaller network that answers as the original with masked channels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .axes import Ids
 from .graph import Dependencies, Site, trace
 from .importance import Scores, importance
 from .moments import match
-from .sensitivity import Curve, Family, curves, silenced
+from .sensitivity import Curve, Family, curves, masked
 from .surgery import check, cut, kept_share
 from .target import PruningTarget, divergence
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known before the cut: the channels in families, their order, and what each family's loss costs."""
+    """What is known before the cut: the channels in families, their order, and the sensitivity of each family."""
 
     target: PruningTarget
     graph: Dependencies
@@ -39,15 +39,15 @@ class Plan:
         return tuple(site for family in self.families for site in family.sites)
 
     def for_sparsity(self, sparsity: float) -> tuple[int, ...]:
-        """Channels to remove from each family so that this share of all channels goes."""
+        """Channels to remove from each family so that this fraction of all channels is removed."""
         return self._allocate(costs.channels(self.graph, self.sites), 1 - sparsity)
 
     def for_size(self, share: float) -> tuple[int, ...]:
-        """So that at most this share of the parameters stays."""
+        """As `for_sparsity`, so that at most this fraction of the parameters stays."""
         return self._allocate(costs.parameters(self.graph, self.sites), share)
 
     def for_time(self, share: float) -> tuple[int, ...]:
-        """So that at most this share of the estimated time stays."""
+        """As `for_sparsity`, so that at most this fraction of the estimated time stays."""
         return self._allocate(costs.time_s(self.graph, self.sites), share)
 
     def _allocate(self, cost: costs.Sum, share: float) -> tuple[int, ...]:
@@ -55,17 +55,17 @@ class Plan:
         return allocate(self.families, self.losses, cost, share * whole)
 
     def removed(self, counts: Sequence[int]) -> Ids:
-        """The bundles that go."""
+        """The bundles that are removed."""
         parts = [family.first(count) for family, count in zip(self.families, counts, strict=True)]
         return np.concatenate(parts)
 
     def cut(self, counts: Sequence[int]) -> Any:
-        """A smaller copy of the network. Raises UnsupportedModel where it answers otherwise than with silent ones."""
-        gone = self.removed(counts)
-        with silenced(self.target, self.graph, gone):
+        """A smaller copy of the network. Raises UnsupportedModel where its answers differ from the masked network's."""
+        removed = self.removed(counts)
+        with masked(self.target, self.graph, removed):
             expected = self.target.logits()
         network = copy.deepcopy(self.target.network)
-        cut(network, self.graph, gone)
+        cut(network, self.graph, removed)
         check(self.target, network, expected)
         return network
 
@@ -73,15 +73,15 @@ class Plan:
 def plan(target: PruningTarget, kind: str, progress: Progress, *, uniform: bool) -> Plan:
     """Trace the network, order its channels by importance, measure each layer's sensitivity.
 
-    uniform: the same layer of all blocks keeps equally many, so that a config can say it. Raises UnsupportedModel,
+    uniform: the same layer of all blocks keeps equally many, so that a config can express it. Raises UnsupportedModel,
     InvalidOption where no layer has a channel to spare.
     """
     graph = trace(target.network, target.example)
     sites = tuple(site for site in graph.sites if site.width > 1)
     if not sites:
         raise InvalidOption(
-            f"prune: every layer of {type(target.network).__name__} whose channels could go has a single one and would"
-            " lose its last channel. Use structure='layers' or structure='weights'"
+            f"prune: every layer of {type(target.network).__name__} whose channels could be removed has a single"
+            " one and would lose its last channel. Use structure='layers' or structure='weights'"
         )
     families = _families(sites, importance(kind, target, graph), uniform)
     return Plan(target, graph, families, curves(target, graph, families, target.logits(), progress))
@@ -101,7 +101,7 @@ def _family(sites: Sequence[Site], scores: Scores, uniform: bool) -> Family:
 
 
 def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
-    """Repair the cut network's moments and tell what was done, for the record's history."""
+    """Match the cut network's moments; the report for the record's history."""
     reference = plan.target.logits()
     loss = divergence(reference, plan.target.logits(network))
     done = match(plan.target, network, plan.graph, plan.removed(counts))

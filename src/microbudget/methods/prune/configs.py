@@ -1,4 +1,4 @@
-"""Configs: say a smaller network in its own config where that can be, so that its folder is an ordinary one."""
+"""Configs: express a smaller network in its own config where possible, so that its folder is an ordinary one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def one_width(config: Any) -> bool:
     )
 
 
-def say_widths(network: Any, pruned: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Put the widths of a transformer's neurons and heads into its config, as far as it can say them.
+def set_widths(network: Any, pruned: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Put the widths of a transformer's neurons and heads into its config, as far as it can express them.
 
-    pruned: (before, after) of each layer that lost some. Returns what the config cannot say (`widths_of`): if that is
-    more than nothing, the config is as it was.
+    pruned: (before, after) of each layer that lost some. Returns what the config cannot express (`widths_of`): if that
+    is more than nothing, the config is as it was.
     """
     config = network.config
     before = {name: getattr(config, name) for name in NAMES if hasattr(config, name)}
-    _say(config, pruned)
+    _set(config, pruned)
     try:
         left = widths_of(network)
     except (
@@ -43,7 +43,7 @@ def say_widths(network: Any, pruned: Sequence[tuple[int, int]]) -> dict[str, Any
     return widths_of(network)
 
 
-def _say(config: Any, pruned: Sequence[tuple[int, int]]) -> None:
+def _set(config: Any, pruned: Sequence[tuple[int, int]]) -> None:
     if hasattr(config, "num_attention_heads") and getattr(config, "head_dim", None) is None:
         config.head_dim = config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_attention_heads", None)

@@ -44,7 +44,9 @@ def parameters(graph: Dependencies, sites: Sequence[Site]) -> Sum:
 
 
 def time_s(graph: Dependencies, sites: Sequence[Site]) -> Sum:
-    """Seconds of one example by a roofline: multiplications, and the traffic of what goes in and out of each layer."""
+    """Seconds of one example by a roofline: multiplications, and the memory traffic of the inputs and outputs of each
+    layer.
+    """
     rows, terms = _rows(graph), []
     for one in graph.contractions:
         axes = tuple(rows[one.weight, axis] for axis in range(len(graph.axes[one.weight])))

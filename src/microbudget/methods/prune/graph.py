@@ -1,4 +1,4 @@
-"""The dependency graph: which channels of which tensors can go, and only together."""
+"""The dependency graph: which channels of which tensors can be removed, and which only together."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Dependencies:
     axes: Mapping[str, tuple[Ids, ...]]
     sites: tuple[Site, ...]
     contractions: tuple[Contraction, ...]
-    norms: Mapping[str, str]  # weight of a convolution -> scale of the batch norm behind it
+    norms: Mapping[str, str]  # weight of a convolution -> scale of the batch norm after it
     stopped_by: tuple[str, ...]  # operations without a rule: what they touch stays
     tied: frozenset[str] = frozenset()
 
@@ -59,11 +59,11 @@ class Dependencies:
 
     def kept(self, removed: Ids) -> dict[str, tuple[Ids | None, ...]]:
         """For each tensor that changes the positions that stay, by dimension; None for all of them."""
-        gone = np.zeros(self.count + 1, bool)  # the last is FIXED's
-        gone[removed] = True
+        removed_mask = np.zeros(self.count + 1, bool)  # the last is FIXED's
+        removed_mask[removed] = True
         found = {}
         for name, axes in self.axes.items():
-            places = tuple(np.flatnonzero(~gone[axis]) if gone[axis].any() else None for axis in axes)
+            places = tuple(np.flatnonzero(~removed_mask[axis]) if removed_mask[axis].any() else None for axis in axes)
             if any(place is not None for place in places):
                 found[name] = places
         return found

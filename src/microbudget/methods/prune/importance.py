@@ -25,7 +25,7 @@ def importance(measure: str, target: PruningTarget, graph: Dependencies) -> Scor
     if measure == "batchnorm" and not graph.norms:
         raise InvalidOption(
             f"prune: importance='batchnorm' reads the scales of batch norms, and {type(target.network).__name__} has"
-            " none behind its layers: use 'magnitude' or 'taylor'"
+            " none after its layers: use 'magnitude' or 'taylor'"
         )
     scores = magnitude(target, graph)
     return batch_norm_scale(target, graph, scores) if measure == "batchnorm" else scores
@@ -34,7 +34,7 @@ def importance(measure: str, target: PruningTarget, graph: Dependencies) -> Scor
 def magnitude(target: PruningTarget, graph: Dependencies) -> Scores:
     """Mean over all layers that make or read a channel of its weights' L2 norm, in units of that layer's mean norm.
 
-    A convolution with batch norm behind it counts as if the norm were folded in: alone its scale means nothing.
+    A convolution with batch norm after it counts as if the norm were folded in: alone its scale means nothing.
     Li et al. 2017 (arXiv:1608.08710) with the coupled layers of Fang et al. 2023 (arXiv:2301.12900).
     """
     state = target.network.state_dict()

@@ -80,6 +80,6 @@ def reach(
                 high = share
         share = (low + high) / 2
     if best is None:
-        told = f"{fastest:.2f}x was the fastest" if np.isfinite(fastest) else "too few channels would be left"
-        raise InvalidOption(f"prune: latency='{target:g}x' cannot be reached by removing channels: {told}")
+        reason = f"{fastest:.2f}x was the fastest" if np.isfinite(fastest) else "too few channels would be left"
+        raise InvalidOption(f"prune: latency='{target:g}x' cannot be reached by removing channels: {reason}")
     return best

@@ -1,6 +1,6 @@
-"""Moments: batch norm takes up what removed channels said, so that those that stay keep their mean and deviation.
+"""Moments: batch norm makes up for removed channels, so that those that stay keep their mean and deviation.
 
-The layers behind removed channels see another mean than they were trained with; without this the losses of several
+The layers after removed channels see another mean than they were trained with; without this the losses of several
 layers add up to far more than each alone.
 """
 
@@ -17,7 +17,7 @@ from .graph import Dependencies
 from .target import Batch, PruningTarget, divergence
 
 MOST = 128  # examples that the final moments are taken over, in one pass
-SILENT_VARIANCE = 1e-8  # a channel below it says nothing
+CONSTANT_VARIANCE = 1e-8  # a channel below it is constant
 WIDEST = 10.0  # times that a variance may change
 Moments = tuple[torch.Tensor, torch.Tensor]  # mean and variance of each channel
 
@@ -58,9 +58,9 @@ def _before_norms(network: Any, hook: Callable[[str], Callable[..., Any]]) -> It
 
 
 def _ratio(spread: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
-    """How much wider a channel is now than it was; 1 where it said nothing."""
-    ratio = (spread / variance.clamp(min=SILENT_VARIANCE)).clamp(1 / WIDEST, WIDEST)
-    return torch.where(variance > SILENT_VARIANCE, ratio, torch.ones(()))
+    """How much wider a channel is now than it was; 1 where it was constant."""
+    ratio = (spread / variance.clamp(min=CONSTANT_VARIANCE)).clamp(1 / WIDEST, WIDEST)
+    return torch.where(variance > CONSTANT_VARIANCE, ratio, torch.ones(()))
 
 
 def repaired_logits(target: PruningTarget, wanted: Sequence[Mapping[str, Moments]]) -> torch.Tensor:

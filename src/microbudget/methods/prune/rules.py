@@ -181,9 +181,9 @@ def _batch_norm(trace: Trace, node: Node) -> Axes:
         if isinstance(one, Node):
             trace.atoms.unite(axes[1], trace.of(one)[0])
     source, scale = node.args[0], node.args[1]
-    behind = source.args[1] if isinstance(source, Node) and len(source.args) > 1 else None
-    if behind in trace.names and scale in trace.names:
-        trace.norms[trace.names[behind]] = trace.names[scale]  # type: ignore[index] # both are nodes
+    producer = source.args[1] if isinstance(source, Node) and len(source.args) > 1 else None
+    if producer in trace.names and scale in trace.names:
+        trace.norms[trace.names[producer]] = trace.names[scale]  # type: ignore[index] # both are nodes
     return axes
 
 
@@ -214,17 +214,17 @@ def _without(trace: Trace, axes: Axes, places: Sequence[int]) -> Axes:
 
 def _reduce(trace: Trace, node: Node) -> Axes:
     axes = trace.of(node.args[0])
-    told = _argument(node, 1, "dim")
-    places = range(len(axes)) if told is None or told == [] else [told] if isinstance(told, int) else told
+    given = _argument(node, 1, "dim")
+    places = range(len(axes)) if given is None or given == [] else [given] if isinstance(given, int) else given
     left = _without(trace, axes, list(places))
     if len(shape(node)) == len(left):
         return left
-    gone = {place % len(axes) for place in places}
-    return tuple(axis for place, axis in enumerate(left) if place not in gone)
+    reduced = {place % len(axes) for place in places}
+    return tuple(axis for place, axis in enumerate(left) if place not in reduced)
 
 
 def _pool(trace: Trace, node: Node) -> Axes:
-    """Channels stay apart: (batch, channels, ...)."""
+    """Channels stay separate: (batch, channels, ...)."""
     axes = trace.of(node.args[0])
     return (*axes[:2], *(None,) * (len(shape(node)) - 2))
 
@@ -290,7 +290,7 @@ def _chunk(trace: Trace, node: Node) -> Many:
 
 
 def _split(trace: Trace, node: Node) -> Many:
-    """Parts of told sizes: none of them can change."""
+    """Parts of given sizes: none of them can change."""
     axes = _without(trace, trace.of(node.args[0]), [int(_argument(node, 2, "dim", 0))])
     return [axes] * len(node.meta["val"])
 

@@ -1,4 +1,4 @@
-"""Sensitivity: what the answers lose when a layer's least important channels fall silent."""
+"""Sensitivity: how much the answers change when a layer's least important channels are masked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Family:
     name: str
     sites: tuple[Site, ...]
     order: tuple[Ids, ...]
-    step: int  # channels go in multiples of it
+    step: int  # channels are removed in multiples of it
 
     @property
     def width(self) -> int:
@@ -37,13 +37,13 @@ class Family:
         return self.sites[0].width
 
     def first(self, count: int) -> Ids:
-        """The bundles that go when each site loses `count`."""
+        """The bundles that are removed when each site loses `count`."""
         return np.concatenate([order[:count] for order in self.order])
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a family's loss of channels costs: nats of divergence at several counts, from 0 channels on."""
+    """The divergence in nats when a family loses channels, at several counts, from 0 channels on."""
 
     counts: NDArray[np.float64]
     nats: NDArray[np.float64]
@@ -58,18 +58,18 @@ class Curve:
 
 
 @contextlib.contextmanager
-def silenced(target: PruningTarget, graph: Dependencies, removed: Ids) -> Iterator[None]:
-    """Meanwhile nobody hears the removed channels: the weights that read them are zero.
+def masked(target: PruningTarget, graph: Dependencies, removed: Ids) -> Iterator[None]:
+    """A context in which the removed channels have no effect: the weights that read them are zero.
 
-    That is what their removal means, since nothing else reads a channel that can be removed: a convolution in groups
+    That is equal to their removal, since nothing else reads a channel that can be removed: a convolution in groups
     passes it on to a channel that is removed too.
     """
     parameters: Mapping[str, torch.Tensor] = dict(target.network.named_parameters())
-    gone = np.zeros(graph.count + 1, bool)  # the last is FIXED's
-    gone[removed] = True
+    removed_mask = np.zeros(graph.count + 1, bool)  # the last is FIXED's
+    removed_mask[removed] = True
     before = []
     for one in graph.contractions:
-        places = np.flatnonzero(gone[graph.axes[one.weight][one.in_axis]])
+        places = np.flatnonzero(removed_mask[graph.axes[one.weight][one.in_axis]])
         if one.groups == 1 and len(places):
             weight = parameters[one.weight].detach()
             before.append((weight, weight.clone()))
@@ -105,7 +105,7 @@ def _curve(
     counts = sorted({max(1, round(rate * family.width)) for rate in RATES if family.width > 1})
     nats = [0.0]
     for count in counts:
-        with silenced(target, graph, family.first(count)):
+        with masked(target, graph, family.first(count)):
             nats.append(divergence(reference, repaired_logits(target, wanted)))
     grown = np.maximum.accumulate(np.nan_to_num(nats, nan=np.inf, posinf=1e6))
     return Curve(np.array([0, *counts], float), grown)

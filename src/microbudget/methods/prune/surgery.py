@@ -53,7 +53,7 @@ def _describe(module: Any, outputs: int) -> None:
 
 
 def check(target: PruningTarget, network: Any, expected: torch.Tensor) -> None:
-    """The smaller network must answer as the original with the removed channels silent. Raises UnsupportedModel."""
+    """The smaller network must answer as the original with the removed channels masked. Raises UnsupportedModel."""
     try:
         found = target.logits(network)
     except RuntimeError as error:
@@ -65,11 +65,11 @@ def check(target: PruningTarget, network: Any, expected: torch.Tensor) -> None:
     if not difference <= TOLERANCE * max(float(expected.abs().max()), 1.0):
         raise UnsupportedModel(
             f"{type(network).__name__} without the removed channels answers differently (by {difference:.3g}) than with"
-            " them silent: it cannot be pruned this way. Use structure='layers' or structure='weights'"
+            " them masked: it cannot be pruned this way. Use structure='layers' or structure='weights'"
         )
 
 
 def kept_share(before: Any, after: Any) -> float:
-    """Parameters that are left, as a share."""
+    """The fraction of parameters that is left."""
     numbers = [sum(int(np.prod(one.shape)) for one in network.parameters()) for network in (before, after)]
     return numbers[1] / numbers[0]

@@ -45,7 +45,7 @@ def prune(target: PruningTarget, sparsity: float, score: str) -> list[str]:
     names = [name for name in layers if score != "wanda" or name in norms]
     if not names:
         raise UnsupportedModel(
-            f"{type(target.network).__name__} has no linear layer or convolution that it calls beside its last layer:"
+            f"{type(target.network).__name__} has no linear layer or convolution that it calls, except its last layer:"
             " no weights to set to zero"
         )
     for name in names:

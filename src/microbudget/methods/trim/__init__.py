@@ -38,7 +38,9 @@ class Trim(Method):
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     coverage: float = option(1.0, "fraction of the words of the texts that keep tokens of their own", low=0, high=1)
-    keep: int = option(0, "so many more tokens: those that the tokenizer merged first, its most frequent", low=0)
+    keep: int = option(
+        0, "number of additional tokens: those that the tokenizer merged first, its most frequent", low=0
+    )
     text: str | None = option(None, "a .txt file, or a folder of them, with more of your language or domain")
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:

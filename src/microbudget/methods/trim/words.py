@@ -1,4 +1,4 @@
-"""What texts need of a vocabulary: the tokens of their words, as they stand and as they could be written elsewhere."""
+"""What texts need of a vocabulary: the tokens of their words, as written and in other spellings of case and space."""
 
 from __future__ import annotations
 
