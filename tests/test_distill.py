@@ -14,7 +14,7 @@ import torch
 from hypothesis import given as examples_of
 from hypothesis import strategies as st
 
-from conftest import COLOURS, CONFIG, PIXELS, write_photos
+from conftest import COLOURS, CONFIG, PIXELS, resnet_config, write_photos, write_resnet
 from microbudget.errors import BadData, InvalidOption, InvalidRecipe, LabelsDisagree, ModelNotFound, UnsupportedModel
 from microbudget.kinds.image_classification import student
 from microbudget.kinds.image_classification.data import ImageTask
@@ -53,22 +53,6 @@ def taught(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny residual network with a head for the photos: teacher and model to be cut."""
     folder = write_resnet(tmp_path_factory.mktemp("taught") / "resnet")
     return build(load(folder), Recipe.parse("finetune"), context, folder.parent / "store")[-1]
-
-
-def write_resnet(folder: Path) -> Path:
-    """Random weights and two classes that are not the photos'; many times as fast as a MobileNet."""
-    from transformers import ResNetForImageClassification
-
-    torch.manual_seed(0)
-    ResNetForImageClassification(resnet_config(hidden_sizes=[16, 32], depths=[2, 1])).save_pretrained(str(folder))
-    (folder / "preprocessor_config.json").write_text(json.dumps(CONFIG))
-    return folder
-
-
-def resnet_config(**changes: object) -> object:
-    from transformers import ResNetConfig
-
-    return ResNetConfig(**{"embedding_size": 16, "layer_type": "basic", "downsample_in_first_stage": True, **changes})
 
 
 def naive(logits: np.ndarray, temperature: float) -> np.ndarray:

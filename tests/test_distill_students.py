@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from conftest import COLOURS, CONFIG, PIXELS, write_hf_model, write_onnx_model, write_photos
+from conftest import COLOURS, CONFIG, PIXELS, write_hf_model, write_onnx_model, write_photos, write_resnet
 from microbudget.errors import InvalidOption, LabelsDisagree, UnsafeModel, UnsupportedModel
 from microbudget.kind import facet, having
 from microbudget.kinds.image_classification import student
@@ -23,7 +23,7 @@ from microbudget.progress import Progress
 from microbudget.recipes.build import build, build_step, step_fingerprint
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from test_distill import vision_transformer, write_resnet
+from test_distill import vision_transformer
 
 QUICK = Distill(epochs=1, views=1)
 LABELS = tuple(COLOURS)

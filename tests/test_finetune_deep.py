@@ -22,18 +22,13 @@ from microbudget.runtimes.hf.torch import load_network
 from microbudget.runtimes.loading import load
 from microbudget.training import classifiers
 from microbudget.training.objective import Trained
-from test_distill import vision_transformer, write_resnet
+from test_distill import vision_transformer
 
 
 @pytest.fixture(scope="module")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
-
-
-@pytest.fixture(scope="module")
-def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_resnet(tmp_path_factory.mktemp("resnet") / "resnet")
 
 
 def tuned(given: Path, context: Context, store: Path, **options: object) -> Model:

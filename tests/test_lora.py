@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import write_resnet
 from microbudget.errors import BadData, InvalidOption, ModelNotFound, UnsupportedModel
 from microbudget.judge.ledger import ledger
 from microbudget.kinds.image_classification.data import ImageTask
@@ -27,7 +28,6 @@ from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
 from microbudget.runtimes.loading import load
-from test_distill import write_resnet
 from toy_language_models import text_context, train_byte_level, write_network
 
 QUICK = Lora(rank=2, epochs=2, length=64, batch_size=4)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from conftest import write_resnet
 from microbudget.errors import DiskFull, Diverged
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
@@ -23,7 +24,6 @@ from microbudget.recipes.build import CHECKPOINTS, build
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
 from microbudget.training import loop
-from test_distill import write_resnet
 from test_methods import digest
 
 METHODS = ("finetune", "prune", "distill", "export", "quantize")
