@@ -158,7 +158,7 @@ print(memory.read().peak_bytes - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="what is packed anew differs")
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="other matrices are repacked")
 def test_memory_is_predicted_within_15_percent(tmp_path: Path) -> None:
     train_byte_level(tmp_path / "hf")
     shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
@@ -179,7 +179,7 @@ def test_memory_is_predicted_within_15_percent(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_told(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="is a model in onnx: sizes of levels are told for hf and gguf"):
+    with pytest.raises(UnsupportedModel, match="is a model in onnx: sizes of levels are predicted for hf and gguf"):
         fits.anatomy(Model(tmp_path, "onnx", Record()))
     with pytest.raises(ModelNotFound):
         fits.anatomy(hf(tmp_path))

@@ -1,9 +1,8 @@
-"""What fits: size, memory and speed of every level of a language model, before anything is built.
+"""Predicted size, memory and speed of every level of a language model, before anything is built.
 
-Sizes are exact to the byte: they follow from the shapes, the tokenizer and the rules of the mixtures. Memory is the
-file, copies of the matrices that llama.cpp packs anew for its fastest kernels, the keys and values of a context, and
-what computing takes. Speed is a ceiling: a token reads every weight once, so it cannot come faster than memory
-delivers them.
+Sizes are exact to the byte: they follow from the shapes, the tokenizer and the rules of the mixtures. Memory is that of
+the file, of copies of the matrices that llama.cpp repacks for its fastest kernels, of the keys and values of a context,
+and of the computation. Speed is an upper bound: each token reads every weight once.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ CONTEXT = 4096  # tokens, unless the model was trained for fewer
 CACHE_BYTES = 2  # of a value in the cache: float16
 MICROBATCH = 512  # tokens that llama.cpp computes at once
 # Measured on llama.cpp 0.6 (x86 with AVX-512): models of 5 and 110 million weights, contexts of 512 and 4096 tokens.
-REPACKED = frozenset(("Q4_0", "Q4_K", "IQ4_NL"))  # these stay in memory twice: as the file has them, and packed anew
-FIXED_BYTES = 7_700_000  # code that is read in, and what llama.cpp keeps for itself
+REPACKED = frozenset(("Q4_0", "Q4_K", "IQ4_NL"))  # these are in memory twice: as in the file, and repacked
+FIXED_BYTES = 7_700_000  # code, and llama.cpp's own data
 TOKEN_BYTES, MERGE_BYTES = 183, 200  # of the tokenizer in memory
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What the predictions follow from: the metadata and the tensors of the model in float16."""
+    """The metadata and the tensors of the model in float16, from which the predictions follow."""
 
     entries: tuple[Entry, ...]
     tensors: tuple[TensorInfo, ...]
@@ -61,22 +60,22 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Level:
-    """What one type makes of the model."""
+    """The predictions for one type of quantization."""
 
     type: str
     size_bytes: int  # of the file, exactly
     bits_per_weight: float
-    context: int  # tokens that the next two and the last speed are for
+    context: int  # tokens, for cache_bytes, memory_bytes and full_tokens_per_s
     cache_bytes: int  # keys and values of a full context
-    memory_bytes: int  # file, packed copies, cache, tokenizer and what computing takes
-    decode_tokens_per_s: float | None  # at most: each token reads all weights; None without a bandwidth
-    full_tokens_per_s: float | None  # at most, behind a full context, whose keys and values are read too
+    memory_bytes: int  # file, repacked copies, cache, tokenizer and computation
+    decode_tokens_per_s: float | None  # at most, as each token reads all weights; None without a bandwidth
+    full_tokens_per_s: float | None  # at most, after a full context, whose keys and values are read too
     fallbacks: int  # matrices whose rows fit no block of their type
     types: tuple[str, ...] = field(default=(), repr=False)  # of the tensors, in their order
 
 
 def anatomy(model: Model) -> Anatomy:
-    """Of a Hugging Face folder, whose weights are not read and need not be there, or of a GGUF file.
+    """Of a Hugging Face folder, whose weights are not read and may be missing, or of a GGUF file.
 
     Raises what reading them raises, UnsupportedModel for other formats.
     """
@@ -84,7 +83,7 @@ def anatomy(model: Model) -> Anatomy:
         return _of_folder(model.path)
     if model.format == "gguf":
         return _of_file(model.weights)
-    raise UnsupportedModel(f"{model.path} is a model in {model.format}: sizes of levels are told for hf and gguf")
+    raise UnsupportedModel(f"{model.path} is a model in {model.format}: sizes of levels are predicted for hf and gguf")
 
 
 def _of_folder(folder: Path) -> Anatomy:
@@ -127,7 +126,7 @@ def _of_file(path: Path) -> Anatomy:
 
 
 def what_fits(model: Model, *, context: int | None = None, threads: int = 0) -> tuple[Level, ...]:
-    """The ladder's levels on this machine, with the bandwidth that was measured here.
+    """The ladder's levels on this machine, with its measured bandwidth.
 
     Raises what `anatomy` and `levels` raise.
     """
@@ -148,9 +147,9 @@ def levels(
 ) -> tuple[Level, ...]:
     """A row for each type that the model's shapes allow, in the given order.
 
-    context: tokens, by default what the model was trained for, at most CONTEXT. at_once: the longest text that is read
-    in one go. read_bytes_per_s: the machine's bandwidth (`judge.ceilings`). Raises InvalidOption for an unknown type or
-    a context out of range.
+    context: tokens, by default what the model was trained for, at most CONTEXT. at_once: tokens of a prompt that are
+    read in one batch. read_bytes_per_s: the machine's bandwidth (`judge.ceilings`). Raises InvalidOption for an unknown
+    type or a context out of range.
     """
     unknown = [kind for kind in types if kind not in MIXTURES]
     if unknown:
@@ -169,7 +168,7 @@ def levels(
 
 
 def predictable(recipe: Recipe) -> bool:
-    """Whether a recipe converts and quantizes only: what pruning or trimming leaves is not known before."""
+    """Whether a recipe only converts and quantizes: the size after pruning or trimming is not known in advance."""
     return bool(recipe.steps) and all(
         isinstance(step, Quantize) or (isinstance(step, Export) and step.format == "gguf") for step in recipe.steps
     )
@@ -178,10 +177,10 @@ def predictable(recipe: Recipe) -> bool:
 def of_recipe(
     about: Anatomy, recipe: Recipe, *, context: int = 1, read_bytes_per_s: float | None = None
 ) -> tuple[Level, ...]:
-    """What each step of a predictable recipe makes.
+    """The prediction for each step of a predictable recipe.
 
-    context: tokens, which are read in one go. Raises InvalidOption for a type that needs an importance matrix without
-    one, UnsupportedModel for rows that fit no type.
+    context: tokens, which are read in one batch. Raises InvalidOption for a type that needs an importance matrix
+    without one, UnsupportedModel for rows that fit no type.
     """
     found = []
     for step in recipe.steps:
@@ -221,7 +220,7 @@ def _level(
 
 
 def bytes_per_token(tensors: Iterable[TensorInfo]) -> int:
-    """Bytes of weights that one token reads: all, but of the embedding a row, unless it is the output too."""
+    """Bytes of weights that one token reads: all, but one row of an embedding that is not the output layer too."""
     tensors = tuple(tensors)
     tied = all(tensor.name != "output.weight" for tensor in tensors)
     return sum(
@@ -238,7 +237,7 @@ def padded_context(context: int) -> int:
 
 
 def packed_bytes(tensors: Iterable[TensorInfo]) -> int:
-    """Bytes of the copies that llama.cpp packs anew: matrices of some types whose rows come in eights."""
+    """Bytes of the copies that llama.cpp repacks: matrices of some types with a multiple of eight rows."""
     return sum(
         tensor.size_bytes
         for tensor in tensors
@@ -247,7 +246,7 @@ def packed_bytes(tensors: Iterable[TensorInfo]) -> int:
 
 
 def compute_bytes(about: Anatomy, tokens: int) -> int:
-    """What is there beside weights and cache: a layer's values for so many tokens, logits, tokenizer, code."""
+    """Bytes apart from weights and cache: a layer's activations for `tokens` tokens, logits, tokenizer, code."""
     widths = 2 * about.inner + 8 * about.hidden
     merges = next((length_of(entry) for entry in about.entries if entry.key == "tokenizer.ggml.merges"), 0)
     words = TOKEN_BYTES * about.vocabulary + MERGE_BYTES * merges
