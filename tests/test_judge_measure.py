@@ -29,7 +29,7 @@ DESIGN = {
 @pytest.fixture(autouse=True)
 def known_ceilings(monkeypatch):
     limits = Ceilings(1, {"float32": 1e11, "int8": 4e11}, ((2**21, 1e11),))
-    monkeypatch.setattr("microbudget.judge.floor.ceilings", lambda threads: limits)
+    monkeypatch.setattr("microbudget.judge.roofline.ceilings", lambda threads: limits)
 
 
 @pytest.fixture

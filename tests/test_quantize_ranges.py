@@ -16,8 +16,8 @@ from microbudget.methods.quantize.ranges import (
     AT_MOST,
     AUTO,
     CLEARLY,
+    COMPARED_EXAMPLES,
     DEFAULT,
-    JUDGED_EXAMPLES,
     ObserverComparison,
     choose,
     observe,
@@ -45,7 +45,7 @@ def network(seed: int) -> onnx.ModelProto:
 def inputs(seed: int) -> np.ndarray:
     """Heavy tails: sometimes it pays to cut them, sometimes not."""
     random = np.random.default_rng(seed)
-    heavy = random.standard_t(random.uniform(1.5, 6), size=(JUDGED_EXAMPLES, 3, 4, 4))
+    heavy = random.standard_t(random.uniform(1.5, 6), size=(COMPARED_EXAMPLES, 3, 4, 4))
     return (heavy * 10 ** random.uniform(-1, 1, (1, 3, 1, 1))).astype(np.float32)
 
 

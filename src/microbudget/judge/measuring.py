@@ -16,7 +16,7 @@ from ..model import Model
 from ..progress import SILENT, Progress
 from ..runtimes.loading import load
 from ..task import Example, Inputs, Split, SpokenTask, Task
-from . import energy, floor, memory
+from . import energy, memory, roofline
 from .answering import Quality, columns, hire, one, preprocessing, quality
 from .budget import Measurement
 from .ledger import ledger as ledger_of
@@ -119,7 +119,7 @@ def cost_fields(
     """The fields of a Measurement that are no quality. The worker still holds the inputs that were timed."""
     sizes = ledger_of(model)
     used = energy.of_model(worker, timing.median_s, timing.processor_s, energy.find_meter())
-    bound = floor.nearness(model, inputs, timing.median_s, threads)
+    bound = roofline.roofline(model, inputs, timing.median_s, threads)
     extra: dict[str, Any] = {"memory": weight.as_dict(), "energy": used.as_dict(), "timing": timing.as_dict()}
     extra |= {**reading.speeds(worker, inputs, timing), **listening.speed(inputs, timing)}
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from .quantizing import Outcome, quantize_graph
 
 EXAMPLES_AT_ONCE = 8
 SHOWN = 3  # layers whose reasons are printed
-NOTABLE_KL = (
-    0.01  # nats: below it fewer than one answer in a hundred changes, and the layers' problems are only in the report
-)
+NOTABLE_KL = 0.01  # nats: below it hardly an answer in a hundred changes, and the reasons are in the report only
 
 
 class Batches:
@@ -56,9 +53,8 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
     )
     for line in summary_lines(outcome):
         context.progress.say(f"quantize  {line}")
-    seen = tuple(sorted({*model.record.seen, *(example.key for example in calibration)}))
-    history = {**model.record.history, "quantize": report(options, len(calibration), outcome)}
-    return replace(model.record, seen=seen, history=history)
+    record = model.record.with_seen(example.key for example in calibration)
+    return record.with_report("quantize", report(options, len(calibration), outcome))
 
 
 def summary_lines(outcome: Outcome) -> Iterator[str]:
@@ -78,7 +74,7 @@ def worst_first(layers: Sequence[LayerReport]) -> list[LayerReport]:
     """By the share of the loss where it was measured, else by the larger of both errors."""
     return sorted(
         layers,
-        key=lambda one: (-(one.loss_share or 0.0), -max(one.weight_error or 0.0, one.activation_error or 0.0)),
+        key=lambda layer: (-(layer.loss_share or 0.0), -max(layer.weight_error or 0.0, layer.activation_error or 0.0)),
     )
 
 

@@ -60,14 +60,14 @@ def _joined(graph: Graph, static: frozenset[str], kept_float: frozenset[str]) ->
     nodes = set(static) | {node.name for node in graph.nodes if _can_join(graph, node)}
     nodes -= kept_float - static
     while True:
-        lonely = {
+        isolated = {
             node.name
             for node in graph.nodes
             if node.name in nodes and node.name not in static and not _has_neighbours(graph, nodes, node)
         }
-        if not lonely:
+        if not isolated:
             return frozenset(nodes)
-        nodes -= lonely
+        nodes -= isolated
 
 
 def _can_join(graph: Graph, node: Any) -> bool:
@@ -105,17 +105,17 @@ def _read_by(graph: Graph, nodes: set[str], tensor: str, other_than: Any) -> boo
 
 
 def producer_name(graph: Graph, tensor: str) -> str:
-    """The name of the node that makes a tensor, looking through an absorbed Relu or Clip and through the Add of a
+    """The name of the node that produces a tensor, looking through an absorbed Relu or Clip and through the Add of a
     MatMul's bias; "" for a model's input.
     """
-    maker = graph.producers.get(tensor)
-    if maker is None:
+    producer = graph.producers.get(tensor)
+    if producer is None:
         return ""
-    before = maker.input[0] if maker.op_type in ("Relu", "Clip") else ""
+    before = producer.input[0] if producer.op_type in ("Relu", "Clip") else ""
     if before in graph.producers and after_activation(graph, before) == tensor:
-        maker = graph.producers[before]
-    added = graph.bias_adds.get(maker.output[0])
-    return str(maker.name) if added is None else added.name
+        producer = graph.producers[before]
+    added = graph.bias_adds.get(producer.output[0])
+    return str(producer.name) if added is None else added.name
 
 
 def _output_is_rounded(graph: Graph, nodes: frozenset[str], layer: Layer | None) -> bool:

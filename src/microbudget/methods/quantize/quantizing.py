@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done: the layers, the decisions in words, and the answers' divergence on calibration data."""
+    """The result: the layers, the decisions in words, and the answers' divergence on calibration data."""
 
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...]
@@ -128,7 +128,7 @@ class _Quantization:
         self.notes += decision.notes
         losses: dict[str, float] = {}
         if self.options.size_bytes is not None or self.options.max_kl is not None:
-            plan, losses = self._mix(plan, decision)
+            plan, losses = self._mixed_precision(plan, decision)
         else:
             full = self._full(decision)
             self._round(plan, {name: full[name] for name, s in decision.schemes.items() if s != "float"})
@@ -138,14 +138,14 @@ class _Quantization:
         return decide(self.graph, self.options.bits, self.options.activation_bits, keep_float, self.machine)
 
     def _full(self, decision: Decision) -> dict[str, WeightFormat]:
-        """The format of every layer's weights where no limit asks for fewer bits."""
+        """The format of every layer's weights before a limit reduces the bits."""
         return {
             name: WeightFormat(full_bits(scheme, self.options.bits, self.machine), decision.groups.get(name))
             for name, scheme in decision.schemes.items()
         }
 
     def _calibrated(self, decision: Decision, keep_float: frozenset[str]) -> tuple[Plan, Placement]:
-        """Where to round, and the range of every rounded tensor; what was observed before is not observed again."""
+        """Where to round, and the range of every rounded tensor; no tensor is observed twice."""
         static = frozenset(name for name, scheme in decision.schemes.items() if scheme == "static")
         placement = place(self.graph, static, keep_float)
         plan = Plan(dict(decision.schemes), integer_nodes=placement.nodes)
@@ -157,8 +157,8 @@ class _Quantization:
             self.observed |= found
             choose(self.graph, placement, found, data, options.observer, signed=self.machine.arm, threads=threads)
         for name in placement.tensors:
-            one = self.observed[name]
-            plan.activations[name] = Mapping.of_range(one.low, one.high, signed=self.machine.arm)
+            found_range = self.observed[name]
+            plan.activations[name] = Mapping.of_range(found_range.low, found_range.high, signed=self.machine.arm)
         plan.activations |= {moved: plan.activations[name] for moved, name in placement.source.items()}
         return plan, placement
 
@@ -188,28 +188,28 @@ class _Quantization:
             self.examples = sum(len(next(iter(batch.values()))) for batch in data)
         return Samples(data, self.examples, self.options.threads, self.options.seed)
 
-    def _mix(self, plan: Plan, decision: Decision) -> tuple[Plan, dict[str, float]]:
+    def _mixed_precision(self, plan: Plan, decision: Decision) -> tuple[Plan, dict[str, float]]:
         """Choose bits under the limit and round: the plan, and the loss of each layer rounded separately."""
         options = self.options
         samples = self._samples("mixed precision")
-        mixer = MixedPrecision(self.graph, plan, self._full(decision), samples, options.corrections, self.progress)
+        ways = MixedPrecision(self.graph, plan, self._full(decision), samples, options.corrections, self.progress)
         if options.size_bytes is None:
-            plan, mixed = self._within_kl(mixer, options.max_kl or 0.0)
+            plan, mixed = self._within_kl(ways, options.max_kl or 0.0)
         else:
-            mixed = mixer.within_bytes(options.size_bytes)
-            plan = self._rounded(mixer, mixed)
+            mixed = ways.within_bytes(options.size_bytes)
+            plan = self._rounded(ways, mixed)
         self.notes.append(mixed.note)
         return plan, mixed.losses
 
-    def _within_kl(self, mixer: MixedPrecision, max_kl: float) -> tuple[Plan, MixedBits]:
+    def _within_kl(self, ways: MixedPrecision, max_kl: float) -> tuple[Plan, MixedBits]:
         """Tighten the limit while the finished file breaks it: layers together lose more than each separately.
 
         Raises InvalidOption where float weights break it too.
         """
         tightened = 1.0
         for attempt in range(TIGHTENINGS + 1):
-            mixed = mixer.within_kl(max_kl, tightened) if attempt < TIGHTENINGS else mixer.all_float(max_kl)
-            plan = self._rounded(mixer, mixed)
+            mixed = ways.within_kl(max_kl, tightened) if attempt < TIGHTENINGS else ways.all_float(max_kl)
+            plan = self._rounded(ways, mixed)
             kl = self._checked(write(self.graph, plan)) or 0.0
             if kl <= max_kl:
                 return plan, mixed
@@ -222,9 +222,9 @@ class _Quantization:
             " unrounded"
         )
 
-    def _rounded(self, mixer: MixedPrecision, mixed: MixedBits) -> Plan:
-        plan = mixer.plan_for(mixed.bits)
-        self._round(plan, mixer.formats(mixed.bits))
+    def _rounded(self, ways: MixedPrecision, mixed: MixedBits) -> Plan:
+        plan = ways.plan_for(mixed.bits)
+        self._round(plan, ways.formats(mixed.bits))
         return plan
 
     def _written(self, plan: Plan, placement: Placement, losses: dict[str, float], out: Path) -> Outcome:
@@ -243,7 +243,7 @@ class _Quantization:
         if self.calibration is None:
             return None
         data: Calibration = self.calibration
-        if self.options.max_kl is None:  # a limit is held on all that is known
+        if self.options.max_kl is None:  # a limit must hold on all calibration data
             data = first_examples(data, CHECKED_EXAMPLES, self.graph.model)
         kl = mean_kl(self.graph.model, [model], data, threads=self.options.threads, fused=True)[0]
         if not np.isfinite(kl):
@@ -253,7 +253,7 @@ class _Quantization:
     def _report(self, plan: Plan, placement: Placement, layer: Layer, losses: dict[str, float]) -> LayerReport:
         W, scheme = self.graph.constants[layer.weight], plan.schemes[layer.name]
         rounding = self.rounding.get(layer.name)
-        one = self.observed.get(placement.source.get(layer.input, layer.input)) if scheme == "static" else None
+        x = self.observed.get(placement.source.get(layer.input, layer.input)) if scheme == "static" else None
         total = sum(losses.values())
         report = LayerReport(
             layer.name,
@@ -265,19 +265,19 @@ class _Quantization:
             scheme=scheme,
             weight_error=rounding.error if rounding else None,
             weight_error_before=rounding.error_before if rounding else None,
-            activation_error=one.relative_error(one.low, one.high) if one else None,
-            activation_error_before=one.relative_error(one.seen.low, one.seen.high) if one else None,
-            observer=one.observer if one else None,
-            saturation=one.saturation if one else None,
+            activation_error=x.relative_error(x.low, x.high) if x else None,
+            activation_error_before=x.relative_error(x.seen.low, x.seen.high) if x else None,
+            observer=x.observer if x else None,
+            saturation=x.saturation if x else None,
             loss_share=losses[layer.name] / total if total and layer.name in losses else None,
         )
         return replace(report, reason=reason(report, rounding.symptoms)) if rounding else report
 
 
 def _auto_corrections(graph: Graph, options: Options) -> tuple[str, ...]:
-    """Error-compensated rounding wherever weights get fewer than 8 bits; at 8 where it takes seconds, and has examples.
+    """Error-compensated rounding (gptq) below 8 bits; at 8 bits only where it takes seconds and has enough examples.
 
-    With 42 of them a toy network's error on others grew threefold.
+    With 42 examples a toy network's error on other examples grew threefold.
     """
     fine = options.bits == 8 and options.size_bytes is None and options.max_kl is None
     weights = sum(graph.constants[name].size for name in {layer.weight for layer in graph.layers})
@@ -295,4 +295,4 @@ def _check_layers(graph: Graph, keep_float: Sequence[str]) -> None:
     names = {node.name for node in graph.nodes}
     unknown = [name for name in keep_float if name not in names]
     if unknown:
-        raise InvalidOption(f"keep_float names {unknown[0]!r}, which is no node of the model")
+        raise InvalidOption(f"keep_float names {unknown[0]!r}, which is not a node of the model")

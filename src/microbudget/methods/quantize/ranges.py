@@ -20,8 +20,8 @@ from .placement import Placement
 from .plan import Mapping
 
 COUNTED_AT_ONCE = 2**16  # values of a tensor and piece that enter its histogram; all enter its smallest and largest
-JUDGED_EXAMPLES = 16
-JUDGED_ROWS = 32  # patches of each example on which observers are compared
+COMPARED_EXAMPLES = 16
+COMPARED_ROWS = 32  # patches of each example on which observers are compared
 
 AUTO = "auto"
 DEFAULT = "least_squares"
@@ -37,6 +37,10 @@ class Observed:
     observer: str = "min_max"
     low: float = 0.0
     high: float = 0.0
+
+    def set_range(self, observer: str, chosen: Range) -> None:
+        """Choose the range that an observer found."""
+        self.observer, (self.low, self.high) = observer, chosen
 
     @property
     def saturation(self) -> float:
@@ -94,18 +98,14 @@ def choose(
 
     The best has the least error on the outputs of the layers that read the tensor; without such readers, on the tensor.
     """
-    for one in observed.values():
-        name = DEFAULT if observer == AUTO else observer
-        _set(one, name, range_by_name(name, one.seen, 8, signed=signed))
+    name = DEFAULT if observer == AUTO else observer
+    for tensor in observed.values():
+        tensor.set_range(name, range_by_name(name, tensor.seen, 8, signed=signed))
     if observer == AUTO:
         comparison = ObserverComparison(graph, placement, observed, signed)
         comparison.run(calibration, threads)
-        for tensor, (name, chosen) in comparison.winners().items():
-            _set(observed[tensor], name, chosen)
-
-
-def _set(one: Observed, name: str, chosen: Range) -> None:
-    one.observer, (one.low, one.high) = name, chosen
+        for winner, (name, chosen) in comparison.winners().items():
+            observed[winner].set_range(name, chosen)
 
 
 @dataclass
@@ -120,7 +120,7 @@ class ObserverComparison:
     losses: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # tensor -> for each reading layer
 
     def run(self, calibration: Calibration, threads: int) -> None:
-        """Compare on the first JUDGED_EXAMPLES examples."""
+        """Compare on the first COMPARED_EXAMPLES examples."""
         readers = [layer for layer in self.graph.layers if layer.name in self.placement.nodes]
         layers = [layer for layer in readers if self._tensor(layer) in self.observed]
         if not layers:
@@ -128,26 +128,28 @@ class ObserverComparison:
         for layer in layers:
             tensor = self._tensor(layer)
             if tensor not in self.ranges:
-                one = self.observed[tensor]
-                known = {one.observer: (one.low, one.high)}
-                self.ranges[tensor] = {
-                    name: known.get(name) or range_by_name(name, one.seen, 8, signed=self.signed) for name in OBSERVERS
-                }
+                self.ranges[tensor] = self._all_ranges(self.observed[tensor])
         totals: list[dict[str, float]] = [dict.fromkeys(OBSERVERS, 0.0) for _ in layers]
 
         def see(place: int, values: list[NDArray[Any]]) -> None:
             self._add(totals[place], layers[place], np.asarray(values[0], np.float32))
 
-        few = first_examples(calibration, JUDGED_EXAMPLES, self.graph.model)
+        few = first_examples(calibration, COMPARED_EXAMPLES, self.graph.model)
         watch([(self.graph.model, [layer.input for layer in layers])], few, see, threads=threads)
         for layer, total in zip(layers, totals, strict=True):
             self.losses.setdefault(self._tensor(layer), []).append(total)
 
+    def _all_ranges(self, tensor: Observed) -> dict[str, Range]:
+        """The range of every observer; that of the tensor's own is known."""
+        known = {tensor.observer: (tensor.low, tensor.high)}
+        return {name: known.get(name) or range_by_name(name, tensor.seen, 8, signed=self.signed) for name in OBSERVERS}
+
     def _tensor(self, layer: Layer) -> str:
+        """The tensor whose range the layer's input has."""
         return self.placement.source.get(layer.input, layer.input)
 
     def _add(self, total: dict[str, float], layer: Layer, x: NDArray[np.float32]) -> None:
-        rows = input_rows(self.graph, layer, x, JUDGED_ROWS * len(x), np.random.default_rng(0))
+        rows = input_rows(self.graph, layer, x, COMPARED_ROWS * len(x), np.random.default_rng(0))
         W = layer.matrix(self.graph.constants[layer.weight]).astype(np.float32)
         stacked = np.ascontiguousarray(rows.transpose(1, 0, 2))
         found: dict[Range, float] = {}  # observers often agree

@@ -47,13 +47,14 @@ def weight_losses(
 def nodes_kept_float(graph: Graph, placement: Placement, losses: dict[str, float], count: int) -> frozenset[str]:
     """The nodes to leave in float so that the `count` tensors of greatest loss are not rounded where that is possible.
 
-    Those that make such a tensor, and those that read it and are no layers; of a model's input the layers too.
+    These are the nodes that produce such a tensor and those that read it and are no layers; for a model's input, the
+    layers too.
     """
     kept: set[str] = set()
     layers = {layer.name for layer in graph.layers}
     for tensor in sorted(losses, key=lambda name: -losses[name])[:count]:
-        maker = graph.producers.get(tensor)
-        if maker is None:
+        producer = graph.producers.get(tensor)
+        if producer is None:
             kept |= {reader.name for reader in graph.consumers[tensor]}
         else:
             kept |= {reader.name for reader in graph.consumers.get(tensor, []) if reader.name not in layers}

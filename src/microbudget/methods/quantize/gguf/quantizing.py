@@ -59,8 +59,7 @@ def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Pat
         )  # fmt: skip
     report = {"type": file_type, "imatrix": origin, **_report(choices, made.size_bytes)}
     _warn_of_fallbacks(report, context)
-    seen = tuple(sorted({*model.record.seen, *(example.key for example in used)}))
-    return replace(model.record, seen=seen, history={**model.record.history, "quantize": report})
+    return model.record.with_seen(example.key for example in used).with_report("quantize", report)
 
 
 def stored_hash(imatrix: bool | str) -> dict[str, str]:

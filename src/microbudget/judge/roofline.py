@@ -1,4 +1,4 @@
-"""The floor: the least time that a model's arithmetic and weights need on this machine, and how near it comes."""
+"""The roofline: the least time that a model's arithmetic and weights need on this machine, and its share of latency."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def least_s(work: Work, limits: Ceilings) -> float:
     return max(arithmetic, moved / limits.bandwidth(moved))
 
 
-def nearness(model: Model, inputs: Inputs, latency_s: float, threads: int) -> dict[str, Any] | None:
-    """The floor of a model for these inputs, JSON-ready; `share` is the least time as a share of the latency.
+def roofline(model: Model, inputs: Inputs, latency_s: float, threads: int) -> dict[str, Any] | None:
+    """The roofline of a model for these inputs, JSON-ready; `share` is the least time as a fraction of `latency_s`.
 
     None for a format whose work cannot be counted.
     """

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from microbudget.judge import ceilings as ceilings_module
 from microbudget.judge.ceilings import Ceilings, ceilings
-from microbudget.judge.floor import least_s, nearness
+from microbudget.judge.roofline import least_s, roofline
 from microbudget.judge.work import Work, count
 from microbudget.model import Model, Record
 
@@ -197,13 +197,13 @@ def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
     assert ceilings(2, tmp_path / "file") == LIMITS
 
 
-def test_nearness_is_a_share_of_the_latency_and_unknown_for_other_formats(tmp_path, measured, monkeypatch):
-    monkeypatch.setattr("microbudget.judge.floor.ceilings", lambda threads: LIMITS)
+def test_the_roofline_is_a_share_of_the_latency_and_unknown_for_other_formats(tmp_path, measured, monkeypatch):
+    monkeypatch.setattr("microbudget.judge.roofline.ceilings", lambda threads: LIMITS)
     path = saved(
         tmp_path / "a.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.zeros((500, 500), "f")}, (1, 500)
     )
-    found = nearness(Model(path, "onnx", Record()), {"x": np.zeros((1, 500), "f")}, 1e-3, 2)
+    found = roofline(Model(path, "onnx", Record()), {"x": np.zeros((1, 500), "f")}, 1e-3, 2)
     assert found["multiply_adds_total"] == 250_000
     assert found["share"] == pytest.approx(found["least_s"] / 1e-3)
     assert json.dumps(found)
-    assert nearness(Model(tmp_path, "hf", Record()), {}, 1.0, 1) is None
+    assert roofline(Model(tmp_path, "hf", Record()), {}, 1.0, 1) is None
