@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -30,8 +31,8 @@ import numpy as np
 from images import MODEL, PHOTOS
 from markdown import RESULTS, provenance, table, write_between
 from microbudget.judge import time_pair
-from microbudget.judge.answering import one
-from microbudget.judge.comparing import reopening
+from microbudget.judge.comparing import both_open
+from microbudget.judge.judging import Judging, Opening, judging_of
 from microbudget.judge.twins import PairTiming
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
@@ -39,7 +40,7 @@ from microbudget.model import Model
 from microbudget.recipes.build import build
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from microbudget.task import Inputs
+from microbudget.task import DataOptions, Inputs
 from microbudget.units import format_seconds
 
 FLOAT = Recipe.parse("finetune() > export()")
@@ -145,7 +146,7 @@ def judged(
 ) -> PairTiming:
     """The two interleaved, as `compare` times them, with the stopwatches between the blocks."""
     blocks = itertools.count()
-    fresh = reopening(models, None, (threads, threads), None, None)
+    fresh = functools.partial(both_open, Judging(None), models, [Opening(threads)] * 2)
 
     @contextlib.contextmanager
     def again() -> Iterator[tuple[Beside, Beside]]:
@@ -180,10 +181,10 @@ def compared(models: tuple[Model, Model], sample: Inputs, inputs: Path, threads:
 
 def made(store: Path) -> tuple[tuple[Model, Model], Inputs]:
     """The float32 and the int8 model, and one photo."""
-    task = ImageTask.open(PHOTOS, cache=store / "cache")
+    task = ImageTask.open(PHOTOS, DataOptions(cache=store / "cache"))
     context = Context(task, store / "cache")
     first, second = (build(load(MODEL), recipe, context, store / "models")[-1] for recipe in (FLOAT, INT8))
-    return (first, second), one(first, task, task.examples("test"))
+    return (first, second), judging_of(task).timing_input(first, task.examples("test"))
 
 
 def rows(store: Path, rounds: int, minutes: float) -> list[Row]:

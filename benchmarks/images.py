@@ -22,7 +22,7 @@ import readme
 from figures import save_latency_figure
 from markdown import PICTURES, RESULTS, ROOT, provenance, table, write_between
 from microbudget.judge import Worker, time_pair
-from microbudget.judge.answering import answers, one
+from microbudget.judge.judging import Opening, judging_of
 from microbudget.judge.statistics import wilson
 from microbudget.judge.twins import PairTiming
 from microbudget.judge.verdict import Verdict, judge_pair
@@ -32,7 +32,7 @@ from microbudget.model import Model
 from microbudget.recipes.build import build
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from microbudget.task import Scores
+from microbudget.task import DataOptions, Scores
 from microbudget.units import Drop, format_bytes, format_seconds
 
 ASSETS = ROOT.parent / "shared" / "assets"
@@ -69,13 +69,13 @@ def judge_accuracy(rows: dict[str, Row], seeds: int, store: Path) -> dict[str, M
     """Build every recipe on every split and add up its answers on test. Returns the models of the first split."""
     first: dict[str, Model] = {}
     for seed in range(seeds):
-        task = ImageTask.open(PHOTOS, seed=seed, cache=store / "cache")
+        task = ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=store / "cache"))
         context = Context(task, store / "cache", seed)
         for name, (recipe, runtime) in {"torch": (REFERENCE, None), **RECIPES}.items():
             model = build(load(MODEL), recipe, context, store / "models")[-1]
             first.setdefault(name, model)
             examples = task.examples("test")
-            scores = task.score(answers(model, task, examples, runtime=runtime), examples)
+            scores = task.score(judging_of(task).answers(model, examples, opening=Opening(runtime=runtime)), examples)
             rows[name].numerators.append(scores.numerator)
             rows[name].size_bytes = model.size_bytes
             print(f"split {seed}: {name}: {scores.value:.4f}", file=sys.stderr, flush=True)
@@ -84,16 +84,16 @@ def judge_accuracy(rows: dict[str, Row], seeds: int, store: Path) -> dict[str, M
 
 def time_all(rows: dict[str, Row], models: dict[str, Model], seconds: float, store: Path) -> None:
     """Each model interleaved with the reference, with 1 and 2 threads."""
-    task = ImageTask.open(PHOTOS, seed=0, cache=store / "cache")
+    task = ImageTask.open(PHOTOS, DataOptions(seed=0, cache=store / "cache"))
     examples = task.examples("test")
     for threads in (1, 2):
         with Worker() as reference:
             reference.open(models["torch"], threads=threads)
-            sample = one(models["torch"], task, examples)
+            sample = judging_of(task).timing_input(models["torch"], examples)
             for name, (_, runtime) in RECIPES.items():
                 with Worker() as worker:
                     worker.open(models[name], threads=threads, runtime=runtime)
-                    own = one(models[name], task, examples)
+                    own = judging_of(task).timing_input(models[name], examples)
                     rows[name].timings[threads] = time_pair(reference, worker, sample, own, seconds=seconds)
                 print(
                     f"{threads} threads: {name}: {rows[name].timings[threads].ratio:.2f}", file=sys.stderr, flush=True

@@ -27,7 +27,7 @@ import language_tables
 from language_settings import ASSETS, CONTEXTS, REAL, SHAPE, STOCK, TEXTS, TIMED, WEIGHED, variants
 from markdown import ROOT
 from microbudget.judge import Worker, time_one, time_pair
-from microbudget.judge.answering import hire
+from microbudget.judge.judging import judging_of
 from microbudget.kinds.language_modelling.levels import level_name
 from microbudget.kinds.language_modelling.predictions import Predictions
 from microbudget.kinds.language_modelling.text import TextTask
@@ -35,6 +35,7 @@ from microbudget.kinds.language_modelling.tokens import keep_predictions, read_b
 from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
 from microbudget.runs.run import Run
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from results import Results
 
 HERE, STORE = Path(__file__).parent, ROOT / "runs" / "language"
@@ -101,10 +102,10 @@ def quantized(results: Results, model: str, level: str, weighted: bool) -> Path 
 def measure_quality(results: Results, deadline: float) -> None:
     """KL and bits per byte of every variant of lm-python on text of its kind, of the usual levels on other text."""
     for name, relative in TEXTS.items():
-        task = TextTask.open(ASSETS / relative, splits=False, most={"test": PASSAGES})
+        task = TextTask.open(ASSETS / relative, DataOptions(splits=False), most={"test": PASSAGES})
         examples = task.examples("test")
         store = Predictions(STORE / f"predictions-{name}")
-        with hire(task) as reference, hire(task) as candidate:
+        with judging_of(task).start_worker() as reference, judging_of(task).start_worker() as candidate:
             reference.open(load(folder_of(REAL)), threads=THREADS)
 
             def measured(
@@ -187,7 +188,7 @@ def measure_speed(results: Results, deadline: float) -> None:
 
     if not (STORE / SHAPE / "decoder.onnx").is_file():
         export(STORE / SHAPE)
-    task = TextTask.open(ASSETS / TEXTS["python"], splits=False, most={"test": 4})
+    task = TextTask.open(ASSETS / TEXTS["python"], DataOptions(splits=False), most={"test": 4})
     decode = task.sample(task.examples("test"))
     prefill = {"prefill": decode["decode"], "depth": np.array([256])}
     with Worker(timeout_s=600) as reference:
@@ -216,7 +217,7 @@ def measure_speed(results: Results, deadline: float) -> None:
 
 def measure_small_speed(results: Results, deadline: float) -> None:
     """Tokens per second of every level of lm-python, for the figure of speed against bytes."""
-    task = TextTask.open(ASSETS / TEXTS["python"], splits=False, most={"test": 4})
+    task = TextTask.open(ASSETS / TEXTS["python"], DataOptions(splits=False), most={"test": 4})
     for level in TIMED:
         path = file_of(REAL, level, level not in UNWEIGHTED)
 

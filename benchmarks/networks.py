@@ -27,6 +27,7 @@ from microbudget.recipes.build import build
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.onnx.session import OnnxSession
+from microbudget.task import DataOptions
 
 ASSETS = ROOT.parent / "shared" / "assets"
 CIFAR10, FLOWERS = ASSETS / "images" / "cifar10", ASSETS / "images" / "flowers12"
@@ -58,7 +59,7 @@ def save(folder: Path, pool: Pixels, test: Pixels, labels: NDArray[np.int64]) ->
 
 def cifar10(folder: Path) -> ImageTask:
     """The CIFAR-10 images as inputs in `folder`."""
-    task = ImageTask.open(CIFAR10, cache=folder / "cache")
+    task = ImageTask.open(CIFAR10, DataOptions(cache=folder / "cache"))
     pool, pool_labels = inputs(task, ("train", "validation"), CIFAR10_PIXELS)
     save(folder, pool, *inputs(task, ("test",), CIFAR10_PIXELS))
     np.save(folder / "pool_labels.npy", pool_labels)
@@ -96,7 +97,7 @@ def mobilenet_v2(folder: Path) -> None:
     from microbudget.runtimes.hf.torch import load_network, onnx_bytes
 
     split_flowers(folder / "photos")
-    task = ImageTask.open(folder / "photos", cache=folder / "cache")
+    task = ImageTask.open(folder / "photos", DataOptions(cache=folder / "cache"))
     with TemporaryDirectory() as scratch:
         context = Context(task, Path(scratch) / "cache", 0, 0)
         given = load(ASSETS / "models" / "mobilenet_v2")

@@ -37,7 +37,7 @@ from microbudget.progress import Progress
 from microbudget.recipes.build import build
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from microbudget.task import Example
+from microbudget.task import DataOptions, Example
 
 ASSETS = ROOT.parent / "shared" / "assets"
 MODEL, PHOTOS = ASSETS / "models" / "mobilenet_v2", ASSETS / "images" / "flowers12"
@@ -55,7 +55,9 @@ SPLIT = 1  # of the photos; the rates of `finetune` were chosen with split 0 see
 
 def context(threads: int) -> Context:
     cache = RUNS / "cache"
-    return Context(ImageTask.open(PHOTOS, seed=SPLIT, cache=cache), cache, SPLIT, threads=threads, progress=Progress())
+    return Context(
+        ImageTask.open(PHOTOS, DataOptions(seed=SPLIT, cache=cache)), cache, SPLIT, threads=threads, progress=Progress()
+    )
 
 
 def start(about: Context) -> Model:

@@ -42,7 +42,7 @@ from microbudget.progress import Progress
 from microbudget.recipes.build import build, planned
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from microbudget.task import SPLITS
+from microbudget.task import SPLITS, DataOptions
 from results import Results
 from speech_settings import BEFORE, CURVE, DISTILL_1, MODEL, RECOVERY, ROWS, STORE, THREADS, WORDS
 
@@ -111,13 +111,13 @@ def split_of(number: int) -> str:
 
 def context(threads: int = 1) -> Context:
     """What the methods see: nothing of speech/words/validation."""
-    task = TranscriptionTask.open(data(), cache=STORE / "cache")
+    task = TranscriptionTask.open(data(), DataOptions(cache=STORE / "cache"))
     return Context(task, STORE / "cache", threads=threads, progress=Progress())
 
 
 def judged() -> TranscriptionTask:
     """The recordings that are judged on."""
-    return TranscriptionTask.open(WORDS / "validation", splits=False, cache=STORE / "cache")
+    return TranscriptionTask.open(WORDS / "validation", DataOptions(splits=False, cache=STORE / "cache"))
 
 
 def made(recipe: str, model: Path = MODEL) -> Model:

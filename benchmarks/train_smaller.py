@@ -27,7 +27,7 @@ import train_smaller_peers as peers
 import train_smaller_tables
 from markdown import ROOT
 from microbudget.judge import Worker, time_pair
-from microbudget.judge.answering import answers, one
+from microbudget.judge.judging import judging_of
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.model import Model
@@ -35,6 +35,7 @@ from microbudget.progress import Progress
 from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from results import Results
 from train_smaller_settings import BATCH, EPOCHS, GRID, ORDERS, PIXELS, RECIPES, REFERENCE, SPLITS, STEPS, narrow
 
@@ -55,7 +56,7 @@ class Bench:
     def context(self, seed: int) -> Context:
         """With the reference as the teacher."""
         if seed not in self._contexts:
-            task = ImageTask.open(PHOTOS, seed=seed, cache=STORE / "cache")
+            task = ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=STORE / "cache"))
             bare = Context(task, STORE / "cache", seed, threads=self.threads, progress=Progress())
             reference = build(load(MODEL), Recipe.parse(REFERENCE), bare, STORE / "models")[-1]
             self._contexts[seed] = replace(bare, reference=reference)
@@ -69,7 +70,7 @@ class Bench:
         """1 for each test photo that the model answers rightly."""
         task = self.context(seed).task
         examples = task.examples("test")
-        return [int(value) for value in task.score(answers(model, task, examples), examples).numerator]
+        return [int(value) for value in task.score(judging_of(task).answers(model, examples), examples).numerator]
 
     def row(self, model: Model, seed: int) -> dict[str, Any]:
         return {"right": self.right(model, seed), "size_bytes": model.size_bytes, "path": str(model.path)}
@@ -135,7 +136,7 @@ class Bench:
         separate = STORE / "separate"
         shutil.rmtree(separate, ignore_errors=True)
         fresh = replace(
-            context, task=ImageTask.open(PHOTOS, seed=seed, cache=separate / "cache"), cache=separate / "cache"
+            context, task=ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=separate / "cache")), cache=separate / "cache"
         )
 
         def step(text: str) -> Model:
@@ -184,7 +185,12 @@ class Bench:
         with Worker() as first, Worker() as second:
             first.open(reference, threads=2)
             second.open(model, threads=2, runtime=runtime)
-            timing = time_pair(first, second, one(reference, task, examples), one(model, task, examples), seconds=8)
+            timing = time_pair(
+                first,
+                second,
+                *(judging_of(task).timing_input(each, examples) for each in (reference, model)),
+                seconds=8,
+            )
         return {
             "reference_s": timing.reference.median_s,
             "latency_s": timing.candidate.median_s,

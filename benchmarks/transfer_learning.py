@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from markdown import ROOT, provenance, table, write_between
+from microbudget.task import DataOptions
 
 ASSETS = ROOT.parent / "shared" / "assets"
 MODEL, PHOTOS = ASSETS / "models" / "mobilenet_v2", ASSETS / "images" / "flowers12"
@@ -70,7 +71,7 @@ def notebook(seed: int, batch: int, channels_last: bool, cache: Path) -> dict[st
     backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
     preprocessing = load(MODEL).record.preprocessing or {}
     ready = time.perf_counter()
-    task = ImageTask.open(PHOTOS, seed=seed, cache=cache)
+    task = ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=cache))
     data = {}
     for split in ("train", "validation", "test"):
         examples = task.examples(split)  # type: ignore[arg-type]
@@ -129,7 +130,7 @@ def ours(seed: int, views: int, cache: Path) -> dict[str, Any]:
 
     model = load(MODEL)
     ready = time.perf_counter()
-    task = ImageTask.open(PHOTOS, seed=seed, cache=cache)
+    task = ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=cache))
     made = build_step(model, Finetune(head="mlp", views=views), Context(task, cache, seed), cache / "models")
     session = open_session(made)
     examples = task.examples("test")
@@ -158,7 +159,7 @@ def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
 
     model = load(MODEL)
     preprocessing = model.record.preprocessing or {}
-    task = ImageTask.open(PHOTOS, seed=seed, cache=cache)
+    task = ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=cache))
     task.prepare([preprocessing])
     graph = open_backbone(model)
     train, validation = task.examples("train"), task.examples("validation")

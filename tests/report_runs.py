@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from microbudget.judge.answering import Tally
 from microbudget.judge.budget import Budget, Measurement
+from microbudget.judge.judging import Scoring, judging_of
 from microbudget.judge.verdict import judge_pair
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.model import Record
@@ -23,8 +23,9 @@ from microbudget.report import write_report
 from microbudget.runs.candidates import Candidate
 from microbudget.runs.run import Run
 from microbudget.runtimes.loading import load
-from microbudget.search.shrink import Shrunk
+from microbudget.search.result import Shrunk
 from microbudget.ship import deliver
+from microbudget.task import DataOptions
 from microbudget.training.learning_curve import LearningCurve
 from microbudget.units import Drop
 
@@ -160,7 +161,7 @@ def history() -> dict:
 
 
 def measurement(task: ImageTask, logits: NDArray, split: str, size_bytes: int, latency_s: float | None) -> Measurement:
-    tally = Tally(task)
+    tally = Scoring(judging_of(task))
     tally.add(task.examples(split), logits)
     judged = tally.quality()
     return Measurement(
@@ -222,7 +223,7 @@ def candidate(task, store, fingerprint, recipe, size_bytes, latency_s, wrong, re
 def make_run(root: Path, *, unlabelled: int = 0, wrong: dict[int, int] | None = None, **budget) -> Made:
     """A finished run with a reference, two measured candidates of which one ships, and a failed one."""
     data = write_photos(root / "data", unlabelled=unlabelled)
-    task = ImageTask.open(data, cache=root / "pixels")
+    task = ImageTask.open(data, DataOptions(cache=root / "pixels"))
     run = Run(root / "run")
     run.folder.mkdir()
     settings = {"model": f"given {HOSTILE}", "model_fingerprint": "abc", "data": str(data), "seed": 0}

@@ -14,17 +14,17 @@ from microbudget.errors import BadData
 from microbudget.kind import open_data
 from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.kinds.language_modelling.chats import ChatTask
+from microbudget.kinds.language_modelling.network import KIND
 from microbudget.kinds.language_modelling.token_rows import IGNORED, conversation_rows, token_rows
 from microbudget.methods import Context
 from microbudget.methods.lora import Lora
-from microbudget.model import LANGUAGE_MODELLING
 from microbudget.recipes.build import build_step
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
 from microbudget.runtimes.language.chat import PLAIN, last_answer
 from microbudget.runtimes.loading import load
-from microbudget.search import evaluation
-from microbudget.task import LanguageTask
+from microbudget.task import DataOptions, LanguageTask
+from quick import QUICK
 from toy_language_models import train_byte_level, write_network
 from toy_pair import needs_llama
 
@@ -51,13 +51,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_conversations_are_a_language_task(chats: Path) -> None:
-    task = open_data(chats, LANGUAGE_MODELLING)
+    task = open_data(chats, KIND)
     assert isinstance(task, ChatTask)
     assert isinstance(task, LanguageTask)
     assert [len(task.examples(split)) for split in ("train", "validation", "test")] == [28, 6, 6]
-    assert open_data(chats, LANGUAGE_MODELLING).fingerprint == task.fingerprint
+    assert open_data(chats, KIND).fingerprint == task.fingerprint
     seen = frozenset(example.key for example in task.examples("train"))
-    judged = open_data(chats, LANGUAGE_MODELLING, splits=False, leave_out=seen)
+    judged = open_data(chats, KIND, DataOptions(splits=False, leave_out=seen))
     assert len(judged.examples("test")) == 12
 
 
@@ -105,7 +105,7 @@ def test_a_folder_of_texts_and_conversations_is_neither(chats: Path, tmp_path: P
     (tmp_path / "talks.jsonl").write_bytes(chats.read_bytes() if chats.is_file() else b"{}")
     (tmp_path / "more.txt").write_text("a text", encoding="utf-8")
     with pytest.raises(BadData, match=r"holds conversations \(talks.jsonl\) and text \(more.txt\)"):
-        open_data(tmp_path, LANGUAGE_MODELLING)
+        open_data(tmp_path, KIND)
 
 
 def test_a_template_that_writes_earlier_turns_anew_repeats_none() -> None:
@@ -150,11 +150,9 @@ def test_a_model_is_shrunk_onconversation_rows(
 ) -> None:
     """Also the divergence from the reference, and its answers to what held-out users ask."""
     monkeypatch.setattr(ladder, "LEVELS", ("Q8_0",))
-    for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
-        monkeypatch.setattr(evaluation, name, 0.2)
     out = tmp_path / "run"
     command = ["shrink", str(folder), "--data", str(chats), "--out", str(out), "--max-drop", "90%", "--threads", "1"]
-    assert cli.main(command) == 0
+    assert cli.main(command, durations=QUICK) == 0
     rows = [json.loads(line) for line in (out / "candidates.jsonl").read_text(encoding="utf-8").splitlines()]
     (level,) = [row for row in rows if "Q8_0" in row["recipe"]]
     assert level["measurement"]["extra"]["kl"] > 0

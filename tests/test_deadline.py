@@ -14,12 +14,15 @@ import pytest
 from microbudget.errors import BadData, OutOfTime
 from microbudget.judge.budget import Budget
 from microbudget.methods import Context
+from microbudget.kinds.transcription.search_space import SearchSpace
 from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
-from microbudget.search import evaluation
-from microbudget.search import shrink as search
+from microbudget.search.result import Shrunk
+from microbudget.search.shrink import run_recipe, shrink
+from microbudget.task import DataOptions
 from microbudget.training.deadline import FIRST_LOOK, Clock
 from microbudget.units import Drop
+from quick import QUICK
 from toy_seq2seq import write_recordings, write_whisper
 
 EXPORT = "export(format='ct2')"
@@ -90,13 +93,6 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recordings(tmp_path_factory.mktemp("recordings"), 24)
 
 
-@pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
-        monkeypatch.setattr(evaluation, name, 0.2)
-
-
-@pytest.mark.usefixtures("_quick")
 def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
     folder: Path, recordings: Path, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,13 +106,15 @@ def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
         return loss(*arguments)
 
     monkeypatch.setattr(objective, "loss", slow)
-    monkeypatch.setattr(search, "plan", lambda *_: [Recipe.parse(TAUGHT), Recipe.parse(EXPORT)])
+    monkeypatch.setattr(SearchSpace, "recipes", lambda *_: [Recipe.parse(TAUGHT), Recipe.parse(EXPORT)])
     out = tmp_path / "run"
 
-    def command(minutes: float) -> tuple[search.Shrunk, str]:
+    def command(minutes: float) -> tuple[Shrunk, str]:
         said = io.StringIO()
         limit = Budget(max_drop=Drop(0.9), minutes=minutes)
-        return search.shrink(folder, recordings, limit, out=out, threads=1, progress=Progress(said)), said.getvalue()
+        return shrink(
+            folder, recordings, limit, out=out, threads=1, progress=Progress(said), durations=QUICK
+        ), said.getvalue()
 
     first, _ = command(minutes=30)
     late, other = first.candidates
@@ -141,7 +139,6 @@ def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
     assert not (out / "cache").exists(), "nothing is late any more"
 
 
-@pytest.mark.usefixtures("_quick")
 def test_a_slow_recipe_does_not_keep_a_distillation_from_its_chance(
     folder: Path, recordings: Path, tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,9 +154,11 @@ def test_a_slow_recipe_does_not_keep_a_distillation_from_its_chance(
     monkeypatch.setattr(Export, "apply", slow)
     distilled = f"distill(decoder_layers=1, epochs=0) > {EXPORT}"
     for second, tried in ((distilled, 2), (f"window(seconds=2) > {EXPORT}", 1)):
-        monkeypatch.setattr(search, "plan", lambda *_, second=second: [Recipe.parse(EXPORT), Recipe.parse(second)])
+        monkeypatch.setattr(
+            SearchSpace, "recipes", lambda *_, second=second: [Recipe.parse(EXPORT), Recipe.parse(second)]
+        )
         limit = Budget(max_drop=Drop(0.9), minutes=30)
-        result = search.shrink(folder, recordings, limit, out=tmp_path / second[:6], threads=1)
+        result = shrink(folder, recordings, limit, out=tmp_path / second[:6], threads=1, durations=QUICK)
         assert len(result.candidates) == tried, second
 
 
@@ -171,14 +170,13 @@ def test_the_teacher_keeps_what_it_has_heard(
     from microbudget.runtimes.loading import load
 
     monkeypatch.setattr(teacher, "BATCH", 2)
-    task = TranscriptionTask.open(recordings, cache=tmp_path / "index")
+    task = TranscriptionTask.open(recordings, DataOptions(cache=tmp_path / "index"))
     examples, whisper = task.examples("train")[:8], load(folder)
     with pytest.raises(OutOfTime, match="in the middle of the teacher's transcription"):
         teacher.pseudo_labels(whisper, examples, Context(task, tmp_path, deadline=time.monotonic()))
     assert teacher.pseudo_labels(whisper, examples, Context(task, tmp_path)).passes == 6
 
 
-@pytest.mark.usefixtures("_quick")
 def test_a_recipe_of_our_own_that_does_not_suit_the_data_is_a_row(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,10 +187,10 @@ def test_a_recipe_of_our_own_that_does_not_suit_the_data_is_a_row(
         first, *_, last = speech_ladder(given, task)
         return [last, first]
 
-    monkeypatch.setattr(search, "plan", ends)
-    result = search.shrink(folder, recordings, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", threads=1)
+    monkeypatch.setattr(SearchSpace, "recipes", ends)
+    result = shrink(folder, recordings, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", threads=1, durations=QUICK)
     assert "there is nothing to learn from" in (result.candidates[0].failure or "")
     assert result.best is not None
     assert result.best.fingerprint == result.candidates[1].fingerprint
     with pytest.raises(BadData, match="there is nothing to learn from"):
-        search.run_recipe(folder, result.candidates[0].recipe, recordings, out=tmp_path / "one", threads=1)
+        run_recipe(folder, result.candidates[0].recipe, recordings, out=tmp_path / "one", threads=1, durations=QUICK)

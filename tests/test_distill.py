@@ -26,6 +26,7 @@ from microbudget.recipes.build import build, build_step, step_fingerprint
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 
 QUICK = Distill(epochs=2, views=2, patience=2)
 LABELS = tuple(COLOURS)
@@ -45,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def context(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
-    return Context(ImageTask.open(data, cache=cache), cache, threads=1)
+    return Context(ImageTask.open(data, DataOptions(cache=cache)), cache, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +323,7 @@ def test_a_class_without_training_photos_is_named(taught: Model, tmp_path: Path)
     for split in ("train", "validation", "test"):
         write_photos(folder / split, per_class=6, seed=len(split))
     shutil.rmtree(folder / "train" / "red")
-    own = Context(ImageTask.open(folder, cache=tmp_path / "cache"), tmp_path / "cache")
+    own = Context(ImageTask.open(folder, DataOptions(cache=tmp_path / "cache")), tmp_path / "cache")
     with pytest.raises(BadData, match="no training example of red"):
         build_step(taught, QUICK, own, tmp_path / "store")
 

@@ -24,6 +24,7 @@ from microbudget.recipes.build import build, build_step, step_fingerprint
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
 from test_distill import vision_transformer
+from microbudget.task import DataOptions
 
 QUICK = Distill(epochs=1, views=1)
 LABELS = tuple(COLOURS)
@@ -33,7 +34,7 @@ LABELS = tuple(COLOURS)
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     photos = write_photos(tmp_path_factory.mktemp("students") / "photos", per_class=8)
-    return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.whisper import load_network
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 EASY: dict[str, Any] = {"max_wer": 1e9, "epochs": 2, "batch_size": 8}  # a random teacher writes nonsense
@@ -46,7 +47,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("speech")
-    task = TranscriptionTask.open(write_recordings(folder / "data", 24), cache=folder / "cache")
+    task = TranscriptionTask.open(write_recordings(folder / "data", 24), DataOptions(cache=folder / "cache"))
     return Context(task, folder / "cache", threads=2)
 
 
@@ -172,7 +173,7 @@ def test_it_works_without_transcripts(whisper: Model, tmp_path: Path) -> None:
     write_recordings(data / "unlabelled", 16, 1, transcribed=False)
     for seed, split in enumerate(("train", "validation", "test"), 2):
         write_recordings(data / split, 6, seed)
-    context = Context(TranscriptionTask.open(data, cache=tmp_path / "cache"), tmp_path / "cache")
+    context = Context(TranscriptionTask.open(data, DataOptions(cache=tmp_path / "cache")), tmp_path / "cache")
     made = build_step(whisper, Distill(decoder_layers=1, epochs=1, max_wer=0.0), context, tmp_path / "store")
     report = made.record.history["distill"]
     assert report["recordings"] == 16 + 6 + 6

@@ -20,6 +20,7 @@ from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.hf.heads import head_of
 from microbudget.runtimes.hf.torch import load_network
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from microbudget.training import classifiers
 from microbudget.training.objective import Trained
 from test_distill import vision_transformer
@@ -28,7 +29,7 @@ from test_distill import vision_transformer
 @pytest.fixture(scope="module")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
-    return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
 def tuned(given: Path, context: Context, store: Path, **options: object) -> Model:
@@ -202,7 +203,7 @@ def test_a_pruned_mobilenet_recovers_by_training_on(assets: Path, tmp_path: Path
         (photos / folder.name).mkdir(parents=True)
         for file in sorted(folder.iterdir())[:16]:
             (photos / folder.name / file.name).write_bytes(file.read_bytes())
-    own = Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    own = Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
     recipe = "resize(pixels=64) > finetune > prune(sparsity=0.6, samples=8) > finetune(unfreeze='all', deep_epochs=8)"
     history = build(load(assets / "models" / "mobilenet_v2"), Recipe.parse(recipe), own, tmp_path / "models")[
         -1

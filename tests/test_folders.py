@@ -14,7 +14,7 @@ from microbudget.data.splits import HALVES, WHOLE, complete, divide, keep_apart,
 from microbudget.errors import BadData
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.machine.processor import thread_count
-from microbudget.task import Example
+from microbudget.task import DataOptions, Example
 
 FORMATS = folders.FileFormats(
     "images", frozenset({".jpg", ".png"}), frozenset({".heic", ".svg"}), "convert them to JPEG or PNG"
@@ -305,7 +305,7 @@ class TestBadFolders:
         make(as_nobody.folder / "data", name.format("a"), name.format("b"))
         as_nobody.close(as_nobody.folder / closed, mode)
         with pytest.raises(BadData, match=r"cannot be read.*Permission denied"):
-            ImageTask.open(as_nobody.folder / "data", cache=as_nobody.folder / "cache")
+            ImageTask.open(as_nobody.folder / "data", DataOptions(cache=as_nobody.folder / "cache"))
 
     def test_links_in_a_circle_end(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/1.jpg")

@@ -21,7 +21,7 @@ from microbudget.images import photos, pixels
 from microbudget.images.preprocess import Preprocessing
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.progress import Progress
-from microbudget.task import Task
+from microbudget.task import DataOptions, Task
 from toy_photos import LONG_AGO_S, noise, photo, two_classes
 
 FLOWERS = Path(__file__).parents[2] / "shared" / "assets" / "images" / "flowers12"
@@ -40,7 +40,7 @@ def store(tmp_path):
 
 
 def test_a_folder_of_photos_is_a_task(folder, store):
-    task = ImageTask.open(folder, cache=store)
+    task = ImageTask.open(folder, DataOptions(cache=store))
     assert isinstance(task, Task)
     assert (task.kind, task.labels, task.warnings) == ("image-classification", ("cat", "dog"), [])
     counts = {split: Counter(e.label for e in task.examples(split)) for split in ("train", "validation", "test")}
@@ -54,7 +54,7 @@ def test_a_folder_of_photos_is_a_task(folder, store):
 
 
 def test_pixel_values_are_those_of_the_preprocessing(folder, store):
-    task = ImageTask.open(folder, cache=store, threads=2)
+    task = ImageTask.open(folder, DataOptions(cache=store, threads=2))
     examples = [*task.examples("test"), *task.examples("train")[:3], task.examples("test")[0]]
     expected = Preprocessing.parse(SMALL)([photos.read_photo(task.path_of(e)) for e in examples])
     for _ in range(2):
@@ -63,7 +63,7 @@ def test_pixel_values_are_those_of_the_preprocessing(folder, store):
 
 
 def test_score_and_loss(folder, store):
-    task = ImageTask.open(folder, cache=store)
+    task = ImageTask.open(folder, DataOptions(cache=store))
     examples = task.examples("test")
     logits = np.tile([2.0, 0.0], (len(examples), 1))
     scores = task.score(logits, examples)
@@ -75,25 +75,25 @@ def test_score_and_loss(folder, store):
 
 
 def test_the_same_contents_are_the_same_task(folder, store, tmp_path):
-    first = ImageTask.open(folder, cache=store)
+    first = ImageTask.open(folder, DataOptions(cache=store))
     copy = tmp_path / "copy"
     for number, path in enumerate(sorted(folder.rglob("*.png"), reverse=True)):
         (copy / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy / path.parent.name / f"renamed-{number}.png")
-    second = ImageTask.open(copy, cache=store)
+    second = ImageTask.open(copy, DataOptions(cache=store))
     assert first.fingerprint == second.fingerprint
     assert [e.key for e in first.examples("train")] == [e.key for e in second.examples("train")]
-    assert ImageTask.open(folder, cache=store, seed=1).fingerprint != first.fingerprint
+    assert ImageTask.open(folder, DataOptions(cache=store, seed=1)).fingerprint != first.fingerprint
     (copy / "cat").rename(copy / "zebra")
-    assert ImageTask.open(copy, cache=store).fingerprint != first.fingerprint
+    assert ImageTask.open(copy, DataOptions(cache=store)).fingerprint != first.fingerprint
 
 
 class TestJudging:
     def test_every_example_of_an_unsplit_folder(self, folder, store):
-        seen = frozenset(e.key for e in ImageTask.open(folder, cache=store).examples("train"))
-        task = ImageTask.open(folder, splits=False, cache=store)
+        seen = frozenset(e.key for e in ImageTask.open(folder, DataOptions(cache=store)).examples("train"))
+        task = ImageTask.open(folder, DataOptions(splits=False, cache=store))
         assert (len(task.examples("test")), task.left_out, task.examples("train")) == (20, 0, ())
-        task = ImageTask.open(folder, splits=False, leave_out=seen | {"of-other-data"}, cache=store)
+        task = ImageTask.open(folder, DataOptions(splits=False, leave_out=seen | {"of-other-data"}, cache=store))
         assert (len(task.examples("test")), task.left_out) == (6, 14)
         assert not {e.key for e in task.examples("test")} & seen
 
@@ -101,21 +101,21 @@ class TestJudging:
         for split, start in (("train", 0), ("validation", 10), ("test", 20)):
             for number in range(4):
                 photo(tmp_path / "d" / split / "ab"[number % 2] / f"{number}.png", seed=start + number)
-        task = ImageTask.open(tmp_path / "d", splits=False, cache=store)
+        task = ImageTask.open(tmp_path / "d", DataOptions(splits=False, cache=store))
         assert {e.name.split("/")[0] for e in task.examples("test")} == {"test"}
         shutil.rmtree(tmp_path / "d" / "test")
-        task = ImageTask.open(tmp_path / "d", splits=False, cache=store)
+        task = ImageTask.open(tmp_path / "d", DataOptions(splits=False, cache=store))
         assert {e.name.split("/")[0] for e in task.examples("test")} == {"validation"}
 
     def test_nothing_is_left(self, folder, store):
-        seen = frozenset(e.key for e in ImageTask.open(folder, splits=False, cache=store).examples("test"))
+        seen = frozenset(e.key for e in ImageTask.open(folder, DataOptions(splits=False, cache=store)).examples("test"))
         with pytest.raises(BadData, match="made with all 20 images"):
-            ImageTask.open(folder, splits=False, leave_out=seen, cache=store)
+            ImageTask.open(folder, DataOptions(splits=False, leave_out=seen, cache=store))
 
 
 def test_unlabelled_photos_are_examples_without_labels(folder, store):
     photo(folder / "unlabelled" / "new.png", seed=500)
-    task = ImageTask.open(folder, cache=store)
+    task = ImageTask.open(folder, DataOptions(cache=store))
     (example,) = task.examples("unlabelled")
     assert (example.label, example.name) == (None, "unlabelled/new.png")
     assert task.collate([example], SMALL)["pixel_values"].shape == (1, 3, 8, 8)
@@ -129,7 +129,7 @@ def test_copies_are_reported_and_test_stays_clean(tmp_path, store):
             photo(tmp_path / split / "ab"[number % 2] / f"{number}.png", seed=start + number)
     shutil.copy(tmp_path / "test" / "a" / "0.png", tmp_path / "train" / "a" / "leak.png")
     shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "train" / "b" / "twice.png")
-    task = ImageTask.open(tmp_path, cache=store)
+    task = ImageTask.open(tmp_path, DataOptions(cache=store))
     dropped, doubted = sorted(task.duplicates, key=lambda pair: pair.dropped is None)
     assert (dropped.first, dropped.second) == ("test/a/0.png", "train/a/leak.png")
     assert {doubted.first, doubted.second} == {"train/a/0.png", "train/b/twice.png"}
@@ -157,7 +157,7 @@ class TestBadFiles:
         for number in range(10):  # below a tenth: one of 31
             photo(folder / "dog" / f"more-{number}.png", seed=1000 + number)
         out = io.StringIO()
-        task = ImageTask.open(folder, cache=store, progress=Progress(out))
+        task = ImageTask.open(folder, DataOptions(cache=store, progress=Progress(out)))
         assert out.getvalue() == "".join(f"warning: {warning}\n" for warning in task.warnings)
         return task
 
@@ -211,7 +211,7 @@ class TestBadFiles:
         for number in range(7):
             self.spoil(folder, f"bad-{number}.jpg", b"no")
         with pytest.raises(BadData, match=r"7 of 27 images .*bad-0\.jpg .*bad-4\.jpg .* and 2 more"):
-            ImageTask.open(folder, cache=store)
+            ImageTask.open(folder, DataOptions(cache=store))
 
     def test_a_file_that_cannot_be_opened(self, folder, store, monkeypatch):
         target = folder / "cat" / "3.png"
@@ -225,7 +225,7 @@ class TestBadFiles:
         monkeypatch.setattr(Path, "read_bytes", refuse)
         assert "cat/3.png (Permission denied)" in self.open(folder, store).warnings[0]
         monkeypatch.undo()
-        assert ImageTask.open(folder, cache=store).warnings == []  # a refusal is not remembered
+        assert ImageTask.open(folder, DataOptions(cache=store)).warnings == []  # a refusal is not remembered
 
     def test_a_broken_link(self, folder, store):
         (folder / "cat" / "link.png").symlink_to(folder / "gone.png")
@@ -256,7 +256,7 @@ class TestBadFiles:
                 photos.read_photo(tmp_path / "x.tif")
 
     def test_damage_after_the_start_is_told(self, folder, store):
-        task = ImageTask.open(folder, cache=store)
+        task = ImageTask.open(folder, DataOptions(cache=store))
         victim = task.path_of(task.examples("test")[0])
         victim.write_bytes(b"gone bad")
         with pytest.raises(BadData, match=rf"1 images that were whole.*{victim.name} \(it is not an image\)"):
@@ -278,7 +278,7 @@ def declared(width, height):
 class TestWarningsOfClasses:
     def test_a_single_image_goes_to_train(self, folder, store):
         photo(folder / "owl" / "1.png", seed=900)
-        task = ImageTask.open(folder, cache=store)
+        task = ImageTask.open(folder, DataOptions(cache=store))
         assert task.warnings == ["classes with a single image (trained on, never judged): owl"]
         assert "owl/1.png" in {e.name for e in task.examples("train")}
 
@@ -286,51 +286,51 @@ class TestWarningsOfClasses:
         for name, seed in (("train/a/1", 1), ("train/b/1", 2), ("test/a/2", 3), ("test/c/2", 4), ("train/a/3", 5)):
             photo(tmp_path / f"{name}.png", seed)
         photo(tmp_path / "validation" / "a" / "4.png", 6)
-        warnings = ImageTask.open(tmp_path, cache=store).warnings
+        warnings = ImageTask.open(tmp_path, DataOptions(cache=store)).warnings
         assert "classes without an image to train on: c" in warnings
         assert "classes with a single image (trained on, never judged): b" in warnings
 
     def test_one_class_only(self, tmp_path, store):
         photo(tmp_path / "a" / "1.png", 1)
         with pytest.raises(BadData, match="one class only"):
-            ImageTask.open(tmp_path, cache=store)
+            ImageTask.open(tmp_path, DataOptions(cache=store))
 
 
 class TestHashes:
     def test_are_remembered(self, folder, store, monkeypatch):
-        first = ImageTask.open(folder, cache=store)
+        first = ImageTask.open(folder, DataOptions(cache=store))
 
         def never(path):
             raise AssertionError(path)
 
         monkeypatch.setattr(Path, "read_bytes", never)
-        assert ImageTask.open(folder, cache=store).fingerprint == first.fingerprint
+        assert ImageTask.open(folder, DataOptions(cache=store)).fingerprint == first.fingerprint
 
     def test_a_changed_file_is_read_again(self, folder, store):
-        first = ImageTask.open(folder, cache=store)
+        first = ImageTask.open(folder, DataOptions(cache=store))
         photo(folder / "cat" / "0.png", seed=4242)
         os.utime(folder / "cat" / "0.png", (LONG_AGO_S + 1, LONG_AGO_S + 1))
-        assert ImageTask.open(folder, cache=store).fingerprint != first.fingerprint
+        assert ImageTask.open(folder, DataOptions(cache=store)).fingerprint != first.fingerprint
 
     def test_a_file_that_just_changed_is_not_trusted(self, folder, store):
         """Within the clock's granularity it could change again without changing its time."""
         path = folder / "cat" / "0.png"
         path.touch()
         stamp = path.stat()
-        first = ImageTask.open(folder, cache=store)
+        first = ImageTask.open(folder, DataOptions(cache=store))
         data = path.read_bytes()
         path.write_bytes(data[:-1] + b"\0")
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-        assert ImageTask.open(folder, cache=store, splits=False).warnings != first.warnings or (
-            ImageTask.open(folder, cache=store).fingerprint != first.fingerprint
+        assert ImageTask.open(folder, DataOptions(cache=store, splits=False)).warnings != first.warnings or (
+            ImageTask.open(folder, DataOptions(cache=store)).fingerprint != first.fingerprint
         )
 
     @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"revision": -1, "files": {}}', b"\xff\xfe"])
     def test_a_damaged_memory_is_only_forgotten(self, folder, store, damage):
-        first = ImageTask.open(folder, cache=store)
+        first = ImageTask.open(folder, DataOptions(cache=store))
         (index,) = (store / "index").iterdir()
         index.write_bytes(damage)
-        assert ImageTask.open(folder, cache=store).fingerprint == first.fingerprint
+        assert ImageTask.open(folder, DataOptions(cache=store)).fingerprint == first.fingerprint
 
 
 class TestPreparing:
@@ -347,7 +347,7 @@ class TestPreparing:
 
     def test_every_photo_is_decoded_once(self, folder, store, monkeypatch):
         photo(folder / "unlabelled" / "new.png", seed=500)
-        task = ImageTask.open(folder, cache=store)
+        task = ImageTask.open(folder, DataOptions(cache=store))
         decoded = self.count_decodes(monkeypatch)
         smaller = Preprocessing.parse(SMALL).resized(5)
         other_mean = {**SMALL, "image_mean": [0.1, 0.2, 0.3]}
@@ -359,15 +359,15 @@ class TestPreparing:
                 task.collate(task.examples("train"), config, view)
             task.collate(task.examples("test"), config)
         task.prepare([SMALL], views=2)
-        ImageTask.open(folder, cache=store).collate(task.examples("train"), SMALL, 2)
+        ImageTask.open(folder, DataOptions(cache=store)).collate(task.examples("train"), SMALL, 2)
         assert sum(decoded.values()) == 20
         task.collate(task.examples("unlabelled"), SMALL)
         assert sum(decoded.values()) == 21
 
     def test_views_differ_and_are_the_same_at_every_call(self, folder, store, tmp_path):
-        task = ImageTask.open(folder, cache=store)
-        again = ImageTask.open(folder, cache=tmp_path / "elsewhere", threads=1)
-        other = ImageTask.open(folder, cache=store, seed=9)
+        task = ImageTask.open(folder, DataOptions(cache=store))
+        again = ImageTask.open(folder, DataOptions(cache=tmp_path / "elsewhere", threads=1))
+        other = ImageTask.open(folder, DataOptions(cache=store, seed=9))
         examples = task.examples("train")[:4]
         views = [task.collate(examples, SMALL, view)["pixel_values"] for view in range(3)]
         assert not np.array_equal(views[0], views[1])
@@ -379,7 +379,7 @@ class TestPreparing:
         assert not np.array_equal(mine, theirs)
 
     def test_threads_that_collate_at_once_decode_once(self, folder, store, monkeypatch):
-        task = ImageTask.open(folder, cache=store)
+        task = ImageTask.open(folder, DataOptions(cache=store))
         decoded = self.count_decodes(monkeypatch)
         examples = task.examples("train")
         with ThreadPoolExecutor(8) as pool:
@@ -387,7 +387,7 @@ class TestPreparing:
         assert sum(decoded.values()) == len(examples)
 
     def test_a_task_can_be_sent_to_another_process(self, folder, store):
-        task = ImageTask.open(folder, cache=store)
+        task = ImageTask.open(folder, DataOptions(cache=store))
         expected = task.collate(task.examples("test"), SMALL)["pixel_values"]
         data = pickle.dumps(task)
         assert len(data) < 20_000
@@ -398,12 +398,12 @@ class TestPreparing:
     def test_an_example_of_another_task_is_refused(self, folder, store, tmp_path):
         photo(tmp_path / "other" / "a" / "1.png", 77)
         photo(tmp_path / "other" / "b" / "2.png", 78)
-        other = ImageTask.open(tmp_path / "other", splits=False, cache=store)
+        other = ImageTask.open(tmp_path / "other", DataOptions(splits=False, cache=store))
         with pytest.raises(BadData, match="no example of"):
-            ImageTask.open(folder, cache=store).collate(other.examples("test"), SMALL)
+            ImageTask.open(folder, DataOptions(cache=store)).collate(other.examples("test"), SMALL)
 
     def test_only_the_rows_asked_for_are_in_memory(self, folder, store):
-        task = ImageTask.open(folder, cache=store)
+        task = ImageTask.open(folder, DataOptions(cache=store))
         large = Preprocessing.parse(SMALL).resized(300)
         task.prepare([large])
         examples = task.examples("train")
@@ -419,17 +419,17 @@ class TestPreparing:
 def test_real_photos_open_fast_the_second_time(tmp_path):
     if not FLOWERS.is_dir():
         pytest.skip(f"real photos are not here: {FLOWERS}")
-    first = ImageTask.open(FLOWERS, cache=tmp_path, threads=2)
+    first = ImageTask.open(FLOWERS, DataOptions(cache=tmp_path, threads=2))
     assert len(first.labels) == 12
     assert sum(len(first.examples(split)) for split in ("train", "validation", "test")) == 720
     (index,) = (tmp_path / "index").iterdir()
     assert len(json.loads(index.read_text())["files"]) == 720
-    assert ImageTask.open(FLOWERS, cache=tmp_path).fingerprint == first.fingerprint
+    assert ImageTask.open(FLOWERS, DataOptions(cache=tmp_path)).fingerprint == first.fingerprint
 
 
 def test_real_metadata_is_read(tmp_path):
     if not IMAGENET.is_dir():
         pytest.skip(f"real photos are not here: {IMAGENET}")
-    task = ImageTask.open(IMAGENET, splits=False, cache=tmp_path, threads=2)
+    task = ImageTask.open(IMAGENET, DataOptions(splits=False, cache=tmp_path, threads=2))
     assert (len(task.examples("test")), len(task.labels)) == (260, 230)
     assert "canoe" in task.labels

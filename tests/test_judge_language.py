@@ -13,7 +13,7 @@ import torch
 from microbudget import cli
 from microbudget.errors import BrokenModel, InvalidOption
 from microbudget.judge import compare, measure
-from microbudget.judge.answering import hire
+from microbudget.judge.judging import judging_of
 from microbudget.judge.ledger import ledger
 from microbudget.judge.ledger.gguf import nominal_bits
 from microbudget.kinds.language_modelling.text import TextTask
@@ -26,7 +26,7 @@ from microbudget.runtimes.gguf.file import GgufFile
 from microbudget.runtimes.gguf.types import TYPES
 from microbudget.runtimes.language.session import LanguageSession
 from microbudget.runtimes.loading import load
-from microbudget.task import LanguageTask, Task
+from microbudget.task import DataOptions, LanguageTask, Task
 from microbudget.units import parse_drop
 from toy_language_models import train_sentencepiece, write_network
 from toy_pair import Pair, needs_llama, prose, write_pair
@@ -57,7 +57,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_text_task_is_a_language_task(text: Path) -> None:
-    task = TextTask.open(text, splits=False)
+    task = TextTask.open(text, DataOptions(splits=False))
     assert isinstance(task, LanguageTask)
     assert isinstance(task, Task)
 
@@ -95,8 +95,8 @@ def test_intervals_hold_the_mean() -> None:
 
 
 def test_a_rounded_model_diverges_and_itself_does_not(pair: Pair, rounded: Path, text: Path) -> None:
-    task = TextTask.open(text, splits=False, most={"test": 5})
-    with hire(task) as first, hire(task) as second:
+    task = TextTask.open(text, DataOptions(splits=False), most={"test": 5})
+    with judging_of(task).start_worker() as first, judging_of(task).start_worker() as second:
         first.open(load(pair.gguf), threads=1)
         second.open(load(pair.gguf), threads=1)
         itself = read_both(first, second, task, task.examples("test")).divergence()
@@ -110,7 +110,9 @@ def test_a_rounded_model_diverges_and_itself_does_not(pair: Pair, rounded: Path,
 
 
 def test_measure_tells_reading_and_writing_apart(pair: Pair, text: Path) -> None:
-    found = measure(pair.gguf, TextTask.open(text, splits=False, most={"test": 6}), seconds=0.3, threads=1, ledger=True)
+    found = measure(
+        pair.gguf, TextTask.open(text, DataOptions(splits=False), most={"test": 6}), seconds=0.3, threads=1, ledger=True
+    )
     assert (found.task, found.metric, found.format) == ("language-modelling", "bits per byte", "gguf")
     assert found.runtime.startswith("llama.cpp")
     assert found.quality_low <= found.quality <= found.quality_high
@@ -128,7 +130,7 @@ def test_measure_tells_reading_and_writing_apart(pair: Pair, text: Path) -> None
 
 
 def test_compare_has_kl_and_a_relative_change(pair: Pair, rounded: Path, text: Path) -> None:
-    task = TextTask.open(text, splits=False, most={"test": 12})
+    task = TextTask.open(text, DataOptions(splits=False), most={"test": 12})
     found = compare(pair.hf, rounded, task, max_drop=parse_drop("50%"), seconds=0.5, threads=1)
     assert found.size_ratio > 2
     assert 0.005 < found.extra["kl"] < 1
@@ -140,7 +142,7 @@ def test_compare_has_kl_and_a_relative_change(pair: Pair, rounded: Path, text: P
 
 
 def test_a_loss_in_points_is_refused(pair: Pair, text: Path) -> None:
-    task = TextTask.open(text, splits=False, most={"test": 2})
+    task = TextTask.open(text, DataOptions(splits=False), most={"test": 2})
     with pytest.raises(InvalidOption, match="give it relative"):
         compare(pair.gguf, pair.gguf, task, max_drop=parse_drop("1pt"), seconds=0.1, threads=1)
 

@@ -15,6 +15,7 @@ from microbudget.errors import BrokenModel, InvalidOption, LabelsDisagree, Worke
 from microbudget.judge import compare, measure, measuring
 from microbudget.judge.ceilings import Ceilings
 from microbudget.judge.measuring import choose_threads, open_task
+from microbudget.judge.options import MeasureOptions
 from microbudget.units import Drop
 from toy_task import ToyTask
 
@@ -93,12 +94,12 @@ def test_threads_below_zero_are_refused(model, task, threads):
 def test_threads(model, task, monkeypatch):
     sample = {"pixel_values": task.pixels[:1]}
     monkeypatch.setattr(measuring.machine, "cores", lambda: 7)
-    assert choose_threads(model, sample, None) == 7
-    assert choose_threads(model, sample, 0) == 7
-    assert choose_threads(model, sample, 3) == 3
+    assert choose_threads(model, sample, MeasureOptions()) == 7
+    assert choose_threads(model, sample, MeasureOptions(threads=0)) == 7
+    assert choose_threads(model, sample, MeasureOptions(threads=3)) == 3
     monkeypatch.setattr(measuring.machine, "cores", lambda: 2)
     monkeypatch.setattr(measuring, "AUTO_S", 0.2)
-    assert choose_threads(model, sample, "auto") in (1, 2)
+    assert choose_threads(model, sample, MeasureOptions(threads="auto")) in (1, 2)
 
 
 def test_a_batch_below_one_is_refused(model, task):

@@ -28,6 +28,7 @@ from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from toy_language_models import text_context, train_byte_level, write_network
 
 QUICK = Lora(rank=2, epochs=2, length=64, batch_size=4)
@@ -49,7 +50,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Context:
 @pytest.fixture(scope="module")
 def images(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
-    return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
 def logits(model: Model) -> np.ndarray:

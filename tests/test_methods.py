@@ -35,6 +35,7 @@ from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 # For each method a recipe that gives it its input, and an example of itself.
@@ -62,14 +63,14 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Context]:
     """A small random Whisper and recordings of its kind."""
     cache, data = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("recordings")
     model = load(write_whisper(tmp_path_factory.mktemp("whisper") / "toy"))
-    task = TranscriptionTask.open(write_recordings(data / "words", 12), cache=cache)
+    task = TranscriptionTask.open(write_recordings(data / "words", 12), DataOptions(cache=cache))
     return model, Context(task, cache, threads=1, reference=model)
 
 
 @pytest.fixture(scope="module")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
-    return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_mlp_is_the_talks_head(given: dict[str, Model], context: Context, tmp_pa
 def test_features_are_computed_once_per_view(
     given: dict[str, Model], photos: Path, tmp_path: Path, images_answered: list[int]
 ) -> None:
-    own = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=2)
+    own = Context(ImageTask.open(photos, DataOptions(cache=tmp_path)), tmp_path, threads=2)
     train, validation = len(own.task.examples("train")), len(own.task.examples("validation"))
     build_step(given[""], Finetune(views=2, epochs=30), own, tmp_path / "a")
     assert sum(images_answered) == 2 * train + validation
@@ -344,7 +345,7 @@ def test_a_class_without_training_photos_is_named(hf_model: Path, tmp_path: Path
     for split in ("train", "validation", "test"):
         write_photos(folder / split, per_class=6, seed=len(split))
     shutil.rmtree(folder / "train" / "red")
-    own = Context(ImageTask.open(folder, cache=tmp_path / "cache"), tmp_path / "cache")
+    own = Context(ImageTask.open(folder, DataOptions(cache=tmp_path / "cache")), tmp_path / "cache")
     with pytest.raises(BadData, match="no training example of red"):
         build_step(load(hf_model), Finetune(), own, tmp_path / "store")
 
@@ -357,7 +358,7 @@ def test_the_real_mobilenet_learns_flowers(assets: Path, tmp_path: Path) -> None
         (folder / name).mkdir(parents=True)
         for file in sorted((assets / "images" / "flowers12" / name).iterdir())[:24]:
             shutil.copyfile(file, folder / name / file.name)
-    own = Context(ImageTask.open(folder, cache=tmp_path / "cache"), tmp_path / "cache", threads=2)
+    own = Context(ImageTask.open(folder, DataOptions(cache=tmp_path / "cache")), tmp_path / "cache", threads=2)
     recipe = Recipe.parse("resize(pixels=128) > finetune > export > quantize(samples=16)")
     model = build(load(assets / "models" / "mobilenet_v2"), recipe, own, tmp_path / "store")[-1]
     examples = [*own.task.examples("test"), *own.task.examples("validation")]

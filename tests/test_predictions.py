@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from microbudget import metrics
 from microbudget.errors import BrokenModel
-from microbudget.judge.answering import hire
+from microbudget.judge.judging import judging_of
 from microbudget.kinds.language_modelling import predictions
 from microbudget.kinds.language_modelling.predictions import Prediction, Predictions, compared, judge, judge_exactly
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.kinds.language_modelling.tokens import keep_predictions, read_beside, read_both
 from microbudget.runtimes.loading import load
-from microbudget.task import Example
+from microbudget.task import DataOptions, Example
 from toy_pair import needs_llama, prose, write_pair
 
 
@@ -118,11 +118,11 @@ def test_as_many_passages_are_compared_as_fit() -> None:
 def test_the_reference_reads_once_and_the_numbers_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = write_pair(tmp_path / "pair")
     (tmp_path / "a.txt").write_text(prose(3000), encoding="utf-8")
-    task = TextTask.open(tmp_path / "a.txt", splits=False, most={"test": 6})
+    task = TextTask.open(tmp_path / "a.txt", DataOptions(splits=False), most={"test": 6})
     examples = task.examples("test")
     monkeypatch.setattr(predictions, "MOST_PASSAGES", 4)
     store = Predictions(tmp_path / "store")
-    with hire(task) as reference, hire(task) as candidate:
+    with judging_of(task).start_worker() as reference, judging_of(task).start_worker() as candidate:
         reference.open(load(pair.gguf), threads=1)
         candidate.open(load(pair.hf), threads=1)
         expected = read_both(reference, candidate, task, [examples[place] for place in (0, 1, 3, 4)])

@@ -32,13 +32,14 @@ from microbudget.report.steps import steps
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.torch import load_network
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from random_graphs import random_net
 
 
 @pytest.fixture(scope="module")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
-    return Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_the_decision_outlives_the_cleaning_of_a_run(
 ) -> None:
     """The rest of the cache goes at the end; a step that is made again is the same."""
     from microbudget.runs.run import Run
-    from microbudget.search.shrink import _clean
+    from microbudget.search.search import _clean
 
     run = Run(tmp_path / "run")
     own = replace(context, cache=run.cache)
@@ -370,7 +371,7 @@ def test_bad_options_are_refused(text: str, message: str) -> None:
 
 def test_one_example_is_not_enough(hf_model: Path, tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", per_class=3)
-    own = Context(ImageTask.open(folder, cache=tmp_path / "c"), tmp_path / "c", threads=1)
+    own = Context(ImageTask.open(folder, DataOptions(cache=tmp_path / "c")), tmp_path / "c", threads=1)
     object.__setattr__(own.task, "_splits", {"train": own.task.examples("train")[:1]})
     with pytest.raises(BadInput, match="compares answers on training examples, and there are 1"):
         build_step(load(hf_model), Prune(), own, tmp_path / "s")

@@ -31,6 +31,7 @@ from microbudget.model import Model
 from microbudget.runtimes.hf.whisper import load_network
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.speech.whisper import Prompt, Vocabulary
+from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 
@@ -44,7 +45,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> TranscriptionTask:
     folder = tmp_path_factory.mktemp("speech")
-    return TranscriptionTask.open(write_recordings(folder / "data", 12), cache=folder / "cache")
+    return TranscriptionTask.open(write_recordings(folder / "data", 12), DataOptions(cache=folder / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_silence_has_an_empty_transcript(whisper: Model, task: TranscriptionTask
 
     silent = write_recordings(tmp_path / "data", 6)
     soundfile.write(silent / "unlabelled.wav", np.zeros(16_000), 16_000)
-    quiet = TranscriptionTask.open(silent, cache=tmp_path / "cache")
+    quiet = TranscriptionTask.open(silent, DataOptions(cache=tmp_path / "cache"))
     (example,) = quiet.examples("unlabelled")
     found = pseudo_labels(whisper, [example, *quiet.examples("train")], Context(quiet, tmp_path))
     assert found.text(example) == ""

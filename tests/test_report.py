@@ -27,6 +27,7 @@ from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
 from microbudget.report.plots import Limits, Point, front, trade_off
 from microbudget.report.steps import steps, words
+from microbudget.task import DataOptions
 from report_runs import (
     COLOURS,
     FLOAT,
@@ -370,7 +371,7 @@ def test_page_is_small_with_large_photos(tmp_path):
     for split in ("validation", "unlabelled"):
         for example in made.task.examples(split):  # noise is the worst that JPEG can meet
             Image.fromarray(rng.integers(0, 256, (600, 800, 3), np.uint8)).save(made.task.path_of(example))
-    task = ImageTask.open(tmp_path / "data", cache=tmp_path / "pixels")
+    task = ImageTask.open(tmp_path / "data", DataOptions(cache=tmp_path / "pixels"))
     settings = (made.run.folder / "run.toml").read_text(encoding="utf-8")
     settings = settings.replace(made.task.fingerprint, task.fingerprint)
     (made.run.folder / "run.toml").write_text(settings, encoding="utf-8")

@@ -23,6 +23,7 @@ from microbudget.methods.resize import Resize
 from microbudget.recipes.build import CHECKPOINTS, build
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from microbudget.training import loop
 from test_methods import digest
 
@@ -63,7 +64,7 @@ built(model, photos, folder)
 
 def built(model: str | Path, photos: str | Path, folder: str | Path) -> None:
     cache = Path(folder) / "cache"
-    context = Context(ImageTask.open(photos, cache=cache), cache, threads=1)
+    context = Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
     build(load(model), Recipe.parse(RECIPE), context, Path(folder) / "models")
 
 
@@ -94,7 +95,7 @@ def test_five_methods_killed_three_times_at_random_end_with_the_same_bytes(photo
 
 def test_a_full_disk_while_a_model_is_written(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """safetensors says so in an error of its own, which is no OSError; its other errors are as they were."""
-    context = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=1)
+    context = Context(ImageTask.open(photos, DataOptions(cache=tmp_path)), tmp_path, threads=1)
     model = load(write_resnet(tmp_path / "resnet"))
     full = "Error while serializing: I/O error: No space left on device (os error 28)"
     for told, raised in ((full, DiskFull), ("Error while serializing: NaN", SafetensorError)):
@@ -111,7 +112,7 @@ def test_a_full_disk_while_a_model_is_written(photos: Path, tmp_path: Path, monk
 def test_the_checkpoint_of_a_failed_step_stays(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(write_resnet(tmp_path / "resnet"))
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0)
-    context = Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=1)
+    context = Context(ImageTask.open(photos, DataOptions(cache=tmp_path)), tmp_path, threads=1)
     teacher = build(model, Recipe.parse("finetune(epochs=3)"), context, tmp_path / "models")[-1]
     step = Distill(epochs=2, views=1, learning_rate=1.0)
 

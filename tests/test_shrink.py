@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from conftest import write_hf_model, write_onnx_model, write_photos
 from microbudget import Budget, cli
+from microbudget.kinds.image_classification import search_space
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
@@ -31,22 +32,21 @@ from microbudget.runs.candidates import Candidate, append, read
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
-from microbudget.search import shrink as search
+from microbudget.search.evaluation import Evaluation
+from microbudget.search.options import Durations
+from microbudget.search.shrink import run_recipe, shrink
+from microbudget.task import DataOptions
 from microbudget.units import Drop
+from quick import QUICK
 
 SCALES = (1.0, 6 / 7)
-SLOWER_THAN_FLOAT = Candidate.slower_than_float
 RECIPE = "finetune(epochs=20) > quantize(samples=8)"  # of an onnx model
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short timing and one input size: what is tested here is not the numbers."""
-    monkeypatch.setattr(evaluation, "REFERENCE_S", 0.2)
-    monkeypatch.setattr(evaluation, "PAIR_S", 0.2)
-    monkeypatch.setattr(evaluation, "FLOAT_S", 0.2)
-    monkeypatch.setattr(Candidate, "slower_than_float", False)  # which of such small networks is faster is a toss-up
-    monkeypatch.setattr(search, "SCALES", (1.0,))
+    """One input size."""
+    monkeypatch.setattr(search_space, "SCALES", (1.0,))
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +54,17 @@ def finished(hf_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFact
     """A complete run of `shrink`. Do not write into it."""
     out = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "REFERENCE_S", 0.2)
-        patch.setattr(evaluation, "PAIR_S", 0.2)
-        patch.setattr(evaluation, "FLOAT_S", 0.2)
-        patch.setattr(Candidate, "slower_than_float", False)
-        patch.setattr(search, "SCALES", SCALES)
-        status = cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"])
+        patch.setattr(search_space, "SCALES", SCALES)
+        status = cli.main(
+            ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"], durations=QUICK
+        )
     assert status == 0
     return out
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     """The message of a command that must end with status 2."""
-    assert cli.main([str(argument) for argument in arguments]) == 2
+    assert cli.main([str(argument) for argument in arguments], durations=QUICK) == 2
     return capsys.readouterr().err
 
 
@@ -131,11 +129,16 @@ def test_each_goal_ships_its_own_best(
 def test_the_same_command_again_does_nothing_anew(
     finished: Path, hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "SCALES", SCALES)
+    monkeypatch.setattr(search_space, "SCALES", SCALES)
     out = tmp_path / "again"
     shutil.copytree(finished, out)
     monkeypatch.setattr(ImageTask, "prepare", lambda *_, **__: pytest.fail("photos were decoded for nothing"))
-    assert cli.main(["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]) == 0
+    assert (
+        cli.main(
+            ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"], durations=QUICK
+        )
+        == 0
+    )
     assert len(list(read(out / "candidates.jsonl"))) == 4, "a row was added"
     assert (out / "best" / "model.onnx").read_bytes() == (finished / "best" / "model.onnx").read_bytes()
 
@@ -147,7 +150,7 @@ def test_predict_answers_like_the_model(finished: Path, photos: Path, tmp_path: 
     script = [sys.executable, "-I", str(alone / "predict.py"), *map(str, paths)]
     lines = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
     model = load(finished / "best")
-    task = ImageTask.open(photos, splits=False)
+    task = ImageTask.open(photos, DataOptions(splits=False))
     by_name = {task.path_of(example): example for example in task.examples("test")}
     inputs = task.collate([by_name[path] for path in paths], model.record.preprocessing or {})
     logits = open_session(model).answer(inputs)
@@ -173,7 +176,9 @@ def test_predict_is_short_and_says_what_is_no_photo(finished: Path, tmp_path: Pa
 def test_measure_leaves_out_what_the_model_has_seen(
     finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["measure", str(finished / "best"), "--data", str(photos), "--json", "--quiet"]) == 0
+    assert (
+        cli.main(["measure", str(finished / "best"), "--data", str(photos), "--json", "--quiet"], durations=QUICK) == 0
+    )
     row = json.loads(capsys.readouterr().out)
     seen = len(load(finished / "best").record.seen)
     assert row["examples_left_out"] == seen > 0
@@ -190,7 +195,7 @@ def test_compare_tells_both_ways(finished: Path, photos: Path, capsys: pytest.Ca
     rows = list(read(finished / "candidates.jsonl"))
     floats, small = finished / rows[0].path, finished / "best"
     command = ["compare", str(floats), str(small), "--data", str(photos), "--max-drop", "50pt", "--json", "--quiet"]
-    assert cli.main(command) == 0
+    assert cli.main(command, durations=QUICK) == 0
     row = json.loads(capsys.readouterr().out)
     fields = "a b size_ratio speedup speedup_low speedup_high speed_verdict quality_change quality_change_low"
     assert set(row) == {*fields.split(), "quality_change_high", "verdict", "extra"}
@@ -200,7 +205,12 @@ def test_compare_tells_both_ways(finished: Path, photos: Path, capsys: pytest.Ca
 
 
 def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["measure", str(finished / "best"), "--data", str(photos), "--ledger", "--batch", "2,3"]) == 0
+    assert (
+        cli.main(
+            ["measure", str(finished / "best"), "--data", str(photos), "--ledger", "--batch", "2,3"], durations=QUICK
+        )
+        == 0
+    )
     told = capsys.readouterr().out
     for word in ("accuracy", "latency", "batch of 2", "batch of 3", "multiply-adds", "where the bytes are"):
         assert word in told
@@ -208,14 +218,14 @@ def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pyt
         assert word in told.replace("\n", " ")
     assert re.search(r"energy .*\((rapl|estimate, .* to .*)\)", told)
     both = [str(finished / "best"), str(finished / "best"), "--data", str(photos), "--max-drop", "1pt"]
-    assert cli.main(["compare", *both]) == 0
+    assert cli.main(["compare", *both], durations=QUICK) == 0
     told = capsys.readouterr()
     assert "cannot show a loss within 1pt" in told.err
     assert re.search(r"timed in \d+ pairs of blocks, \d opening\(s\), threads \d", told.out)
     assert re.search(r"verdict: not shown: .* more like them would", told.out.replace("\n", " "))
-    assert cli.main(["methods"]) == 0
+    assert cli.main(["methods"], durations=QUICK) == 0
     assert "finetune" in capsys.readouterr().out
-    assert cli.main(["report", str(finished)]) == 0
+    assert cli.main(["report", str(finished)], durations=QUICK) == 0
     assert capsys.readouterr().out.strip().endswith("report.html")
 
 
@@ -223,7 +233,7 @@ def test_a_budget_that_cannot_be_met_still_delivers(
     onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run"), "--json"]
-    assert cli.main([*command, "--max-size", "1kB", "--quiet"]) == 1
+    assert cli.main([*command, "--max-size", "1kB", "--quiet"], durations=QUICK) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["met"] is False
     assert "above 1.00 kB" in result["unmet"][0]
@@ -244,7 +254,7 @@ def test_prove_tells_before_the_start(
 def test_a_model_that_knows_the_labels_is_not_finetuned(photos: Path, tmp_path: Path) -> None:
     known = write_hf_model(tmp_path / "hf", ("red", "green", "blue"))
     model = write_onnx_model(known, tmp_path / "onnx")
-    result = search.shrink(model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    result = shrink(model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
     assert result.reference.recipe == ""
     assert all("finetune" not in candidate.recipe for candidate in result.candidates)
 
@@ -288,7 +298,7 @@ def test_bad_input_is_status_2_and_leaves_nothing(
 @pytest.mark.parametrize("text", ["--max-size=4 parsecs", "--max-drop=1", "--max-latency=fast", "--threads=0"])
 def test_units_are_checked_on_the_command_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["shrink", "model", "--data", "data", "--out", "run", text])
+        cli.main(["shrink", "model", "--data", "data", "--out", "run", text], durations=QUICK)
     assert ended.value.code == 2
     assert text.partition("=")[2] in capsys.readouterr().err
 
@@ -296,7 +306,7 @@ def test_units_are_checked_on_the_command_line(text: str, capsys: pytest.Capture
 @pytest.mark.parametrize("sizes", ["0", "4,", "two", "-1"])
 def test_batch_sizes_are_checked(sizes: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["measure", "model", "--data", "data", f"--batch={sizes}"])
+        cli.main(["measure", "model", "--data", "data", f"--batch={sizes}"], durations=QUICK)
     assert ended.value.code == 2
     assert "batch sizes are numbers from 1" in capsys.readouterr().err
 
@@ -305,13 +315,13 @@ def test_a_run_of_other_data_is_refused_unless_forced(
     onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, others = tmp_path / "run", write_photos(tmp_path / "others", seed=5)
-    assert cli.main(["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(out)]) == 0
+    assert cli.main(["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(out)], durations=QUICK) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     command = ["run", onnx_model, RECIPE, "--data", others, "--out", out]
     assert "another data" in error_of(capsys, *command)
     assert {path: path.read_bytes() for path in before} == before, "a refused command changed the run"
     stale = {path.name for path in (out / "answers").iterdir()}
-    assert cli.main([*map(str, command), "--force"]) == 0
+    assert cli.main([*map(str, command), "--force"], durations=QUICK) == 0
     assert len(list(read(out / "candidates.jsonl"))) == 2
     assert not stale & {path.name for path in (out / "answers").iterdir()}, "answers to other photos were kept"
 
@@ -347,13 +357,13 @@ def test_a_full_disk_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr("microbudget.methods.quantize.Quantize.apply", full)
-        assert cli.main(command) == 3
+        assert cli.main(command, durations=QUICK) == 3
     assert "no space left" in capsys.readouterr().err
     steps = sorted((tmp_path / "run" / "models").iterdir())
     assert len(steps) == 1
     assert not [step for step in steps if step.name.startswith(".partial")]
     times = {step: step.stat().st_mtime_ns for step in steps}
-    assert cli.main([*command, "--keep"]) == 0
+    assert cli.main([*command, "--keep"], durations=QUICK) == 0
     assert {step: step.stat().st_mtime_ns for step in steps} == times
 
 
@@ -370,7 +380,7 @@ def test_ctrl_c_delivers_the_best_so_far(
 
     monkeypatch.setattr(evaluation.Evaluation, "candidate", interrupted)
     command = ["shrink", str(onnx_model), "--data", str(photos), "--out", str(tmp_path / "run"), "--max-drop", "90pt"]
-    assert cli.main(command) == 130
+    assert cli.main(command, durations=QUICK) == 130
     assert (tmp_path / "run" / "best" / "model.onnx").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
     assert "best so far" in capsys.readouterr().err
@@ -386,10 +396,10 @@ def test_float_is_kept_where_quantizing_makes_it_slower(
         pair = original(reference, candidate, *arguments, **options)
         return dataclasses.replace(pair, ratio=0.5, low=0.4, high=0.6)
 
-    monkeypatch.setattr(Candidate, "slower_than_float", SLOWER_THAN_FLOAT)
     monkeypatch.setattr(evaluation, "time_pair", slow)
-    monkeypatch.setattr(search, "SCALES", SCALES)
-    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    monkeypatch.setattr(search_space, "SCALES", SCALES)
+    timed = Durations(0.2, 0.2, 0.2)
+    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=timed)
     assert result.best is not None
     assert "quantize" not in result.best.recipe
     rows = {candidate.recipe: candidate for candidate in result.candidates}
@@ -399,7 +409,12 @@ def test_float_is_kept_where_quantizing_makes_it_slower(
             assert str(Recipe(Recipe.parse(recipe).steps[:-1])) in rows, "the same without quantize was not tried"
     largest = min(c.measurement.size_bytes for c in rows.values() if c.measurement and not c.slower_than_float) - 1
     tight = ["--max-size", f"{largest}B", "--max-drop", "90pt"]
-    assert cli.main(["shrink", str(onnx_model), "--data", str(photos), "--out", str(tmp_path / "run"), *tight]) == 0
+    assert (
+        cli.main(
+            ["shrink", str(onnx_model), "--data", str(photos), "--out", str(tmp_path / "run"), *tight], durations=QUICK
+        )
+        == 0
+    )
     assert "0.50 times the speed of the same model in float" in capsys.readouterr().out
     assert "0.50× the speed of the same model in float" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
@@ -407,13 +422,13 @@ def test_float_is_kept_where_quantizing_makes_it_slower(
 def test_a_run_that_was_cut_short_knows_its_budget(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
     """The result of an earlier command is none of the one that began after it."""
     out = tmp_path / "run"
-    search.run_recipe(onnx_model, RECIPE, photos, Budget(max_drop=Drop(0.9)), out=out)
+    run_recipe(onnx_model, RECIPE, photos, Budget(max_drop=Drop(0.9)), out=out, durations=QUICK)
     assert read_outcome(out).ended
     asked = Budget(max_drop=Drop(0.5), max_size_bytes=1000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_finish", lambda *_: 1 / 0)
+        patch.setattr(Evaluation, "on_test", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            search.run_recipe(onnx_model, RECIPE, photos, asked, out=out)
+            run_recipe(onnx_model, RECIPE, photos, asked, out=out, durations=QUICK)
     outcome = read_outcome(out)
     assert (outcome.ended, outcome.budget) == (False, asked)
     assert "1.00 kB" in write_report(out).read_text(encoding="utf-8")
@@ -428,7 +443,7 @@ def test_every_candidate_tells_its_energy(finished: Path) -> None:
 
 
 def test_time_that_is_up_keeps_the_first(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
-    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run")
+    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run", durations=QUICK)
     assert len(result.candidates) == 1
     assert result.best is not None
 
@@ -453,7 +468,7 @@ def test_a_candidate_that_breaks_is_a_row_with_its_reason(
         return record
 
     monkeypatch.setattr(quantize.Quantize, "apply", damaged)
-    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
     assert "NaN" in (result.candidates[0].failure or "")
     assert result.best is not None
     assert "quantize" not in result.best.recipe
@@ -462,12 +477,10 @@ def test_a_candidate_that_breaks_is_a_row_with_its_reason(
 DRIVER = """
 import sys
 from microbudget import cli
-from microbudget.runs import candidates
-from microbudget.search import evaluation, shrink as search
-evaluation.REFERENCE_S = evaluation.PAIR_S = evaluation.FLOAT_S = 0.2
-candidates.Candidate.slower_than_float = False
-search.SCALES = (1.0,)
-sys.exit(cli.main(sys.argv[1:]))
+from microbudget.kinds.image_classification import search_space
+from microbudget.search.options import Durations
+search_space.SCALES = (1.0,)
+sys.exit(cli.main(sys.argv[1:], durations=Durations(0.2, 0.2, 0.0)))
 """
 
 
@@ -518,7 +531,7 @@ def test_the_demo_needs_its_extra(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("verb", ["demo", "shrink", "run", "measure", "compare", "report", "methods"])
 def test_every_verb_takes_the_common_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([verb, "--help"])
+        cli.main([verb, "--help"], durations=QUICK)
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert all(option in told for option in ("--json", "--quiet", "--seed", "--threads"))

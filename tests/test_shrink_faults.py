@@ -14,11 +14,12 @@ import pytest
 
 from microbudget import Budget
 from microbudget.errors import BrokenModel, DiskFull, Failed
+from microbudget.kinds.image_classification import search_space
 from microbudget.recipes.recipe import Recipe
-from microbudget.runs.candidates import Candidate
 from microbudget.search import evaluation
-from microbudget.search import shrink as search
+from microbudget.search.shrink import run_recipe, shrink
 from microbudget.units import Drop
+from quick import QUICK
 
 RECIPE = "finetune(epochs=2) > quantize(samples=8)"
 FLOAT = "finetune(epochs=2)"
@@ -26,11 +27,9 @@ FLOAT = "finetune(epochs=2)"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short timing and two recipes."""
-    for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
-        monkeypatch.setattr(evaluation, name, 0.2)
-    monkeypatch.setattr(Candidate, "slower_than_float", False)
-    monkeypatch.setattr(search, "plan", lambda given, first, task=None: [Recipe.parse(RECIPE), Recipe.parse(FLOAT)])
+    """Two recipes."""
+    recipes = [Recipe.parse(RECIPE), Recipe.parse(FLOAT)]
+    monkeypatch.setattr(search_space.SearchSpace, "recipes", lambda self, first: recipes)
 
 
 def test_a_reference_that_dies_while_it_is_timed_is_not_the_candidates_fault(
@@ -45,7 +44,7 @@ def test_a_reference_that_dies_while_it_is_timed_is_not_the_candidates_fault(
         return original(reference, *arguments, **options)
 
     monkeypatch.setattr(evaluation, "time_pair", bereft)
-    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+    result = run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
     assert killed
     assert result.best is not None
     assert result.best.failure is None
@@ -102,14 +101,15 @@ def test_a_candidate_whose_worker_ends_is_a_row_with_the_reason_and_the_run_goes
     original, hit = getattr(evaluation, stage), []
 
     def struck(first: Any, second: Any, *arguments: Any, **options: Any) -> Any:
-        is_candidate = stage == "time_pair" or "quantize" in str(first.record.recipe)
+        is_candidate = stage == "time_pair" or "quantize" in str(second.model.record.recipe)
+        worker = second if stage == "time_pair" else second.worker
         if is_candidate and not hit:
-            hit.append(second.pid)
-            trouble(second)
+            hit.append(worker.pid)
+            trouble(worker)
         return original(first, second, *arguments, **options)
 
     monkeypatch.setattr(evaluation, stage, struck)
-    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run")
+    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
     assert hit
     assert reason in (result.candidates[0].failure or "")
     assert result.best is not None
@@ -119,7 +119,9 @@ def test_a_candidate_whose_worker_ends_is_a_row_with_the_reason_and_the_run_goes
 def test_a_candidate_above_the_memory_limit_is_a_row_and_the_run_goes_on(
     onnx_model: Path, photos: Path, tmp_path: Path
 ) -> None:
-    result = search.shrink(onnx_model, photos, Budget(max_drop=Drop(0.9), max_memory_bytes=1), out=tmp_path / "run")
+    result = shrink(
+        onnx_model, photos, Budget(max_drop=Drop(0.9), max_memory_bytes=1), out=tmp_path / "run", durations=QUICK
+    )
     assert len(result.candidates) == 2
     assert all("used more than 1 B of memory, stopped" in (row.failure or "") for row in result.candidates)
     assert result.best is None
@@ -140,7 +142,7 @@ def test_a_build_that_fails_is_a_row_unless_the_disk_is_full(
     monkeypatch.setattr(quantize.Quantize, "apply", broken)
     if ends:
         with pytest.raises(DiskFull):
-            search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+            run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
         return
-    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+    result = run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
     assert [row.failure for row in result.candidates] == [str(error)]

@@ -14,13 +14,15 @@ import pytest
 from microbudget import cli
 from microbudget.errors import BadData, InvalidOption
 from microbudget.judge.budget import Budget
+from microbudget.kind import facet, names
 from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.runs.candidates import best, read
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
-from microbudget.search import shrink as search
+from microbudget.search.samples import read_prompts
 from microbudget.units import Drop
+from quick import QUICK
 from toy_language_models import train_byte_level, write_network
 
 LEVELS = ("Q8_0", "Q2_K")
@@ -42,10 +44,8 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ladder, "LEVELS", LEVELS)
-        for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
-            patch.setattr(evaluation, name, 0.2)
         command = ["shrink", str(folder / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
-        assert cli.main([*command, "--threads", "1"]) == 0
+        assert cli.main([*command, "--threads", "1"], durations=QUICK) == 0
     return out
 
 
@@ -105,7 +105,7 @@ def test_the_reference_is_read_once(finished: Path, text: Path, monkeypatch: pyt
     prompts.write_text("def add(a, b):\nimport os\n", encoding="utf-8")
     command = ["shrink", str(finished.parent / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
     monkeypatch.setattr(evaluation.Evaluation, "on_test", lambda self, candidate: candidate)
-    assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)]) == 0
+    assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)], durations=QUICK) == 0
     for path in (out / "answers").glob("*.written.json"):
         row = json.loads(path.read_text(encoding="utf-8"))
         assert [prompt["text"] for prompt in row["prompts"]] == ["def add(a, b):", "import os"]
@@ -125,14 +125,14 @@ def test_a_prompt_that_does_not_fit_is_bad_input(
         "--out",
         str(tmp_path / "r"),
     ]
-    assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)]) == BadData.exit_status
+    assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)], durations=QUICK) == BadData.exit_status
     assert "the reference cannot answer prompt 2" in capsys.readouterr().err
 
 
 def test_prompts_are_for_language_models(tmp_path: Path, hf_model: Path) -> None:
     (tmp_path / "prompts.txt").write_text("Why?\n", encoding="utf-8")
     with pytest.raises(InvalidOption, match="prompts are for language models"):
-        search._prompts(tmp_path / "prompts.txt", load(hf_model))
+        read_prompts(tmp_path / "prompts.txt", load(hf_model))
 
 
 def test_every_level_is_measured_against_the_reference(finished: Path) -> None:
@@ -192,12 +192,16 @@ def test_points_are_no_measure_of_bits(
     """Said before anything is measured."""
     best, out = str(finished / "best"), ["--out", str(tmp_path / "run")]
     more = {"compare": [best], "shrink": out, "run": ["quantize(type='Q2_K')", *out]}[verb]
-    assert cli.main([verb, best, *more, "--data", str(text), "--max-drop", "1pt"]) == InvalidOption.exit_status
+    assert (
+        cli.main([verb, best, *more, "--data", str(text), "--max-drop", "1pt"], durations=QUICK)
+        == InvalidOption.exit_status
+    )
     told = capsys.readouterr().err
     assert "bits per byte cannot be in points" in told
     assert "timing" not in told
 
 
 def test_the_default_limit_is_relative() -> None:
-    assert search.default_drop("language-modelling").relative
-    assert not search.default_drop("image-classification").relative
+    default = {kind: facet(kind, "search_space").SearchSpace.default_drop.relative for kind in names()}
+    assert default["language-modelling"]
+    assert not default["image-classification"]

@@ -12,19 +12,21 @@ import numpy as np
 import pytest
 
 from microbudget.errors import InvalidOption
-from microbudget.judge import compare, measure
-from microbudget.judge.answering import READING_S, _chunks, _patience_s, chunk_size
+from microbudget.judge import compare, judging, measure
 from microbudget.judge.budget import Budget
+from microbudget.judge.judging import judging_of
 from microbudget.judge.measuring import open_task
+from microbudget.judge.options import MeasureOptions
 from microbudget.kinds.transcription.data import TranscriptionTask
+from microbudget.kinds.transcription.judging import TIMEOUT_S
 from microbudget.kinds.transcription.players import encoded, marked
-from microbudget.kinds.transcription.search_space import fewer_layers, window_s
+from microbudget.kinds.transcription.search_space import SearchSpace, fewer_layers, window_s
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from microbudget.search import evaluation
-from microbudget.search import shrink as search
-from microbudget.search.shrink import plan, run_recipe
+from microbudget.search.result import Shrunk
+from microbudget.search.shrink import run_recipe
 from microbudget.units import Drop
+from quick import QUICK
 from toy_seq2seq import write_recordings, write_whisper
 
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
@@ -43,17 +45,17 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ran(folder: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> search.Shrunk:
+def ran(folder: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Shrunk:
     """One recipe, through build, judge, choice, delivery and report."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("REFERENCE_S", "PAIR_S", "FLOAT_S"):
-            patch.setattr(evaluation, name, 0.2)
         patch.setenv("MICROBUDGET_CACHE", str(tmp_path_factory.mktemp("cache")))
         out = tmp_path_factory.mktemp("runs") / "toy"
-        return run_recipe(folder, "export(format='ct2')", recordings, Budget(max_drop=Drop(0.5)), out=out, threads=1)
+        return run_recipe(
+            folder, "export(format='ct2')", recordings, Budget(max_drop=Drop(0.5)), out=out, threads=1, durations=QUICK
+        )
 
 
-def test_the_recipe_ships(ran: search.Shrunk) -> None:
+def test_the_recipe_ships(ran: Shrunk) -> None:
     assert ran.best is not None
     assert ran.best.measurement is not None
     measured = ran.best.measurement
@@ -71,7 +73,7 @@ def test_the_recipe_ships(ran: search.Shrunk) -> None:
     assert "microbudget transcribe RECORDING" in card
 
 
-def test_texts_are_kept_and_judged_in_pairs(ran: search.Shrunk) -> None:
+def test_texts_are_kept_and_judged_in_pairs(ran: Shrunk) -> None:
     stored = [np.load(path) for path in (ran.folder / "answers").glob("*.validation.npy")]
     assert len(stored) == 2
     assert all(texts.dtype.kind == "U" for texts in stored)
@@ -81,7 +83,7 @@ def test_texts_are_kept_and_judged_in_pairs(ran: search.Shrunk) -> None:
     assert json.loads((ran.folder / "result.json").read_text())["best"]["measurement"]["metric"] == "wer"
 
 
-def test_the_report_has_players(ran: search.Shrunk) -> None:
+def test_the_report_has_players(ran: Shrunk) -> None:
     page = (ran.folder / "report.html").read_text(encoding="utf-8")
     assert page.count("<audio controls") >= 1
     assert re.search(r'src="data:audio/(mpeg|flac);base64,[A-Za-z0-9+/=]{200}', page)
@@ -93,7 +95,7 @@ def test_the_report_has_players(ran: search.Shrunk) -> None:
     assert len(page) < 6_000_000
 
 
-def test_long_audio_is_judged_too(ran: search.Shrunk) -> None:
+def test_long_audio_is_judged_too(ran: Shrunk) -> None:
     """Of what ships and of its reference, in the card and on the page."""
     assert ran.best is not None
     assert ran.best.test is not None
@@ -107,7 +109,7 @@ def test_long_audio_is_judged_too(ran: search.Shrunk) -> None:
     assert "On long audio" in (ran.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_card_tells_what_runtimes_take(folder: Path, recordings: Path, ran: search.Shrunk, tmp_path: Path) -> None:
+def test_the_card_tells_what_runtimes_take(folder: Path, recordings: Path, ran: Shrunk, tmp_path: Path) -> None:
     from microbudget.methods import Context
     from microbudget.recipes.build import build
     from microbudget.runs.run import Run
@@ -128,7 +130,7 @@ def test_the_card_tells_what_runtimes_take(folder: Path, recordings: Path, ran: 
         assert card.count(note) == 1, note
 
 
-def test_measure_and_compare(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
+def test_measure_and_compare(folder: Path, recordings: Path, ran: Shrunk) -> None:
     measured = measure(ran.folder / "best", recordings, threads=1, seconds=0.2, ledger=True)
     assert measured.examples == 24
     assert measured.extra["long_form"]["joined"] == 24
@@ -143,9 +145,9 @@ def test_measure_and_compare(folder: Path, recordings: Path, ran: search.Shrunk)
     assert both.quality_change == pytest.approx(both.a.quality - both.b.quality)
 
 
-def test_the_english_normalizer_must_be_asked_for(recordings: Path, ran: search.Shrunk) -> None:
+def test_the_english_normalizer_must_be_asked_for(recordings: Path, ran: Shrunk) -> None:
     models = [load(ran.folder)]
-    tasks = [open_task(recordings, models), open_task(recordings, models, normalizer="english")]
+    tasks = [open_task(recordings, models), open_task(recordings, models, MeasureOptions(normalizer="english"))]
     assert [task.normalizer for task in tasks] == ["basic", "english"]  # type: ignore[attr-defined]
     assert tasks[0].fingerprint != tasks[1].fingerprint
 
@@ -153,21 +155,25 @@ def test_the_english_normalizer_must_be_asked_for(recordings: Path, ran: search.
 def test_patience_grows_with_the_recordings(recordings: Path) -> None:
     """What takes twice as long as the longest recording has hung; half an hour is waited at least."""
     task = TranscriptionTask.open(recordings)
-    assert _patience_s(task) == READING_S
+    assert judging_of(task).timeout_s == TIMEOUT_S
     task._seconds[task.examples("test")[0].name] = 36_000.0
-    assert _patience_s(task) == 72_000.0
+    assert judging_of(task).timeout_s == 72_000.0
 
 
-def test_a_long_recording_is_asked_for_alone(recordings: Path) -> None:
+def test_a_long_recording_is_asked_for_alone(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes as long as many; the short ones beside it are not read from their files because of it."""
     task = TranscriptionTask.open(recordings)
     examples = task.examples("train")[:7]
     for place in (0, 3, 6):
         task._seconds[examples[place].name] = 3600.0
-    parts = [[examples.index(example) for example in part] for part in _chunks(task, examples, 2)]
+    monkeypatch.setattr(judging, "LARGEST_CHUNK", 2)
+    parts = [[examples.index(example) for example in part] for part in judging_of(task).chunks([], examples)]
+    monkeypatch.undo()
     assert parts == [[0], [1, 2], [3], [4, 5], [6]]
     longest = max(task.seconds(example) for example in examples if task.seconds(example) < 60)
-    size = chunk_size([], task, examples)
+    short = [example for example in task.examples("train") if task.seconds(example) < 60]
+    size = len(judging_of(task).chunks([], short * 64)[0])
+    longest = max(task.seconds(example) for example in short)
     assert size * longest * 16_000 * 4 <= 2_500_000 < (size + 1) * longest * 16_000 * 4
 
 
@@ -199,9 +205,9 @@ def test_players_play_the_beginning_of_what_is_long(recordings: Path, monkeypatc
     assert len(begin) < 0.6 * len(whole)
 
 
-def test_the_ladder(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
+def test_the_ladder(folder: Path, recordings: Path, ran: Shrunk) -> None:
     task = TranscriptionTask.open(recordings)
-    recipes = [recipe.short() for recipe in plan(load(folder), (), task)]
+    recipes = [recipe.short() for recipe in SearchSpace(load(folder), task).recipes(())]
     assert recipes[0] == "export(format='ct2', type='int8')"
     assert all(recipe.endswith(("type='int8')", "type='float32')")) for recipe in recipes)
     assert any("window(seconds=3)" in recipe for recipe in recipes), "the longest utterance lasts 2.5 s"
@@ -215,7 +221,7 @@ def test_the_ladder(folder: Path, recordings: Path, ran: search.Shrunk) -> None:
     assert window_s(load(folder), task) == 3
     assert fewer_layers(load(folder)) == [2, 1]
     with pytest.raises(InvalidOption, match="is exported already"):
-        list(plan(load(ran.folder), (), task))
+        list(SearchSpace(load(ran.folder), task).recipes(()))
 
 
 def test_one_long_recording_does_not_decide_the_window(folder: Path, recordings: Path) -> None:
@@ -236,11 +242,11 @@ def test_a_window_that_saves_too_little_is_not_tried(recordings: Path, tmp_path:
 def test_a_model_without_photos_is_refused_photos(folder: Path, photos: Path, capsys: Any) -> None:
     from microbudget.cli import main
 
-    assert main(["measure", str(folder), "--data", str(photos)]) == 2
+    assert main(["measure", str(folder), "--data", str(photos)], durations=QUICK) == 2
     assert "holds no recordings" in capsys.readouterr().err
 
 
-def test_a_report_outlives_its_data(ran: search.Shrunk, recordings: Path, tmp_path: Path) -> None:
+def test_a_report_outlives_its_data(ran: Shrunk, recordings: Path, tmp_path: Path) -> None:
     from microbudget.report import write_report
 
     moved = shutil.copytree(ran.folder, tmp_path / "run")

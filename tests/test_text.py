@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microbudget.errors import BadData, InvalidOption
-from microbudget.judge.answering import quality
+from microbudget.judge.judging import judging_of
 from microbudget.judge.verdict import judge_pair
 from microbudget.judge.worker import Worker
 from microbudget.kind import open_data
@@ -23,7 +23,7 @@ from microbudget.runtimes.gguf.session import GgufReader
 from microbudget.runtimes.hf.causal import CausalReader
 from microbudget.runtimes.language.session import LanguageSession, nats, window
 from microbudget.runtimes.loading import load
-from microbudget.task import Task
+from microbudget.task import DataOptions, Task
 from microbudget.units import parse_drop
 from toy_pair import Pair, needs_llama, prose, write_pair
 
@@ -76,8 +76,8 @@ def test_passages_begin_with_lines_else_with_words_else_with_characters(tmp_path
 
 def test_a_change_far_away_moves_no_passage(tmp_path: Path) -> None:
     text = prose(2000)
-    before = TextTask.open(write(tmp_path / "a.txt", text), splits=False)
-    after = TextTask.open(write(tmp_path / "b.txt", text[:-3000] + text[-3000:].upper()), splits=False)
+    before = TextTask.open(write(tmp_path / "a.txt", text), DataOptions(splits=False))
+    after = TextTask.open(write(tmp_path / "b.txt", text[:-3000] + text[-3000:].upper()), DataOptions(splits=False))
     same = [a.key == b.key for a, b in zip(before.examples("test"), after.examples("test"), strict=True)]
     assert all(same[:5])
     assert not all(same)
@@ -100,13 +100,13 @@ def test_a_change_far_away_moves_no_passage(tmp_path: Path) -> None:
 )
 def test_bad_texts_are_told_apart(tmp_path: Path, content: bytes, says: str) -> None:
     with pytest.raises(BadData, match=says):
-        TextTask.open(write(tmp_path / "a.txt", content), splits=False)
+        TextTask.open(write(tmp_path / "a.txt", content), DataOptions(splits=False))
 
 
 def test_a_binary_middle_is_found(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", prose(3000).encode() + b"\xff\xfe\xfd" + prose(100).encode())
     with pytest.raises(BadData, match=r"no UTF-8 text \(byte \d{5}"):
-        TextTask.open(path, splits=False)
+        TextTask.open(path, DataOptions(splits=False))
 
 
 def test_where_there_is_no_text_the_path_is_told(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_where_there_is_no_text_the_path_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 100, 100_000])
 def test_one_line_is_a_text(tmp_path: Path, size: int) -> None:
-    task = TextTask.open(write(tmp_path / "a.txt", "x" * size), splits=False)
+    task = TextTask.open(write(tmp_path / "a.txt", "x" * size), DataOptions(splits=False))
     assert len(task.examples("test")) == max(1, round(size / 1024))
     assert sum(len(task.text(example)) for example in task.examples("test")) == size
 
@@ -132,7 +132,7 @@ def test_two_gigabytes_are_sampled_and_not_read(tmp_path: Path) -> None:
             stream.seek(index * count // 16 * 1024 - 4096)
             stream.write(lines)
         stream.truncate(size)
-    task = TextTask.open(path, splits=False, most={"test": 16})
+    task = TextTask.open(path, DataOptions(splits=False), most={"test": 16})
     assert len(task.examples("test")) == 16
     (warning,) = task.warnings
     assert "16 passages of it are used" in warning
@@ -140,7 +140,7 @@ def test_two_gigabytes_are_sampled_and_not_read(tmp_path: Path) -> None:
 
 
 def test_a_mark_at_the_beginning_is_no_text(tmp_path: Path) -> None:
-    task = TextTask.open(write(tmp_path / "a.txt", codecs.BOM_UTF8 + b"hello\n"), splits=False)
+    task = TextTask.open(write(tmp_path / "a.txt", codecs.BOM_UTF8 + b"hello\n"), DataOptions(splits=False))
     assert task.text(task.examples("test")[0]) == "hello\n"
 
 
@@ -158,13 +158,13 @@ def test_names_of_files_and_folders_tell_the_split(tmp_path: Path) -> None:
     task = TextTask.open(tmp_path)
     files = {split: {e.name.split(":")[0] for e in task.examples(split)} for split in ("train", "validation", "test")}
     assert files == {"train": {"train.txt"}, "validation": {"wiki.valid.txt"}, "test": {"test/x.txt"}}
-    judged = TextTask.open(tmp_path, splits=False)
+    judged = TextTask.open(tmp_path, DataOptions(splits=False))
     assert [e.key for e in judged.examples("test")] == [e.key for e in task.examples("test")]
 
 
 def test_missing_splits_are_cut_by_the_seed_and_do_not_overlap(tmp_path: Path) -> None:
     write(tmp_path / "only.txt", prose(60_000))
-    tasks = [TextTask.open(tmp_path, seed=seed) for seed in (0, 0, 1)]
+    tasks = [TextTask.open(tmp_path, DataOptions(seed=seed)) for seed in (0, 0, 1)]
     assert tasks[0].fingerprint == tasks[1].fingerprint != tasks[2].fingerprint
     keys = {split: {e.key for e in tasks[0].examples(split)} for split in ("train", "validation", "test")}
     assert not keys["train"] & (keys["validation"] | keys["test"])
@@ -177,7 +177,7 @@ def test_missing_splits_are_cut_by_the_seed_and_do_not_overlap(tmp_path: Path) -
 def test_a_validation_file_alone_is_text_to_train_on(tmp_path: Path) -> None:
     write(tmp_path / "stories-valid.txt", prose(20_000))
     assert len(TextTask.open(tmp_path).examples("train")) > 50
-    assert TextTask.open(tmp_path, splits=False).examples("test")
+    assert TextTask.open(tmp_path, DataOptions(splits=False)).examples("test")
 
 
 def test_a_text_too_short_to_split_is_refused(tmp_path: Path) -> None:
@@ -187,16 +187,16 @@ def test_a_text_too_short_to_split_is_refused(tmp_path: Path) -> None:
 
 def test_what_the_model_has_seen_is_left_out(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", prose(5000))
-    everything = TextTask.open(path, splits=False).examples("test")
+    everything = TextTask.open(path, DataOptions(splits=False)).examples("test")
     seen = frozenset(example.key for example in everything[:3])
-    task = TextTask.open(path, splits=False, leave_out=seen)
+    task = TextTask.open(path, DataOptions(splits=False, leave_out=seen))
     assert (len(task.examples("test")), task.left_out) == (len(everything) - 3, 3)
     with pytest.raises(BadData, match="made with all"):
-        TextTask.open(path, splits=False, leave_out=frozenset(e.key for e in everything))
+        TextTask.open(path, DataOptions(splits=False, leave_out=frozenset(e.key for e in everything)))
 
 
 def test_the_kind_chooses_the_task(tmp_path: Path) -> None:
-    task = open_data(write(tmp_path / "a.txt", prose(500)), "language-modelling", splits=False)
+    task = open_data(write(tmp_path / "a.txt", prose(500)), "language-modelling", DataOptions(splits=False))
     assert isinstance(task, TextTask)
     assert isinstance(task, Task)
 
@@ -232,7 +232,7 @@ def naive_nats(pair: Pair, history: str, text: str, context: int) -> tuple[float
 
 @pytest.mark.parametrize("runtime", ["causal", pytest.param("gguf", marks=needs_llama)])
 def test_passages_cost_what_the_definition_says(pair: Pair, tmp_path: Path, runtime: str) -> None:
-    task = TextTask.open(write(tmp_path / "a.txt", prose(400)), splits=False, context=128, stride=128)
+    task = TextTask.open(write(tmp_path / "a.txt", prose(400)), DataOptions(splits=False), context=128, stride=128)
     examples = [task.examples("test")[index] for index in (0, 1, 4, 9)]
     reader = CausalReader(pair.hf, 1) if runtime == "causal" else GgufReader(pair.gguf, 1, cache="F32")
     answered = LanguageSession(reader).answer(task.collate(examples, {}))
@@ -247,13 +247,13 @@ def test_passages_cost_what_the_definition_says(pair: Pair, tmp_path: Path, runt
 
 @needs_llama
 def test_hf_and_gguf_give_the_same_numbers(pair: Pair, tmp_path: Path) -> None:
-    task = TextTask.open(write(tmp_path / "a.txt", prose(2000)), splits=False, context=64)
+    task = TextTask.open(write(tmp_path / "a.txt", prose(2000)), DataOptions(splits=False), context=64)
     values = []
     for path in (pair.hf, pair.gguf):
         model = load(path)
         with Worker() as worker:
             worker.open(model, threads=1)
-            judged = quality(model, task, task.examples("test"), worker=worker)
+            judged = judging_of(task).quality(model, task.examples("test"), worker)
         assert judged.scores.metric == "bits per byte"
         assert judged.low < judged.scores.value < judged.high
         values.append(judged.scores.value)
@@ -281,7 +281,7 @@ def test_without_a_token_that_begins_texts_the_first_costs_all_alike(pair: Pair)
 
 @pytest.mark.parametrize("runtime", ["causal", pytest.param("gguf", marks=needs_llama)])
 def test_each_timed_token_is_the_same_work(pair: Pair, tmp_path: Path, runtime: str) -> None:
-    task = TextTask.open(write(tmp_path / "a.txt", prose(2000)), splits=False)
+    task = TextTask.open(write(tmp_path / "a.txt", prose(2000)), DataOptions(splits=False))
     reader = CausalReader(pair.hf, 1) if runtime == "causal" else GgufReader(pair.gguf, 1, cache="F32")
     session, examples = LanguageSession(reader), task.examples("test")
     sample = task.sample(examples)
@@ -296,7 +296,7 @@ def test_each_timed_token_is_the_same_work(pair: Pair, tmp_path: Path, runtime: 
 
 
 def test_scores_are_bits_and_bytes(tmp_path: Path) -> None:
-    task = TextTask.open(write(tmp_path / "a.txt", "0123456789" * 300), splits=False)
+    task = TextTask.open(write(tmp_path / "a.txt", "0123456789" * 300), DataOptions(splits=False))
     examples = task.examples("test")
     outputs = np.array([[math.log(2) * 100, 50.0]] * len(examples))
     scores = task.score(outputs, examples)
@@ -309,7 +309,7 @@ def test_scores_are_bits_and_bytes(tmp_path: Path) -> None:
 
 
 def test_a_loss_of_bits_is_relative_and_points_are_an_error(tmp_path: Path) -> None:
-    task = TextTask.open(write(tmp_path / "a.txt", prose(20_000)), splits=False)
+    task = TextTask.open(write(tmp_path / "a.txt", prose(20_000)), DataOptions(splits=False))
     examples = task.examples("test")
     outputs = np.stack([np.random.default_rng(0).normal(700, 50, len(examples)), np.full(len(examples), 300.0)], 1)
     before, after = task.score(outputs, examples), task.score(outputs * [1.02, 1], examples)
@@ -325,7 +325,7 @@ def test_the_real_model_reads_its_own_language_better(assets: Path) -> None:
     session = LanguageSession(CausalReader(assets / "models" / "lm-python", 1))
     values = []
     for name in ("python/validation.txt", "wikitext-2/valid.txt"):
-        task = TextTask.open(assets / "text" / name, splits=False, most={"test": 8})
+        task = TextTask.open(assets / "text" / name, DataOptions(splits=False), most={"test": 8})
         examples = task.examples("test")
         values.append(task.score(session.answer(task.collate(examples, {})), examples).value)
     assert values[0] < 2.5 < values[1]

@@ -24,6 +24,7 @@ from microbudget.kinds.transcription.transcribing import Segment, clock, lines
 from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
@@ -37,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hf = write_whisper(place / "hf", max_source_positions=100)
     settings = json.loads((hf / "generation_config.json").read_text())
     (hf / "generation_config.json").write_text(json.dumps({**settings, "is_multilingual": True}))
-    task = TranscriptionTask.open(write_recordings(place / "data", 8), cache=place / "cache")
+    task = TranscriptionTask.open(write_recordings(place / "data", 8), DataOptions(cache=place / "cache"))
     out = place / "ct2"
     out.mkdir()
     Export(format="ct2").apply(load(hf), Context(task, place / "cache", threads=1), out).save(out)
@@ -198,7 +199,7 @@ def test_ten_hours(model: Path, tmp_path: Path) -> None:
     rows = ["file_name,transcription", "long.wav,noise and noise and noise", "short.wav,noise"]
     (tmp_path / "data/metadata.csv").write_text("\n".join(rows), encoding="utf-8")
     tracemalloc.start()
-    task = TranscriptionTask.open(tmp_path / "data", splits=False, cache=tmp_path / "cache")
+    task = TranscriptionTask.open(tmp_path / "data", DataOptions(splits=False, cache=tmp_path / "cache"))
     lengths = {example.name: task.seconds(example) for example in task.examples("test")}
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

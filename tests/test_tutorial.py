@@ -18,6 +18,7 @@ from microbudget.methods import Context
 from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 METHOD, TEST, OUTSIDE = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -38,7 +39,7 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[methods.Method
 
 @pytest.fixture
 def context(photos: Path, tmp_path: Path) -> Context:
-    return Context(ImageTask.open(photos, cache=tmp_path), tmp_path, threads=1)
+    return Context(ImageTask.open(photos, DataOptions(cache=tmp_path)), tmp_path, threads=1)
 
 
 def test_it_is_found_and_described() -> None:

@@ -12,6 +12,7 @@ from microbudget.errors import BadData
 from microbudget.kind import open_data
 from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.kinds.transcription.utterances import find
+from microbudget.task import DataOptions
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("jiwer")
@@ -118,8 +119,10 @@ def test_splits_are_cut_and_stay(tmp_path: Path) -> None:
     assert sum(sizes) == 20
     assert min(sizes) >= 2
     assert TranscriptionTask.open(tmp_path).fingerprint == task.fingerprint
-    assert TranscriptionTask.open(tmp_path, seed=1).examples("test") != task.examples("test")
-    judged = TranscriptionTask.open(tmp_path, splits=False, leave_out=frozenset({task.examples("train")[0].key}))
+    assert TranscriptionTask.open(tmp_path, DataOptions(seed=1)).examples("test") != task.examples("test")
+    judged = TranscriptionTask.open(
+        tmp_path, DataOptions(splits=False, leave_out=frozenset({task.examples("train")[0].key}))
+    )
     assert len(judged.examples("test")) == 19
     assert judged.left_out == 1
 
@@ -150,7 +153,7 @@ def test_copies_do_not_stand_in_two_splits(tmp_path: Path) -> None:
 
 
 def test_scores_add_up(tmp_path: Path) -> None:
-    task = TranscriptionTask.open(dataset(tmp_path), splits=False)
+    task = TranscriptionTask.open(dataset(tmp_path), DataOptions(splits=False))
     examples = task.examples("test")
     texts = [f"Word {int(example.name[:2])}!" for example in examples]
     outputs = np.array(["word word word word word word", *texts[1:]])
@@ -169,7 +172,7 @@ def test_scores_add_up(tmp_path: Path) -> None:
 def test_a_transcript_of_punctuation(tmp_path: Path) -> None:
     dataset(tmp_path)
     table(tmp_path, {**{f"{index:02}.wav": "go" for index in range(11)}, "11.wav": "..."})
-    task = TranscriptionTask.open(tmp_path, splits=False)
+    task = TranscriptionTask.open(tmp_path, DataOptions(splits=False))
     assert any("1 transcripts have no word" in warning for warning in task.warnings)
     row = next(example for example in task.examples("test") if example.name == "11.wav")
     scores = task.score(np.array(["made up"]), [row])
@@ -183,7 +186,7 @@ def test_long_recordings_travel_as_files(tmp_path: Path) -> None:
     write(tmp_path / "long.wav", seconds=61)
     write(tmp_path / "short.wav")
     table(tmp_path, {"long.wav": "go", "short.wav": "go"})
-    task = TranscriptionTask.open(tmp_path, splits=False)
+    task = TranscriptionTask.open(tmp_path, DataOptions(splits=False))
     by_name = {example.name: example for example in task.examples("test")}
     assert set(task.collate([by_name["short.wav"]], {})) == {"waveform", "length"}
     assert set(task.collate([by_name["long.wav"], by_name["short.wav"]], {})) == {"file"}

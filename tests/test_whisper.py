@@ -26,6 +26,7 @@ from microbudget.model import Model
 from microbudget.runtimes import open_session, open_speech
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.speech.whisper import LOOPS, without_loop
+from microbudget.task import DataOptions
 from toy_seq2seq import LANGUAGES, special_tokens, write_recordings, write_whisper
 
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
@@ -50,7 +51,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def task(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> TranscriptionTask:
-    return TranscriptionTask.open(recordings, cache=tmp_path_factory.mktemp("cache"))
+    return TranscriptionTask.open(recordings, DataOptions(cache=tmp_path_factory.mktemp("cache")))
 
 
 def export(folder: Path, task: TranscriptionTask, out: Path, **options: Any) -> Model:
@@ -446,8 +447,8 @@ def test_serving_needs_no_torch(exported: Model, recordings: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None;"
         "from pathlib import Path; from microbudget.kinds.transcription.transcribing import Transcriber, recordings;"
-        "from microbudget.kind import open_data;"
-        f"task = open_data({str(recordings)!r}, 'transcription', splits=False);"
+        "from microbudget.kind import open_data; from microbudget.task import TO_JUDGE;"
+        f"task = open_data({str(recordings)!r}, 'transcription', TO_JUDGE);"
         f"writer = Transcriber({str(exported.path)!r}, threads=1);"
         f"print([writer.transcript(path).text for _, path in recordings(Path({str(recordings)!r}))][:2])"
     )
@@ -493,7 +494,7 @@ def test_real_words_made_smaller(assets: Path, tmp_path: Path) -> None:
     from microbudget.recipes.build import build
     from microbudget.recipes.recipe import Recipe
 
-    task = TranscriptionTask.open(assets / "speech/words", cache=tmp_path / "cache")
+    task = TranscriptionTask.open(assets / "speech/words", DataOptions(cache=tmp_path / "cache"))
     recipe = Recipe.parse("window(seconds=10) > trim() > export(format='ct2', type='int8')")
     given = load(assets / "models/whisper-words")
     model = build(given, recipe, Context(task, tmp_path / "cache", threads=2), tmp_path / "models")[-1]
@@ -516,7 +517,7 @@ def test_real_words(assets: Path, tmp_path: Path) -> None:
     from microbudget.audio import sound
     from microbudget.kinds.transcription.transcripts import basic, count
 
-    task = TranscriptionTask.open(assets / "speech/words/validation", splits=False)
+    task = TranscriptionTask.open(assets / "speech/words/validation", DataOptions(splits=False))
     task._splits["train"] = task.examples("test")[-2:]
     model = export(assets / "models/whisper-words", task, tmp_path / "ct2", type="int8")
     session = open_speech(model, threads=2)

@@ -21,6 +21,7 @@ from microbudget.recipes.build import build_step
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.whisper import load_network
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 
@@ -32,7 +33,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("speech")
-    task = TranscriptionTask.open(write_recordings(folder / "data"), cache=folder / "cache")
+    task = TranscriptionTask.open(write_recordings(folder / "data"), DataOptions(cache=folder / "cache"))
     return Context(task, folder / "cache", threads=2)
 
 
@@ -167,7 +168,7 @@ def test_it_only_makes_shorter(short: Model, context: Context, tmp_path: Path) -
 def test_auto_needs_recordings(whisper: Model, photos: Path, tmp_path: Path) -> None:
     from microbudget.kinds.image_classification.data import ImageTask
 
-    images = Context(ImageTask.open(photos, cache=tmp_path / "cache"), tmp_path / "cache")
+    images = Context(ImageTask.open(photos, DataOptions(cache=tmp_path / "cache")), tmp_path / "cache")
     with pytest.raises(UnsupportedModel, match="window does not support image-classification, which these data"):
         build_step(whisper, Window(seconds="auto"), images, tmp_path)
 

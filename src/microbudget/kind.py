@@ -13,10 +13,8 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
-from .errors import BadData, UnsupportedModel
-from .model import LANGUAGE_MODELLING, TRANSCRIPTION
-from .progress import SILENT, Progress
-from .task import Task
+from .errors import UnsupportedModel
+from .task import TO_TRAIN, DataOptions, Task
 
 PACKAGE = f"{__package__}.kinds"
 
@@ -48,62 +46,17 @@ def having(name: str) -> tuple[str, ...]:
     return tuple(kind for kind in names() if find_facet(kind, name) is not None)
 
 
-def open_data(
-    path: str | Path,
-    kind: str | None = None,
-    *,
-    seed: int = 0,
-    splits: bool = True,
-    leave_out: frozenset[str] = frozenset(),
-    cache: Path | None = None,
-    threads: int = 0,
-    normalizer: str = "basic",
-    progress: Progress = SILENT,
-) -> Task:
-    """The task of a kind (`Model.task`; None: image classification) on the data at a path, to train or to judge on.
-
-    The options are those of the task's `open`; normalizer: of transcripts. Raises BadData.
-    """
-    if kind == LANGUAGE_MODELLING and _holds_conversations(Path(path)):
-        from .kinds.language_modelling.chats import ChatTask
-
-        chats: Task = ChatTask.open(path, seed=seed, splits=splits, leave_out=leave_out, progress=progress)
-        return chats
-    if kind == LANGUAGE_MODELLING:
-        from .kinds.language_modelling.text import TextTask
-
-        text: Task = TextTask.open(path, seed=seed, splits=splits, leave_out=leave_out, progress=progress)
-        return text
-    if kind == TRANSCRIPTION:
-        from .kinds.transcription.data import TranscriptionTask
-
-        spoken: Task = TranscriptionTask.open(
-            path,
-            seed=seed,
-            splits=splits,
-            leave_out=leave_out,
-            cache=cache,
-            threads=threads,
-            normalizer=normalizer,
-            progress=progress,
-        )
-        return spoken
-    from .kinds.image_classification.data import ImageTask
-
-    images: Task = ImageTask.open(
-        path, seed=seed, splits=splits, leave_out=leave_out, cache=cache, threads=threads, progress=progress
-    )
-    return images
+def facets(name: str) -> list[ModuleType]:
+    """The modules of that name of all kinds that have one."""
+    return [module for kind in names() if (module := find_facet(kind, name)) is not None]
 
 
-def _holds_conversations(path: Path) -> bool:
-    """Whether a path is a `.jsonl` file, or a folder with such files. Raises BadData where it has `.txt` files too."""
-    if path.is_dir():
-        chats, texts = (next(path.rglob(f"*.{suffix}"), None) for suffix in ("jsonl", "txt"))
-        if chats and texts:
-            raise BadData(
-                f"{path} holds conversations ({chats.name}) and text ({texts.name}), which are judged differently: give"
-                " one of them, in a folder of its own"
-            )
-        return chats is not None
-    return path.suffix.lower() == ".jsonl"
+def of_format(model_format: str) -> str | None:
+    """The kind of the models in a format where no record says it."""
+    return next((each.KIND for each in facets("network") if model_format in each.FORMATS), None)
+
+
+def open_data(path: str | Path, kind: str, options: DataOptions = TO_TRAIN) -> Task:
+    """The task of a kind on the data at a path, to train or to judge on. Raises BadData."""
+    task: Task = facet(kind, "data").open_task(path, options)
+    return task

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelNotFound, UnsupportedModel
+from .kind import of_format
 
 RECORD_NAME = "microbudget.json"
 RECORD_VERSION = 1
@@ -19,7 +20,6 @@ ONNX_NAME = "model.onnx"
 GGUF_NAME = "model.gguf"
 ADAPTER_CONFIG = "adapter_config.json"  # of a low-rank adapter; its backbone lies elsewhere, or in the same folder
 CT2_NAME = "model.bin"
-# Kinds of tasks; what says nothing of its task classifies images.
 LANGUAGE_MODELLING = "language-modelling"
 TRANSCRIPTION = "transcription"
 _HF_FILES = (
@@ -103,10 +103,12 @@ class Model:
         return self.record.labels
 
     @property
-    def task(self) -> str | None:
-        """The kind of task that the model is for, where its files tell."""
-        told = {"gguf": LANGUAGE_MODELLING, "ct2": TRANSCRIPTION}
-        return self.record.task or told.get(self.format)
+    def task(self) -> str:
+        """The kind of task that the model is for. Raises UnsupportedModel where nothing says it."""
+        found = self.record.task or of_format(self.format)
+        if found is None:
+            raise UnsupportedModel(f"{self.path}: nothing says what kind of task this {self.format} model is for")
+        return found
 
     @property
     def folder(self) -> Path:

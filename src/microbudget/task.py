@@ -1,17 +1,19 @@
-"""Tasks: what a model is for. The protocol that our own kinds and the user's own object follow."""
+"""Tasks: what a model is for. The protocol of our own kinds and of the user's own objects; how data are opened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .progress import SILENT, Progress
+
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-LONG_S = 60.0  # a longer recording is handed over as its path, and read block by block
 Inputs = dict[str, NDArray[Any]]
 
 
@@ -69,58 +71,24 @@ class Task(Protocol):
         ...
 
 
-@runtime_checkable
-class LanguageTask(Task, Protocol):
-    """A Task whose examples are passages of text. What differs from the others, all in one place:
+@dataclass(frozen=True)
+class DataOptions:
+    """How the data at a path become a Task.
 
-    * a model's outputs are (examples, 2), the nats that a passage costs and over how many tokens;
-    * what is timed is one token, not one example: `sample` gives the inputs for it;
-    * a request is one passage, since a large model takes seconds for each, and two models are compared token by token.
+    splits: True to train: missing splits are cut, seeded. False to judge: everything to judge on is in "test", which is
+    the data's test split, else its validation split, else all of them; without the examples whose key is in
+    `leave_out`. cache: a folder for what is decoded, by default the user's. threads: 0 means all cores. normalizer: of
+    transcripts, before they are compared. Warnings go to `progress`.
     """
 
-    context: int  # tokens that a model reads at once, at most
-    stride: int  # bytes of a passage, about
-
-    def sample(self, examples: Sequence[Example]) -> Inputs:
-        """The inputs with which a session's `answer` writes one token."""
-        ...
-
-    def extra(self, outputs: NDArray[Any]) -> dict[str, Any]:
-        """What else a Measurement tells, from the outputs of all examples: perplexity."""
-        ...
+    seed: int = 0
+    splits: bool = True
+    leave_out: frozenset[str] = frozenset()
+    cache: Path | None = None
+    threads: int = 0
+    normalizer: str = "basic"
+    progress: Progress = SILENT
 
 
-@runtime_checkable
-class SpokenTask(Task, Protocol):
-    """A Task whose examples are recordings. What differs from the others, all in one place:
-
-    * a model's outputs are texts, (examples,) of NumPy's unicode type;
-    * what is timed is one recording of median length, from waveform to text;
-    * what is counted beside the metric needs the examples: characters, insertions, made-up texts.
-    """
-
-    normalizer: str  # of texts before they are compared, by name
-
-    def sample(self, examples: Sequence[Example]) -> Inputs:
-        """The inputs that are timed."""
-        ...
-
-    def median(self, examples: Sequence[Example]) -> Example:
-        """The example that they are of."""
-        ...
-
-    def seconds(self, example: Example) -> float:
-        """How long a recording is."""
-        ...
-
-    def waveform(self, example: Example, seconds: float | None = None) -> NDArray[np.float32]:
-        """A recording as 16 kHz mono, (samples,): all of it, or its first seconds."""
-        ...
-
-    def text(self, example: Example) -> str | None:
-        """What is said; None where nobody has transcribed it."""
-        ...
-
-    def extra(self, outputs: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
-        """What else a Measurement tells."""
-        ...
+TO_TRAIN = DataOptions()
+TO_JUDGE = DataOptions(splits=False)

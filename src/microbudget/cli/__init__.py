@@ -15,19 +15,24 @@ from .. import __version__, units
 from ..errors import InvalidOption, MicrobudgetError
 from ..judge.budget import GOALS, Budget
 from ..machine.files import is_disk_full
+from ..machine.processor import Threads
 from ..progress import Progress
+from ..search.options import DURATIONS, Durations
 from . import language as cli_language
 from . import speech as cli_speech
 
 if TYPE_CHECKING:
-    from ..search.shrink import Shrunk
+    from ..search.result import Shrunk
 
 DONE, NOT_MET, FAILED, INTERRUPTED = 0, 1, 3, 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit status: 0 done, 1 budget not met, 2 bad input, 3 failed, 130 interrupted."""
-    options = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS) -> int:
+    """Run a verb and return the exit status: 0 done, 1 budget not met, 2 bad input, 3 failed, 130 interrupted.
+
+    durations: how long runs time their models; no option of the command line.
+    """
+    options = _parser().parse_args(argv, argparse.Namespace(durations=durations))
     progress = Progress(quiet=options.quiet)
     warnings.showwarning = lambda message, *_: progress.warn(str(message))
     verb: Callable[[argparse.Namespace, Progress], int] = options.verb
@@ -107,9 +112,9 @@ def _add_normalizer(parser: Any) -> None:
     parser.add_argument("--normalizer", choices=("basic", "english", "none"), default="basic", help=about)
 
 
-def _threads(text: str) -> int | str:
+def _threads(text: str) -> Threads:
     if text == "auto":
-        return text
+        return "auto"
     if text.isdigit() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f"threads must be a number from 1, or auto, not {text!r}")
@@ -153,7 +158,14 @@ def _add_demo(verbs: Any) -> None:
 def _demo(options: argparse.Namespace, progress: Progress) -> int:
     from .demo import demo
 
-    shrunk = demo(options.out, seed=options.seed, threads=options.threads, force=options.force, progress=progress)
+    shrunk = demo(
+        options.out,
+        force=options.force,
+        seed=options.seed,
+        threads=options.threads,
+        durations=options.durations,
+        progress=progress,
+    )
     return _show_shrunk(shrunk, options)
 
 
@@ -181,6 +193,7 @@ def _shrink(options: argparse.Namespace, progress: Progress) -> int:
             force=options.force,
             prompts=options.prompts,
             normalizer=options.normalizer,
+            durations=options.durations,
             progress=progress,
         ),
         options,
@@ -212,6 +225,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
             force=options.force,
             prompts=options.prompts,
             normalizer=options.normalizer,
+            durations=options.durations,
             progress=progress,
         ),
         options,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,9 @@ from PIL import Image
 from ..errors import MissingExtra
 from ..judge.budget import Budget
 from ..machine.files import whole_folder
-from ..progress import SILENT, Progress
-from ..search.shrink import Shrunk, shrink
+from ..search.options import RunKeywords, RunOptions
+from ..search.result import Shrunk
+from ..search.shrink import shrink
 from ..units import Drop
 
 PIXELS = 32  # the scans are 8 x 8; networks that halve their input five times want more
@@ -29,10 +30,13 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 PRETRAINED = 5  # the digits below are the network's, the others the user's
 
 
-def demo(
-    out: Path, *, seed: int = 0, threads: int | str = 0, force: bool = False, progress: Progress = SILENT
-) -> Shrunk:
-    """Make the network and the folder of images, then shrink the one for the other. Raises MissingExtra."""
+def demo(out: Path, **options: Unpack[RunKeywords]) -> Shrunk:
+    """Make the network and the folder of images, then shrink the one for the other.
+
+    options: the fields of RunOptions. Raises MissingExtra.
+    """
+    how = RunOptions(**options)
+    progress = how.progress
     try:
         import torch  # noqa: F401
         from sklearn.datasets import load_digits
@@ -41,18 +45,18 @@ def demo(
     scans, digits = load_digits(return_X_y=True)
     scans = (scans.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     model, photos = out / "digits-network", out / "digits-photos"
-    if force:
+    if how.force:
         shutil.rmtree(out, ignore_errors=True)
     if not (model / "preprocessor_config.json").is_file():
         progress.say("training a small network on the digits 0 to 4")
         mine = digits < PRETRAINED
-        accuracy = train_network(scans[mine], digits[mine], model, seed)
+        accuracy = train_network(scans[mine], digits[mine], model, how.seed)
         progress.say(f"trained: {accuracy:.1%} of its own training digits are right; the photos to learn are 5 to 9")
     if not photos.is_dir():
         write_photos(scans, digits, photos)
     budget = Budget(max_drop=Drop(0.01))
     run = out / "run"
-    return shrink(model, photos, budget, out=run, seed=seed, threads=threads, force=force, progress=progress)
+    return shrink(model, photos, budget, out=run, **options)
 
 
 def write_photos(scans: NDArray[np.uint8], digits: NDArray[np.int64], folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..machine.processor import fixed_threads
 from ..progress import Progress
 
 DONE = 0
@@ -32,8 +33,9 @@ def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
         from ..kinds.language_modelling.fits import what_fits
         from ..runtimes.loading import load
 
-        threads = options.threads if isinstance(options.threads, int) else 0
-        found = what_fits(load(options.model, weights=False), context=options.context, threads=threads)
+        found = what_fits(
+            load(options.model, weights=False), context=options.context, threads=fixed_threads(options.threads)
+        )
         if options.json:
             show_json([{key: value for key, value in asdict(level).items() if key != "types"} for level in found])
         else:

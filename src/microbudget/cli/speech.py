@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadData
 from ..machine import files
+from ..machine.processor import fixed_threads
 from ..progress import Progress
 
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ def transcribe(options: argparse.Namespace, progress: Progress) -> int:
     form = options.format or ("json" if options.json else "text")
     found, many = recordings(options.audio, progress), options.audio.is_dir()
     check_out(options.out, found, many, form, options.force)
-    threads = options.threads if isinstance(options.threads, int) else 0
     with Transcriber(
         options.model,
-        threads=threads,
+        threads=fixed_threads(options.threads),
         language=options.language,
         longest_s=longest_of(form, options.longest),
         progress=progress,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..judge.budget import Measurement
     from ..judge.comparing import Comparison
     from ..kinds.language_modelling.fits import Level
-    from ..search.shrink import Shrunk
+    from ..search.result import Shrunk
 
 MISSING = "-"
 LARGEST = 15  # tensors that a ledger shows

@@ -13,18 +13,14 @@ _PUBLIC = {
     "Timing": "twins",
     "PairTiming": "twins",
     "Worker": "worker",
-    "answers": "answering",
     "compare": "comparing",
     "measure": "measuring",
-    "quality": "answering",
     "time_one": "twins",
     "time_pair": "twins",
 }
 __all__ = [*_PUBLIC]
 
 if TYPE_CHECKING:
-    from .answering import answers as answers
-    from .answering import quality as quality
     from .comparing import Comparison as Comparison
     from .comparing import compare as compare
     from .measuring import measure as measure

@@ -1,4 +1,4 @@
-"""compare(): two models on the same examples and in the same minutes: which is smaller, faster, better, how sure."""
+"""compare(): two models on the same examples and in the same minutes: which is smaller, faster, better."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from .. import metrics
 from ..errors import BadData
-from ..kinds.language_modelling.tokens import read_both
 from ..model import Model
-from ..progress import SILENT, Progress
+from ..progress import Progress
 from ..runtimes.loading import load
-from ..task import Example, LanguageTask, Split, SpokenTask, Task
+from ..task import Example, Task
 from ..units import Drop
 from . import memory
-from .answering import Logits, Quality, Tally, answer_chunks, chunk_size, columns, evidence, hire, one
 from .budget import Measurement
-from .measuring import Threads, choose_threads, cost_fields, measurement, open_task
-from .twins import Again, PairTiming, SpeedVerdict, time_pair
-from .verdict import Verdict, can_show, check_limit, judge_pair
+from .judging import Agreement, Judging, Opening, judging_of
+from .measuring import Measured, choose_threads, cost_fields, measurement, open_task
+from .options import MeasureKeywords, MeasureOptions
+from .twins import PairTiming, SpeedVerdict, time_pair
+from .verdict import Verdict, can_show, judge_pair
 from .worker import Worker
+
+SECONDS = 10.0  # the most that timing two models takes
 
 
 @dataclass(frozen=True)
@@ -53,155 +54,83 @@ def compare(
     data: str | Path | Task,
     *,
     max_drop: Drop | None = None,
-    threads: Threads = None,
-    seed: int = 0,
-    seconds: float = 10.0,
-    runtime: str | None = None,
-    progress: Progress = SILENT,
-    max_memory_bytes: int | None = None,
-    split: Split = "test",
-    normalizer: str = "basic",
+    **options: Unpack[MeasureKeywords],
 ) -> Comparison:
-    """Two models in pairs: timed in turns, and judged on the same examples, without those that either has seen.
+    """Compare two models on the same examples, timed in turns.
 
-    threads: None means all cores; "auto" gives each model the better of 1 and all. seconds: the most that timed
-    blocks take; opening the models anew between them may take as long again.
-    max_drop: the loss of B that is allowed; without it `verdict` is None. split: which examples of a Task.
-    normalizer: of transcripts, before they are compared.
-
-    Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading raises.
+    max_drop: the limit to judge the loss of B against. options: the fields of MeasureOptions. Raises LabelsDisagree,
+    BrokenModel, WorkerFailed, InvalidOption, and what loading models and data raise.
     """
+    how = MeasureOptions(**options)
     models = (load(a), load(b))
-    task = open_task(data, models, progress, normalizer)
-    check_limit(max_drop, task.kind)
+    task = open_task(data, models, how)
+    judging = judging_of(task)
+    judging.check_limit(max_drop)
     for model in models:
-        columns(model, task)
-    examples = task.examples(split)
+        judging.columns(model)  # labels that disagree are reported before anything is computed
+    examples = task.examples(how.split)
     if not examples:
-        raise BadData("there is no example to compare with")
-    if max_drop is not None:
-        count = evidence(task, examples)
-        possible, needed = can_show(max_drop, count)
-        if not possible:
-            progress.say(f"note: {count} examples cannot show a loss within {max_drop} at 95 %: that takes {needed}")
-    samples = [one(model, task, examples) for model in models]
-    chosen = [choose_threads(m, x, threads, runtime, seed) for m, x in zip(models, samples, strict=True)]
-    with hire(task, max_memory_bytes) as first, hire(task, max_memory_bytes) as second:
-        workers = (first, second)
-        weights = []
-        for worker, model, sample, count in zip(workers, models, samples, chosen, strict=True):
-            worker.open(model, threads=count, runtime=runtime)
-            weights.append(memory.of_model(worker, sample))
-        progress.say(f"timing {models[0].path.name} and {models[1].path.name} in turns")
-        again = reopening(models, task, chosen, runtime, max_memory_bytes)
-        pair = time_pair(first, second, samples[0], samples[1], seconds=seconds, seed=seed, again=again)
-        costs = [
-            cost_fields(*parts)
-            for parts in zip(models, workers, samples, (pair.reference, pair.candidate), weights, chosen, strict=True)
-        ]
-        judged = judge_both(workers, models, task, examples, progress)
-        unlabelled = disagreements(workers, models, task) if max_drop is not None else None
-    measured = [measurement(task, quality, cost, {}) for quality, cost in zip(judged.qualities, costs, strict=True)]
-    before, after = (quality.scores for quality in judged.qualities)
-    verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=seed)
-    return _comparison(measured[0], measured[1], pair, judged, verdict)
+        raise BadData(f"the {how.split} split holds no example to compare with")
+    _say_what_can_be_shown(max_drop, judging.evidence(examples), how.progress)
+    timed, agreement, unlabelled = _run(judging, models, examples, how, max_drop is not None)
+    qualities = zip(agreement.qualities, timed.costs, strict=True)
+    measured = [measurement(task, quality, costs, {}) for quality, costs in qualities]
+    before, after = (quality.scores for quality in agreement.qualities)
+    verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=how.seed)
+    return _comparison(measured[0], measured[1], timed.pair, agreement, verdict)
 
 
-def reopening(
-    models: Sequence[Model], task: Task, threads: Sequence[int], runtime: str | None, max_memory_bytes: int | None
-) -> Again:
-    """How `time_pair` opens the same two models in fresh processes."""
-
-    @contextlib.contextmanager
-    def again() -> Iterator[tuple[Worker, Worker]]:
-        with hire(task, max_memory_bytes) as first, hire(task, max_memory_bytes) as second:
-            for worker, model, count in zip((first, second), models, threads, strict=True):
-                worker.open(model, threads=count, runtime=runtime)
-            yield first, second
-
-    return again
+def _say_what_can_be_shown(max_drop: Drop | None, examples: int, progress: Progress) -> None:
+    if max_drop is None:
+        return
+    possible, needed = can_show(max_drop, examples)
+    if not possible:
+        progress.say(f"note: {examples} examples cannot show a loss within {max_drop} at 95 %: that takes {needed}")
 
 
 @dataclass(frozen=True)
-class Both:
-    """Two models on the same examples: their qualities, and how much the answers of B differ from those of A."""
-
-    qualities: tuple[Quality, Quality]
-    kl: float | None  # nats per example (per token of a text), of B from A
-    same_top1: float | None  # share of the examples, or tokens
-    tokens: dict[str, Any] | None = None  # of language models: both with their intervals, and over how many tokens
+class _Timed:
+    pair: PairTiming
+    costs: list[dict[str, Any]]
 
 
-def judge_both(
-    workers: tuple[Worker, Worker],
-    models: tuple[Model, Model],
-    task: Task,
-    examples: Sequence[Example],
-    progress: Progress = SILENT,
-) -> Both:
-    """Quality of two open models on the same examples, chunk by chunk: the memory does not grow with the examples."""
-    if isinstance(task, LanguageTask):
-        return _judge_readers(workers, task, examples, progress)
-    tallies = (Tally(task), Tally(task))
-    kl, same, count = 0.0, 0, 0
-    for chunk, a, b in _paired(workers, models, task, examples, progress):
-        tallies[0].add(chunk, a)
-        tallies[1].add(chunk, b)
-        if a.dtype.kind == "U":
-            same, count = same + int((a == b).sum()), count + len(chunk)
-        elif a.shape == b.shape and a.ndim == 2:
-            kl += float(metrics.kl_divergence(a, b).sum())
-            same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
-            count += len(chunk)
-    qualities = (tallies[0].quality(), tallies[1].quality())
-    spoken = isinstance(task, SpokenTask)  # which has no probabilities to tell the divergence of
-    return Both(qualities, kl / count if count and not spoken else None, same / count if count else None)
+def _run(
+    judging: Judging, models: tuple[Model, Model], examples: Sequence[Example], how: MeasureOptions, disagree: bool
+) -> tuple[_Timed, Agreement, tuple[int, int] | None]:
+    """Everything that the two open models are needed for. disagree: whether unlabelled examples are answered too."""
+    samples = [judging.timing_input(model, examples) for model in models]
+    threads = [choose_threads(model, sample, how) for model, sample in zip(models, samples, strict=True)]
+    openings = [how.opening(count) for count in threads]
+    with both_open(judging, models, openings) as workers:
+        weights = [memory.of_model(worker, sample) for worker, sample in zip(workers, samples, strict=True)]
+        how.progress.say(f"timing {models[0].path.name} and {models[1].path.name}, interleaved")
+        pair = time_pair(
+            *workers,
+            *samples,
+            seconds=SECONDS if how.seconds is None else how.seconds,
+            seed=how.seed,
+            again=lambda: both_open(judging, models, openings),
+        )
+        parts = zip(models, workers, samples, (pair.reference, pair.candidate), weights, threads, strict=True)
+        costs = [cost_fields(judging, Measured(*each)) for each in parts]
+        agreement = judging.agreement(workers, models, examples, how.progress)
+        unlabelled = judging.disagreements(workers, models) if disagree else None
+    return _Timed(pair, costs), agreement, unlabelled
 
 
-def _judge_readers(workers: tuple[Worker, Worker], task: Task, examples: Sequence[Example], progress: Progress) -> Both:
-    sides = read_both(*workers, task, examples, progress)
-    tallies = (Tally(task), Tally(task))
-    for tally, outputs in zip(tallies, (sides.reference, sides.candidate), strict=True):
-        tally.add(examples, outputs)
-    apart = sides.divergence()
-    qualities = (tallies[0].quality(), tallies[1].quality())
-    if apart is None:
-        return Both(qualities, None, None)
-    return Both(qualities, apart.kl, apart.same_top1, apart.as_dict())
+@contextlib.contextmanager
+def both_open(
+    judging: Judging, models: Sequence[Model], openings: Sequence[Opening]
+) -> Iterator[tuple[Worker, Worker]]:
+    """Both models in fresh processes; the first is opened before the second starts."""
+    with (
+        judging.opened(models[0], opening=openings[0]) as first,
+        judging.opened(models[1], opening=openings[1]) as second,
+    ):
+        yield first, second
 
 
-def disagreements(
-    workers: tuple[Worker, Worker], models: tuple[Model, Model], task: Task, progress: Progress = SILENT
-) -> tuple[int, int] | None:
-    """On how many of the unlabelled examples two open models disagree, and how many there are; None without any."""
-    examples = task.examples("unlabelled")
-    if not examples or columns(models[0], task) is None:
-        return None
-    differ = sum(
-        int((a.argmax(axis=1) != b.argmax(axis=1)).sum())
-        for _, a, b in _paired(workers, models, task, examples, progress)
-    )
-    return differ, len(examples)
-
-
-def _paired(
-    workers: tuple[Worker, Worker],
-    models: tuple[Model, Model],
-    task: Task,
-    examples: Sequence[Example],
-    progress: Progress,
-) -> Iterator[tuple[Sequence[Example], Logits, Logits]]:
-    """Chunks of the same examples with the outputs of both models."""
-    size = chunk_size(models, task, examples)
-    streams = (
-        answer_chunks(workers[0], models[0], task, examples, progress, size),
-        answer_chunks(workers[1], models[1], task, examples, SILENT, size),
-    )
-    for (chunk, a), (_, b) in zip(*streams, strict=True):
-        yield chunk, a, b
-
-
-def _comparison(a: Measurement, b: Measurement, pair: PairTiming, judged: Both, verdict: Verdict) -> Comparison:
+def _comparison(a: Measurement, b: Measurement, pair: PairTiming, judged: Agreement, verdict: Verdict) -> Comparison:
     return Comparison(
         a=a,
         b=b,

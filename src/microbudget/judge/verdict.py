@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import BadData, BrokenModel, InvalidOption
-from ..model import LANGUAGE_MODELLING
 from ..task import Scores
 from ..units import Drop
 from . import statistics as stats
@@ -76,12 +75,6 @@ def judge_pair(
         return _verdict(evidence, "exceeds", str(limit), None, f"{evidence} show at 95 % a loss above {limit}")
     more = _more_examples(evidence, limit.amount)
     return _verdict(evidence, "not shown", str(limit), more, _undecided(evidence, limit, more))
-
-
-def check_limit(limit: Drop | None, kind: str) -> None:
-    """Raise InvalidOption for a limit that the metric of this kind of task cannot have, before anything is measured."""
-    if limit is not None and kind == LANGUAGE_MODELLING and not limit.relative:
-        raise InvalidOption(f"a loss of bits per byte cannot be in points ({limit}): give it relative, for example 1%")
 
 
 def can_show(limit: Drop, examples: int) -> tuple[bool, int]:

@@ -5,7 +5,23 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from ..errors import InvalidOption
+
+Threads = int | Literal["auto"]  # 0: all cores that this process may use; "auto": the faster of 1 and all
+
+
+def check_threads(threads: Threads) -> Threads:
+    """Raise InvalidOption for what is no number of threads."""
+    if threads != "auto" and threads < 0:
+        raise InvalidOption(f"threads must be a number of threads or auto, not {threads}")
+    return threads
+
+
+def fixed_threads(threads: Threads) -> int:
+    """The number for work that is not timed: all cores (0) where the number for timing is still to be found."""
+    return 0 if threads == "auto" else threads
 
 
 def cores() -> int:

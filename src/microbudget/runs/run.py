@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from .. import __version__
 from . import candidates
@@ -21,7 +22,7 @@ from .candidates import Candidate
 from ..errors import AlreadyExists, RunLocked, RunMismatch
 from ..machine import files
 from ..model import Model
-from ..task import Task
+from ..task import Split, Task
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What stands in `run.toml`."""
+        """The content of `run.toml`."""
         table: dict[str, Any] = tomllib.loads((self.folder / "run.toml").read_text(encoding="utf-8"))
         return table
 
@@ -73,38 +74,56 @@ class Run:
         asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return asked
 
-    def ask(self, budget: Budget) -> None:
-        """Note the budget of a command that begins; the result of an earlier one is none of this one's."""
+    def save_budget(self, budget: Budget) -> None:
+        """Write the budget of a command that begins, and remove the result of an earlier one."""
         files.write_text(self.folder / "budget.json", json.dumps(budget.as_dict(), indent=1))
         self.result.unlink(missing_ok=True)
 
-    def end(self, result: dict[str, Any]) -> None:
-        """Note what the command found."""
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Write what the command found."""
         files.write_text(self.result, json.dumps(result, indent=1, ensure_ascii=False))
 
     @property
     def prompts(self) -> dict[str, Any] | None:
-        """What its language models were asked to write; None before they were."""
+        """The prompts of its language models; None before there are any."""
         path = self.folder / "prompts.json"
         asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return asked
 
-    def ask_for(self, prompts: dict[str, Any]) -> None:
-        """Note what its language models shall write."""
+    def save_prompts(self, prompts: dict[str, Any]) -> None:
+        """Write the prompts of its language models."""
         files.write_text(self.folder / "prompts.json", json.dumps(prompts, indent=1, ensure_ascii=False))
 
     def written(self, fingerprint: str) -> dict[str, Any] | None:
-        """What a model wrote, with the prompts; None where it was not asked."""
+        """What a model wrote, with the prompts; None where it wrote nothing."""
         path = self._written(fingerprint)
         found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return found
 
-    def keep_written(self, fingerprint: str, found: dict[str, Any]) -> None:
-        """Note what a model wrote."""
+    def save_written(self, fingerprint: str, found: dict[str, Any]) -> None:
+        """Keep what a model wrote."""
         files.write_text(self._written(fingerprint), json.dumps(found, indent=1, ensure_ascii=False))
 
     def _written(self, fingerprint: str) -> Path:
         return self.folder / "answers" / f"{fingerprint}.written.json"
+
+    def answers_file(self, fingerprint: str, split: Split) -> Path:
+        """The file with a model's outputs on a split."""
+        return self.folder / "answers" / f"{fingerprint}.{split}.npy"
+
+    def answers(self, fingerprint: str, split: Split) -> NDArray[Any] | None:
+        """A model's outputs on a split, (examples, ...); None where the run has none."""
+        path = self.answers_file(fingerprint, split)
+        if not path.is_file():
+            return None
+        kept: NDArray[Any] = np.load(path)
+        return kept
+
+    def save_answers(self, fingerprint: str, split: Split, outputs: NDArray[Any]) -> NDArray[Any]:
+        """Keep a model's outputs on a split; returns them."""
+        with files.open_whole(self.answers_file(fingerprint, split)) as stream:
+            np.save(stream, outputs)
+        return outputs
 
     def candidates(self) -> list[Candidate]:
         """The newest row of each recipe, in the order in which the recipes first appeared."""
@@ -174,3 +193,4 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
     # A JSON text and a whole number are TOML values too.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
     files.write_text(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))
+

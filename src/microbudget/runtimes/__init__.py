@@ -10,13 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidOption, UnsupportedModel
-from ..model import LANGUAGE_MODELLING, TRANSCRIPTION
+from ..kind import facet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..model import Model
-    from .speech.whisper import WhisperSession
 
 FOR_FORMAT: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "openvino"),
@@ -24,9 +23,13 @@ FOR_FORMAT: dict[str, tuple[str, ...]] = {
     "gguf": ("gguf",),
     "ct2": ("ct2",),
 }
-# Where a runtime has another module for a kind of task than for images.
-MODULES = {"onnx": "onnx.session", "torch": "hf.torch", "gguf": "gguf.session", "ct2": "ct2.session"}
-FOR_TASK = {("torch", LANGUAGE_MODELLING): "hf.causal", ("torch", TRANSCRIPTION): "hf.whisper"}
+MODULES = {
+    "onnx": "onnx.session",
+    "openvino": "openvino",
+    "torch": "hf.torch",
+    "gguf": "gguf.session",
+    "ct2": "ct2.session",
+}
 
 
 class Session(Protocol):
@@ -50,29 +53,21 @@ def default_runtime(model_format: str) -> str:
     return FOR_FORMAT[model_format][0]
 
 
-def module_of(runtime: str, task: str | None = None) -> str:
-    """The module of a runtime, below this package, for a kind of task."""
-    return FOR_TASK.get((runtime, task or ""), MODULES.get(runtime, runtime))
+def module_of(runtime: str, kind: str | None = None) -> str:
+    """The module of a runtime; of a kind of model the one that the kind's `network.py` names in its place."""
+    own = facet(kind, "network").RUNTIMES if kind else {}
+    return f"{__name__}.{own.get(runtime, MODULES[runtime])}"
 
 
 def open_session(model: Model, *, threads: int = 0, runtime: str | None = None) -> Session:
-    """Open a model with a runtime's module name ("onnx", "openvino", "torch"), by default the first of its format.
+    """Open a model with a runtime by its name ("onnx", "openvino", "torch"), by default the first of its format.
 
-    threads: 0 means all cores. Raises UnsupportedModel when the runtime does not take the format.
+    threads: 0 means all cores. Raises UnsupportedModel for an unknown format, InvalidOption when the runtime does not
+    open the format.
     """
     chosen = runtime or default_runtime(model.format)
     if chosen not in FOR_FORMAT[model.format]:
         known = ", ".join(FOR_FORMAT[model.format])
         raise InvalidOption(f"runtime {chosen!r} does not open {model.format!r}; runtimes that do: {known}")
-    name = module_of(chosen, model.task)
-    module = importlib.import_module(f".{name}", __name__)
-    session: Session = module.open_session(model, threads=threads)
-    return session
-
-
-def open_speech(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
-    """Open a speech model for recordings of any length. language: a code, else it is detected."""
-    name = module_of(default_runtime(model.format), TRANSCRIPTION)
-    module = importlib.import_module(f".{name}", __name__)
-    session: WhisperSession = module.open_session(model, threads=threads, language=language)
+    session: Session = importlib.import_module(module_of(chosen, model.task)).open_session(model, threads=threads)
     return session

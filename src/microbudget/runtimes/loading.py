@@ -5,30 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections import defaultdict, deque
+from fnmatch import fnmatchcase
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from .. import kind
 from ..errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
-from ..model import (
-    CT2_NAME,
-    GGUF_NAME,
-    LANGUAGE_MODELLING,
-    ONNX_NAME,
-    TRANSCRIPTION,
-    Model,
-    Record,
-    backbone_of,
-    external_data,
-)
+from ..model import CT2_NAME, GGUF_NAME, ONNX_NAME, Model, Record, backbone_of
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
 HUB_FILES = ("*.json", "*.txt", "tokenizer.model", "*.jinja")
 HUB_WEIGHTS = ("*.safetensors", "*.onnx", CT2_NAME)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-IMAGENET_MEAN = [0.485, 0.456, 0.406]
-IMAGENET_STD = [0.229, 0.224, 0.225]
 
 
 def load(name: str | Path | Model, *, weights: bool = True) -> Model:
@@ -58,7 +48,7 @@ def _load_file(path: Path) -> Model:
     if path.suffix.lower() != ".onnx":
         raise UnsupportedModel(f"{path} is no model that we know: give a Hugging Face folder, an .onnx or a .gguf file")
     record = Record.read(path.parent) if path.name == ONNX_NAME else None
-    return Model(path, "onnx", record or _onnx_record(path))
+    return Model(path, "onnx", record or _foreign_record(path, "onnx"))
 
 
 def _load_gguf(path: Path, file: Path) -> Model:
@@ -72,7 +62,7 @@ def _load_gguf(path: Path, file: Path) -> Model:
                 f"{file} is one of {parts} parts: join them with llama.cpp's `llama-gguf-split --merge` first"
             )
     record = Record.read(file.parent) if file.name == GGUF_NAME else None
-    return Model(path, "gguf", record or Record(task=LANGUAGE_MODELLING, source=str(path)))
+    return Model(path, "gguf", record or _foreign_record(path, "gguf"))
 
 
 def _load_folder(folder: Path, weights: bool = True) -> Model:
@@ -80,9 +70,9 @@ def _load_folder(folder: Path, weights: bool = True) -> Model:
     if (folder / GGUF_NAME).is_file():
         return _load_gguf(folder, folder / GGUF_NAME)
     if (folder / ONNX_NAME).is_file():
-        return Model(folder, "onnx", record or _onnx_record(folder / ONNX_NAME))
+        return Model(folder, "onnx", record or _foreign_record(folder / ONNX_NAME, "onnx"))
     if (folder / CT2_NAME).is_file() and _is_ct2(folder / CT2_NAME):
-        return Model(folder, "ct2", record or _ct2_record(folder))
+        return Model(folder, "ct2", record or _foreign_record(folder, "ct2"))
     backbone = backbone_of(folder) or folder
     if (backbone / "config.json").is_file():
         return Model(folder, "hf", record or _hf_record(backbone, weights))
@@ -110,16 +100,53 @@ def _is_ct2(path: Path) -> bool:
         return 0 < version < 100 and 0 < length < 100 and stream.read(length).rstrip(b"\0").endswith(b"Spec")
 
 
-def _ct2_record(folder: Path) -> Record:
-    """A CTranslate2 folder of others, as faster-whisper's are. Raises UnsupportedModel for other than Whisper."""
-    with (folder / CT2_NAME).open("rb") as stream:
-        head = stream.read(64)
-    if b"WhisperSpec" not in head:
-        name = head[6 : 6 + int.from_bytes(head[4:6], "little")].rstrip(b"\0").decode("ascii", "replace")
-        raise UnsupportedModel(
-            f"{folder} is a CTranslate2 model of the kind {name}; of this format we know Whisper only"
-        )
-    return Record(task=TRANSCRIPTION, preprocessing=read_preprocessing(folder), source=str(folder))
+def _foreign_record(path: Path, model_format: str) -> Record:
+    """What a file that others wrote is for: of the kinds with this format the first that knows it.
+
+    Raises UnsupportedModel with the reason of the last one.
+    """
+    reasons: list[UnsupportedModel] = []
+    for network in kind.facets("network"):
+        if model_format in network.FORMATS:
+            try:
+                record: Record = network.foreign_record(path, model_format)
+                return record
+            except UnsupportedModel as error:
+                reasons.append(error)
+    raise reasons[-1]
+
+
+def _hf_record(folder: Path, weights: bool) -> Record:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        architectures = [str(name) for name in config.get("architectures") or ()]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UnsupportedModel(f"{path} cannot be read: {error}") from error
+    network = _network_of(architectures, path)
+    if weights and not any(folder.glob("*.safetensors")):
+        refuse_pickles(folder)
+        raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
+    try:
+        record: Record = network.hf_record(folder, config)
+        return record
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UnsupportedModel(f"{path} cannot be read: {error}") from error
+
+
+def _network_of(architectures: list[str], path: Path) -> ModuleType:
+    """The network facet of the kind that knows one of the architectures. Raises UnsupportedModel with what there is."""
+    networks = kind.facets("network")
+    for network in networks:
+        if any(fnmatchcase(name, pattern) for name in architectures for pattern in network.ARCHITECTURES):
+            return network
+    known = "; ".join(f"{network.KIND} ({', '.join(network.ARCHITECTURES)})" for network in networks)
+    found = (
+        f"is of the architecture {', '.join(architectures)}, which no kind knows"
+        if architectures
+        else ("names no architecture (its list `architectures` is empty or missing)")
+    )
+    raise UnsupportedModel(f"{path} {found}. The kinds of models and their architectures: {known}")
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -130,40 +157,6 @@ def refuse_pickles(folder: Path) -> None:
             f"{folder} has only {', '.join(pickles[:3])}: a pickle can run code when it is opened, so it is never"
             " loaded. Save the model as safetensors (save_pretrained of a recent transformers) and give that folder"
         )
-
-
-def _hf_record(folder: Path, weights: bool) -> Record:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names = {int(key): str(value) for key, value in config.get("id2label", {}).items()}
-        task = _task_of([str(name) for name in config.get("architectures") or ()], folder)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UnsupportedModel(f"{folder / 'config.json'} cannot be read: {error}") from error
-    if weights and not any(folder.glob("*.safetensors")):
-        refuse_pickles(folder)
-        raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
-    labels = tuple(names[index] for index in sorted(names)) if names else None
-    if task == TRANSCRIPTION:
-        preprocessing = read_preprocessing(folder)
-    else:
-        preprocessing = image_preprocessing(folder, config.get("model_type"))
-    labels = None if task == TRANSCRIPTION else labels
-    return Record(task=task, labels=labels, preprocessing=preprocessing, source=str(folder))
-
-
-def _task_of(architectures: list[str], folder: Path) -> str | None:
-    """The kind of task that an architecture is for. Raises UnsupportedModel for speech models other than Whisper."""
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        return LANGUAGE_MODELLING
-    if "WhisperForConditionalGeneration" in architectures:
-        return TRANSCRIPTION
-    for name in architectures:
-        if name.endswith(("ForCTC", "ForSpeechSeq2Seq", "ForConditionalGeneration")) or name.startswith("Whisper"):
-            raise UnsupportedModel(
-                f"{folder} is a {name}; of the models that write what they hear or read we know"
-                " WhisperForConditionalGeneration only"
-            )
-    return None
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any] | None:
@@ -178,62 +171,6 @@ def read_preprocessing(folder: Path) -> dict[str, Any] | None:
             nested = config.get("image_processor", config.get("feature_extractor"))
             return nested if isinstance(nested, dict) else config
     return None
-
-
-def image_preprocessing(folder: Path, model_type: str | None) -> dict[str, Any] | None:
-    """As `read_preprocessing`, with the processor's type where only the model's tells it."""
-    from ..images.processors import with_type
-
-    preprocessing = read_preprocessing(folder)
-    return None if preprocessing is None else with_type(preprocessing, model_type)
-
-
-def _onnx_record(path: Path) -> Record:
-    import onnx
-
-    from .onnx.session import read_metadata
-
-    external_data(path)  # complains about a file that is no ONNX or whose weights are missing
-    proto = onnx.load(str(path), load_external_data=False)
-    height, width = _image_size(proto.graph, path)
-    labels, preprocessing = read_metadata(proto)
-    preprocessing = preprocessing or read_preprocessing(path.parent)
-    if preprocessing is None:
-        warnings.warn(
-            f"{path} says nothing of its preprocessing: using {height} x {width} pixels with ImageNet's mean and"
-            " deviation. Put a preprocessor_config.json beside it if that is wrong",
-            stacklevel=2,
-        )
-        preprocessing = {
-            "do_resize": True,
-            "size": {"height": height, "width": width},
-            "resample": 2,
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": IMAGENET_MEAN,
-            "image_std": IMAGENET_STD,
-        }
-    return Record(labels=labels, preprocessing=preprocessing, source=str(path))
-
-
-def _image_size(graph: Any, path: Path) -> tuple[int, int]:
-    """Height and width of the one input (batch, 3, height, width); 224 where the graph leaves them open."""
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs)
-        raise UnsupportedModel(f"{path} has {len(inputs)} inputs ({names}); an image classifier has one, the pixels")
-    shape = inputs[0].type.tensor_type.shape.dim
-    if len(shape) != 4 or shape[1].dim_value not in (0, 3):
-        dims = [dim.dim_value or dim.dim_param or "?" for dim in shape]
-        raise UnsupportedModel(f"{path} takes an input of shape {dims}; an image classifier takes (batch, 3, H, W)")
-    if shape[0].dim_value > 0:
-        raise UnsupportedModel(
-            f"{path} has a fixed batch of {shape[0].dim_value}: export it with a dynamic batch"
-            " (torch.onnx.export(..., dynamic_axes={input: {0: 'batch'}}))"
-        )
-    return shape[2].dim_value or 224, shape[3].dim_value or 224
 
 
 def _download(name: str, weights: bool = True) -> Path:

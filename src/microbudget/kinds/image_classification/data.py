@@ -26,7 +26,13 @@ from ...images.pixels import PixelCache, Pixels, Rendering
 from ...images.preprocess import Preprocessing
 from ...metrics import cross_entropy
 from ...progress import SILENT, Progress
-from ...task import SPLITS, Example, Inputs, Scores, Split
+from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from .network import KIND
+
+
+def open_task(path: str | Path, options: DataOptions) -> ImageTask:
+    """The task of a folder of photos. Raises BadData."""
+    return ImageTask.open(path, options)
 
 
 @dataclass(eq=False)
@@ -40,7 +46,7 @@ class ImageTask:
     warnings: list[str]
     duplicates: tuple[Duplicate, ...]
     left_out: int  # examples that the model has seen and that are therefore not judged
-    kind: str = "image-classification"
+    kind: str = KIND
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _cache: PixelCache = field(default_factory=lambda: PixelCache(default_folder()), repr=False)
     _threads: int = 0
@@ -48,48 +54,35 @@ class ImageTask:
     _opening: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
-    def open(
-        cls,
-        path: Path | str,
-        *,
-        seed: int = 0,
-        splits: bool = True,
-        leave_out: frozenset[str] = frozenset(),
-        cache: Path | None = None,
-        threads: int = 0,
-        progress: Progress = SILENT,
-    ) -> ImageTask:
+    def open(cls, path: Path | str, options: DataOptions = TO_TRAIN) -> ImageTask:
         """Find the photos of a folder, check that they can be read, and split them.
 
-        splits: True to train: missing splits are cut. False to judge: everything to judge on is in "test", which is
-        the folder's test split, else its validation split, else all; without the examples whose key is in `leave_out`.
-        threads: 0 means all cores. Warnings are told to `progress` and kept in `warnings`.
-        Raises BadData when the folder cannot serve.
+        Warnings go to the progress and are kept in `warnings`. Raises BadData when the folder cannot serve.
         """
-        root, store = Path(path), cache or default_folder()
+        root, store = Path(path), options.cache or default_folder()
         listing = folders.find(root, FORMATS)
-        known = _scan(root, listing, store, threads, progress)
-        apart, duplicates = cutting.keep_apart(_examples(listing, known))
+        known = _scan(root, listing, store, options.threads, options.progress)
+        distinct, duplicates = cutting.keep_apart(_examples(listing, known))
         warnings = [*listing.warnings, *_about_files(root, known), *_about_copies(duplicates)]
-        if splits:
-            done, left_out = cutting.complete(apart, seed), 0
+        if options.splits:
+            done, left_out = cutting.complete(distinct, options.seed), 0
             warnings += _about_classes(done, listing.labels)
         else:
-            done, left_out = _to_judge(root, apart, leave_out)
+            done, left_out = _to_judge(root, distinct, options.leave_out)
         ordered = {name: tuple(sorted(examples, key=_order)) for name, examples in done.items()}
         for warning in warnings:
-            progress.warn(warning)
+            options.progress.warn(warning)
         return cls(
             root=root,
             labels=listing.labels,
             fingerprint=_fingerprint(listing.labels, ordered),
-            seed=seed,
+            seed=options.seed,
             warnings=warnings,
             duplicates=tuple(duplicates),
             left_out=left_out,
             _splits=ordered,
             _cache=PixelCache(store),
-            _threads=threads,
+            _threads=options.threads,
         )
 
     def examples(self, split: Split) -> Sequence[Example]:

@@ -17,8 +17,9 @@ from ...model import Model, Record
 from ...runtimes.hf.heads import set_classes
 from ...runtimes.hf.torch import load_network
 from ...runtimes.hf.widths import special
-from ...runtimes.loading import image_preprocessing, known_outputs, load, read_preprocessing, refuse_pickles
+from ...runtimes.loading import known_outputs, load, read_preprocessing, refuse_pickles
 from ...training.classifiers import block_lists
+from .network import image_preprocessing
 
 CHANNELS = 8  # widths are multiples of it, as kernels like them
 WEIGHTS = (".safetensors", ".onnx", ".gguf")  # next to a config.json: the student is not randomly initialized

@@ -20,9 +20,8 @@ from ...data import splits as cutting
 from ...data.contents import content_key
 from ...data.folders import SPLIT_FOLDERS
 from ...errors import BadData
-from ...model import LANGUAGE_MODELLING
-from ...progress import SILENT, Progress
-from ...task import Example, Inputs, Scores, Split
+from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from .network import KIND
 from .text import CONTEXT, DEPTH, METRIC, TextTask
 
 ROLES = ("system", "user", "assistant")
@@ -42,24 +41,14 @@ class ChatTask:
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _said: dict[str, Conversation] = field(default_factory=dict, repr=False)  # by the example's key
 
-    kind = LANGUAGE_MODELLING
+    kind = KIND
     labels: tuple[str, ...] = ()
 
     @classmethod
-    def open(
-        cls,
-        path: Path | str,
-        *,
-        seed: int = 0,
-        splits: bool = True,
-        leave_out: frozenset[str] = frozenset(),
-        context: int = CONTEXT,
-        progress: Progress = SILENT,
-    ) -> ChatTask:
+    def open(cls, path: Path | str, options: DataOptions = TO_TRAIN, *, context: int = CONTEXT) -> ChatTask:
         """A `.jsonl` file, or a folder of them; train.jsonl, validation.jsonl and test.jsonl are splits.
 
-        splits: True to train: what is missing is cut. False to judge: everything is in "test", without the
-        conversations whose key is in `leave_out`. Raises BadData.
+        context: tokens that a model reads at once. Raises BadData.
         """
         root = Path(path)
         said: dict[str, Conversation] = {}
@@ -67,16 +56,15 @@ class ChatTask:
         for file in files(root):
             found.setdefault(_split_of(file, root), []).extend(_examples(file, root, said))
         apart, _ = cutting.keep_apart(found)
-        if splits:
-            chosen, left_out = cutting.complete(apart, seed), 0
+        if options.splits:
+            chosen, left_out = cutting.complete(apart, options.seed), 0
         else:
             what, nothing = f"conversations of {root}", f"{root} holds no conversation"
-            kept, left_out = cutting.to_judge(apart, leave_out, what, nothing)
+            kept, left_out = cutting.to_judge(apart, options.leave_out, what, nothing)
             chosen = {"test": kept}
         ordered = {name: tuple(examples) for name, examples in chosen.items()}
         content = {name: [example.key for example in ordered[name]] for name in sorted(ordered)}
         digest = hashlib.sha256(json.dumps([context, content]).encode()).hexdigest()[:16]
-        del progress  # nothing takes long here
         judged = [len(said[example.key][-1]["content"].encode()) for part in ordered.values() for example in part]
         stride = max(1, round(sum(judged) / max(1, len(judged))))
         return cls(root, digest, context, stride, left_out, [], ordered, said)

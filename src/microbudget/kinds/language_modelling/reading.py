@@ -1,4 +1,4 @@
-"""How fast a language model reads and writes: the two take different work, so they are told apart."""
+"""How fast a language model reads and writes: the two take different work, so each is timed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ PREFILL_S = 2.0  # the most that timing it takes
 
 
 def speeds(worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
-    """Tokens per second of writing (timed already, with these inputs) and of reading; and the room for the tokens.
+    """Tokens per second of writing (timed already, with these inputs) and of reading, and the context.
 
-    Empty for other than language models. Raises WorkerFailed.
+    Raises WorkerFailed.
     """
-    if "decode" not in inputs:
-        return {}
     language: dict[str, Any] = worker.ask("call", method="about", arguments={})
     prompt = {"prefill": inputs["decode"], "depth": np.array([PREFILL_TOKENS])}
     ((_, tokens),) = worker.answer(prompt)  # fewer for a model that reads fewer

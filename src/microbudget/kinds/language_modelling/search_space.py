@@ -1,19 +1,27 @@
-"""The ladder: the levels at which a language model is tried, from the one that costs nothing to the one that hurts."""
+"""What `shrink` tries for language models: the levels of GGUF files, from the safest to the smallest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from ...errors import UnsupportedModel
+from ...judge.ceilings import ceilings
 from ...methods import Method
 from ...methods.export import Export
 from ...methods.quantize import Quantize
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.gguf.convert import DTYPES
-from ...units import format_bytes
-from .fits import LADDER, anatomy, levels
+from ...machine.files import check_space
+from ...search import space
+from ...task import Inputs
+from ...units import Drop, format_bytes
+from .fits import LADDER, Anatomy, anatomy, levels, of_recipe, predictable, what_fits
 
+PREDICTED = ("size_bytes", "memory_bytes", "decode_tokens_per_s")  # of a level, by `fits`
 FIRST = ("Q8_0", "Q4_K_M", "Q2_K")  # they bracket what most people want: should the time end early, these are known
 LEVELS = (*FIRST, *(kind for kind in LADDER if kind not in ("F16", *FIRST)))
 
@@ -28,20 +36,65 @@ def level(recipe: Recipe) -> str | None:
     return None
 
 
-def ladder(given: Model) -> Iterator[Recipe]:
-    """A recipe for each level of a Hugging Face folder or a GGUF file that makes it smaller in another way.
+class SearchSpace(space.SearchSpace):
+    """A recipe for each level of a Hugging Face folder or a GGUF file."""
 
-    Where rows fit few types, levels come out the same: only the first of these is tried. Raises UnsupportedModel for a
-    file that no level makes smaller.
-    """
-    export: tuple[Method, ...] = (Export(format="gguf"),) if given.format == "hf" else ()
-    possible = [one for one in levels(anatomy(given), LEVELS) if export or one.size_bytes < given.size_bytes]
-    if not possible:
-        raise UnsupportedModel(
-            f"{given.path} has {format_bytes(given.size_bytes)}, and no level is smaller: give the model in F16"
-        )
-    seen: set[tuple[str, ...]] = set()
-    for one in possible:
-        if one.types not in seen:
-            yield Recipe((*export, Quantize(type=one.type)))
-        seen.add(one.types)
+    default_drop = Drop(0.01, relative=True)
+
+    @cached_property
+    def _anatomy(self) -> Anatomy:
+        return anatomy(self.given)
+
+    def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
+        """The levels that make the model smaller in another way than those before them.
+
+        Where rows fit few types, levels come out the same: only the first of these is tried. Raises UnsupportedModel
+        for a file that no level makes smaller.
+        """
+        given = self.given
+        export: tuple[Method, ...] = (Export(format="gguf"),) if given.format == "hf" else ()
+        possible = [one for one in levels(self._anatomy, LEVELS) if export or one.size_bytes < given.size_bytes]
+        if not possible:
+            raise UnsupportedModel(
+                f"{given.path} has {format_bytes(given.size_bytes)}, and no level is smaller: give the model in F16"
+            )
+        seen: set[tuple[str, ...]] = set()
+        for one in possible:
+            if one.types not in seen:
+                yield Recipe((*export, Quantize(type=one.type)))
+            seen.add(one.types)
+
+    def forecast(self, threads: int) -> Iterator[str]:
+        """What each level takes, from the shapes alone."""
+        for one in what_fits(self.given, threads=threads):
+            yield (
+                f"{one.type:<8} {format_bytes(one.size_bytes):>8} file, {format_bytes(one.memory_bytes)} memory"
+                f" with {one.context} tokens, at most {one.decode_tokens_per_s or 0:,.0f} tokens/s"
+            )
+
+    def check(self, recipes: Sequence[Recipe], path_of: Callable[[Recipe], Path], folder: Path) -> None:
+        """Whether the model can have the types, and all files fit on the disk."""
+        known = [recipe for recipe in recipes if predictable(recipe)]
+        if not known:
+            return
+        wanted: dict[Path, int] = {}
+        largest = 0  # it may be the one that is copied to RUN/best
+        for recipe in known:
+            made = of_recipe(self._anatomy, recipe)
+            for place, one in enumerate(made, 1):
+                path = path_of(Recipe(recipe.steps[:place]))
+                if not path.exists():
+                    wanted[path] = one.size_bytes
+            largest = max(largest, made[-1].size_bytes)
+        if wanted:
+            what = f"{len(wanted)} models and a copy of the best take"
+            check_space(folder, sum(wanted.values()) + largest, what)
+
+    def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
+        """What the given model's shapes say of a level, next to what is measured."""
+        if model.format != "gguf" or not predictable(recipe):
+            return {}
+        rate = ceilings(threads).bandwidth(model.size_bytes)
+        tokens = int(inputs["depth"][0]) + 1
+        one = of_recipe(self._anatomy, recipe, context=tokens, read_bytes_per_s=rate)[-1]
+        return {"predicted": {name: getattr(one, name) for name in PREDICTED}}

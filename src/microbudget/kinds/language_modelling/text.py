@@ -23,9 +23,8 @@ from ...data import splits as cutting
 from ...data.contents import content_key
 from ...data.folders import SPLIT_FOLDERS
 from ...errors import BadData, InvalidOption
-from ...model import LANGUAGE_MODELLING
-from ...progress import SILENT, Progress
-from ...task import Example, Inputs, Scores, Split
+from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from .network import KIND
 from .passages import Passage, TextFile, read
 
 METRIC = "bits per byte"
@@ -52,42 +51,39 @@ class TextTask:
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _places: dict[str, _Place] = field(default_factory=dict, repr=False)  # by the example's name
 
-    kind = LANGUAGE_MODELLING
+    kind = KIND
     labels: tuple[str, ...] = ()
 
     @classmethod
     def open(
         cls,
         path: Path | str,
+        options: DataOptions = TO_TRAIN,
         *,
-        seed: int = 0,
-        splits: bool = True,
-        leave_out: frozenset[str] = frozenset(),
         context: int = CONTEXT,
         stride: int = STRIDE,
         most: Mapping[str, int] = MOST,
-        progress: Progress = SILENT,
     ) -> TextTask:
         """A `.txt` file, or a folder of them.
 
         Files and folders named train, validation (valid, val) or test are splits; without a train split everything is
-        one text. splits: True to train: what is missing is cut, in blocks. False to judge: everything is in "test", of
-        the test split, else of validation, else of all; without the passages whose key is in `leave_out`.
-        most: passages of each split; a larger one is sampled evenly. Raises BadData.
+        one text, and missing splits are cut from it in blocks. context: tokens that a model reads at once. stride:
+        bytes of a passage. most: passages of each split; a larger one is sampled evenly. Raises BadData.
         """
         if context < 8 or stride < 16:
             raise InvalidOption(f"a context has 8 tokens and a stride 16 bytes at least, not {context} and {stride}")
         root = Path(path)
-        found = _by_split(_files(root), root, stride, judging=not splits)
-        chosen, warnings = _choose(_cut(found, seed) if splits else {"test": _to_judge(found)}, most)
+        found = _by_split(_files(root), root, stride, judging=not options.splits)
+        chosen, warnings = _choose(_cut(found, options.seed) if options.splits else {"test": _to_judge(found)}, most)
         examples, places = _examples(chosen, root)
         kept, _ = cutting.keep_apart(examples)
-        left = {name: tuple(e for e in kept[name] if splits or e.key not in leave_out) for name in kept}
-        if not splits and not left["test"]:
+        seen = frozenset() if options.splits else options.leave_out
+        left = {name: tuple(example for example in kept[name] if example.key not in seen) for name in kept}
+        if not options.splits and not left["test"]:
             raise BadData(f"the model was made with all {len(kept['test'])} passages of {root}: give other text")
         for warning in warnings:
-            progress.warn(warning)
-        left_out = 0 if splits else len(kept["test"]) - len(left["test"])
+            options.progress.warn(warning)
+        left_out = 0 if options.splits else len(kept["test"]) - len(left["test"])
         return cls(root, _fingerprint(left, context, stride), context, stride, left_out, warnings, left, places)
 
     def examples(self, split: Split) -> Sequence[Example]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ...judge.worker import Worker
 from ...progress import SILENT, Progress
-from ...task import Example, LanguageTask, Task
+from ...task import Example, Task
 from .predictions import Ids, Logits, Prediction, Predictions, compared, judge, judge_exactly
+from .task import LanguageTask
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,19 @@ from ...data.contents import Content
 from ...data.folders import TOLERATED, some
 from ...data.splits import Splits
 from ...errors import BadData
-from ...model import TRANSCRIPTION
-from ...progress import SILENT, Progress
-from ...task import LONG_S, SPLITS, Example, Inputs, Scores, Split
+from ...progress import Progress
+from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
 from . import utterances
+from .network import KIND
+from .task import LONG_S
 from .transcripts import Errors, Normalizer, count, normalizer
 
 METRIC = "wer"
+
+
+def open_task(path: str | Path, options: DataOptions) -> TranscriptionTask:
+    """The task of a folder of recordings. Raises BadData, InvalidOption."""
+    return TranscriptionTask.open(path, options)
 
 
 @dataclass(eq=False)
@@ -44,44 +50,41 @@ class TranscriptionTask:
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
     _normalize: Normalizer = field(default=str, repr=False)
 
-    kind = TRANSCRIPTION
+    kind = KIND
     labels: tuple[str, ...] = ()
 
     @classmethod
-    def open(
-        cls,
-        path: Path | str,
-        *,
-        seed: int = 0,
-        splits: bool = True,
-        leave_out: frozenset[str] = frozenset(),
-        cache: Path | None = None,
-        threads: int = 0,
-        normalizer: str = "basic",
-        progress: Progress = SILENT,
-    ) -> TranscriptionTask:
+    def open(cls, path: Path | str, options: DataOptions = TO_TRAIN) -> TranscriptionTask:
         """Find the recordings of a folder, check that they can be decoded, and split them.
 
-        splits: True to train: missing splits are cut. False to judge: everything to judge on is in "test", which is
-        the folder's test split, else its validation split, else all; without the examples whose key is in `leave_out`.
-        normalizer: of texts before they are compared, a name of `transcripts.NORMALIZERS`. Raises BadData when the
-        folder cannot serve, InvalidOption.
+        Raises BadData when the folder cannot serve, InvalidOption for an unknown normalizer.
         """
-        clean, root = _normalizer(normalizer), Path(path)
+        clean, root = normalizer(options.normalizer), Path(path)
         listing = utterances.find(root)
-        known = _scan(root, listing, cache or default_folder(), threads, progress)
-        apart, duplicates = cutting.keep_apart(_examples(listing, known))
+        known = _scan(root, listing, options.cache or default_folder(), options.threads, options.progress)
+        distinct, duplicates = cutting.keep_apart(_examples(listing, known))
         texts = {file.name: file.text for file in listing.files if file.text is not None}
-        warnings = [*listing.warnings, *_about_files(root, known), *_about_texts(apart, texts, clean)]
+        warnings = [*listing.warnings, *_about_files(root, known), *_about_texts(distinct, texts, clean)]
         if duplicates:
             warnings.append(f"{len(duplicates)} copies: {some(map(str, duplicates))}")
-        done, left_out = (_complete(apart, seed, root), 0) if splits else _to_judge(root, apart, leave_out)
+        if options.splits:
+            done, left_out = _complete(distinct, options.seed, root), 0
+        else:
+            done, left_out = _to_judge(root, distinct, options.leave_out)
         ordered = {name: tuple(sorted(examples, key=_order)) for name, examples in done.items()}
         for warning in warnings:
-            progress.warn(warning)
-        seconds = {name: content.seconds for name, content in known.items()}
-        print_ = _fingerprint(normalizer, ordered, texts)
-        return cls(root, print_, normalizer, warnings, left_out, ordered, texts, seconds, clean)
+            options.progress.warn(warning)
+        return cls(
+            root=root,
+            fingerprint=_fingerprint(options.normalizer, ordered, texts),
+            normalizer=options.normalizer,
+            warnings=warnings,
+            left_out=left_out,
+            _splits=ordered,
+            _texts=texts,
+            _seconds={name: content.seconds for name, content in known.items()},
+            _normalize=clean,
+        )
 
     def examples(self, split: Split) -> Sequence[Example]:
         """The examples of a split ("unlabelled" too), in the order of their keys: any beginning is a random sample."""
@@ -170,9 +173,6 @@ def rows(waveforms: Sequence[Samples]) -> Inputs:
     for row, waveform in zip(table, waveforms, strict=True):
         row[: len(waveform)] = waveform
     return {"waveform": table, "length": np.array([len(waveform) for waveform in waveforms])}
-
-
-_normalizer = normalizer  # the name of an option too
 
 
 def _scan(root: Path, listing: utterances.Listing, store: Path, threads: int, progress: Progress) -> dict[str, Content]:

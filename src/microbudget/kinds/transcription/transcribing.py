@@ -12,11 +12,11 @@ from ...audio import sound
 from ...audio.sound import FORMATS
 from ...data.folders import walk
 from ...errors import BadData, InvalidOption, UnsupportedModel
-from ...model import TRANSCRIPTION, Model
+from ...model import Model
 from ...progress import SILENT, Progress
-from ...runtimes import open_speech
 from ...runtimes.loading import load
 from ...units import format_seconds
+from .network import KIND, open_speech
 
 OUTPUTS = ("text", "json", "srt", "vtt")
 ENDINGS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
@@ -70,7 +70,7 @@ class Transcriber:
         progress: Progress = SILENT,
     ) -> None:
         opened = load(model)
-        if opened.task != TRANSCRIPTION:
+        if opened.task != KIND:
             raise UnsupportedModel(f"{opened.path} is no speech model: give a folder of Whisper")
         if longest_s is not None and not longest_s >= 1:
             raise InvalidOption(f"a piece lasts at least 1 s, not {longest_s}")

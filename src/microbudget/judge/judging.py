@@ -1,0 +1,296 @@
+"""Judging: how the models of a task are run, timed, scored and compared. A kind that differs has a subclass.
+
+`judging_of` finds it in the `judging.py` of the kind's folder; a task of the user's own has the class that is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import metrics
+from ..errors import BadData
+from ..kind import find_facet
+from ..model import Model
+from ..progress import SILENT, Progress
+from ..runtimes.loading import match_labels
+from ..task import Example, Inputs, Task
+from ..units import Drop
+from .answering import Columns, Logits, answer_chunks, is_text, preprocessing
+from .quality import Quality, interval, joined
+from .twins import Timing
+from .worker import Worker
+
+# Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in
+# a batch of 16, 29 ms in one of 4. By size and not by time, since the last bits of an answer depend on the batch.
+CHUNK_BYTES = 2_500_000
+LARGEST_CHUNK = 64
+LARGEST_CONFUSION = 100  # classes: a larger matrix would drown the rest of a Measurement
+TIMEOUT_S = 120.0
+
+Chunk = tuple[Sequence[Example], Logits]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened in a worker process. threads: 0 means all cores; runtime: None, the first of its format."""
+
+    threads: int = 0
+    runtime: str | None = None
+    max_memory_bytes: int | None = None
+
+
+OPENING = Opening()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two models on the same examples: their qualities, and how much the answers of B differ from those of A."""
+
+    qualities: tuple[Quality, Quality]
+    kl: float | None  # nats per example (per token of a text), of B from A
+    same_top1: float | None  # fraction of the examples, or tokens
+    tokens: dict[str, Any] | None = None  # of language models: both with their intervals, and over how many tokens
+
+
+def judging_of(task: Task) -> Judging:
+    """The Judging of a task's kind."""
+    module = find_facet(task.kind, "judging")
+    if module is None:
+        return Judging(task)
+    found: Judging = module.Judging(task)
+    return found
+
+
+class Judging:
+    """A task whose outputs are an array for each example: the logits of a classifier where the task has labels."""
+
+    more_evidence = "Give more"  # how a user gets more examples to judge by
+    has_quality_extra = False  # whether `quality_extra` has something to report
+    compares_predictions = False  # whether `divergence` has
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    def timeout_s(self) -> float:
+        """The longest that one request may take; a worker that takes longer hangs."""
+        return TIMEOUT_S
+
+    def start_worker(self, max_memory_bytes: int | None = None) -> Worker:
+        """A worker process with this timeout."""
+        return Worker(timeout_s=self.timeout_s, max_memory_bytes=max_memory_bytes)
+
+    @contextmanager
+    def opened(self, model: Model, worker: Worker | None = None, opening: Opening = OPENING) -> Iterator[Worker]:
+        """The given worker, which has the model open already, else one of its own that ends with the block."""
+        if worker is not None:
+            yield worker
+            return
+        with self.start_worker(opening.max_memory_bytes) as own:
+            own.open(model, threads=opening.threads, runtime=opening.runtime)
+            yield own
+
+    def columns(self, model: Model) -> Columns:
+        """For each of the data's labels the index of the model's output; None for tasks without labels.
+
+        Raises LabelsDisagree.
+        """
+        return match_labels(model, self.task.labels) if self.task.labels else None
+
+    def check_limit(self, limit: Drop | None) -> None:
+        """Raise InvalidOption for a limit on the loss that the metric of this kind of task cannot have."""
+
+    def evidence(self, examples: Sequence[Example]) -> int:
+        """How many examples count for a verdict: unlabelled ones too where an answer is a class."""
+        return len(examples) + (len(self.task.examples("unlabelled")) if self.task.labels else 0)
+
+    # What is run and timed
+
+    def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
+        """The examples in their order, so many in one request that the inputs of no model exceed the limit."""
+        if not examples:
+            return []
+        arrays = [self.task.collate(examples[:1], preprocessing(model)) for model in models]
+        largest = max(sum(array.nbytes for array in inputs.values()) for inputs in arrays)
+        size = min(LARGEST_CHUNK, max(1, CHUNK_BYTES // largest))
+        return [examples[start : start + size] for start in range(0, len(examples), size)]
+
+    def timing_input(self, model: Model, examples: Sequence[Example], batch: int = 1) -> Inputs:
+        """The inputs that are timed: the first `batch` examples, repeated when there are fewer. Raises BadData."""
+        if not examples:
+            raise BadData("there is no example to measure with")
+        chosen = [examples[index % len(examples)] for index in range(batch)]
+        return self.task.collate(chosen, preprocessing(model))
+
+    def preparation(self, model: Model) -> Callable[[Example], object]:
+        """From an example to the model's input: what `preprocessing_s` times."""
+        return lambda example: self.task.collate([example], preprocessing(model))
+
+    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
+        """Further numbers on what the open model costs, for `extra` of a Measurement. Raises WorkerFailed."""
+        return {}
+
+    def quality_extra(self, worker: Worker, examples: Sequence[Example]) -> dict[str, Any]:
+        """Further numbers on how good the open model is, which take runs of their own. Raises WorkerFailed."""
+        return {}
+
+    # Answers and quality
+
+    def answer_chunks(
+        self,
+        worker: Worker,
+        model: Model,
+        examples: Sequence[Example],
+        progress: Progress = SILENT,
+        chunks: list[Sequence[Example]] | None = None,
+    ) -> Iterator[Chunk]:
+        """Each chunk with the open model's checked outputs; see `answering.answer_chunks`."""
+        chunks = self.chunks([model], examples) if chunks is None else chunks
+        return answer_chunks(worker, model, self.task, chunks, self.columns(model), progress)
+
+    def answers(
+        self,
+        model: Model,
+        examples: Sequence[Example],
+        worker: Worker | None = None,
+        opening: Opening = OPENING,
+        progress: Progress = SILENT,
+    ) -> Logits:
+        """All outputs in the order of the task's labels, (examples, ...) float32, or (examples,) texts."""
+        with self.opened(model, worker, opening) as open_worker:
+            return np.concatenate([found for _, found in self.answer_chunks(open_worker, model, examples, progress)])
+
+    def quality(
+        self,
+        model: Model,
+        examples: Sequence[Example],
+        worker: Worker | None = None,
+        opening: Opening = OPENING,
+        progress: Progress = SILENT,
+    ) -> Quality:
+        """The Quality of a model on examples with labels, chunk by chunk."""
+        score = Scoring(self)
+        with self.opened(model, worker, opening) as open_worker:
+            for chunk, outputs in self.answer_chunks(open_worker, model, examples, progress):
+                score.add(chunk, outputs)
+        return score.quality()
+
+    def reference_answers(
+        self, model: Model, examples: Sequence[Example], worker: Worker, kept: Path, progress: Progress = SILENT
+    ) -> Logits:
+        """As `answers`, of the reference of a run. kept: a folder for what `divergence` needs of its predictions."""
+        return self.answers(model, examples, worker, progress=progress)
+
+    def divergence(
+        self,
+        model: Model,
+        examples: Sequence[Example],
+        workers: tuple[Callable[[], Worker], Worker],
+        kept: Path,
+        progress: Progress = SILENT,
+    ) -> tuple[Logits, dict[str, Any]]:
+        """A candidate's outputs, and how far its predictions are from the reference's, for `extra` of a Measurement.
+
+        workers: what opens the reference's, which is seldom needed, and the candidate's. kept: the folder that
+        `reference_answers` has filled.
+        """
+        raise NotImplementedError
+
+    def scored(self, examples: Sequence[Example], outputs: Logits) -> Quality:
+        """The Quality of outputs that are there already."""
+        score = Scoring(self)
+        score.add(examples, outputs)
+        return score.quality()
+
+    def summary(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
+        """What `extra` needs of a chunk's outputs, (examples, ...): small, since it is kept for all examples.
+
+        Of a classifier the classes that it answers; None where nothing is needed.
+        """
+        return outputs.argmax(axis=1) if self.task.labels else None
+
+    def extra(self, summary: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
+        """What a Measurement reports besides the metric, from the summaries of all examples."""
+        classes = len(self.task.labels)
+        confusion = metrics.confusion_matrix(summary, np.array([each.label for each in examples]), classes)
+        matrix = {"confusion": confusion.tolist(), "labels": list(self.task.labels)}
+        return {**metrics.macro(confusion), **(matrix if classes <= LARGEST_CONFUSION else {})}
+
+    # Two models on the same examples
+
+    def agreement(
+        self,
+        workers: tuple[Worker, Worker],
+        models: tuple[Model, Model],
+        examples: Sequence[Example],
+        progress: Progress = SILENT,
+    ) -> Agreement:
+        """Two open models on the same examples, chunk by chunk: the memory does not grow with the examples."""
+        scores = (Scoring(self), Scoring(self))
+        kl, probabilities, same, count = 0.0, False, 0, 0
+        for chunk, a, b in self._paired(workers, models, examples, progress):
+            scores[0].add(chunk, a)
+            scores[1].add(chunk, b)
+            if is_text(a):
+                same, count = same + int((a == b).sum()), count + len(chunk)
+            elif a.shape == b.shape and a.ndim == 2:
+                kl, probabilities = kl + float(metrics.kl_divergence(a, b).sum()), True
+                same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+                count += len(chunk)
+        qualities = (scores[0].quality(), scores[1].quality())
+        return Agreement(qualities, kl / count if probabilities else None, same / count if count else None)
+
+    def disagreements(
+        self, workers: tuple[Worker, Worker], models: tuple[Model, Model], progress: Progress = SILENT
+    ) -> tuple[int, int] | None:
+        """On how many of the unlabelled examples two open models disagree, and how many there are; None without any."""
+        examples = self.task.examples("unlabelled")
+        if not examples or not self.task.labels:
+            return None
+        pairs = self._paired(workers, models, examples, progress)
+        return sum(int((a.argmax(axis=1) != b.argmax(axis=1)).sum()) for _, a, b in pairs), len(examples)
+
+    def _paired(
+        self,
+        workers: tuple[Worker, Worker],
+        models: tuple[Model, Model],
+        examples: Sequence[Example],
+        progress: Progress,
+    ) -> Iterator[tuple[Sequence[Example], Logits, Logits]]:
+        """Chunks of the same examples with the outputs of both models."""
+        chunks = self.chunks(models, examples)
+        first = self.answer_chunks(workers[0], models[0], examples, progress, chunks)
+        second = self.answer_chunks(workers[1], models[1], examples, SILENT, chunks)
+        for (chunk, a), (_, b) in zip(first, second, strict=True):
+            yield chunk, a, b
+
+
+@dataclass
+class Scoring:
+    """Adds up chunks into a Quality; of each example it keeps its score and the kind's summary of the outputs."""
+
+    judging: Judging
+    _scores: list[Any] = field(default_factory=list)
+    _summaries: list[NDArray[Any]] = field(default_factory=list)
+    _examples: list[Example] = field(default_factory=list)
+
+    def add(self, examples: Sequence[Example], outputs: NDArray[Any]) -> None:
+        """Score a chunk."""
+        self._scores.append(self.judging.task.score(outputs, examples))
+        summary = self.judging.summary(outputs)
+        if summary is not None:
+            self._summaries.append(summary)
+            self._examples += examples
+
+    def quality(self) -> Quality:
+        """The Quality of everything added."""
+        scores = joined(self._scores)
+        extra = self.judging.extra(np.concatenate(self._summaries), self._examples) if self._summaries else {}
+        return Quality(scores, *interval(scores), extra)

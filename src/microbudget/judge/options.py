@@ -1,0 +1,47 @@
+"""Options of a measurement: how a model is opened, timed and judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from ..machine.processor import Threads
+from ..progress import SILENT, Progress
+from ..task import Split
+from .judging import Opening
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What `measure` and `compare` take besides models and data.
+
+    threads: 0 means all cores, "auto" tries 1 and all and keeps the faster. seconds: the most that timing takes; None:
+    3 for one model, 10 for two. runtime: by its module's name, else the first of the format. split: which examples of a
+    Task are judged; a path is one unsplit folder. normalizer: of transcripts, before they are compared.
+    """
+
+    threads: Threads = 0
+    seed: int = 0
+    seconds: float | None = None
+    runtime: str | None = None
+    max_memory_bytes: int | None = None
+    split: Split = "test"
+    normalizer: str = "basic"
+    progress: Progress = SILENT
+
+    def opening(self, threads: int) -> Opening:
+        """How a model is opened with the threads that were chosen."""
+        return Opening(threads, self.runtime, self.max_memory_bytes)
+
+
+class MeasureKeywords(TypedDict, total=False):
+    """The fields of MeasureOptions, as keywords."""
+
+    threads: Threads
+    seed: int
+    seconds: float | None
+    runtime: str | None
+    max_memory_bytes: int | None
+    split: Split
+    normalizer: str
+    progress: Progress

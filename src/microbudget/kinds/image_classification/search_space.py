@@ -1,0 +1,47 @@
+"""What `shrink` tries for image classifiers: 8-bit integers at full size, float, then smaller and smaller inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...images.preprocess import Preprocessing
+from ...methods import Method
+from ...methods.export import Export
+from ...methods.quantize import Quantize
+from ...methods.resize import Resize
+from ...progress import Progress
+from ...recipes.recipe import Recipe
+from ...search import space
+from .data import ImageTask
+
+SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
+STEPS = 7  # sizes are multiples of a seventh of the side: 32 pixels of 224, as often as networks halve their input
+
+
+class SearchSpace(space.SearchSpace):
+    """Recipes for a Hugging Face folder or an `.onnx` file."""
+
+    def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
+        """The safest first."""
+        export: tuple[Method, ...] = (Export(),) if self.given.format == "hf" else ()
+        yield Recipe((*first, *export, Quantize()))
+        if first or export:
+            yield Recipe((*first, *export))
+        for pixels in self.smaller_inputs():
+            yield Recipe((Resize(pixels=pixels), *first, *export, Quantize()))
+
+    def smaller_inputs(self) -> list[int]:
+        """Sides of smaller square inputs, largest first."""
+        side = max(Preprocessing.parse(self.given.record.preprocessing or {}).input_size)
+        step = max(1, side // STEPS)
+        sizes = {round(side * scale / step) * step for scale in SCALES}
+        return sorted((size for size in sizes if size < side), reverse=True)
+
+    def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
+        """Decode every photo once for all the input sizes of the recipes."""
+        preprocessing = self.given.record.preprocessing
+        if not recipes or preprocessing is None or not isinstance(self.task, ImageTask):
+            return
+        resizes = {step.pixels for recipe in recipes for step in recipe.steps if isinstance(step, Resize)}
+        full = Preprocessing.parse(preprocessing)
+        self.task.prepare([preprocessing, *(full.resized(pixels) for pixels in sorted(resizes))], progress=progress)

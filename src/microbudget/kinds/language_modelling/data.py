@@ -1,0 +1,30 @@
+"""Text and conversations as a Task: which of the two a path holds decides how it is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import BadData
+from ...task import DataOptions
+from .chats import ChatTask
+from .text import TextTask
+
+
+def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask:
+    """The task of `.txt` files, or of conversations in `.jsonl` files. Raises BadData."""
+    if _holds_conversations(Path(path)):
+        return ChatTask.open(path, options)
+    return TextTask.open(path, options)
+
+
+def _holds_conversations(path: Path) -> bool:
+    """Whether a path is a `.jsonl` file, or a folder with such files. Raises BadData where it has `.txt` files too."""
+    if path.is_dir():
+        chats, texts = (next(path.rglob(f"*.{suffix}"), None) for suffix in ("jsonl", "txt"))
+        if chats and texts:
+            raise BadData(
+                f"{path} holds conversations ({chats.name}) and text ({texts.name}), which are judged differently: give"
+                " one of them, in a folder of its own"
+            )
+        return chats is not None
+    return path.suffix.lower() == ".jsonl"

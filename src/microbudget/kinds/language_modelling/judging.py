@@ -1,0 +1,116 @@
+"""How language models are judged: by what each passage of a text costs them, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InvalidOption
+from ...judge import judging
+from ...judge.answering import Check, Logits
+from ...judge.judging import Agreement, Scoring
+from ...judge.twins import Timing
+from ...judge.worker import Worker
+from ...model import Model
+from ...progress import SILENT, Progress
+from ...task import Example, Inputs
+from ...units import Drop
+from .predictions import Predictions
+from .reading import speeds
+from .task import LanguageTask
+from .tokens import keep_predictions, read_beside, read_both
+
+TIMEOUT_S = 1800.0  # reading a passage takes a large model minutes
+
+
+class Judging(judging.Judging):
+    """Passages of a text, or answers in conversations."""
+
+    compares_predictions = True
+
+    @property
+    def _text(self) -> LanguageTask:
+        return cast(LanguageTask, self.task)
+
+    @property
+    def timeout_s(self) -> float:
+        """What the largest models take for a passage."""
+        return TIMEOUT_S
+
+    def check_limit(self, limit: Drop | None) -> None:
+        """A loss of bits per byte is relative: a byte has no points."""
+        if limit is not None and not limit.relative:
+            raise InvalidOption(
+                f"a loss of bits per byte cannot be in points ({limit}): give it relative, for example 1%"
+            )
+
+    def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
+        """One passage in each request."""
+        return [examples[place : place + 1] for place in range(len(examples))]
+
+    def timing_input(self, model: Model, examples: Sequence[Example], batch: int = 1) -> Inputs:
+        """What writing one token takes."""
+        return self._text.sample(examples)
+
+    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
+        """Tokens per second of writing and of reading."""
+        return speeds(worker, inputs, timing)
+
+    def summary(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
+        """Nats and tokens of each passage, (examples, 2)."""
+        return np.asarray(outputs)
+
+    def extra(self, summary: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
+        """Perplexity, and over how many tokens."""
+        return self._text.extra(summary)
+
+    def reference_answers(
+        self, model: Model, examples: Sequence[Example], worker: Worker, kept: Path, progress: Progress = SILENT
+    ) -> Logits:
+        """Nats and tokens of each passage, (examples, 2); the predictions of those that are compared are kept."""
+        return _checked(model, keep_predictions(worker, self._text, examples, Predictions(kept), progress))
+
+    def divergence(
+        self,
+        model: Model,
+        examples: Sequence[Example],
+        workers: tuple[Callable[[], Worker], Worker],
+        kept: Path,
+        progress: Progress = SILENT,
+    ) -> tuple[Logits, dict[str, Any]]:
+        """Nats and tokens of each passage, (examples, 2); KL and same top-1, where both have the same tokens."""
+        found = read_beside(*workers, self._text, examples, Predictions(kept), progress)
+        outputs, apart = _checked(model, found.costs), found.divergence
+        if apart is None:
+            return outputs, {}
+        return outputs, {"kl": apart.kl, "same_top1": apart.same_top1, "divergence": apart.as_dict()}
+
+    def agreement(
+        self,
+        workers: tuple[Worker, Worker],
+        models: tuple[Model, Model],
+        examples: Sequence[Example],
+        progress: Progress = SILENT,
+    ) -> Agreement:
+        """Both read the same passages; their predictions are compared token by token."""
+        sides = read_both(*workers, self.task, examples, progress)
+        scores = (Scoring(self), Scoring(self))
+        for score, outputs in zip(scores, (sides.reference, sides.candidate), strict=True):
+            score.add(examples, outputs)
+        found = sides.divergence()
+        qualities = (scores[0].quality(), scores[1].quality())
+        if found is None:
+            return Agreement(qualities, None, None)
+        return Agreement(qualities, found.kl, found.same_top1, found.as_dict())
+
+
+def _checked(model: Model, costs: NDArray[np.float64]) -> Logits:
+    """What a model's passages cost, (examples, 2), as it is kept. Raises BrokenModel."""
+    check = Check(model, None, 0)
+    checked = check(costs, len(costs))
+    check.finish()
+    return checked

@@ -1,0 +1,65 @@
+"""Options of a run: what `shrink` and `run_recipe` take besides model, data and budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from ..machine.processor import Threads, fixed_threads
+from ..progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Durations:
+    """The most seconds that timing takes.
+
+    reference_s: of the reference alone. pair_s: of a candidate with the reference. float_s: of a quantized model with
+    the model before `quantize`; 0 leaves that out.
+    """
+
+    reference_s: float = 2.0
+    pair_s: float = 6.0
+    float_s: float = 2.0
+
+
+DURATIONS = Durations()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes.
+
+    seed: of splits, augmentation and training. threads: of the runtimes; 0 means all cores, "auto" the faster of 1 and
+    all. keep: intermediate steps and the cache stay. force: begin again in a run that was made from something else.
+    prompts: what language models write for the report, or a file of them. normalizer: of transcripts, before they are
+    compared.
+    """
+
+    seed: int = 0
+    threads: Threads = 0
+    keep: bool = False
+    force: bool = False
+    prompts: str | Path | Sequence[str] | None = None
+    normalizer: str = "basic"
+    durations: Durations = DURATIONS
+    progress: Progress = SILENT
+
+    @property
+    def fixed_threads(self) -> int:
+        """The number of threads for work that is not timed: 0 means all cores."""
+        return fixed_threads(self.threads)
+
+
+class RunKeywords(TypedDict, total=False):
+    """The fields of RunOptions, as keywords."""
+
+    seed: int
+    threads: Threads
+    keep: bool
+    force: bool
+    prompts: str | Path | Sequence[str] | None
+    normalizer: str
+    durations: Durations
+    progress: Progress

@@ -1,0 +1,215 @@
+"""The search: recipes to candidates to the best so far at any moment."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import BadData
+from ..judge.budget import Budget
+from ..judge.judging import Judging, judging_of
+from ..judge.measuring import choose_threads
+from ..judge.options import MeasureOptions
+from ..judge.verdict import can_show
+from ..methods import DECISIONS, Context, Method
+from ..methods.distill import Distill
+from ..model import Model
+from ..progress import Progress
+from ..recipes.build import build, clean, planned
+from ..recipes.recipe import Recipe
+from ..report import write_report
+from ..runs.candidates import Candidate, best
+from ..runs.run import Run
+from ..ship import deliver
+from ..task import SPLITS, Task
+from ..units import format_bytes, format_change, format_seconds
+from .evaluation import Evaluation, Setting
+from .options import RunOptions
+from .result import Shrunk
+from .space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is tried, and how.
+
+    first: what makes the reference of the given model. prompts: see `Samples`. own_recipes: whether the recipes are of
+    the search space and nobody chose them: one is tried without `quantize` where that made the model slower, and one
+    that does not suit the data is a row.
+    """
+
+    space: SearchSpace
+    first: tuple[Method, ...]
+    recipes: tuple[Recipe, ...]
+    budget: Budget
+    options: RunOptions
+    prompts: tuple[str, ...] | None
+    own_recipes: bool
+
+    @property
+    def given(self) -> Model:
+        """The model to make smaller."""
+        return self.space.given
+
+    @property
+    def task(self) -> Task:
+        """The data."""
+        return self.space.task
+
+
+def search(run: Run, job: Job) -> Shrunk:
+    """Try the job's recipes; choose on validation, judge the choice on test, deliver it, write the report.
+
+    Raises BadData where the data cannot serve, and what building the reference raises.
+    """
+    budget, options = job.budget, job.options
+    deadline = time.monotonic() + budget.minutes * 60 if budget.minutes else None
+    context = Context(job.task, run.cache, options.seed, options.fixed_threads, progress=options.progress)
+    judging = judging_of(job.task)
+    _check_splits(judging, budget, options.progress)
+    run.save_budget(budget)
+    _prepare(run, job, context)
+    reference = build(job.given, Recipe(job.first), context, run.models)[-1] if job.first else job.given
+    sample = judging.timing_input(reference, job.task.examples("validation"))
+    threads = choose_threads(reference, sample, MeasureOptions(threads=options.threads, seed=options.seed))
+    setting = Setting(
+        context=replace(context, reference=reference, deadline=deadline),
+        budget=budget,
+        reference=reference,
+        space=job.space,
+        threads=threads,
+        prompts=job.prompts,
+        durations=options.durations,
+        tolerant=job.own_recipes,
+    )
+    with Evaluation(run, setting) as evaluation:
+        row = evaluation.reference_candidate(str(Recipe(job.first)))
+        options.progress.say(f"reference {summary_line(row)}")
+        found, interrupted = _try_all(evaluation, run, job, deadline)
+        result = _finish(evaluation, run, row, found, budget, interrupted)
+    _write(run, result, options.progress)
+    if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
+        _clean(run, reference, found)
+    return result
+
+
+def _prepare(run: Run, job: Job, context: Context) -> None:
+    """Before anything is built: check the recipes that have no row yet, and compute once what all of them need."""
+    known = {row.fingerprint for row in run.candidates() if row.measurement is not None}
+    teaching = replace(context, reference=planned(job.given, Recipe(job.first), context, run.models))
+
+    def plan(recipe: Recipe) -> Model:
+        return planned(job.given, recipe, teaching, run.models)
+
+    new = [recipe for recipe in job.recipes if plan(recipe).fingerprint not in known]
+    job.space.check(new, lambda recipe: plan(recipe).path, run.folder)
+    job.space.prepare(new, context.progress)
+
+
+def _check_splits(judging: Judging, budget: Budget, progress: Progress) -> None:
+    """Enough examples to choose and to judge by; with --prove, whether the test split could show the limit at all."""
+    task = judging.task
+    for split in SPLITS:
+        if not task.examples(split):
+            raise BadData(f"the data have no {split} examples: add some")
+    if budget.max_drop is None:
+        return
+    judging.check_limit(budget.max_drop)
+    examples = judging.evidence(task.examples("test"))
+    possible, needed = can_show(budget.max_drop, examples)
+    if not possible:
+        text = (
+            f"{examples} test and unlabelled examples cannot show a loss within {budget.max_drop} at 95 %, even if no"
+            f" answer changes: that takes {needed}"
+        )
+        if budget.prove:
+            raise BadData(f"{text}. {judging.more_evidence}, or drop --prove")
+        progress.say(f"note: {text}; without --prove the estimate decides")
+
+
+def _try_all(evaluation: Evaluation, run: Run, job: Job, deadline: float | None) -> tuple[list[Candidate], bool]:
+    """The candidates of the recipes for which there is time, and whether the user stopped it. The best is delivered."""
+    found: list[Candidate] = []
+    recipes, slowest, budget, progress = list(job.recipes), 0.0, job.budget, job.options.progress
+    try:
+        for index, recipe in enumerate(recipes):  # which grows where quantizing does not pay
+            # A distillation watches the clock itself, and may take less than the one before: it has fewer layers.
+            room = evaluation.measuring_s if any(isinstance(step, Distill) for step in recipe.steps) else slowest
+            if found and deadline is not None and time.monotonic() + room > deadline:
+                progress.say(f"time is up: {len(recipes) - index} of {len(recipes)} recipes were not tried")
+                break
+            started = time.monotonic()
+            candidate = evaluation.candidate(job.given, recipe)
+            found.append(candidate)
+            if candidate.measurement is not None:
+                slowest = max(slowest, time.monotonic() - started)
+            rest = len(recipes) - index - 1
+            left = f"; at most {format_seconds(slowest * rest)} left" if rest else ""
+            progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {summary_line(candidate)}{left}")
+            unrounded = Recipe(recipe.steps[:-1])
+            if job.own_recipes and candidate.slower_than_float and unrounded not in recipes:
+                recipes.append(unrounded)
+            if best(found, budget) is candidate:
+                deliver(run, evaluation.model(candidate), candidate, budget, job.task)
+    except KeyboardInterrupt:
+        progress.say("stopped: the best so far is delivered")
+        return found, True
+    return found, False
+
+
+def summary_line(candidate: Candidate) -> str:
+    """A candidate in one line: size, latency, quality, speed and verdict."""
+    measurement, verdict = candidate.measurement, candidate.verdict
+    if measurement is None:
+        return f"failed: {candidate.failure}"
+    parts = [format_bytes(measurement.size_bytes), f"{measurement.metric} {measurement.quality:.4f}"]
+    if measurement.latency_s is not None:
+        parts.insert(1, format_seconds(measurement.latency_s))
+    if candidate.speed:
+        parts.append(f"{candidate.speed['speedup']:.1f} times as fast")
+    if candidate.slower_than_float:
+        parts.append(
+            f"quantizing does not pay here: {candidate.speed['over_float']['speedup']:.2f} times float's speed"
+        )
+    if verdict is not None:
+        parts.append(f"change {format_change(verdict.change, measurement.metric)}, {verdict.decision}")
+    return ", ".join(parts)
+
+
+def _finish(
+    evaluation: Evaluation, run: Run, reference: Candidate, found: list[Candidate], budget: Budget, interrupted: bool
+) -> Shrunk:
+    """Choose on validation, judge the choice on test, deliver it."""
+    chosen = best(found, budget)
+    if chosen is None:
+        failures = [f"{candidate.recipe}: {candidate.failure}" for candidate in found]
+        return Shrunk(run.folder, reference, found, None, budget, failures or ["nothing was built"], interrupted)
+    judged = evaluation.on_test(chosen)
+    reference = evaluation.on_test(reference)
+    unmet = judged.broken_limits(budget)
+    verdict = judged.test_verdict
+    if verdict is not None and verdict.decision == "exceeds":
+        unmet.append(f"on test the loss exceeds {budget.max_drop}: {verdict.reason}")
+    elif verdict is not None and budget.prove and verdict.decision != "within":
+        unmet.append(f"on test the loss is not shown to be within {budget.max_drop}: {verdict.reason}")
+    deliver(run, evaluation.model(judged), judged, budget, evaluation.judging.task, reference)
+    found = [judged if candidate.fingerprint == judged.fingerprint else candidate for candidate in found]
+    return Shrunk(run.folder, reference, found, judged, budget, unmet, interrupted)
+
+
+def _write(run: Run, result: Shrunk, progress: Progress) -> None:
+    run.save_result(result.as_dict())
+    if result.best is not None:
+        write_report(run.folder)
+        progress.say(f"report    {run.report}")
+
+
+def _clean(run: Run, reference: Model, found: Sequence[Candidate]) -> None:
+    clean(run.models, frozenset({reference.fingerprint, *(candidate.fingerprint for candidate in found)}))
+    for path in run.cache.iterdir() if run.cache.is_dir() else ():
+        if path.name != DECISIONS:  # another measurement would decide otherwise, and a step made again be another
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if run.cache.is_dir() and not any(run.cache.iterdir()):
+        run.cache.rmdir()

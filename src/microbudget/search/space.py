@@ -1,0 +1,51 @@
+"""Search space: what `shrink` tries for a kind of model. Each kind has a subclass in its `search_space.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..kind import facet
+from ..methods import Method
+from ..model import Model
+from ..progress import Progress
+from ..recipes.recipe import Recipe
+from ..task import Inputs, Task
+from ..units import Drop
+
+
+class SearchSpace:
+    """The recipes for one model and its data, and what is known of them before they are built."""
+
+    default_drop = Drop(0.01)  # the loss that is allowed where the user gives no limit
+
+    def __init__(self, given: Model, task: Task) -> None:
+        self.given, self.task = given, task
+
+    def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
+        """Recipes to try, the safest first. first: the steps that teach the model the data's labels."""
+        raise NotImplementedError
+
+    def forecast(self, threads: int) -> Iterator[str]:
+        """A line for each thing that is known before anything is built."""
+        yield from ()
+
+    def check(self, recipes: Sequence[Recipe], path_of: Callable[[Recipe], Path], folder: Path) -> None:
+        """Raise InvalidOption, UnsupportedModel or DiskFull where a recipe cannot be built, before any work is done.
+
+        path_of: where the run builds a recipe's model. folder: the run's.
+        """
+
+    def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
+        """Compute once what all recipes need."""
+
+    def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
+        """What was predicted of a model that is built now, for `extra` of its Measurement."""
+        return {}
+
+
+def search_space(given: Model, task: Task) -> SearchSpace:
+    """The SearchSpace of the model's kind."""
+    found: SearchSpace = facet(given.task, "search_space").SearchSpace(given, task)
+    return found
