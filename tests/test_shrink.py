@@ -28,7 +28,7 @@ from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
 from microbudget.report import write_report
 from microbudget.report.outcome import read_outcome
-from microbudget.runs.candidates import Candidate, append, read
+from microbudget.runs.candidates import append, read
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
@@ -99,7 +99,7 @@ def test_each_goal_ships_its_own_best(
     finished: Path, hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The same rows with costs of the test's own: the fastest, the most frugal and the best are three models."""
-    monkeypatch.setattr(search, "SCALES", SCALES)
+    monkeypatch.setattr(search_space, "SCALES", SCALES)
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     rows = list(read(out / "candidates.jsonl"))[1:]
@@ -118,7 +118,7 @@ def test_each_goal_ships_its_own_best(
         )
     command = ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt", "--json"]
     for goal, expected in (("latency", fast), ("energy", frugal), ("quality", good)):
-        assert cli.main([*command, "--quiet", "--keep", "--goal", goal]) == 0
+        assert cli.main([*command, "--quiet", "--keep", "--goal", goal], durations=QUICK) == 0
         result = json.loads(capsys.readouterr().out)
         assert result["budget"]["goal"] == goal
         assert result["best"]["recipe"] == rows[expected].recipe, goal
@@ -133,12 +133,8 @@ def test_the_same_command_again_does_nothing_anew(
     out = tmp_path / "again"
     shutil.copytree(finished, out)
     monkeypatch.setattr(ImageTask, "prepare", lambda *_, **__: pytest.fail("photos were decoded for nothing"))
-    assert (
-        cli.main(
-            ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"], durations=QUICK
-        )
-        == 0
-    )
+    command = ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]
+    assert cli.main(command, durations=QUICK) == 0
     assert len(list(read(out / "candidates.jsonl"))) == 4, "a row was added"
     assert (out / "best" / "model.onnx").read_bytes() == (finished / "best" / "model.onnx").read_bytes()
 

@@ -14,6 +14,7 @@ import pytest
 
 from microbudget import Budget
 from microbudget.errors import BrokenModel, DiskFull, Failed
+from microbudget.judge.judging import Judging
 from microbudget.kinds.image_classification import search_space
 from microbudget.recipes.recipe import Recipe
 from microbudget.search import evaluation
@@ -54,10 +55,10 @@ def test_a_reference_whose_process_died_is_opened_again(
     onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It dies while a candidate is built: it is opened once more, and the candidate is measured."""
-    hire, build, workers = evaluation.hire, evaluation.build, []
+    start_worker, build, workers = Judging.start_worker, evaluation.build, []
 
-    def recorded(*arguments: Any, **options: Any) -> Any:
-        workers.append(hire(*arguments, **options))
+    def recorded(*arguments: Any) -> Any:
+        workers.append(start_worker(*arguments))
         return workers[-1]
 
     def bereft(*arguments: Any) -> Any:
@@ -67,9 +68,9 @@ def test_a_reference_whose_process_died_is_opened_again(
             time.sleep(0.001)
         return build(*arguments)
 
-    monkeypatch.setattr(evaluation, "hire", recorded)
+    monkeypatch.setattr(Judging, "start_worker", recorded)
     monkeypatch.setattr(evaluation, "build", bereft)
-    result = search.run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run")
+    result = run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
     died, again, *_ = workers
     assert died.pid != again.pid
     assert result.best is not None

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from ..errors import MicrobudgetError
 from ..kind import open_data
-from ..task import Split, Task
+from ..task import DataOptions, Split, Task
 from .outcome import Outcome
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test", "unlabelled")
@@ -34,7 +34,7 @@ def _open(outcome: Outcome, cache: Path, normalizer: str) -> tuple[Task | None, 
     if not Path(data).exists():
         return None, f"the data {data} are not there (any more, or as seen from this working directory)"
     try:
-        task = open_data(data, outcome.kind, seed=seed, cache=cache, normalizer=normalizer)
+        task = open_data(data, outcome.kind, DataOptions(seed=seed, cache=cache, normalizer=normalizer))
     except (MicrobudgetError, OSError) as error:
         return None, f"the data {data} cannot be read: {error}"
     if task.fingerprint != outcome.settings.get("data_fingerprint"):

@@ -9,13 +9,13 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ...judge.ceilings import ceilings
+from ...machine.files import check_space
 from ...methods import Method
 from ...methods.export import Export
 from ...methods.quantize import Quantize
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.gguf.convert import DTYPES
-from ...machine.files import check_space
 from ...search import space
 from ...task import Inputs
 from ...units import Drop, format_bytes
