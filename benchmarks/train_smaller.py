@@ -136,7 +136,9 @@ class Bench:
         separate = STORE / "separate"
         shutil.rmtree(separate, ignore_errors=True)
         fresh = replace(
-            context, task=ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=separate / "cache")), cache=separate / "cache"
+            context,
+            task=ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=separate / "cache")),
+            cache=separate / "cache",
         )
 
         def step(text: str) -> Model:

@@ -13,8 +13,8 @@ import pytest
 
 from microbudget.errors import BadData, OutOfTime
 from microbudget.judge.budget import Budget
-from microbudget.methods import Context
 from microbudget.kinds.transcription.search_space import SearchSpace
+from microbudget.methods import Context
 from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
 from microbudget.search.result import Shrunk

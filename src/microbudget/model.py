@@ -20,8 +20,6 @@ ONNX_NAME = "model.onnx"
 GGUF_NAME = "model.gguf"
 ADAPTER_CONFIG = "adapter_config.json"  # of a low-rank adapter; its backbone lies elsewhere, or in the same folder
 CT2_NAME = "model.bin"
-LANGUAGE_MODELLING = "language-modelling"
-TRANSCRIPTION = "transcription"
 _HF_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",

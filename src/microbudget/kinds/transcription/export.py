@@ -13,8 +13,8 @@ from ...runtimes.ct2 import convert
 from ...runtimes.ct2 import session as ct2
 from ...runtimes.hf import whisper as hf
 from ...runtimes.speech.languages import name_of
-from ...task import LONG_S
 from .data import rows
+from .task import LONG_S
 
 FORMAT, WHAT = "ct2", "a speech model"
 CHECKED = 16  # calibration recordings that both models transcribe
