@@ -26,6 +26,7 @@ from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.kinds.image_classification.features import FeatureStore
 from microbudget.metrics import cross_entropy, softmax
 from microbudget.runtimes.loading import load
+from microbudget.task import DataOptions
 from microbudget.training.head import Head, HeadSettings, fit_head
 
 ASSETS = ROOT.parent / "shared" / "assets"
@@ -68,7 +69,7 @@ def by_lbfgs(train: Split, validation: Split, classes: int, penalty: float) -> H
 
 def photos(seed: int, views: int, cache: Path) -> tuple[Split, Split, int]:
     """Features of the flowers of one split."""
-    model, task = load(MODEL), ImageTask.open(PHOTOS, seed=seed, cache=cache)
+    model, task = load(MODEL), ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=cache))
     store = FeatureStore(take_apart(model).graph, model.record.preprocessing or {}, cache / "features")
     train, validation = task.examples("train"), task.examples("validation")
     labels = np.array([example.label for example in train])

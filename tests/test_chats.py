@@ -15,6 +15,7 @@ from microbudget.kind import open_data
 from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.kinds.language_modelling.network import KIND
+from microbudget.kinds.language_modelling.task import LanguageTask
 from microbudget.kinds.language_modelling.token_rows import IGNORED, conversation_rows, token_rows
 from microbudget.methods import Context
 from microbudget.methods.lora import Lora
@@ -23,7 +24,7 @@ from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
 from microbudget.runtimes.language.chat import PLAIN, last_answer
 from microbudget.runtimes.loading import load
-from microbudget.task import DataOptions, LanguageTask
+from microbudget.task import DataOptions
 from quick import QUICK
 from toy_language_models import train_byte_level, write_network
 from toy_pair import needs_llama

@@ -23,8 +23,8 @@ from microbudget.progress import Progress
 from microbudget.recipes.build import build, build_step, step_fingerprint
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
-from test_distill import vision_transformer
 from microbudget.task import DataOptions
+from test_distill import vision_transformer
 
 QUICK = Distill(epochs=1, views=1)
 LABELS = tuple(COLOURS)

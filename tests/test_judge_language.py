@@ -16,6 +16,7 @@ from microbudget.judge import compare, measure
 from microbudget.judge.judging import judging_of
 from microbudget.judge.ledger import ledger
 from microbudget.judge.ledger.gguf import nominal_bits
+from microbudget.kinds.language_modelling.task import LanguageTask
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.kinds.language_modelling.tokens import Sides, _passage, read_both
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
@@ -26,7 +27,7 @@ from microbudget.runtimes.gguf.file import GgufFile
 from microbudget.runtimes.gguf.types import TYPES
 from microbudget.runtimes.language.session import LanguageSession
 from microbudget.runtimes.loading import load
-from microbudget.task import DataOptions, LanguageTask, Task
+from microbudget.task import DataOptions, Task
 from microbudget.units import parse_drop
 from toy_language_models import train_sentencepiece, write_network
 from toy_pair import Pair, needs_llama, prose, write_pair
