@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from microbudget.errors import InvalidOption, ModelNotFound, UnsafeModel, UnsupportedModel
 from microbudget.kinds.transcription.data import TranscriptionTask, rows
+from microbudget.kinds.transcription.network import open_speech
 from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.model import Model
-from microbudget.runtimes import open_session, open_speech
+from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.speech.whisper import LOOPS, without_loop
 from microbudget.task import DataOptions
