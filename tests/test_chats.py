@@ -92,13 +92,13 @@ def talk(*contents: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(contents)]
 
 
-def test_what_a_row_has_no_room_for_is_told() -> None:
+def test_what_a_row_has_no_room_for_is_reported() -> None:
     short, long = talk("a?", "yes"), talk("b" * 50, "never read")
     rows = conversation_rows([short, long], OneEach(None), 40)
-    assert len(rows) == 1, "a conversation whose answers are all behind the cut teaches nothing"
+    assert len(rows) == 1, "a conversation whose answers are all after the cut teaches nothing"
     assert said(rows.targets[0]) == " yes\n"
     assert rows.cut == pytest.approx(len(" never read\n") / len(" yes\n never read\n"))
-    with pytest.raises(BadData, match="no answer of an assistant stands in the first 40 tokens"):
+    with pytest.raises(BadData, match="no answer of an assistant is in the first 40 tokens"):
         conversation_rows([long], OneEach(None), 40)
 
 
@@ -109,7 +109,7 @@ def test_a_folder_of_texts_and_conversations_is_neither(chats: Path, tmp_path: P
         open_data(tmp_path, KIND)
 
 
-def test_a_template_that_writes_earlier_turns_anew_repeats_none() -> None:
+def test_a_template_that_rewrites_earlier_turns_repeats_none() -> None:
     """As those do that leave out what was thought in earlier turns: these are read, and the last answer is learnt."""
     template = (
         "{% for m in messages %}{% if m.role == 'assistant' and not loop.last %}A:{{ m.content.split('/')[-1] }};"

@@ -68,7 +68,7 @@ def test_bits_per_weight_and_order(folder: Path) -> None:
     assert 16 <= rows[0].bits_per_weight < 16.1
 
 
-def test_shrink_makes_the_levels_that_are_told(folder: Path) -> None:
+def test_shrink_makes_the_predicted_levels(folder: Path) -> None:
     assert set(ladder.LEVELS) == set(fits.LADDER) - {"F16"}
     tried = [recipe.steps[-1].type for recipe in ladder.ladder(hf(folder))]  # type: ignore[attr-defined]
     assert tried == [kind for kind in ladder.LEVELS if kind in tried]
@@ -116,7 +116,7 @@ def test_speed_is_bandwidth_over_bytes(folder: Path) -> None:
     about = fits.anatomy(hf(folder))
     (level,) = fits.levels(about, ["F16"], context=256, read_bytes_per_s=1e9)
     read = fits.bytes_per_token(about.tensors)
-    assert level.decode_tokens_per_s == pytest.approx(1e9 / read)  # a ceiling behind a short text as well
+    assert level.decode_tokens_per_s == pytest.approx(1e9 / read)  # an upper bound after a short text as well
     assert level.full_tokens_per_s == pytest.approx(1e9 / (read + level.cache_bytes))
     assert fits.levels(about, ["F16"])[0].decode_tokens_per_s is None
 
@@ -130,7 +130,7 @@ def test_a_token_reads_a_row_of_an_embedding_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_large_models_are_told_without_their_weights(name: str, tmp_path: Path) -> None:
+def test_large_models_are_predicted_without_their_weights(name: str, tmp_path: Path) -> None:
     made = layout(name)
     path = tmp_path / "model.gguf"
     with path.open("wb") as stream:
@@ -178,7 +178,7 @@ def test_memory_is_predicted_within_15_percent(tmp_path: Path) -> None:
                 assert level.memory_bytes == pytest.approx(measured, rel=0.15), (kind, context)
 
 
-def test_what_cannot_be_told(tmp_path: Path) -> None:
+def test_what_cannot_be_predicted(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="is a model in onnx: sizes of levels are predicted for hf and gguf"):
         fits.anatomy(Model(tmp_path, "onnx", Record()))
     with pytest.raises(ModelNotFound):

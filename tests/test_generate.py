@@ -69,7 +69,7 @@ def test_tokens_are_drawn_with_their_probabilities() -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_what_does_not_fit_is_told(pair: Pair, runtime: str) -> None:
+def test_what_does_not_fit_is_refused(pair: Pair, runtime: str) -> None:
     reader = open_reader(pair, runtime)
     with pytest.raises(InvalidOption, match="do not fit into 256"):
         generate(reader, PROMPT * 100, tokens=30)

@@ -145,7 +145,7 @@ def test_the_modelfile(tmp_path: Path) -> None:
     )
 
 
-def test_a_base_model_and_a_strange_template_are_said(tmp_path: Path) -> None:
+def test_a_base_model_and_a_strange_template_are_noted(tmp_path: Path) -> None:
     base = ollama.write(write_model(tmp_path / "base", None), context=256)
     assert 'TEMPLATE """{{ .Prompt }}"""' in base.text
     assert "num_ctx 256" in base.text
@@ -208,7 +208,7 @@ def test_addresses_are_read_as_ollama_reads_them(host: str, url: str) -> None:
     assert ollama.address(host) == url
 
 
-def test_a_server_here_is_asked_past_any_proxy(server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_here_is_reached_without_a_proxy(server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
@@ -242,7 +242,7 @@ def test_a_model_is_made_where_a_server_answers(server: None, tmp_path: Path, mo
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the client is a script with #!")
-def test_a_client_that_fails_is_said(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_fails_is_an_error(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ollama.write(write_model(tmp_path / "best"))
     install(tmp_path / "bin", "sys.exit('Error: no room')", monkeypatch)
     with pytest.raises(Failed, match=r"create` failed: Error: no room"):

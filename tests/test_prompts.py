@@ -86,8 +86,8 @@ def test_a_base_model_continues_held_out_text_and_a_chat_model_is_asked(tmp_path
     assert choose(("a",), False, task) == (Prompt("a", False),)
 
 
-class Desk:
-    """A worker whose model answers as told."""
+class FakeWorker:
+    """A worker whose model gives these answers."""
 
     def __init__(self, *answers: Any, context: int = 512, chats: bool = False) -> None:
         self.answers, self.context, self.chats = list(answers), context, chats
@@ -107,19 +107,20 @@ PROMPTS = (Prompt("a", False), Prompt("b", True), Prompt("c", False))
 
 
 def test_every_prompt_is_asked_in_its_way_with_the_same_noise() -> None:
-    desk = Desk("x", "y", "z", context=100)
-    assert write(desk, PROMPTS, 7) == [Written(text, 2, True) for text in "xyz"]  # type: ignore[arg-type]
-    assert [method for method, _ in desk.asked] == ["generate", "chat", "generate"]
-    assert desk.asked[1][1]["messages"] == [{"role": "user", "content": "b"}]
-    assert {(one["tokens"], one["seed"]) for _, one in desk.asked} == {(25, 7)}  # a quarter of a short context
-    assert not answers_questions(desk)  # type: ignore[arg-type]
+    worker = FakeWorker("x", "y", "z", context=100)
+    assert write(worker, PROMPTS, 7) == [Written(text, 2, True) for text in "xyz"]  # type: ignore[arg-type]
+    assert [method for method, _ in worker.asked] == ["generate", "chat", "generate"]
+    assert worker.asked[1][1]["messages"] == [{"role": "user", "content": "b"}]
+    # a quarter of a short context
+    assert {(options["tokens"], options["seed"]) for _, options in worker.asked} == {(25, 7)}
+    assert not answers_questions(worker)  # type: ignore[arg-type]
 
 
 def test_a_prompt_that_fails_does_not_hide_the_others_and_a_crash_ends_it() -> None:
-    found = write(Desk(InvalidOption("too long"), "y", WorkerFailed("died")), PROMPTS, 0)  # type: ignore[arg-type]
-    assert [one.failure for one in found] == ["too long", None, "died"]
-    crashed = write(Desk("x", WorkerFailed("died")), PROMPTS, 0)  # type: ignore[arg-type]
-    assert [one.failure for one in crashed] == [None, "died", "died"]
+    found = write(FakeWorker(InvalidOption("too long"), "y", WorkerFailed("died")), PROMPTS, 0)  # type: ignore[arg-type]
+    assert [answer.failure for answer in found] == ["too long", None, "died"]
+    crashed = write(FakeWorker("x", WorkerFailed("died")), PROMPTS, 0)  # type: ignore[arg-type]
+    assert [answer.failure for answer in crashed] == [None, "died", "died"]
 
 
 @pytest.mark.parametrize(
