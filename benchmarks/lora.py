@@ -118,7 +118,7 @@ def train_once(way: str, rate: float, epochs: int, threads: int) -> dict[str, An
         config = network.config
         kept = memory.checkpointed(kept, outside, config.num_hidden_layers, 4 * LENGTH * config.hidden_size)
     estimate = memory.training_bytes(learner, 1 if checkpointing else BATCH, kept, largest)
-    trained, everything = adapting.numbers(learner)
+    trained, everything = adapting.parameter_counts(learner)
     forget_the_peak()
     before, began = status("VmRSS"), time.monotonic()
     settings = Settings(epochs, rate, BATCH, patience=PATIENCE, parts=BATCH if checkpointing else 1)

@@ -107,7 +107,7 @@ def _zeros(outputs: int, inputs: int) -> Layer:
 
 
 def _forward(layers: tuple[Layer, ...], X: Array, mask: Array | None = None) -> list[Array]:
-    """What each layer puts out, ReLU between them; the last are the logits."""
+    """The output of each layer, ReLU between them; the last are the logits."""
     outputs = []
     for index, (W, b) in enumerate(layers):
         X = X @ W.T + b

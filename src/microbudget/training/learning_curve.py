@@ -47,7 +47,7 @@ def learning_curve(
 ) -> LearningCurve:
     """Fit on parts of the train split and extrapolate with a power law (Hestness et al. 2017: error = a * n ** -b).
 
-    fit: row numbers of the train split -> which validation examples are answered rightly, (validation,).
+    fit: row numbers of the train split -> which validation examples are answered correctly, (validation,).
     labels: the train split's classes, (train,).
     The interval comes from resampling the validation examples, the same for all sizes, since they are shared.
     """

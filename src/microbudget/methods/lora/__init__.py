@@ -1,4 +1,4 @@
-"""lora: low-rank adaptation. A few numbers added to each frozen matrix learn the new task (Hu et al. 2022).
+"""lora: low-rank adaptation. A few parameters added to each frozen matrix learn the new task (Hu et al. 2022).
 
 A kind's part, `kinds/<kind>/lora.py`, gives the network and the objective to `training.train_adapters`.
 """
@@ -16,7 +16,7 @@ from .. import Context, Method, option
 
 @dataclass(frozen=True)
 class Lora(Method):
-    """Low-rank adaptation: trains a few numbers added to frozen weights; for images and language models."""
+    """Low-rank adaptation: trains a few parameters added to frozen weights; for images and language models."""
 
     revision: ClassVar[int] = 3
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}

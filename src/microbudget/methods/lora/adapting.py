@@ -28,7 +28,7 @@ def layers(network: Any, head: str | None) -> tuple[str, ...]:
 
 
 def _candidates(network: Any, head: str | None) -> list[tuple[str, Any]]:
-    """Without what makes words of the last layer: it often is the embedding as well, which a merge would change."""
+    """Without the output embedding: often it is the input embedding too, which a merge would change."""
     output = network.get_output_embeddings()
     named = [(name, module) for name, module in network.named_modules() if name != head and module is not output]
     return [(name, module) for name, module in named if _fits(module)]
@@ -101,8 +101,8 @@ def groups(learner: Any, head_factor: float) -> list[Group]:
     return [([tensor for name, tensor in trained if WHOLE not in name], 1.0), (head, head_factor)]
 
 
-def numbers(network: Any) -> tuple[int, int]:
-    """Parameters that are trained, and all of them."""
+def parameter_counts(network: Any) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are."""
     sizes = [(tensor.numel(), tensor.requires_grad) for tensor in network.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 

@@ -17,7 +17,7 @@ from ...training.settings import Settings
 from ...training.train import train
 from ...units import format_bytes
 from .. import Context
-from .adapting import adapted, chosen, enable_checkpointing, groups, keep_zeros, last_parts, numbers
+from .adapting import adapted, chosen, enable_checkpointing, groups, keep_zeros, last_parts, parameter_counts
 from .memory import checkpointed, entering_bytes, saved_bytes, training_bytes
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def train_adapters(
     names = chosen(learner.network, step.targets, learner.head)
     network = adapted(learner.network, names, step.rank, step.alpha or learner.alpha, learner.head, context.seed)
     keep_zeros(network, model.record.state.get("zeros", ()))
-    trained, everything = numbers(network)
+    trained, everything = parameter_counts(network)
     estimate = _estimate(step, network, objective, learner.mode)
     context.progress.say(
-        f"lora      {trained:,} of {everything:,} numbers are trained ({trained / everything:.2%}), in"
+        f"lora      {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}), in"
         f" {len(names)} layers ({', '.join(last_parts(names)[:8])}); about {format_bytes(estimate)} of memory at"
         " most, in addition to what Python and torch take"
     )

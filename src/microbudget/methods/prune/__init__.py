@@ -8,11 +8,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InvalidOption
 from ...model import Model, Record
 from .. import Context, Method, option
+
+if TYPE_CHECKING:
+    from .channels import Plan
+    from .target import PruningTarget
 
 DEFAULT_SPARSITY = 0.5
 IMPORTANCES = {  # of each structure; blocks are dropped by their measured effect
@@ -90,7 +94,7 @@ class Prune(Method):
         record = model.record.with_seen(target.keys).with_report("prune", {"structure": self.structure, **report})
         return replace(record, state=state)
 
-    def _channels(self, model: Model, context: Context, target: Any) -> _Result:
+    def _channels(self, model: Model, context: Context, target: PruningTarget) -> _Result:
         from ...runtimes.hf.widths import widths_of
         from .channels import finish, plan
         from .configs import one_width, set_widths
@@ -105,7 +109,7 @@ class Prune(Method):
         left = widths_of(network, dropped) if dropped else set_widths(network, pruned)
         return network, _with(model.record.state, widths=left), report
 
-    def _counts(self, made: Any, model: Model, context: Context) -> tuple[Sequence[int], dict[str, float]]:
+    def _counts(self, made: Plan, model: Model, context: Context) -> tuple[Sequence[int], dict[str, float]]:
         """Channels to remove from each layer, and what was measured to choose them, for the report."""
         fractions = self._fractions()
         if "size" in fractions:
@@ -129,7 +133,7 @@ class Prune(Method):
         name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]
         return context.decisions / f"{name}.json"
 
-    def _layers(self, model: Model, context: Context, target: Any) -> _Result:
+    def _layers(self, model: Model, context: Context, target: PruningTarget) -> _Result:
         from ...runtimes.hf.widths import drop, widths_of
         from .blocks import choose, renamed, shortened
 
@@ -146,12 +150,12 @@ class Prune(Method):
         dropped = [*state.get("dropped", ()), *names]
         return network, _with(state, dropped=dropped, widths=widths_of(network, dropped), zeros=list(kept)), report
 
-    def _enough(self, target: Any, model: Model, context: Context, measured: dict[str, float]) -> Any:
-        """Dropped blocks -> whether the network is fast enough without them; `measured` gets the time that it was."""
+    def _enough(self, target: PruningTarget, model: Model, context: Context, measured: dict[str, float]) -> Any:
+        """Dropped blocks -> whether the network is fast enough without them; the measured time goes into `measured`."""
         from .blocks import without
         from .latency import Decision
 
-        path, target = self._decision_file(model, context), self._fractions()["latency"]
+        path, limit = self._decision_file(model, context), self._fractions()["latency"]
         decided = Decision.read(path)
         time = None if decided else _stopwatch(target, context)
 
@@ -160,15 +164,15 @@ class Prune(Method):
             if time is not None:
                 with without(target.network, names):
                     found = Decision((len(names),), time(target.network, f"{len(names)} blocks"))
-                if found.measured <= target:
+                if found.measured <= limit:
                     found.save(path)
             assert found is not None
             measured["latency_left_measured"] = found.measured
-            return len(names) >= found.counts[0] and found.measured <= target
+            return len(names) >= found.counts[0] and found.measured <= limit
 
         return enough
 
-    def _weights(self, model: Model, context: Context, target: Any) -> _Result:
+    def _weights(self, model: Model, context: Context, target: PruningTarget) -> _Result:
         from .target import divergence
         from .zeros import prunable, prune, savings
 
@@ -186,8 +190,8 @@ class Prune(Method):
             report["not_called"] = left
             context.progress.warn(f"prune: {', '.join(left[:5])} stay whole: no example reaches them")
         context.progress.say(
-            "prune     zeros that are stored save no byte, and this runtime multiplies by them like by others: not"
-            f" smaller and not faster; compressed (zip) the weights take {report['compressed_share']:.0%}"
+            "prune     zeros are stored and multiplied like other numbers: not smaller and not faster in this runtime;"
+            f" compressed (zip) the weights take {report['compressed_share']:.0%}"
         )
         return target.network, _with(model.record.state, zeros=names), report
 
@@ -210,15 +214,18 @@ def _with(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
     return {name: value for name, value in {**state, **parts}.items() if value}
 
 
-def _stopwatch(target: Any, context: Context) -> Callable[[Any, str], float]:
+def _stopwatch(target: PruningTarget, context: Context) -> Callable[[Any, str], float]:
     """A smaller network, and what it lost, in words -> its time in units of the given one's."""
     from .latency import time_ratio
 
-    before = target.onnx(target.network)
+    export = target.onnx
+    if export is None:
+        raise InvalidOption("prune: latency is measured in ONNX Runtime, not for this model: use size or sparsity")
+    before = export(target.network)
     inputs = {name: tensor[:1].numpy() for name, tensor in target.example.items()}
 
     def ratio(network: Any, lost: str) -> float:
-        found = time_ratio(before, target.onnx(network), inputs, context.threads)
+        found = time_ratio(before, export(network), inputs, context.threads)
         context.progress.say(f"prune     {lost} fewer: {found:.2f}x of the time")
         return found
 
@@ -226,7 +233,7 @@ def _stopwatch(target: Any, context: Context) -> Callable[[Any, str], float]:
 
 
 def _write(network: Any, state: dict[str, Any], model: Model, out: Path) -> None:
-    """The network, and from the given folder all that is no weight and no config."""
+    """The network, and from the given folder all files but weights and config."""
     from ...runtimes.hf import widths
 
     if widths.special(state):

@@ -14,12 +14,12 @@ Widths = NDArray[np.float64]  # (sites,), in the families' order
 Cost = Callable[[Widths], float]
 
 
-def step_of(width: int, language: bool) -> int:
-    """Channels that go at once: what is left is a multiple that the kernels like, where there are enough.
+def step_of(width: int, uniform: bool) -> int:
+    """The step in which channels are removed: what is left is a multiple that suits the kernels, if possible.
 
-    ONNX Runtime's convolutions work on blocks of 8 or 16 channels; K-quants of language models on rows of 256.
+    ONNX Runtime's convolutions work on blocks of 8 or 16 channels; K-quants of GGUF files, whose blocks are uniform, on rows of 256.
     """
-    if language and width >= 512:
+    if uniform and width >= 512:
         return 256
     return 8 if width >= 24 else 4 if width >= 12 else 2 if width >= 8 else 1
 

@@ -35,7 +35,7 @@ class Atoms:
         return np.arange(self._count - count, self._count)
 
     def unite(self, one: Axis, other: Axis) -> None:
-        """Position by position the same; next to an axis that must stay nothing may go. Both: (positions,)."""
+        """Position by position the same; joined with an axis that must stay, all must stay. Both: (positions,)."""
         if one is None or other is None:
             self.fix(one, other)
         else:
@@ -114,7 +114,7 @@ def _merged(axis: Axis, sizes: Sequence[int], place: int) -> Ids:
 
 
 def broadcast(atoms: Atoms, tensors: Sequence[tuple[Axes, Sequence[int]]], shape: Sequence[int]) -> Axes:
-    """The axes of what comes out where tensors of these (axes, shape) meet element by element."""
+    """The axes of the result of an element-wise operation on tensors of these (axes, shape)."""
     result: list[Axis] = []
     for place in range(-len(shape), 0):
         meeting: list[Axis] = []

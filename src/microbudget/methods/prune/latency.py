@@ -37,7 +37,7 @@ def time_ratio(before: bytes, after: bytes, inputs: Mapping[str, NDArray[Any]], 
 
 @dataclass(frozen=True)
 class Decision:
-    """Channels to remove from each layer, and the time that was measured with them, as a share of the original's."""
+    """Channels to remove from each layer, and the time that was measured with them, as a fraction of the original's."""
 
     counts: tuple[int, ...]
     measured: float
@@ -59,26 +59,26 @@ class Decision:
 def reach(
     target: float, counts_for: Callable[[float], Sequence[int]], measure: Callable[[Sequence[int]], float]
 ) -> Decision:
-    """The mildest cut that is measured to take at most `target` of the time, by bisection of the estimated share.
+    """The mildest cut that is measured to take at most `target` of the time, by bisection of the estimated fraction.
 
-    counts_for: estimated share of time -> channels to remove; raises InvalidOption where none are left to remove.
+    counts_for: estimated fraction of time -> channels to remove; raises InvalidOption where none are left to remove.
     Raises InvalidOption when even the hardest cut is too slow.
     """
     low, high, best, fastest = 0.0, 1.0, None, np.inf
-    share = target
+    fraction = target
     for _ in range(TRIES):
         try:
-            counts = tuple(counts_for(share))
+            counts = tuple(counts_for(fraction))
         except InvalidOption:
-            low = share
+            low = fraction
         else:
             found = measure(counts)
             fastest = min(fastest, found)
             if found <= target:
-                best, low = Decision(counts, found), share
+                best, low = Decision(counts, found), fraction
             else:
-                high = share
-        share = (low + high) / 2
+                high = fraction
+        fraction = (low + high) / 2
     if best is None:
         reason = f"{fastest:.2f}x was the fastest" if np.isfinite(fastest) else "too few channels would be left"
         raise InvalidOption(f"prune: latency='{target:g}x' cannot be reached by removing channels: {reason}")

@@ -47,7 +47,7 @@ class Trace:
     axes: dict[Node, Many] = field(default_factory=dict)
     names: dict[Node, str] = field(default_factory=dict)  # of parameters and buffers
     stored: dict[str, Axes] = field(default_factory=dict)  # their axes
-    made: list[Axis] = field(default_factory=list)  # axes that contractions put out
+    made: list[Axis] = field(default_factory=list)  # output axes of contractions
     contractions: list[Contraction] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)  # weight of a contraction -> weight of its batch norm
     stopped_by: dict[str, None] = field(default_factory=dict)  # operations without a rule, in order
@@ -93,7 +93,7 @@ def tensors(node: Node) -> list[Node]:
 
 
 def shape(node: Any) -> tuple[int, ...]:
-    """Sizes of what a node puts out; of several tensors those of the first."""
+    """The sizes of a node's output; of several tensors those of the first."""
     value = node.meta["val"]
     first = value[0] if isinstance(value, (tuple, list)) else value
     return tuple(int(size) for size in first.shape)
@@ -111,7 +111,7 @@ def _argument(node: Node, place: int, name: str, default: Any = None) -> Any:
 
 
 def _convolution(trace: Trace, node: Node) -> Axes:
-    """(batch, in, ...) with weight (out, in / groups, ...). Where there are groups, they go whole."""
+    """(batch, in, ...) with weight (out, in / groups, ...). Groups are removed as a whole."""
     x, weight = node.args[0], node.args[1]
     atoms, groups = trace.atoms, int(_argument(node, 6, "groups", 1))
     channels, (out, inner, *kernel) = trace.of(x)[1], trace.of(weight)

@@ -10,7 +10,7 @@ _NAMED = ("lang_to_id", "task_to_id")
 
 
 def required(config: Mapping[str, Any]) -> Iterator[int]:
-    """The ids that a configuration cannot do without. Ids that are only suppressed may go: they cannot be written."""
+    """The ids that a configuration needs. Ids that are only suppressed may be removed: they are never written."""
     for key, value in config.items():
         if isinstance(value, Mapping) and key not in _NAMED:
             yield from required(value)
