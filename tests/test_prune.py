@@ -146,8 +146,8 @@ def test_latency_is_measured_once_and_the_decision_kept(
     """A stopwatch that says how many bytes the networks have: another one would decide otherwise."""
     calls: list[float] = []
 
-    def by_size(before: bytes, after: bytes, pixels: np.ndarray, threads: int) -> float:
-        assert pixels.shape == (1, 3, PIXELS, PIXELS)
+    def by_size(before: bytes, after: bytes, inputs: dict[str, np.ndarray], threads: int) -> float:
+        assert inputs["pixel_values"].shape == (1, 3, PIXELS, PIXELS)
         calls.append(len(after) / len(before))
         return calls[-1]
 
@@ -165,7 +165,7 @@ def test_blocks_go_until_it_is_fast_enough(context: Context, tmp_path: Path, mon
     given = load(write_classifier(tmp_path / "vit", "vit"))
     calls: list[float] = []
 
-    def by_size(before: bytes, after: bytes, pixels: np.ndarray, threads: int) -> float:
+    def by_size(before: bytes, after: bytes, inputs: dict[str, np.ndarray], threads: int) -> float:
         calls.append(len(after) / len(before))
         return calls[-1]
 
