@@ -17,7 +17,7 @@ Cost = Callable[[Widths], float]
 def step_of(width: int, uniform: bool) -> int:
     """The step in which channels are removed: what is left is a multiple that suits the kernels, if possible.
 
-    ONNX Runtime's convolutions work on blocks of 8 or 16 channels; K-quants of GGUF files, whose blocks are uniform, on rows of 256.
+    ONNX Runtime's convolutions work on blocks of 8 or 16 channels; K-quants of GGUF files on rows of 256.
     """
     if uniform and width >= 512:
         return 256
