@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MissingExtra, UnsupportedModel, first_line
-from ...model import Record, backbone_of
+from ...model import backbone_of
 from ..language.session import LanguageSession
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
 
-from .pretrained import open_pretrained, silence
+from .pretrained import open_network
 
 UNBOUNDED = 2048  # tokens, for a model whose config has no context length
 
@@ -96,24 +96,8 @@ class CausalReader:
 
 
 def load_network(folder: Path) -> Any:
-    """The language model in a Hugging Face folder, in float32 and eval mode: only safetensors, no remote code.
-
-    Raises UnsupportedModel, also for weights that are missing: transformers would initialize them randomly and go on.
-    """
-    from . import widths
-
-    silence()
-    backbone, auto, record = backbone_of(folder), transformers.AutoModelForCausalLM, Record.read(folder)
-    state = {} if record is None else record.state
-    if backbone is not None:
-        from .adapters import merged
-
-        if backbone != folder:
-            return merged(load_network(backbone), folder)
-        return merged(widths.load(auto, folder, state), folder)  # transformers would add the adapter by itself
-    if widths.special(state):
-        return widths.load(auto, folder, state)
-    return open_pretrained(auto, folder, "a language model")
+    """The language model in a Hugging Face folder, in float32 and eval mode. Raises what `open_network` raises."""
+    return open_network(transformers.AutoModelForCausalLM, folder, "a language model")
 
 
 def load_tokenizer(folder: Path) -> Any:

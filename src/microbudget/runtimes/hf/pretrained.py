@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,43 @@ import torch
 import transformers
 
 from ...errors import UnsupportedModel, first_line
+from ...model import Record, backbone_of
+from . import widths
+from .heads import set_classes
 
 
 def silence() -> None:
     """Switch off the warnings and progress bars of transformers: what matters we raise."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def open_network(auto: Any, folder: Path, what: str, state: Mapping[str, Any] | None = None) -> Any:
+    """The network in a folder, in float32 and eval mode: an ordinary one, a pruned one, or a backbone with an adapter.
+
+    auto: transformers' class for the task. what: for errors, such as "a language model". state: of the record, where it
+    is not in the folder yet; it has the widths of a pruned network. Raises what `open_pretrained` and `widths.load` do.
+    """
+    silence()
+    record = Record.read(folder) if state is None else Record(state=dict(state))
+    backbone = backbone_of(folder)
+    if backbone is not None:
+        return _open_adapted(auto, folder, what, backbone, record or Record())
+    if record is not None and widths.special(record.state):
+        return widths.load(auto, folder, record.state)
+    return open_pretrained(auto, folder, what)
+
+
+def _open_adapted(auto: Any, folder: Path, what: str, backbone: Path, record: Record) -> Any:
+    """The backbone, a classifier with the head of `record`'s labels, and the adapter of `folder` merged into it."""
+    from .adapters import merged
+
+    own = backbone == folder  # then transformers would add the adapter by itself, without the head
+    network = widths.load(auto, folder, record.state) if own else open_network(auto, backbone, what)
+    if record.labels is not None:
+        with torch.random.fork_rng(devices=[]):  # the adapter's folder replaces these random weights
+            set_classes(network, record.labels, None)
+    return merged(network, folder)
 
 
 def open_pretrained(auto: Any, folder: Path, what: str) -> Any:

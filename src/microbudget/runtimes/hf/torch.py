@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ...errors import MissingExtra
-from ...model import Record, backbone_of
 
 if TYPE_CHECKING:
     from ...model import Model
@@ -27,7 +26,7 @@ except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
 
 from . import widths
-from .pretrained import open_pretrained, silence
+from .pretrained import open_network
 
 
 class TorchSession:
@@ -60,34 +59,9 @@ def open_session(model: Model, *, threads: int = 0) -> TorchSession:
 def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     """The image classifier in a Hugging Face folder: a module in float32 and eval mode.
 
-    Only safetensors are read, remote code is not run, and weights that are missing or of another shape are an error:
-    transformers would initialize them randomly and go on. state: of the record, where it is not in the folder yet; it
-    has the widths of a pruned network.
+    state: of the record, where it is not in the folder yet. Raises what `open_network` raises.
     """
-    silence()
-    record = Record.read(folder) if state is None else Record(state=dict(state))
-    backbone = backbone_of(folder)
-    if backbone is not None:
-        return _load_adapted(folder, backbone, record)
-    if record is not None and widths.special(record.state):
-        return widths.load(transformers.AutoModelForImageClassification, folder, record.state)
-    return open_pretrained(transformers.AutoModelForImageClassification, folder, "an image classifier")
-
-
-def _load_adapted(folder: Path, backbone: Path, record: Record | None) -> Any:
-    """A backbone with the head and the adapter in `folder`."""
-    from .adapters import merged
-    from .heads import set_classes
-
-    if backbone == folder:  # transformers would add the adapter by itself, without the head
-        state = {} if record is None else record.state
-        network = widths.load(transformers.AutoModelForImageClassification, folder, state)
-    else:
-        network = load_network(backbone)
-    if record is not None and record.labels is not None:
-        with torch.random.fork_rng(devices=[]):  # the adapter's folder replaces these random weights
-            set_classes(network, record.labels, None)
-    return merged(network, folder)
+    return open_network(transformers.AutoModelForImageClassification, folder, "an image classifier", state)
 
 
 class _Logits(torch.nn.Module):
