@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from markdown import ROOT, provenance, table, write_between
-from microbudget.methods.quantize.integer import Quantized, Target, accumulate, conv, corrections
+from microbudget.methods.quantize.integer import Quantized, Target, accumulate, conv, zero_point_terms
 from microbudget.methods.quantize.patches import Geometry, patches
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.methods.quantize.scheme import Machine
@@ -89,7 +89,7 @@ def example(layer: Layer, q_x: np.ndarray, q_y: np.ndarray) -> str:
     q_w = layer.w.q[channel].reshape(1, -1)
     Z_x, Z_w = int(layer.x.Z), np.asarray(layer.w.Z).reshape(-1)[[channel]]
     raw = int(rows[0].astype(np.int64) @ q_w[0].astype(np.int64))
-    term = int(corrections(rows, Z_x, q_w, Z_w)[0, 0])
+    term = int(zero_point_terms(rows, Z_x, q_w, Z_w)[0, 0])
     q_b, S_w = int(layer.q_b[channel]), float(layer.w.S[channel])
     total = int(accumulate(rows, Z_x, q_w, Z_w, layer.q_b[[channel]])[0, 0])
     S_x, S_y, Z_y = float(layer.x.S), layer.target.S, layer.target.Z

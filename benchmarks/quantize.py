@@ -288,13 +288,13 @@ def answered_alike(folder: Path, samples: int) -> dict[str, Any]:
     from onnx.reference import ReferenceEvaluator
 
     from microbudget.methods.quantize.quantizing import quantize_graph
+    from microbudget.runtimes.onnx.graph import opset
     from quantizers import BATCH, Job
 
     with tempfile.TemporaryDirectory() as scratch:
         source, out = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
         model = onnx.load(str(folder / "model.onnx"))
-        opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-        if opset < REFERENCE_OPSET:
+        if opset(model) < REFERENCE_OPSET:
             model = onnx.version_converter.convert_version(model, REFERENCE_OPSET)
         onnx.save(model, str(source))
         job = Job(folder, 0, samples, out)

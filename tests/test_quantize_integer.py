@@ -12,11 +12,11 @@ from microbudget.methods.quantize.integer import (
     Target,
     accumulate,
     conv,
-    corrections,
     linear,
     quantize_bias,
     requantize,
     scale_with_room,
+    zero_point_terms,
 )
 from microbudget.methods.quantize.mapping import affine, dequantize, extremes, integer_range, quantize, symmetric
 from microbudget.methods.quantize.patches import Geometry
@@ -107,13 +107,13 @@ def test_conv_is_exactly_the_naive_integers(seed, groups, stride, dilation, pads
     np.testing.assert_array_equal(conv(x, w, q_b, target, geometry), naive_conv(x, w, q_b, target, geometry))
 
 
-def test_corrections_turn_raw_products_into_centred_ones():
+def test_zero_point_terms_turn_raw_products_into_centred_ones():
     rng = np.random.default_rng(1)
     q_x, q_w = rng.integers(0, 256, (5, 7)).astype(np.uint8), rng.integers(-128, 128, (3, 7)).astype(np.int8)
     Z_w = np.array([-4, 0, 9], np.int32)
     raw = q_x.astype(np.int64) @ q_w.T.astype(np.int64)
     centred = (q_x.astype(np.int64) - 77) @ (q_w.astype(np.int64) - Z_w[:, None]).T
-    np.testing.assert_array_equal(raw + corrections(q_x, 77, q_w, Z_w), centred)
+    np.testing.assert_array_equal(raw + zero_point_terms(q_x, 77, q_w, Z_w), centred)
 
 
 def test_sums_wrap_like_int32():

@@ -18,7 +18,7 @@ from ...machine.processor import thread_count
 from ...methods.export import Export
 from ...methods.quantize import Quantize
 from ...methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
-from ...methods.quantize.gguf.rewrite import changed, ordered, renewed
+from ...methods.quantize.gguf.rewrite import ordered, retyped, updated_entries
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.gguf import convert as convert_gguf
@@ -201,8 +201,8 @@ def of_recipe(
 def _level(
     about: Anatomy, kind: str, choices: Sequence[Choice], context: int, at_once: int, rate: float | None
 ) -> Level:
-    tensors = changed(choices)
-    layout = Layout(renewed(about.entries, kind), tensors, about.alignment)
+    tensors = retyped(choices)
+    layout = Layout(updated_entries(about.entries, kind), tensors, about.alignment)
     weights = sum(tensor.size_bytes for tensor in tensors)
     cache = about.cache_token_bytes * padded_context(context)
     return Level(

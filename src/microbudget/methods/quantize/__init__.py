@@ -16,7 +16,7 @@ from .corrections import parsed
 from .gguf.mixtures import overrides
 from .observers import OBSERVERS
 
-LEVEL_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not given
+TYPE_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not given
 # Options that only one of the two formats has.
 FOR_ONNX = ("activations", "observer", "corrections", "keep_float_activations", "size", "max_kl")
 FOR_GGUF = ("type", "imatrix", "tensors")
@@ -44,15 +44,17 @@ class Quantize(Method):
     keep_float_activations: int = option(
         0, "how many activations stay in float: those whose rounding loses most", low=0, high=100, alias="finer"
     )
-    size: str | None = option(None, "bytes of the file at most, such as '1.2MB': layers get float, 8 or 4 bits")
+    size: str | None = option(None, "size of the file at most, such as '1.2MB': each layer gets float, 8 or 4 bits")
     max_kl: float | None = option(
-        None, "divergence of the answers at most, in nats: as few bytes as that allows", low=0.0
+        None, "KL divergence of the answers at most, in nats: the smallest file within that", low=0.0
     )
-    type: str | None = option(None, "gguf: a level of llama.cpp, else by bits", choices=tuple(FILE_TYPES))
+    type: str | None = option(
+        None, "gguf: type of the file as in llama.cpp, such as 'Q4_K_M'; None: by bits", choices=tuple(FILE_TYPES)
+    )
     imatrix: bool | str = option(
-        True, "gguf: importance of the columns from the training text (True), none (False), or a stored matrix's path"
+        True, "gguf: importance matrix, from the training text (True), none (False), or the path of a stored one"
     )
-    tensors: str = option("", "gguf: other types by pattern, such as 'attn_v=Q8_0, blk.0.=Q6_K'")
+    tensors: str = option("", "gguf: types of tensors by pattern of their name, such as 'attn_v=Q8_0, blk.0.=Q6_K'")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,8 +85,8 @@ class Quantize(Method):
 
     @property
     def level(self) -> str:
-        """The level of a GGUF file, by `type` or else by `bits`."""
-        return self.type or LEVEL_OF_BITS[self.bits]
+        """The type of a GGUF file, by `type` or else by `bits`."""
+        return self.type or TYPE_OF_BITS[self.bits]
 
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """The content of a stored importance matrix."""

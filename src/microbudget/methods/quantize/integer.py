@@ -51,7 +51,7 @@ def scale_with_room(S_w: NDArray[np.float32], S_x: float, b: Real) -> NDArray[np
     return np.maximum(S_w, needed).astype(np.float32)
 
 
-def corrections(q_x: Integers, Z_x: int, q_w: Integers, Z_w: NDArray[np.int32]) -> NDArray[np.int64]:
+def zero_point_terms(q_x: Integers, Z_x: int, q_w: Integers, Z_w: NDArray[np.int32]) -> NDArray[np.int64]:
     """What turns sum(q_w q_x) into sum((q_w - Z_w) (q_x - Z_x)): -Z_w sum(q_x) - Z_x sum(q_w) + K Z_w Z_x.
 
     q_x: (rows, K), q_w: (outputs, K), Z_w: (outputs,). Returns (rows, outputs). Only the first term needs the input.
@@ -67,12 +67,12 @@ def corrections(q_x: Integers, Z_x: int, q_w: Integers, Z_w: NDArray[np.int32]) 
 def accumulate(
     q_x: Integers, Z_x: int, q_w: Integers, Z_w: NDArray[np.int32], q_b: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """sum((q_w - Z_w) (q_x - Z_x)) + q_b as int32, which wraps as the hardware does. Shapes as in `corrections`.
+    """sum((q_w - Z_w) (q_x - Z_x)) + q_b as int32, which wraps as the hardware does. Shapes as in `zero_point_terms`.
 
     The products go through float64's matrix product, which is exact here: no sum reaches 2^53.
     """
     products = (q_x.astype(np.float64) @ q_w.T.astype(np.float64)).astype(np.int64)
-    total = products + corrections(q_x, Z_x, q_w, Z_w) + q_b
+    total = products + zero_point_terms(q_x, Z_x, q_w, Z_w) + q_b
     return total.astype(np.int32)
 
 

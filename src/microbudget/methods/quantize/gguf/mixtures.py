@@ -274,7 +274,7 @@ def choose(
 ) -> tuple[Choice, ...]:
     """The type of every tensor in a mixture, as llama.cpp's quantizer chooses it.
 
-    tensors: in the order of `gguf_write.order`. overrides: the first whose pattern is found in the name counts; the
+    tensors: in the order of `runtimes.gguf.write.order`. overrides: the first whose pattern the name holds counts; the
     other tensors keep what they have without them. Raises InvalidOption for a mixture that is unknown,
     UnsupportedModel for rows that fit no type.
     """

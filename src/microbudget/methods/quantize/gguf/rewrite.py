@@ -33,10 +33,10 @@ def ordered(file: GgufFile) -> tuple[TensorInfo, ...]:
 
 def layout(file: GgufFile, choices: Sequence[Choice], file_type: str) -> Layout:
     """The new file before its data: all entries are kept, those that name the types are updated."""
-    return Layout(renewed(tuple(file.entries.values()), file_type), changed(choices), file.alignment)
+    return Layout(updated_entries(tuple(file.entries.values()), file_type), retyped(choices), file.alignment)
 
 
-def renewed(entries: Sequence[Entry], file_type: str) -> tuple[Entry, ...]:
+def updated_entries(entries: Sequence[Entry], file_type: str) -> tuple[Entry, ...]:
     """Entries with the type of the new file, in the order of llama.cpp's quantizer."""
     return (
         *(item for item in entries if item.key not in _REPLACED),
@@ -45,7 +45,7 @@ def renewed(entries: Sequence[Entry], file_type: str) -> tuple[Entry, ...]:
     )
 
 
-def changed(choices: Sequence[Choice]) -> tuple[TensorInfo, ...]:
+def retyped(choices: Sequence[Choice]) -> tuple[TensorInfo, ...]:
     """The tensors with their new types."""
     return tuple(replace(choice.tensor, type=choice.type) for choice in choices)
 
