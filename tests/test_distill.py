@@ -180,7 +180,7 @@ def test_a_shallower_student_has_the_first_and_the_last_block() -> None:
     config = student.smaller_config(whole.config, 0.6, 0.5)
     assert (config.num_hidden_layers, config.num_attention_heads, config.hidden_size) == (3, 2, 16)
     assert config.intermediate_size == 32
-    cut = student._drawn(student.smaller_config(whole.config, 0.6, 1.0), LABELS, 0)
+    cut = student.initialized(student.smaller_config(whole.config, 0.6, 1.0), LABELS, 0)
     student.inherit(cut, whole)
     theirs = whole.state_dict()
     blocks = {name.split(".layers.")[1].split(".")[0] for name in cut.state_dict() if ".layers." in name}
@@ -197,7 +197,7 @@ def test_a_resnet_can_be_cut_both_ways() -> None:
     whole = ResNetForImageClassification(resnet_config(hidden_sizes=[16, 32], depths=[3, 3])).eval()
     smaller = student.smaller_config(whole.config, 0.67, 0.5)
     assert (smaller.depths, smaller.hidden_sizes, smaller.embedding_size) == ([2, 2], [8, 16], 8)
-    cut = student._drawn(smaller, ("a", "b"), 0)
+    cut = student.initialized(smaller, ("a", "b"), 0)
     whole.classifier[1] = torch.nn.Linear(32, 2)
     student.inherit(cut, whole)
     assert torch.isfinite(cut(torch.zeros(1, 3, 32, 32)).logits).all()
@@ -263,13 +263,13 @@ def test_no_cell_of_the_curve_begins_with_a_head_that_knows_the_labels(
     from microbudget.kinds.image_classification import distill as images
 
     heads: list[torch.Tensor] = []
-    teach = images._train
+    teach = images.train_student
 
     def noting(step, network, *arguments, **options):
         heads.append(network.classifier[1].weight.detach().clone())
         return teach(step, network, *arguments, **options)
 
-    monkeypatch.setattr(images, "_train", noting)
+    monkeypatch.setattr(images, "train_student", noting)
     build_step(taught, replace(QUICK, epochs=1, curve=True), context, tmp_path)
     own, *cells = heads
     assert len(cells) == 6
@@ -280,13 +280,14 @@ def test_no_cell_of_the_curve_begins_with_a_head_that_knows_the_labels(
 def test_without_a_teacher_only_labelled_photos_are_shown(taught: Model, context: Context) -> None:
     from microbudget.kinds.image_classification import distill as images
 
-    pupils = images._pupils(context.task, taught.record.preprocessing or {})
-    lesson = images._lesson(QUICK, pupils, None, 0.3, 0)
-    labels = lesson.batch(np.arange(lesson.examples), 0)["label"].numpy()
-    assert len(labels) == len(pupils.examples) > pupils.labelled
+    data = images.distillation_data(context, taught.record.preprocessing or {})
+    alone = images.objective(QUICK, data, images.Training(None, 0.3), 0)
+    labels = alone.batch(np.arange(alone.examples), 0)["label"].numpy()
+    assert len(labels) == len(data.examples) > data.labelled
     assert labels.min() >= 0
-    shown = images._lesson(QUICK, pupils, images.Teaching((np.zeros((51, 3), "f"),) * 2, None), 0.3, 0)
-    known = shown.batch(np.arange(len(pupils.examples)), 0)["label"].numpy()
+    answers = images.TeacherAnswers((np.zeros((51, 3), "f"),) * 2, None)
+    shown = images.objective(QUICK, data, images.Training(answers, 0.3), 0)
+    known = shown.batch(np.arange(len(data.examples)), 0)["label"].numpy()
     per_class = [int((known == label).sum()) for label in range(3)]
     train = [sum(e.label == label for e in context.task.examples("train")) for label in range(3)]
     assert per_class == [round(0.3 * count) for count in train]
@@ -390,7 +391,7 @@ def test_what_a_configuration_cannot_say_is_told(
         student.smaller_config(network.config, 0.5, 1.0)
     with pytest.raises(InvalidOption, match="a named student is taken as it is"):
         build_step(taught, replace(QUICK, width=0.5, student=str(taught.path)), context, tmp_path)
-    with pytest.raises(ModelNotFound, match=r"no/such/config\.json is not there"):
+    with pytest.raises(ModelNotFound, match=r"no/such/config\.json does not exist"):
         build_step(taught, replace(QUICK, student="no/such/config.json"), context, tmp_path)
     with pytest.raises(ModelNotFound):
         build_step(taught, replace(QUICK, teacher="no/such/teacher"), context, tmp_path)

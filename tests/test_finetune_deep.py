@@ -77,11 +77,11 @@ def test_the_last_block_of_a_mobilenet_takes_the_convolution_behind_it(hf_model:
 
 def test_the_backbone_has_a_tenth_of_the_heads_rate(hf_model: Path) -> None:
     network = load_network(hf_model)
-    (head, full), (body, share) = classifiers.groups(network, only_last_block=False, share=0.1)
-    assert (full, share) == (1.0, 0.1)
+    (head, full), (body, factor) = classifiers.groups(network, only_last_block=False, factor=0.1)
+    assert (full, factor) == (1.0, 0.1)
     assert {id(p) for p in head} == {id(p) for p in network.classifier.parameters()}
     assert len(head) + len(body) == len(list(network.parameters()))
-    classifiers.groups(network, only_last_block=True, share=0.1)
+    classifiers.groups(network, only_last_block=True, factor=0.1)
     assert not network.mobilenet_v2.conv_stem.first_conv.convolution.weight.requires_grad
 
 

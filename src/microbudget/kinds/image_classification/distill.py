@@ -58,10 +58,10 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
         context.progress.say(f"distill   {step.student} has a config.json without weights: randomly initialized")
     preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
-    data = _data(context, preprocessing)
+    data = distillation_data(context, preprocessing)
     check_input(network, data, step)
     answers = teacher_answers(teacher, data, context, views=step.views, features=step.features > 0)
-    trained = _train(step, network, data, context, _Run(answers, state=own.state))
+    trained = train_student(step, network, data, context, Training(answers, state=own.state))
     save_network(network, preprocessing, out)
     history = {
         **students.describe(network),
@@ -109,7 +109,7 @@ def _student(step: Distill, model: Model, context: Context) -> tuple[Any, Record
     return network, replace(model.record, state=state)
 
 
-def _data(context: Context, preprocessing: dict[str, Any]) -> DistillationData:
+def distillation_data(context: Context, preprocessing: dict[str, Any]) -> DistillationData:
     """Train and unlabelled examples. Raises BadData where a class is missing or there is nothing to stop on."""
     check_classes(context.task)
     check_validation(context.task)
@@ -172,7 +172,7 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Training:
     """What differs between the trainings of one step: the main one, and those of the curve."""
 
     answers: TeacherAnswers | None  # None: without a teacher
@@ -181,14 +181,14 @@ class _Run:
     state: dict[str, Any] = field(default_factory=dict)  # of the student's record, whose pruned zeros stay
 
 
-def _train(step: Distill, network: Any, data: DistillationData, context: Context, run: _Run) -> Trained:
+def train_student(step: Distill, network: Any, data: DistillationData, context: Context, run: Training) -> Trained:
     """Train the network in place."""
     with torch.random.fork_rng([]):
         torch.manual_seed(context.seed)
         learner = _Student(for_training(network), run.answers.width if run.answers else 0)
     trained = train(
         learner,
-        _objective(step, data, run, context.seed),
+        objective(step, data, run, context.seed),
         Settings(step.epochs, step.learning_rate, step.batch_size, patience=step.patience),
         context.execution(run.name),
         mode=fresh_norms,
@@ -198,7 +198,7 @@ def _train(step: Distill, network: Any, data: DistillationData, context: Context
     return trained
 
 
-def _objective(step: Distill, data: DistillationData, run: _Run, seed: int) -> Objective:
+def objective(step: Distill, data: DistillationData, run: Training, seed: int) -> Objective:
     """With a teacher: all photos, and a fraction of the labels. Without: the photos with a label, as many steps."""
     answers = run.answers
     targets = np.array([UNLABELLED if each.label is None else each.label for each in data.examples])
@@ -248,8 +248,8 @@ def _curve(
         for name, teacher in (("with_teacher", answers), ("without_teacher", None)):
             network, own = _student(step, model, context)
             students.forget_classes(network, context.task.labels, context.seed)
-            run = _Run(teacher, fraction, f"{name}_{fraction:g}", own.state)
-            row[f"quality_{name}"] = _kept_quality(_train(step, network, data, context, run))
+            run = Training(teacher, fraction, f"{name}_{fraction:g}", own.state)
+            row[f"quality_{name}"] = _kept_quality(train_student(step, network, data, context, run))
         rows.append({**row, "gain_by_teacher": row["quality_with_teacher"] - row["quality_without_teacher"]})
     return rows
 

@@ -31,7 +31,7 @@ def named(name: str, labels: tuple[str, ...], seed: int) -> tuple[Any, Record]:
     if folder is not None:
         config = _read_config(folder)
         preprocessing = image_preprocessing(folder, config.model_type)
-        return _initialized(config, labels, seed), Record(preprocessing=preprocessing)
+        return initialized(config, labels, seed), Record(preprocessing=preprocessing)
     model = load(_folder(name))
     if model.format != "hf":
         raise UnsupportedModel(f"a student must be a Hugging Face folder, and {name} is {model.format}")
@@ -79,8 +79,8 @@ def _read_config(folder: Path) -> Any:
         raise UnsupportedModel(f"transformers cannot read the student's {folder / 'config.json'}: {reason}") from error
 
 
-def _initialized(config: Any, labels: tuple[str, ...], seed: int) -> Any:
-    """A randomly initialized network of a configuration."""
+def initialized(config: Any, labels: tuple[str, ...], seed: int) -> Any:
+    """A randomly initialized network of a configuration, the same for the same seed."""
     config = copy.deepcopy(config)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
     _check_architecture(config)
@@ -134,7 +134,7 @@ def cut(model: Model, depth: float, width: float, labels: tuple[str, ...], seed:
             " depth cut by the configuration: leave them out to train it as it is, or put distill before prune"
         )
     check_cut(whole, depth, width)
-    smaller = _initialized(smaller_config(whole.config, depth, width), labels, seed)
+    smaller = initialized(smaller_config(whole.config, depth, width), labels, seed)
     sources, pruned = inherit(smaller, whole), set(model.record.state.get("zeros", ()))
     zeros = [name for name, source in sources.items() if source in pruned]
     return smaller, {"zeros": zeros} if zeros else {}
