@@ -35,7 +35,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from markdown import RESULTS, provenance, table, write_between
 from microbudget.judge import intervals
-from microbudget.judge.twins import RESOLUTION, Again, log_ratios, take_turns, time_pair
+from microbudget.judge.timing import RESOLUTION, Reopen, interleave, log_ratios, time_pair
 from microbudget.judge.worker import OPENER, Worker
 from microbudget.model import Model, Record
 from microbudget.progress import Progress
@@ -134,7 +134,7 @@ def hogs(count: int, period_s: float = 0.7, seed: int = 0) -> Iterator[None]:
             process.wait()
 
 
-def reopening(model: Model, threads: int, openers: tuple[str, str] = (OPENER, OPENER)) -> Again:
+def reopening(model: Model, threads: int, openers: tuple[str, str] = (OPENER, OPENER)) -> Reopen:
     """Opens the model twice in fresh processes."""
 
     @contextlib.contextmanager
@@ -155,7 +155,7 @@ def run_trial(model: Model, inputs: dict, threads: int, seconds: float, seed: in
             worker.prepare(inputs)
             worker.open_s = 0.0  # a trial is shorter than what `compare` takes: it opens as often all the same
         means = [worker.time_block(20, 3).durations_ns.mean() for worker in (a, b)]
-        turns = take_turns(a, b, inputs, inputs, seconds=seconds, seed=seed, again=again)
+        turns = interleave((a, b), (inputs, inputs), seconds=seconds, seed=seed, again=again)
         return Trial(log_ratios(turns.pairs), np.array(turns.openings), float(means[0] / means[1]))
 
 

@@ -33,7 +33,7 @@ from markdown import RESULTS, provenance, table, write_between
 from microbudget.judge import time_pair
 from microbudget.judge.comparing import both_open
 from microbudget.judge.judging import Judging, Opening, judging_of
-from microbudget.judge.twins import PairTiming
+from microbudget.judge.timing import PairTiming
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.model import Model

@@ -24,7 +24,7 @@ from markdown import PICTURES, RESULTS, ROOT, provenance, table, write_between
 from microbudget.judge import Worker, time_pair
 from microbudget.judge.judging import Opening, judging_of
 from microbudget.judge.statistics import wilson
-from microbudget.judge.twins import PairTiming
+from microbudget.judge.timing import PairTiming
 from microbudget.judge.verdict import Verdict, judge_pair
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context

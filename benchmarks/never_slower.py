@@ -27,7 +27,7 @@ import onnx
 from markdown import RESULTS, ROOT, provenance, table, write_between
 from microbudget.errors import MicrobudgetError
 from microbudget.judge import Worker, time_pair
-from microbudget.judge.twins import RESOLUTION, PairTiming
+from microbudget.judge.timing import RESOLUTION, PairTiming
 from microbudget.methods.quantize.quantizing import quantize_graph
 from microbudget.model import Model, Record
 from microbudget.units import format_seconds

@@ -27,8 +27,11 @@ def names() -> tuple[str, ...]:
 
 def find_facet(kind: str, name: str) -> ModuleType | None:
     """A module of a kind's folder, imported when it is first asked for; None where the kind has no such module."""
-    path = f"{PACKAGE}.{kind.replace('-', '_')}"
-    if kind not in names() or importlib.util.find_spec(f"{path}.{name}") is None:
+    folder = kind.replace("-", "_")
+    path = f"{PACKAGE}.{folder}"
+    if not folder.isidentifier():  # of a task of the user's own
+        return None
+    if importlib.util.find_spec(path) is None or importlib.util.find_spec(f"{path}.{name}") is None:
         return None
     return importlib.import_module(f"{path}.{name}")
 

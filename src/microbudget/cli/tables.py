@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..report import phrases
+from ..kind import find_facet
+from ..report import phrases, terminal
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_joules, format_seconds
 
 if TYPE_CHECKING:
     from ..judge.budget import Measurement
     from ..judge.comparing import Comparison
-    from ..kinds.language_modelling.fits import Level
     from ..search.result import Shrunk
 
 MISSING = "-"
 LARGEST = 15  # tensors that a ledger shows
 OUTSIDE = ("graph", "metadata", "vocabulary", "files")  # what is in no tensor
-
-
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return table
 
 
 def _latency(measurement: Measurement) -> str:
@@ -58,7 +46,7 @@ def print_measurement(measurement: Measurement) -> None:
         ("size", f"{format_bytes(measurement.size_bytes)} ({measurement.size_bytes} bytes)"),
         ("latency", _interval(measurement)),
         *_timing_rows(measurement.extra),
-        *_speech_rows(measurement.extra),
+        *_kind_rows(measurement),
         ("memory", _memory(measurement)),
         ("load", MISSING if measurement.load_s is None else format_seconds(measurement.load_s)),
     ]
@@ -66,18 +54,18 @@ def print_measurement(measurement: Measurement) -> None:
         rows.append(("energy", _energy(measurement)))
     if "floor" in measurement.extra:
         floor = measurement.extra["floor"]
-        told = f"{format_seconds(floor['least_s'])} at least here, {floor['share']:.0%} of the latency"
-        rows.append(("floor", f"{floor['multiply_adds_total'] / 1e6:,.1f} M multiply-adds: {told}"))
+        text = f"{format_seconds(floor['least_s'])} at least here, {floor['share']:.0%} of the latency"
+        rows.append(("floor", f"{floor['multiply_adds_total'] / 1e6:,.1f} M multiply-adds: {text}"))
     if measurement.parameters:
         bits = f", {measurement.bits_per_weight:.2f} bits each" if measurement.bits_per_weight else ""
         rows.append(("parameters", f"{measurement.parameters:,}{bits}"))
     rows += [(key, f"{value:.4f}") for key, value in measurement.extra.items() if isinstance(value, float)]
-    table = _table("", "")
+    table = terminal.table("", "")
     table.columns[1].justify = "left"
     table.show_header = False
     for name, text in rows:
         table.add_row(name, text)
-    console = _console()
+    console = terminal.console()
     console.print(table)
     if "ledger" in measurement.extra:
         console.print(_ledger(measurement.extra["ledger"]))
@@ -94,32 +82,27 @@ def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
         per_s = f"{batch['throughput_per_s']:.4g}/s"
         yield f"batch of {batch['batch']}", f"{format_seconds(batch['median_s'])} a batch, {per_s}"
     if timing.get("dropped"):
-        told = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
-        yield "blocks dropped", told
+        text = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
+        yield "blocks dropped", text
     if timing.get("load_average") is not None:
         yield "machine's load", f"{timing['load_average']:.1f}"
 
 
-def _speech_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What kinds of errors a transcript has, and how long audio fares."""
-    if "normalizer" not in extra:
-        return
-    kinds = ", ".join(f"{extra[name]} {name}" for name in ("substitutions", "deletions", "insertions"))
-    yield "errors", f"{kinds} of {extra['words']} words ({extra['normalizer']} normalizer)"
-    yield "transcripts", f"{extra['empty']} empty, {extra['hallucinated']} made up"
-    if long := extra.get("long_form"):
-        of = f"{long['joined']} utterances joined" if long["joined"] else f"{long['recordings']} recordings"
-        yield "long form", f"wer {long['wer']:.4f} on {long['words']} words, {of} to {format_seconds(long['seconds'])}"
+def _kind_rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
+    """The rows of the kind's own."""
+    own = find_facet(measurement.task, "terminal")
+    if own is not None:
+        yield from own.rows(measurement)
 
 
 def _energy(measurement: Measurement) -> str:
     """The number with its origin; an estimate with its range."""
     assert measurement.energy_j is not None
-    told = f"{format_joules(measurement.energy_j)} ({measurement.energy_source}"
+    text = f"{format_joules(measurement.energy_j)} ({measurement.energy_source}"
     details = measurement.extra.get("energy", {})
     if measurement.energy_source == "estimate" and details:
-        told += f", {format_joules(details['low_j'])} to {format_joules(details['high_j'])}"
-    return told + ")"
+        text += f", {format_joules(details['low_j'])} to {format_joules(details['high_j'])}"
+    return text + ")"
 
 
 def _interval(measurement: Measurement) -> str:
@@ -132,7 +115,7 @@ def _interval(measurement: Measurement) -> str:
 def _ledger(ledger: dict[str, Any]) -> Table:
     rows = ledger["rows"][:LARGEST]
     padding = ("padding",) if any(row["padding_bytes"] for row in rows) else ()
-    table = _table("where the bytes are", "shape", "type", "values", "scales", *padding, "bits", "with all")
+    table = terminal.table("where the bytes are", "shape", "type", "values", "scales", *padding, "bits", "with all")
     for row in rows:
         table.add_row(
             row["name"],
@@ -150,9 +133,9 @@ def _ledger(ledger: dict[str, Any]) -> Table:
 def _rest(ledger: dict[str, Any]) -> str:
     """What the rows leave out: the other tensors, and what is in no tensor."""
     rest = ledger["rows"][LARGEST:]
-    told = [f"{len(rest)} smaller tensors {format_bytes(sum(row['bytes'] for row in rest))}"] if rest else []
-    told += [f"{name} {format_bytes(ledger['parts'][name])}" for name in OUTSIDE if ledger["parts"][name]]
-    return f"and {', '.join(told)}; together {ledger['size_bytes']} bytes"
+    text = [f"{len(rest)} smaller tensors {format_bytes(sum(row['bytes'] for row in rest))}"] if rest else []
+    text += [f"{name} {format_bytes(ledger['parts'][name])}" for name in OUTSIDE if ledger["parts"][name]]
+    return f"and {', '.join(text)}; together {ledger['size_bytes']} bytes"
 
 
 def _tokens(divergence: dict[str, Any]) -> str:
@@ -179,10 +162,10 @@ def print_comparison(comparison: Comparison) -> None:
     """The ratios of two models with their intervals, in words."""
     row = comparison.as_dict()
     first, second = map(escape, distinct_names(comparison.a.model, comparison.b.model))
-    table = _table("", first, second)
+    table = terminal.table("", first, second)
     for name, show in (("size", lambda m: format_bytes(m.size_bytes)), ("latency", _latency), ("quality", _quality)):
         table.add_row(name, show(comparison.a), show(comparison.b))
-    console = _console()
+    console = terminal.console()
     console.print(table)
     low, high = row["speedup_low"], row["speedup_high"]
     size_change = phrases.size_change(comparison.a.size_bytes, comparison.b.size_bytes)
@@ -211,12 +194,12 @@ def print_comparison(comparison: Comparison) -> None:
 
 def print_run(shrunk: Shrunk) -> None:
     """The candidates of a run, the best one marked, and where to find it."""
-    table = _table("recipe", "size", "latency", "speed", "quality", "change", "verdict")
+    table = terminal.table("recipe", "size", "latency", "speed", "quality", "change", "verdict")
     best = shrunk.best.fingerprint if shrunk.best else None
     for candidate in [shrunk.reference, *shrunk.candidates]:
         style = "bold green" if candidate.fingerprint == best else None
         table.add_row(*_row(candidate, shrunk.reference), style=style)
-    console = _console()
+    console = terminal.console()
     console.print(table)
     for candidate in shrunk.candidates:
         if candidate.measurement is None:
@@ -263,30 +246,9 @@ def _short(recipe: str) -> str:
     return Recipe.parse(recipe).short()
 
 
-def print_levels(levels: Sequence[Level]) -> None:
-    """What each level of a language model takes, before it is made."""
-    context = levels[0].context if levels else 0
-    table = _table(
-        "level", "file", "bits", f"memory, {context} tokens", "of that cache", "tokens/s at most", f"behind {context}",
-        "fallbacks",
-    )  # fmt: skip
-    for level in levels:
-        rates = (level.decode_tokens_per_s, level.full_tokens_per_s)
-        table.add_row(
-            level.type,
-            format_bytes(level.size_bytes),
-            f"{level.bits_per_weight:.2f}",
-            format_bytes(level.memory_bytes),
-            format_bytes(level.cache_bytes),
-            *(MISSING if rate is None else f"{rate:,.0f}" for rate in rates),
-            str(level.fallbacks) if level.fallbacks else "",
-        )
-    _console().print(table)
-
-
 def print_methods(rows: list[dict[str, Any]]) -> None:
     """Every method with its options."""
-    console = _console()
+    console = terminal.console()
     for row in rows:
         formats = ", ".join(f"{source} -> {target}" for source, target in row["formats"].items())
         console.print(f"[bold]{row['name']}[/bold]  {row['purpose']}  [dim]{formats}[/dim]")

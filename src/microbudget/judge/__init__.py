@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "Comparison": "comparing",
-    "Timing": "twins",
-    "PairTiming": "twins",
+    "Timing": "timing",
+    "PairTiming": "timing",
     "Worker": "worker",
     "compare": "comparing",
     "measure": "measuring",
-    "time_one": "twins",
-    "time_pair": "twins",
+    "time_one": "timing",
+    "time_pair": "timing",
 }
 __all__ = [*_PUBLIC]
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from .comparing import Comparison as Comparison
     from .comparing import compare as compare
     from .measuring import measure as measure
-    from .twins import PairTiming as PairTiming
-    from .twins import Timing as Timing
-    from .twins import time_one as time_one
-    from .twins import time_pair as time_pair
+    from .timing import PairTiming as PairTiming
+    from .timing import Timing as Timing
+    from .timing import time_one as time_one
+    from .timing import time_pair as time_pair
     from .worker import Worker as Worker
 
 

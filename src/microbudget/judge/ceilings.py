@@ -64,7 +64,7 @@ def _row(row: dict[str, Any]) -> Ceilings:
 
 
 def _better(a: Ceilings, b: Ceilings) -> Ceilings:
-    rates = {kind: max(rate, b.operations_per_s[kind]) for kind, rate in a.operations_per_s.items()}
+    rates = {dtype: max(rate, b.operations_per_s[dtype]) for dtype, rate in a.operations_per_s.items()}
     pairs = zip(a.read_bytes_per_s, b.read_bytes_per_s, strict=True)
     return Ceilings(a.threads, rates, tuple((size, max(rate, other)) for (size, rate), (_, other) in pairs))
 
@@ -84,29 +84,29 @@ def _write(path: Path, machines: dict[str, Any]) -> None:
 
 
 def _measure(threads: int) -> Ceilings:
-    rates = {kind: _arithmetic(kind, threads) for kind in ("float32", "int8")}
+    rates = {dtype: _arithmetic(dtype, threads) for dtype in ("float32", "int8")}
     reads = tuple((size, _reading(size, threads)) for size in SIZES_BYTES)
     return Ceilings(threads, rates, reads)
 
 
-def _arithmetic(kind: str, threads: int) -> float:
+def _arithmetic(dtype: str, threads: int) -> float:
     """Operations per second of a square matrix product in ONNX Runtime: the best of some blocks."""
     with tempfile.TemporaryDirectory() as folder, Worker() as worker:
         path = Path(folder) / "product.onnx"
-        inputs = _write_product(path, kind)
+        inputs = _write_product(path, dtype)
         worker.open(Model(path, "onnx", Record()), threads=threads, runtime="onnx")
         worker.prepare(inputs)
         fastest_ns = min(int(worker.time_block(20, 1).durations_ns.min()) for _ in range(ROUNDS))
     return 2 * ROWS**3 / (fastest_ns * 1e-9)
 
 
-def _write_product(path: Path, kind: str) -> Inputs:
+def _write_product(path: Path, dtype: str) -> Inputs:
     """A model that multiplies its input by a constant: MatMul in float32, MatMulInteger in int8."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     coin = np.random.default_rng(0)
-    if kind == "float32":
+    if dtype == "float32":
         operator, element, out = "MatMul", TensorProto.FLOAT, TensorProto.FLOAT
         x, w = (coin.normal(size=(ROWS, ROWS)).astype(np.float32) for _ in range(2))
     else:

@@ -19,7 +19,7 @@ from .budget import Measurement
 from .judging import Agreement, Judging, Opening, judging_of
 from .measuring import Measured, choose_threads, cost_fields, measurement, open_task
 from .options import MeasureKeywords, MeasureOptions
-from .twins import PairTiming, SpeedVerdict, time_pair
+from .timing import PairTiming, SpeedVerdict, time_pair
 from .verdict import Verdict, can_show, judge_pair
 from .worker import Worker
 
@@ -56,7 +56,7 @@ def compare(
     max_drop: Drop | None = None,
     **options: Unpack[MeasureKeywords],
 ) -> Comparison:
-    """Compare two models on the same examples, timed in turns.
+    """Compare two models on the same examples, timed interleaved.
 
     max_drop: the limit to judge the loss of B against. options: the fields of MeasureOptions. Raises LabelsDisagree,
     BrokenModel, WorkerFailed, InvalidOption, and what loading models and data raise.

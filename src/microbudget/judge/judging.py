@@ -24,7 +24,7 @@ from ..task import Example, Inputs, Task
 from ..units import Drop
 from .answering import Columns, Logits, answer_chunks, is_text, preprocessing
 from .quality import Quality, interval, joined
-from .twins import Timing
+from .timing import Timing
 from .worker import Worker
 
 # Inputs of one request: 4 photos of 224 pixels. With more, torch's activations leave the caches: a photo took 73 ms in
@@ -111,8 +111,6 @@ class Judging:
         """How many examples count for a verdict: unlabelled ones too where an answer is a class."""
         return len(examples) + (len(self.task.examples("unlabelled")) if self.task.labels else 0)
 
-    # What is run and timed
-
     def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
         """The examples in their order, so many in one request that the inputs of no model exceed the limit."""
         if not examples:
@@ -140,8 +138,6 @@ class Judging:
     def quality_extra(self, worker: Worker, examples: Sequence[Example]) -> dict[str, Any]:
         """Further numbers on how good the open model is, which take runs of their own. Raises WorkerFailed."""
         return {}
-
-    # Answers and quality
 
     def answer_chunks(
         self,
@@ -222,8 +218,6 @@ class Judging:
         confusion = metrics.confusion_matrix(summary, np.array([each.label for each in examples]), classes)
         matrix = {"confusion": confusion.tolist(), "labels": list(self.task.labels)}
         return {**metrics.macro(confusion), **(matrix if classes <= LARGEST_CONFUSION else {})}
-
-    # Two models on the same examples
 
     def agreement(
         self,

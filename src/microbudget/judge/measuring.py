@@ -22,7 +22,7 @@ from .ledger import ledger as ledger_of
 from .memory import Weight
 from .options import MeasureKeywords, MeasureOptions
 from .quality import Quality
-from .twins import Timing, time_one, time_pair
+from .timing import Timing, time_one, time_pair
 from .worker import Worker
 
 SAMPLES = 8  # examples whose preprocessing is timed

@@ -15,7 +15,7 @@ from ..judge.answering import Logits
 from ..judge.budget import Budget, Measurement
 from ..judge.judging import Opening, judging_of
 from ..judge.measuring import Measured, cost_fields, measurement, quality_fields
-from ..judge.twins import PairTiming
+from ..judge.timing import PairTiming
 from ..judge.verdict import Verdict, judge_pair
 from ..methods import Context
 from ..model import Model

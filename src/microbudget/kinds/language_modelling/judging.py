@@ -13,7 +13,7 @@ from ...errors import InvalidOption
 from ...judge import judging
 from ...judge.answering import Check, Logits
 from ...judge.judging import Agreement, Scoring
-from ...judge.twins import Timing
+from ...judge.timing import Timing
 from ...judge.worker import Worker
 from ...model import Model
 from ...progress import SILENT, Progress

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...judge.twins import Timing, time_one
+from ...judge.timing import Timing, time_one
 from ...judge.worker import Worker
 from ...task import Inputs
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...audio.sound import RATE_HZ
 from ...judge import judging
-from ...judge.twins import Timing
+from ...judge.timing import Timing
 from ...judge.worker import Worker
 from ...model import Model
 from ...task import SPLITS, Example, Inputs

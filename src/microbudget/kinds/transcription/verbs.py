@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadData
-from ..machine import files
-from ..machine.processor import fixed_threads
-from ..progress import Progress
+from ...errors import BadData
+from ...machine import files
+from ...machine.processor import fixed_threads
+from ...progress import Progress
 
 if TYPE_CHECKING:
-    from ..kinds.transcription.transcribing import Transcriber
+    from .transcribing import Transcriber
 
 DONE = 0
 FORMATS = ("text", "json", "srt", "vtt")
@@ -23,7 +23,7 @@ FORMATS = ("text", "json", "srt", "vtt")
 _Found = list[tuple[str, Path]]
 
 
-def add_verbs(verbs: Any, verb: Any) -> None:
+def add_verbs(verbs: Any, verb: Any, _show_json: Any) -> None:
     """Add the parser."""
     parser = verb(verbs, "transcribe", transcribe, "write what is said in recordings of any length")
     parser.add_argument("audio", metavar="FILE_OR_FOLDER", type=Path)
@@ -38,7 +38,7 @@ def add_verbs(verbs: Any, verb: Any) -> None:
 
 def transcribe(options: argparse.Namespace, progress: Progress) -> int:
     """Run the verb. A folder's files that cannot be read are told and left out."""
-    from ..kinds.transcription.transcribing import Transcriber, check_out, longest_of, recordings
+    from .transcribing import Transcriber, check_out, longest_of, recordings
 
     form = options.format or ("json" if options.json else "text")
     found, many = recordings(options.audio, progress), options.audio.is_dir()
@@ -58,7 +58,7 @@ def transcribe(options: argparse.Namespace, progress: Progress) -> int:
 
 
 def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path | None, progress: Progress) -> None:
-    from ..kinds.transcription.transcribing import target
+    from .transcribing import target
 
     done = []
     for name, path in _readable(found, progress):
@@ -80,7 +80,7 @@ def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path |
 def _write_lines(
     transcriber: Transcriber, found: _Found, many: bool, form: str, out: Path | None, progress: Progress
 ) -> None:
-    from ..kinds.transcription.transcribing import lines, target
+    from .transcribing import lines, target
 
     done = []
     for name, path in _readable(found, progress):

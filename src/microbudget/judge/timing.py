@@ -1,8 +1,9 @@
-"""Timing in blocks: one model alone, or two that take turns in processes of their own.
+"""Timing in blocks: of one model alone, or of two whose blocks are interleaved, each in a process of its own.
 
-Each pair of blocks is in random order, so whatever comes and goes on the machine hits both alike, and the interval of
-the ratio comes from the pairs. Blocks go on until the interval is narrow enough or the time is up. What a process keeps
-for life (where its pages lie) only shows when the two are opened anew: so they are, where that does not take too long.
+The two blocks of a pair run in random order, so that both meet the same background load; the interval of the ratio
+comes from the pairs. Blocks are timed until the interval is narrow enough or the time is up. What a process keeps for
+life (the addresses of its pages) shows only when the two are opened again: so they are, where that does not take too
+long.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from . import intervals
 from .worker import Worker
 
 SpeedVerdict = Literal["faster", "slower", "no difference shown"]
-Again = Callable[[], AbstractContextManager[tuple[Worker, Worker]]]  # opens the same two models in fresh processes
+Reopen = Callable[[], AbstractContextManager[tuple[Worker, Worker]]]  # the same two models in fresh processes
 
-BLOCK_S = 0.03  # long enough for a few time slices of a scheduler, short enough that both twins meet the same weather
+BLOCK_S = 0.03  # a few time slices of a scheduler; short enough that both models meet the same background load
 FEWEST_CALLS = 3
-WARM_S, WARM_CALLS = 0.003, 3  # the first calls of a block find cold caches: so much time or so many are not counted
+WARM_S, WARM_CALLS = 0.003, 3  # the first calls of a block find cold caches: this time or number is not counted
 FIRST_LOOK = 24  # blocks, before the interval may end the timing
 OPENINGS, FEWEST_OPENINGS = 8, 5  # of the two processes; below 5 Student's quantile makes the interval useless
 OPENING_PAIRS = 3  # of blocks, of each opening
 SLOW_CALL_S = 1.0  # a call this long is a block of its own
+PRECISION = 0.01  # half-width of the interval, relative, at which the timing ends
 RESOLUTION = 0.01  # differences below this come and go with the memory layout of a process (Mytkowicz et al. 2009)
 
 
@@ -49,7 +51,7 @@ class Timing:
     processor_s: float  # of all threads, per call
     blocks: int
     batch: int = 1
-    dropped: dict[str, int] = field(default_factory=dict)  # blocks that cannot be believed, by reason
+    dropped: dict[str, int] = field(default_factory=dict)  # unreliable blocks, by reason
     load_average: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class PairTiming:
-    """Two models in turns. `ratio` is reference over candidate: above 1 the candidate is faster."""
+    """Two models, interleaved. `ratio` is reference over candidate: above 1 the candidate is faster."""
 
     ratio: float
     low: float
@@ -67,8 +69,8 @@ class PairTiming:
     reference: Timing
     candidate: Timing
     pairs: int
-    settled: bool  # the interval became as narrow as was asked for
-    openings: int = 1  # of the two processes; the interval of one does not hold what another one would bring
+    settled: bool  # the interval became narrow enough
+    openings: int = 1  # of the two processes; the interval of one lacks what varies between openings
     dropped: dict[str, int] = field(default_factory=dict)
     load_average: float | None = None
 
@@ -105,7 +107,7 @@ def plan(worker: Worker, block_s: float = BLOCK_S) -> Plan:
 
 
 def summary(blocks: list[Block], batch: int = 1, dropped: Counter[str] | None = None) -> Timing:
-    """The Timing of believable blocks."""
+    """The Timing of reliable blocks."""
     middle, low, high = intervals.median(np.array([block.median_s for block in blocks]))
     durations = np.concatenate([block.durations_ns for block in blocks])
     return Timing(
@@ -127,8 +129,8 @@ def log_ratios(pairs: list[tuple[Block, Block]]) -> intervals.Floats:
     return np.array([math.log(a.median_s / b.median_s) for a, b in pairs])
 
 
-class _Round:
-    """Blocks, or pairs of them, are taken until they are settled or the time is up, and at least `fewest`."""
+class _Sampling:
+    """Counts blocks, or pairs of them, until their interval is settled or the time is up, and at least `fewest`."""
 
     def __init__(self, seconds: float, fewest: int = intervals.FEWEST, first_look: int = FIRST_LOOK) -> None:
         self._deadline = time.monotonic() + seconds
@@ -138,16 +140,16 @@ class _Round:
         self.settled = False
 
     def goes_on(self) -> bool:
-        """Whether to take another one. Raises Failed when none can be believed."""
+        """Whether to time another one. Raises Failed when none is reliable."""
         if self.settled:
             return False
         late = time.monotonic() >= self._deadline
         if late and self.kept < self._fewest and self.dropped.total() > 3 * intervals.FEWEST:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in self.dropped.most_common())
-            raise Failed(f"no timing can be believed: {reasons}. Try again when the machine is steady")
+            raise Failed(f"no timing is reliable: {reasons}. Try again when the machine is steady")
         return not late or self.kept < self._fewest
 
-    def believe(self, trouble: str | None) -> bool:
+    def count(self, trouble: str | None) -> bool:
         """Count a block, or drop it for its trouble."""
         if trouble:
             self.dropped[trouble] += 1
@@ -163,25 +165,25 @@ class _Round:
         return True
 
 
-def time_one(worker: Worker, inputs: Inputs, *, seconds: float = 3.0, precision: float = 0.01) -> Timing:
+def time_one(worker: Worker, inputs: Inputs, *, seconds: float = 3.0) -> Timing:
     """Time one open model with these inputs, a batch.
 
-    Until the half-width of the median's interval is below `precision` of it, or the time is up. Raises Failed when
-    the clocks are so unsteady that no block can be believed.
+    Until the half-width of the median's interval is below 1 % of it, or the time is up. Raises Failed when the clocks
+    are so unsteady that no block is reliable.
     """
     worker.prepare(inputs)
-    chosen, blocks, so_far = plan(worker), list[Block](), _Round(seconds)
+    chosen, blocks, so_far = plan(worker), list[Block](), _Sampling(seconds)
     while so_far.goes_on():
         block = worker.time_block(chosen.calls, chosen.dropped)
-        if so_far.believe(block.trouble):
+        if so_far.count(block.trouble):
             blocks.append(block)
-            so_far.settled = so_far.due() and _narrow_median(blocks, precision)
+            so_far.settled = so_far.due() and _narrow_median(blocks)
     return summary(blocks, batch_size(inputs), so_far.dropped)
 
 
-def _narrow_median(blocks: list[Block], precision: float) -> bool:
+def _narrow_median(blocks: list[Block]) -> bool:
     middle, low, high = intervals.median(np.array([block.median_s for block in blocks]))
-    return high - low <= 2 * precision * middle
+    return high - low <= 2 * PRECISION * middle
 
 
 def batch_size(inputs: Inputs) -> int:
@@ -190,96 +192,93 @@ def batch_size(inputs: Inputs) -> int:
 
 
 @dataclass
-class Turns:
-    """The believable pairs of blocks (reference, candidate) in time order, and why the others were dropped."""
+class BlockPairs:
+    """The reliable pairs of blocks (reference, candidate) in the order of time, and why the others were dropped."""
 
     pairs: list[tuple[Block, Block]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     settled: bool = False
-    openings: list[int] = field(default_factory=list)  # of each pair of blocks: the how many-th of the processes
+    openings: list[int] = field(default_factory=list)  # of each pair: which opening of the processes it is from
 
     def shift(self) -> tuple[float, float, float]:
         """The log of the ratio with its interval."""
         return intervals.shift(log_ratios(self.pairs), openings=np.array(self.openings, int))
 
-    def narrow(self, precision: float) -> bool:
-        """Whether the half-width of the interval is below `precision`."""
+    def narrow(self) -> bool:
+        """Whether the interval is narrow enough."""
         _, low, high = self.shift()
-        return high - low <= 2 * precision
+        return high - low <= 2 * PRECISION
 
 
-class _Match:
-    """Two models that take turns, in one opening of their processes after the other."""
+class _Interleaving:
+    """Times two models, interleaved, in one opening of their processes after the other."""
 
     def __init__(self, inputs: tuple[Inputs, Inputs], seed: int) -> None:
         self._inputs, self._coin = inputs, np.random.default_rng(seed)
-        self._twins: list[tuple[Worker, Plan]] = []
+        self._open: list[tuple[Worker, Plan]] = []
         self._opening = -1
-        self.turns = Turns()
+        self.found = BlockPairs()
 
-    def bring(self, *workers: Worker) -> None:
+    def use(self, *workers: Worker) -> None:
         """The next opening: two open models."""
         for worker, inputs in zip(workers, self._inputs, strict=True):
             worker.prepare(inputs)
-        self._twins = [(worker, plan(worker)) for worker in workers]
+        self._open = [(worker, plan(worker)) for worker in workers]
         self._opening += 1
 
     def openings(self, seconds: float) -> int:
-        """How many openings `seconds` of blocks are shared among: they may take as long again, and not hold too few."""
-        open_s = sum(worker.open_s for worker, _ in self._twins)
-        turn_s = sum(chosen.block_s for _, chosen in self._twins)
-        count = min(OPENINGS, 1 + seconds / max(open_s, 1e-9), seconds / (OPENING_PAIRS * turn_s))
+        """Among how many openings `seconds` of blocks are divided: opening may take as long again."""
+        open_s = sum(worker.open_s for worker, _ in self._open)
+        pair_s = sum(chosen.block_s for _, chosen in self._open)
+        count = min(OPENINGS, 1 + seconds / max(open_s, 1e-9), seconds / (OPENING_PAIRS * pair_s))
         return int(count) if count >= FEWEST_OPENINGS else 1
 
-    def take(self, so_far: _Round, precision: float) -> None:
+    def time(self, so_far: _Sampling, precision: float) -> None:
         """Pairs of blocks of this opening, until its own interval is narrow enough or its time is up."""
-        first = len(self.turns.pairs)
+        first = len(self.found.pairs)
         while so_far.goes_on():
             blocks: dict[int, Block] = {}
             place = int(self._coin.integers(2**32))
             for side in self._coin.permutation(2).tolist():
-                worker, chosen = self._twins[side]
+                worker, chosen = self._open[side]
                 blocks[side] = worker.time_block(chosen.calls, chosen.dropped, place)
-            if so_far.believe(pair_trouble(blocks[0], blocks[1])):
-                self.turns.pairs.append((blocks[0], blocks[1]))
-                self.turns.openings.append(self._opening)
-                so_far.settled = so_far.due() and _half_width(self.turns.pairs[first:]) <= precision
-        self.turns.dropped += so_far.dropped
-        self.turns.settled = so_far.settled
+            if so_far.count(pair_trouble(blocks[0], blocks[1])):
+                self.found.pairs.append((blocks[0], blocks[1]))
+                self.found.openings.append(self._opening)
+                so_far.settled = so_far.due() and _half_width(self.found.pairs[first:]) <= precision
+        self.found.dropped += so_far.dropped
+        self.found.settled = so_far.settled
 
 
-def take_turns(
-    reference: Worker,
-    candidate: Worker,
-    inputs: Inputs,
-    candidate_inputs: Inputs,
+def interleave(
+    workers: tuple[Worker, Worker],
+    inputs: tuple[Inputs, Inputs],
     *,
     seconds: float = 10.0,
-    precision: float = 0.01,
     seed: int = 0,
-    again: Again | None = None,
-) -> Turns:
-    """Run two open models in turns until the ratio is known to `precision`, or the time is up. Raises Failed.
+    again: Reopen | None = None,
+) -> BlockPairs:
+    """Time two open models, interleaved, until the ratio is known to 1 %, or the time is up. Raises Failed.
 
-    again: opens the two anew, for as many openings as take no longer than the blocks. Without it the first is all.
+    again: opens the two again, for as many openings as take no longer than the blocks; None: they are opened once.
     """
-    match = _Match((inputs, candidate_inputs), seed)
-    match.bring(reference, candidate)
-    count = match.openings(seconds) if again else 1
+    interleaving = _Interleaving(inputs, seed)
+    interleaving.use(*workers)
+    count = interleaving.openings(seconds) if again else 1
     if again is None or count == 1:
-        match.take(_Round(seconds), precision)
-        return match.turns
-    turns = match.turns
-    own = precision * math.sqrt(count) / 2  # half of the variance is left for what openings differ by
-    match.take(_Round(seconds / count, OPENING_PAIRS, intervals.FEWEST), own)
+        interleaving.time(_Sampling(seconds), PRECISION)
+        return interleaving.found
+    found = interleaving.found
+    own = PRECISION * math.sqrt(count) / 2  # half of the variance is left for what openings differ by
+    interleaving.time(_Sampling(seconds / count, OPENING_PAIRS, intervals.FEWEST), own)
     for number in range(2, count + 1):
-        with again() as twins:
-            match.bring(*twins)
-            match.take(_Round(seconds / count, OPENING_PAIRS, intervals.FEWEST), own)
-        turns.settled = number >= FEWEST_OPENINGS and turns.narrow(precision)
-        if turns.settled:
+        with again() as fresh:
+            interleaving.use(*fresh)
+            interleaving.time(_Sampling(seconds / count, OPENING_PAIRS, intervals.FEWEST), own)
+        found.settled = number >= FEWEST_OPENINGS and found.narrow()
+        if found.settled:
             break
-    return turns
+    return found
 
 
 def time_pair(
@@ -289,25 +288,22 @@ def time_pair(
     candidate_inputs: Inputs | None = None,
     *,
     seconds: float = 10.0,
-    precision: float = 0.01,
     seed: int = 0,
-    again: Again | None = None,
+    again: Reopen | None = None,
 ) -> PairTiming:
-    """Time two open models in turns until the half-width of the ratio's interval is below `precision`.
+    """Time two open models, interleaved, until the half-width of the ratio's interval is below 1 %, or the time is up.
 
-    candidate_inputs: where the candidate takes another input (a smaller image). again: opens the two anew; with it the
-    interval holds what differs from one opening of the processes to the next, and the time may double. The twin that
-    waits is blocked on a pipe and uses no processor time. Raises Failed when no pair of blocks can be believed.
+    candidate_inputs: where the candidate takes another input (a smaller image). again: opens the two again; with it the
+    interval holds what varies from one opening of the processes to the next, and the time may double. The model that
+    waits is blocked on a pipe and uses no processor time. Raises Failed when no pair of blocks is reliable.
     """
     other = inputs if candidate_inputs is None else candidate_inputs
-    turns = take_turns(
-        reference, candidate, inputs, other, seconds=seconds, precision=precision, seed=seed, again=again
-    )
-    return judge_pairs(turns, batch_size(inputs))
+    found = interleave((reference, candidate), (inputs, other), seconds=seconds, seed=seed, again=again)
+    return pair_timing(found, batch_size(inputs))
 
 
 def pair_trouble(a: Block, b: Block) -> str | None:
-    """Why a pair of blocks cannot be believed, or None."""
+    """Why a pair of blocks is unreliable, or None."""
     if a.trouble or b.trouble:
         return a.trouble or b.trouble
     return None if a.cores == b.cores else f"the cores changed from {a.cores} to {b.cores}"
@@ -318,18 +314,18 @@ def _half_width(pairs: list[tuple[Block, Block]]) -> float:
     return (high - low) / 2
 
 
-def judge_pairs(turns: Turns, batch: int = 1) -> PairTiming:
-    """The ratio of the medians with its interval, and what each of the two takes."""
-    ratio, low, high = (math.exp(bound) for bound in turns.shift())
+def pair_timing(found: BlockPairs, batch: int = 1) -> PairTiming:
+    """The ratio of the medians with its interval, and the time of each of the two."""
+    ratio, low, high = (math.exp(bound) for bound in found.shift())
     return PairTiming(
         ratio=ratio,
         low=low,
         high=high,
-        reference=summary([a for a, _ in turns.pairs], batch),
-        candidate=summary([b for _, b in turns.pairs], batch),
-        pairs=len(turns.pairs),
-        settled=turns.settled,
-        openings=len(set(turns.openings)),
-        dropped=dict(turns.dropped),
+        reference=summary([a for a, _ in found.pairs], batch),
+        candidate=summary([b for _, b in found.pairs], batch),
+        pairs=len(found.pairs),
+        settled=found.settled,
+        openings=len(set(found.openings)),
+        dropped=dict(found.dropped),
         load_average=load_average(),
     )

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..machine.processor import fixed_threads
-from ..progress import Progress
+from ...machine.processor import fixed_threads
+from ...progress import Progress
 
 DONE = 0
 Show = Callable[[Any], None]  # prints a JSON document
@@ -23,15 +23,15 @@ def add_verbs(verbs: Any, verb: Verb, show_json: Show) -> None:
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="for the memory (default: as trained, at most 4096)"
     )
-    parser = verb(verbs, "ollama", _ollama(show_json), "make an Ollama model of a run's best, or tell how")
+    parser = verb(verbs, "ollama", _ollama(show_json), "make an Ollama model of a run's best, or show how")
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--name", help="of the model in Ollama (default: the run's name)")
 
 
 def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
     def fits(options: argparse.Namespace, _progress: Progress) -> int:
-        from ..kinds.language_modelling.fits import what_fits
-        from ..runtimes.loading import load
+        from ...runtimes.loading import load
+        from .fits import what_fits
 
         found = what_fits(
             load(options.model, weights=False), context=options.context, threads=fixed_threads(options.threads)
@@ -39,7 +39,7 @@ def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
         if options.json:
             show_json([{key: value for key, value in asdict(level).items() if key != "types"} for level in found])
         else:
-            from .tables import print_levels
+            from .terminal import print_levels
 
             print_levels(found)
         return DONE
@@ -49,7 +49,7 @@ def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
 
 def _ollama(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
     def ollama(options: argparse.Namespace, progress: Progress) -> int:
-        from ..kinds.language_modelling.ollama import model_name, publish
+        from .ollama import model_name, publish
 
         folder = options.run / "best" if (options.run / "best").is_dir() else options.run
         published = publish(options.name or model_name(options.run), folder)

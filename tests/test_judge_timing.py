@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import toy_models
 from microbudget.errors import Failed
-from microbudget.judge.twins import Turns, judge_pairs, plan, time_one, time_pair
+from microbudget.judge.timing import BlockPairs, pair_timing, plan, time_one, time_pair
 from microbudget.judge.worker import Worker
 from microbudget.machine import placement
 from microbudget.machine.stopwatch import Block
@@ -175,7 +175,7 @@ def test_a_core_that_is_taken_away_between_the_blocks_of_a_pair_drops_the_pair()
 
 
 @pytest.mark.parametrize("timed", [time_one, lambda worker, *rest, **more: time_pair(worker, worker, *rest, **more)])
-def test_when_no_block_can_be_believed_it_fails_with_the_reason(timed):
+def test_when_no_block_is_reliable_it_fails_with_the_reason(timed):
     with pytest.raises(Failed, match=r"the clock jumped \(\d+\)"):
         timed(Simulated(1e-3, ill=1, trouble="the clock jumped"), INPUTS, seconds=0)
 
@@ -226,7 +226,7 @@ def test_one_model_alone():
 
 def test_a_pair_timing_is_json():
     block = Block(np.array([1000, 1001]), 10, 1)
-    row = judge_pairs(Turns([(block, block)] * 10, Counter(), settled=True, openings=[0] * 10)).as_dict()
+    row = pair_timing(BlockPairs([(block, block)] * 10, Counter(), settled=True, openings=[0] * 10)).as_dict()
     assert json.loads(json.dumps(row))["ratio"] == 1
 
 

@@ -1,0 +1,81 @@
+"""The verbs that judge models that exist: measure, compare."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import units
+from ..progress import Progress
+from .options import DONE, add_data, add_model, add_verb, print_json, unit
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the parsers."""
+    parser = add_verb(verbs, "measure", _measure, "quality, size, latency, memory and energy of one model")
+    add_model(parser)
+    add_data(parser)
+    parser.add_argument("--ledger", action="store_true", help="where every byte is: the largest rows")
+    about = "onnx, openvino, torch, gguf or ct2 (default: the first that takes the format)"
+    parser.add_argument("--runtime", help=about)
+    parser.add_argument("--batch", type=_batches, default=(), metavar="4,16", help="batch sizes to time besides 1")
+
+    about = "which of two models is smaller, faster, better, and with what confidence"
+    parser = add_verb(verbs, "compare", _compare, about)
+    add_model(parser, "model_a")
+    add_model(parser, "model_b")
+    add_data(parser)
+    about = "the limit on the loss of MODEL_B"
+    parser.add_argument("--max-drop", type=unit(units.parse_drop), metavar="1pt", help=about)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    sizes = text.split(",")
+    if all(size.isdigit() and int(size) > 0 for size in sizes):
+        return tuple(map(int, sizes))
+    raise argparse.ArgumentTypeError(f"batch sizes are numbers from 1 with commas between, not {text!r}")
+
+
+def _measure(options: argparse.Namespace, progress: Progress) -> int:
+    from ..judge import measure
+
+    measurement = measure(
+        options.model,
+        options.data,
+        ledger=options.ledger,
+        batches=options.batch,
+        threads=options.threads,
+        seed=options.seed,
+        runtime=options.runtime,
+        normalizer=options.normalizer,
+        progress=progress,
+    )
+    if options.json:
+        print_json(measurement.as_dict())
+    else:
+        from .tables import print_measurement
+
+        print_measurement(measurement)
+    return DONE
+
+
+def _compare(options: argparse.Namespace, progress: Progress) -> int:
+    from ..judge import compare
+
+    comparison = compare(
+        options.model_a,
+        options.model_b,
+        options.data,
+        max_drop=options.max_drop,
+        threads=options.threads,
+        seed=options.seed,
+        normalizer=options.normalizer,
+        progress=progress,
+    )
+    if options.json:
+        print_json(comparison.as_dict())
+    else:
+        from .tables import print_comparison
+
+        print_comparison(comparison)
+    return DONE

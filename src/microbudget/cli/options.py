@@ -1,0 +1,77 @@
+"""What the verbs have in common: their options, and how JSON is printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidOption, MicrobudgetError
+from ..machine.processor import Threads
+from ..progress import Progress
+
+DONE, NOT_MET, FAILED, INTERRUPTED = 0, 1, 3, 130
+
+Verb = Callable[[argparse.Namespace, Progress], int]  # returns the exit status
+
+
+def add_verb(verbs: Any, name: str, call: Verb, about: str) -> Any:
+    """A verb's parser, with the options of all verbs."""
+    parser = verbs.add_parser(name, help=about, description=about)
+    parser.set_defaults(verb=call)
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout, progress on stderr")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--seed", type=int, default=0, help="of splits, augmentation and training (default 0)")
+    parser.add_argument("--threads", type=threads, default=0, help="of the runtime: a number, or auto (default all)")
+    return parser
+
+
+def add_model(parser: Any, name: str = "model") -> None:
+    """The argument MODEL."""
+    parser.add_argument(name, metavar=name.upper(), help="hub id, folder, .onnx or .gguf file")
+
+
+def add_data(parser: Any) -> None:
+    """The data, and how transcripts are compared."""
+    about = "folder of examples or recordings, .txt files or a folder of them"
+    parser.add_argument("--data", required=True, help=about)
+    about = "of transcripts before they are compared (default basic; english writes numbers as digits)"
+    parser.add_argument("--normalizer", choices=("basic", "english", "none"), default="basic", help=about)
+
+
+def threads(text: str) -> Threads:
+    """The type of --threads."""
+    if text == "auto":
+        return "auto"
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"threads must be a number from 1, or auto, not {text!r}")
+
+
+def unit(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The type of an option with a unit. parse: of `units`."""
+
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except MicrobudgetError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert
+
+
+def print_json(value: Any) -> None:
+    """One document on stdout."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False, default=_plain)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()  # a NumPy number
+    raise InvalidOption(f"{type(value).__name__} has no JSON form")

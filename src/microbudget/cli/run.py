@@ -1,0 +1,115 @@
+"""The verbs that make a run: demo, shrink, run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import units
+from ..judge.budget import GOALS, Budget
+from ..progress import Progress
+from .options import DONE, INTERRUPTED, NOT_MET, add_data, add_model, add_verb, print_json, unit
+
+if TYPE_CHECKING:
+    from ..search.options import RunKeywords
+    from ..search.result import Shrunk
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the parsers."""
+    parser = add_verb(verbs, "demo", _demo, "the main job on embedded data, offline, in about a minute")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
+    parser.add_argument("--force", action="store_true", help="start again where RUN exists")
+
+    parser = add_verb(verbs, "shrink", _shrink, "find the smallest model within the budget")
+    add_model(parser)
+    parser.add_argument("--minutes", type=float, help="time for the search; the best so far is delivered")
+    parser.add_argument("--goal", choices=GOALS, default="size", help="what to make best within the limits")
+    _add_run_options(parser)
+
+    parser = add_verb(verbs, "run", _run, "build and measure one recipe")
+    add_model(parser)
+    about = 'such as "finetune() > export() > quantize()", or a .toml file'
+    parser.add_argument("recipe", metavar="RECIPE", help=about)
+    _add_run_options(parser)
+
+
+def _add_run_options(parser: Any) -> None:
+    add_data(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder for the run; it can be resumed")
+    parser.add_argument("--max-size", type=unit(units.parse_bytes), metavar="2MB")
+    parser.add_argument("--max-latency", type=unit(units.parse_seconds), metavar="5ms")
+    parser.add_argument("--max-memory", type=unit(units.parse_bytes), metavar="500MB")
+    parser.add_argument("--max-energy", type=unit(units.parse_joules), metavar="3mJ")
+    about = "of quality (shrink: 1pt); relative for language models (1%%)"
+    parser.add_argument("--max-drop", type=unit(units.parse_drop), metavar="1pt", help=about)
+    about = "language models: the prompts that each answers for the report, one a line of .txt"
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help=about)
+    parser.add_argument("--prove", action="store_true", help="accept only a loss that is shown to be within --max-drop")
+    parser.add_argument("--keep", action="store_true", help="keep intermediate steps and the cache")
+    parser.add_argument("--force", action="store_true", help="start again in a RUN that was made from something else")
+
+
+def _demo(options: argparse.Namespace, progress: Progress) -> int:
+    from .demo import demo
+
+    shrunk = demo(
+        options.out,
+        force=options.force,
+        seed=options.seed,
+        threads=options.threads,
+        durations=options.durations,
+        progress=progress,
+    )
+    return _show(shrunk, options)
+
+
+def _shrink(options: argparse.Namespace, progress: Progress) -> int:
+    from ..search.shrink import shrink
+
+    budget = _budget(options, minutes=options.minutes, goal=options.goal)
+    how = _run_options(options, progress)
+    return _show(shrink(options.model, options.data, budget, out=options.out, **how), options)
+
+
+def _run(options: argparse.Namespace, progress: Progress) -> int:
+    from ..search.shrink import run_recipe
+
+    budget, how = _budget(options), _run_options(options, progress)
+    return _show(run_recipe(options.model, options.recipe, options.data, budget, out=options.out, **how), options)
+
+
+def _budget(options: argparse.Namespace, **more: Any) -> Budget:
+    return Budget(
+        max_size_bytes=options.max_size,
+        max_latency_s=options.max_latency,
+        max_memory_bytes=options.max_memory,
+        max_energy_j=options.max_energy,
+        max_drop=options.max_drop,
+        prove=options.prove,
+        **more,
+    )
+
+
+def _run_options(options: argparse.Namespace, progress: Progress) -> RunKeywords:
+    return {
+        "seed": options.seed,
+        "threads": options.threads,
+        "keep": options.keep,
+        "force": options.force,
+        "prompts": options.prompts,
+        "normalizer": options.normalizer,
+        "durations": options.durations,
+        "progress": progress,
+    }
+
+
+def _show(shrunk: Shrunk, options: argparse.Namespace) -> int:
+    if options.json:
+        print_json(shrunk.as_dict())
+    else:
+        from .tables import print_run
+
+        print_run(shrunk)
+    return INTERRUPTED if shrunk.interrupted else DONE if shrunk.met else NOT_MET
