@@ -11,7 +11,6 @@ import torch
 
 from microbudget import cli
 from microbudget.errors import BadData
-from microbudget.kind import open_data
 from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.kinds.language_modelling.network import KIND
@@ -24,7 +23,7 @@ from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
 from microbudget.runtimes.language.chat import PLAIN, last_answer
 from microbudget.runtimes.loading import load
-from microbudget.task import DataOptions
+from microbudget.task import DataOptions, open_data
 from quick import QUICK
 from toy_language_models import train_byte_level, write_network
 from toy_pair import needs_llama

@@ -16,14 +16,13 @@ from microbudget.errors import BadData, InvalidOption
 from microbudget.judge.judging import judging_of
 from microbudget.judge.verdict import judge_pair
 from microbudget.judge.worker import Worker
-from microbudget.kind import open_data
 from microbudget.kinds.language_modelling.passages import TextFile, read
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.runtimes.gguf.session import GgufReader
 from microbudget.runtimes.hf.causal import CausalReader
 from microbudget.runtimes.language.session import LanguageSession, nats, window
 from microbudget.runtimes.loading import load
-from microbudget.task import DataOptions, Task
+from microbudget.task import DataOptions, Task, open_data
 from microbudget.units import parse_drop
 from toy_pair import Pair, needs_llama, prose, write_pair
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from microbudget.errors import BadData
-from microbudget.kind import open_data
 from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.kinds.transcription.utterances import find
-from microbudget.task import DataOptions
+from microbudget.task import DataOptions, open_data
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("jiwer")

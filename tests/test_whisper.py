@@ -448,7 +448,7 @@ def test_serving_needs_no_torch(exported: Model, recordings: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None;"
         "from pathlib import Path; from microbudget.kinds.transcription.transcribing import Transcriber, recordings;"
-        "from microbudget.kind import open_data; from microbudget.task import TO_JUDGE;"
+        "from microbudget.task import TO_JUDGE, open_data;"
         f"task = open_data({str(recordings)!r}, 'transcription', TO_JUDGE);"
         f"writer = Transcriber({str(exported.path)!r}, threads=1);"
         f"print([writer.transcript(path).text for _, path in recordings(Path({str(recordings)!r}))][:2])"

@@ -10,11 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from pathlib import Path
 from types import ModuleType
 
 from .errors import UnsupportedModel
-from .task import TO_TRAIN, DataOptions, Task
 
 PACKAGE = f"{__package__}.kinds"
 
@@ -57,9 +55,3 @@ def facets(name: str) -> list[ModuleType]:
 def of_format(model_format: str) -> str | None:
     """The kind of the models in a format where no record says it."""
     return next((each.KIND for each in facets("network") if model_format in each.FORMATS), None)
-
-
-def open_data(path: str | Path, kind: str, options: DataOptions = TO_TRAIN) -> Task:
-    """The task of a kind on the data at a path, to train or to judge on. Raises BadData."""
-    task: Task = facet(kind, "data").open_task(path, options)
-    return task

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from .kind import facet
 from .progress import SILENT, Progress
 
 Split = Literal["train", "validation", "test", "unlabelled"]
@@ -92,3 +93,9 @@ class DataOptions:
 
 TO_TRAIN = DataOptions()
 TO_JUDGE = DataOptions(splits=False)
+
+
+def open_data(path: str | Path, kind: str, options: DataOptions = TO_TRAIN) -> Task:
+    """The task of a kind on the data at a path, to train or to judge on. Raises BadData."""
+    task: Task = facet(kind, "data").open_task(path, options)
+    return task

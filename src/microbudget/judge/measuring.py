@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..errors import InvalidOption
-from ..kind import open_data
 from ..machine import processor as machine
 from ..machine.processor import check_threads
 from ..model import Model
 from ..runtimes.loading import load
-from ..task import TO_JUDGE, Example, Inputs, Task
+from ..task import TO_JUDGE, Example, Inputs, Task, open_data
 from . import energy, memory, roofline
 from .budget import Measurement
 from .judging import Judging, judging_of

@@ -8,8 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import MicrobudgetError
-from ..kind import open_data
-from ..task import DataOptions, Split, Task
+from ..task import DataOptions, Split, Task, open_data
 from .outcome import Outcome
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test", "unlabelled")

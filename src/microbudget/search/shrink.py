@@ -9,14 +9,13 @@ from typing import Unpack
 
 from ..errors import LabelsDisagree
 from ..judge.budget import Budget
-from ..kind import open_data
 from ..methods import Method
 from ..methods.finetune import Finetune
 from ..model import Model
 from ..recipes.recipe import Recipe
 from ..runs.run import open_run
 from ..runtimes.loading import label_names, load
-from ..task import DataOptions, Task
+from ..task import DataOptions, Task, open_data
 from .options import RunKeywords, RunOptions
 from .result import Shrunk
 from .samples import read_prompts
