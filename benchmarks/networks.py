@@ -94,7 +94,7 @@ def mobilenet_v2(folder: Path) -> None:
     """Transfer learning to the flowers: the head, then the whole network with batch norm's statistics as they are."""
     import torch
 
-    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.image_classifier import load_network, onnx_bytes
 
     split_flowers(folder / "photos")
     task = ImageTask.open(folder / "photos", DataOptions(cache=folder / "cache"))
@@ -175,7 +175,7 @@ def vit(folder: Path) -> None:
     import torch
     from transformers import ViTConfig, ViTForImageClassification
 
-    from microbudget.runtimes.hf.torch import onnx_bytes
+    from microbudget.runtimes.hf.image_classifier import onnx_bytes
 
     cifar10(folder)
     x = np.load(folder / "pool.npy")

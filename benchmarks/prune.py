@@ -66,7 +66,7 @@ def start(about: Context) -> Model:
 
 def ours(model: Model, about: Context, share: float) -> Any:
     from microbudget.methods.prune import Prune
-    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.runtimes.hf.image_classifier import load_network
 
     pruned = build(model, Recipe((Prune(size=f"{share}x"),)), about, RUNS / "models")[-1]
     return load_network(pruned.path)
@@ -183,7 +183,7 @@ def point(part: str, share: float, threads: int) -> dict[str, Any]:
     """Cut, train, export; what was measured."""
     import torch
 
-    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.image_classifier import load_network, onnx_bytes
 
     about = context(threads)
     model = start(about)

@@ -86,7 +86,7 @@ class Bench:
         import torch
 
         from microbudget.images.preprocess import Preprocessing
-        from microbudget.runtimes.hf.torch import load_network
+        from microbudget.runtimes.hf.image_classifier import load_network
         from microbudget.training import objectives
         from microbudget.training.classifiers import for_training
         from microbudget.training.settings import Execution, Settings

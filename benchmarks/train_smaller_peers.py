@@ -35,7 +35,7 @@ class Peer:
         import onnx
         import torch
 
-        from microbudget.runtimes.hf.torch import load_network, onnx_bytes
+        from microbudget.runtimes.hf.image_classifier import load_network, onnx_bytes
         from microbudget.runtimes.onnx.session import write_metadata
 
         preprocessing = given.record.preprocessing or {}

@@ -38,7 +38,7 @@ def best_batch() -> dict[str, Any]:
     """The fastest batch size and memory format of torch on this machine: images per second of each."""
     import torch
 
-    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.runtimes.hf.image_classifier import load_network
 
     speeds: dict[tuple[int, bool], float] = {}
     for last in (False, True):
@@ -63,7 +63,7 @@ def notebook(seed: int, batch: int, channels_last: bool, cache: Path) -> dict[st
     import torch
 
     from microbudget.kinds.image_classification.data import ImageTask
-    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.runtimes.hf.image_classifier import load_network
     from microbudget.runtimes.loading import load
 
     network = load_network(MODEL)

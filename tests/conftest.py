@@ -107,7 +107,7 @@ def write_resnet(folder: Path, labels: tuple[str, ...] | None = None) -> Path:
 
 def write_onnx_model(hf_model: Path, folder: Path) -> Path:
     """The same network as an ONNX Model: no torch is needed to measure it."""
-    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.image_classifier import load_network, onnx_bytes
     from microbudget.runtimes.loading import load
     from microbudget.runtimes.onnx.session import write_metadata
 

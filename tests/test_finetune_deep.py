@@ -18,7 +18,7 @@ from microbudget.model import Model
 from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.hf.heads import head_of
-from microbudget.runtimes.hf.torch import load_network
+from microbudget.runtimes.hf.image_classifier import load_network
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions
 from microbudget.training import classifiers

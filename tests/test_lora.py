@@ -212,7 +212,7 @@ def test_labels_in_another_order_keep_their_rows(hf_model: Path, images: Context
 
 def test_the_head_takes_smaller_steps_than_the_adapters(hf_model: Path) -> None:
     from microbudget.methods.lora import adapting
-    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.runtimes.hf.image_classifier import load_network
 
     network = load_network(hf_model)
     names = adapting.chosen(network, None, "classifier")
@@ -246,7 +246,7 @@ def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> N
         "finetune(epochs=1) > prune(structure='weights', samples=8) > finetune(unfreeze='all', deep_epochs=3)"
         " > lora(rank=2, epochs=3)"
     )
-    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.runtimes.hf.image_classifier import load_network
 
     steps = build(load(hf_model), recipe, images, tmp_path)
     networks = [load_network(step.path) for step in steps]
@@ -263,7 +263,7 @@ def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> N
 
 def test_what_is_judged_beside_zeros_is_what_is_written(hf_model: Path, images: Context, tmp_path: Path) -> None:
     """The adapters do not fill pruned zeros in the training either, so the scores are those of the merged one."""
-    from microbudget.runtimes.hf.torch import load_network
+    from microbudget.runtimes.hf.image_classifier import load_network
     from microbudget.training import objectives
 
     recipe = Recipe.parse(

@@ -156,7 +156,7 @@ def foreign_answer(model: Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return onnxruntime.InferenceSession(str(model.weights)).run(None, inputs)[0]
     import torch
 
-    from microbudget.runtimes.hf.torch import load_network, onnx_bytes
+    from microbudget.runtimes.hf.image_classifier import load_network, onnx_bytes
 
     if model.record.state.get("widths") or model.record.state.get("dropped"):
         session = onnxruntime.InferenceSession(onnx_bytes(load_network(model.path), PIXELS, PIXELS))
@@ -230,7 +230,7 @@ def test_export_folds_batch_norm_and_says_how_much_it_differs(given: dict[str, M
 def test_an_export_that_answers_differently_fails(
     given: dict[str, Model], context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from microbudget.runtimes.hf import torch as runtime
+    from microbudget.runtimes.hf import image_classifier as runtime
 
     def damaged(network: object, height: int, width: int) -> bytes:
         import torch

@@ -30,7 +30,7 @@ from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.report.steps import steps
 from microbudget.runtimes import open_session
-from microbudget.runtimes.hf.torch import load_network
+from microbudget.runtimes.hf.image_classifier import load_network
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions
 from random_graphs import random_net

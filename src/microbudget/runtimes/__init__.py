@@ -26,7 +26,7 @@ FOR_FORMAT: dict[str, tuple[str, ...]] = {
 MODULES = {
     "onnx": "onnx.session",
     "openvino": "openvino",
-    "torch": "hf.torch",
+    "torch": "hf.image_classifier",
     "gguf": "gguf.session",
     "ct2": "ct2.session",
 }

@@ -36,7 +36,7 @@ def open_backbone(model: Model) -> Backbone:
     network = None
     if model.format == "hf":
         from ...images.preprocess import Preprocessing
-        from ...runtimes.hf.torch import load_network, onnx_bytes
+        from ...runtimes.hf.image_classifier import load_network, onnx_bytes
 
         network = load_network(model.path)
         height, width = Preprocessing.parse(model.record.preprocessing or {}).input_size

@@ -17,7 +17,7 @@ from ...methods.distill.loss import feature_loss, mixed_loss
 from ...metrics import classification_report
 from ...model import Model, Record
 from ...runtimes.hf.heads import head_of
-from ...runtimes.hf.torch import save_network
+from ...runtimes.hf.image_classifier import save_network
 from ...runtimes.loading import load
 from ...task import Example
 from ...training import objectives

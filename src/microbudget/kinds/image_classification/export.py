@@ -14,7 +14,7 @@ from ...images.preprocess import Preprocessing
 from ...methods import Context
 from ...methods.export import Export
 from ...model import ONNX_NAME, Model, Record
-from ...runtimes.hf import torch as hf
+from ...runtimes.hf import image_classifier as hf
 from ...runtimes.onnx.session import OnnxSession, write_metadata
 from .teaching import preprocessing_of
 

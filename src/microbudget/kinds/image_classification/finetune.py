@@ -65,7 +65,7 @@ def _train_network(
 ) -> dict[str, Any]:
     """Train through the network, beginning with the finished head, and write it. The report of both trainings."""
     from ...runtimes.hf.heads import put_head
-    from ...runtimes.hf.torch import save_network
+    from ...runtimes.hf.image_classifier import save_network
     from ...training import classifiers, objectives
     from ...training.modes import frozen_norms, zeros_stay
     from ...training.settings import Settings
@@ -113,7 +113,7 @@ def _write(
     """The model with its new head: a Hugging Face folder, or `model.onnx`."""
     if hf:
         from ...runtimes.hf.heads import put_head
-        from ...runtimes.hf.torch import save_network
+        from ...runtimes.hf.image_classifier import save_network
 
         put_head(backbone.network, backbone.weight, head.layers[0], labels)
         save_network(backbone.network, preprocessing, out)

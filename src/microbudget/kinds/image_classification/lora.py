@@ -11,7 +11,7 @@ from ...methods.lora import Lora
 from ...methods.lora.training import Learner, adapted_record, has_validation, train_adapters
 from ...model import Model, Record
 from ...runtimes.hf.heads import head_of, put_head, set_classes
-from ...runtimes.hf.torch import load_network
+from ...runtimes.hf.image_classifier import load_network
 from ...runtimes.loading import known_outputs
 from ...training import classifiers, objectives
 from ...training.head import HeadSettings

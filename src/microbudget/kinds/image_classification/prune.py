@@ -12,7 +12,7 @@ from ...methods import Context
 from ...methods.prune import Prune
 from ...methods.prune.target import PruningTarget
 from ...model import Model
-from ...runtimes.hf.torch import load_network, onnx_bytes
+from ...runtimes.hf.image_classifier import load_network, onnx_bytes
 from ...task import Example
 from ...training.objectives import inputs
 from .teaching import preprocessing_of

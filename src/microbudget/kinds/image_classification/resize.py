@@ -37,7 +37,7 @@ def apply(step: Resize, model: Model, context: Context, out: Path) -> Record:
 
 
 def _resize_hf(model: Model, height: int, width: int, preprocessing: dict[str, Any], out: Path) -> None:
-    from ...runtimes.hf.torch import load_network, resize_positions, write_preprocessing
+    from ...runtimes.hf.image_classifier import load_network, resize_positions, write_preprocessing
 
     for file in model.files:
         if file.name != "processor_config.json":

@@ -15,7 +15,7 @@ import transformers
 from ...errors import InvalidOption, ModelNotFound, UnsupportedModel, first_line
 from ...model import Model, Record
 from ...runtimes.hf.heads import set_classes
-from ...runtimes.hf.torch import load_network
+from ...runtimes.hf.image_classifier import load_network
 from ...runtimes.hf.widths import special
 from ...runtimes.loading import known_outputs, load, read_preprocessing, refuse_pickles
 from ...training.classifiers import block_lists

@@ -23,6 +23,7 @@ except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
 
 from .pretrained import open_network
+from .session import use_threads
 
 UNBOUNDED = 2048  # tokens, for a model whose config has no context length
 
@@ -31,8 +32,7 @@ class CausalReader:
     """An open `...ForCausalLM` with one sequence of tokens and a cache of keys and values."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        use_threads(threads)
         self.runtime = f"torch {torch.__version__}"
         self._network, self._tokenizer = load_network(folder), load_tokenizer(folder)
         config = self._network.config

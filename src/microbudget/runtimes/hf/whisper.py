@@ -19,14 +19,14 @@ except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[speech]'") from error
 
 from .pretrained import open_pretrained
+from .session import use_threads
 
 
 class TorchWhisper:
     """An open `WhisperForConditionalGeneration`."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        use_threads(threads)
         self.runtime = f"torch {torch.__version__}"
         self.network = load_network(folder)
         self.multilingual = int(self.network.config.vocab_size) >= MULTILINGUAL

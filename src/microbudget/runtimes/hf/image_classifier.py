@@ -1,4 +1,4 @@
-"""torch, eager: opens Hugging Face folders in float32, and converts them to ONNX."""
+"""Image classifiers of Hugging Face folders in torch: opened in float32, converted to ONNX, saved."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
 
 from ...errors import MissingExtra
 
@@ -27,33 +25,13 @@ except ImportError as error:
 
 from . import widths
 from .pretrained import open_network
-
-
-class TorchSession:
-    """An open `hf` classifier in eager mode, float32."""
-
-    runtime = f"torch {torch.__version__}"
-
-    def __init__(self, folder: Path, threads: int = 0) -> None:
-        if threads:
-            torch.set_num_threads(threads)
-        self._network = load_network(folder)
-
-    def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """Logits (batch, classes) for a batch of inputs by name."""
-        with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-            logits: NDArray[Any] = self._network(**tensors).logits.numpy()
-        return logits
-
-    def close(self) -> None:
-        """Release the network."""
-        del self._network
+from .session import TorchSession, use_threads
 
 
 def open_session(model: Model, *, threads: int = 0) -> TorchSession:
     """Open an `hf` Model. threads: 0 means torch's own choice, all cores."""
-    return TorchSession(model.path, threads)
+    use_threads(threads)
+    return TorchSession(load_network(model.path))
 
 
 def load_network(folder: Path, state: Mapping[str, Any] | None = None) -> Any:
