@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import BadData
 from ..machine import files
 from ..progress import SILENT, Progress
 from . import parallel
+from .folders import TOLERATED, some
 
 REVISION = 1  # of what is remembered: raise it when the same file gives another Content
 KEY_DIGITS = 16
@@ -39,6 +41,11 @@ def file_key(path: Path) -> str:
     """`content_key` of a file of any size. Raises OSError."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:KEY_DIGITS]
+
+
+def index_path(store: Path, root: Path, prefix: str = "") -> Path:
+    """The file in the cache folder `store` that keeps the contents of a data folder between runs."""
+    return store / "index" / f"{prefix}{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
 
 
 def scan(
@@ -69,6 +76,14 @@ def scan(
     contents = {**known, **found}
     _remember(index, stamps, contents)
     return {name: contents[name] for name in files}
+
+
+def about_unreadable(known: Mapping[str, Content], what: str) -> list[str]:
+    """The warning of files that cannot be read, if any. what: "images in DATA". Raises BadData where a tenth are."""
+    bad = [f"{name} ({content.problem})" for name, content in known.items() if content.problem]
+    if bad and len(bad) >= TOLERATED * len(known):
+        raise BadData(f"{len(bad)} of {len(known)} {what} cannot be read: {some(bad)}")
+    return [f"{len(bad)} of {len(known)} {what} cannot be read (left out): {some(bad)}"] if bad else []
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

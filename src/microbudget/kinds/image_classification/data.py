@@ -179,15 +179,10 @@ class ImageTask:
 
 
 def _scan(root: Path, listing: Listing, store: Path, threads: int, progress: Progress) -> dict[str, contents.Content]:
-    """The contents of the files. Raises BadData when more than a tenth of them cannot be read."""
-    index = store / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
     files = {file.name: file.path for file in listing.files}
+    index = contents.index_path(store, root)
     with quiet_pillow():
-        known = contents.scan(files, index, _examine, "reading images", threads=threads, progress=progress)
-    bad = _problems(known)
-    if bad and len(bad) >= folders.TOLERATED * len(known):
-        raise BadData(f"{len(bad)} of {len(known)} images in {root} cannot be read: {some(bad)}")
-    return known
+        return contents.scan(files, index, _examine, "reading images", threads=threads, progress=progress)
 
 
 def _examine(path: Path) -> contents.Content:
@@ -197,10 +192,6 @@ def _examine(path: Path) -> contents.Content:
         return contents.Content("", problem=error.strerror or str(error))
     found = inspect(data)
     return contents.Content(contents.content_key(data), found.problem, found.animated)
-
-
-def _problems(known: Mapping[str, contents.Content]) -> list[str]:
-    return [f"{name} ({content.problem})" for name, content in known.items() if content.problem]
 
 
 def _examples(listing: Listing, known: Mapping[str, contents.Content]) -> Splits:
@@ -223,8 +214,7 @@ def _to_judge(root: Path, splits: Splits, leave_out: frozenset[str]) -> tuple[Sp
 
 
 def _about_files(root: Path, known: Mapping[str, contents.Content]) -> Iterator[str]:
-    if bad := _problems(known):
-        yield f"{len(bad)} of {len(known)} images in {root} cannot be read (left out): {some(bad)}"
+    yield from contents.about_unreadable(known, f"images in {root}")
     if animated := [name for name, content in known.items() if content.animated]:
         yield f"{len(animated)} images have several frames (only the first is used): {some(animated)}"
 

@@ -18,7 +18,7 @@ from ...data import contents
 from ...data import splits as cutting
 from ...data.cache import default_folder
 from ...data.contents import Content
-from ...data.folders import TOLERATED, some
+from ...data.folders import some
 from ...data.splits import Splits
 from ...errors import BadData
 from ...progress import Progress
@@ -64,7 +64,11 @@ class TranscriptionTask:
         known = _scan(root, listing, options.cache or default_folder(), options.threads, options.progress)
         distinct, duplicates = cutting.keep_apart(_examples(listing, known))
         texts = {file.name: file.text for file in listing.files if file.text is not None}
-        warnings = [*listing.warnings, *_about_files(root, known), *_about_texts(distinct, texts, clean)]
+        warnings = [
+            *listing.warnings,
+            *contents.about_unreadable(known, f"recordings in {root}"),
+            *_about_texts(distinct, texts, clean),
+        ]
         if duplicates:
             warnings.append(f"{len(duplicates)} copies: {some(map(str, duplicates))}")
         if options.splits:
@@ -176,15 +180,10 @@ def rows(waveforms: Sequence[Samples]) -> Inputs:
 
 
 def _scan(root: Path, listing: utterances.Listing, store: Path, threads: int, progress: Progress) -> dict[str, Content]:
-    """The contents of the files. Raises BadData when more than a tenth of them cannot be read."""
-    index = store / "index" / f"audio-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
     files = {file.name: file.path for file in listing.files}
+    index = contents.index_path(store, root, "audio-")
     sound.library()
-    known = contents.scan(files, index, _examine, "decoding recordings", threads=threads, progress=progress)
-    bad = _problems(known)
-    if bad and len(bad) >= TOLERATED * len(known):
-        raise BadData(f"{len(bad)} of {len(known)} recordings in {root} cannot be read: {some(bad)}")
-    return known
+    return contents.scan(files, index, _examine, "decoding recordings", threads=threads, progress=progress)
 
 
 def _examine(path: Path) -> Content:
@@ -196,10 +195,6 @@ def _examine(path: Path) -> Content:
     if not seconds:
         return Content("", problem="holds no sample")
     return Content(contents.file_key(path), seconds=seconds)
-
-
-def _problems(known: Mapping[str, Content]) -> list[str]:
-    return [f"{name} ({content.problem})" for name, content in known.items() if content.problem]
 
 
 def _examples(listing: utterances.Listing, known: Mapping[str, Content]) -> Splits:
@@ -229,11 +224,6 @@ def _to_judge(root: Path, splits: Splits, leave_out: frozenset[str]) -> tuple[Sp
     nothing = f"{root} has no recording with a transcript: add a metadata.csv with the columns file_name,transcription"
     kept, left_out = cutting.to_judge(splits, leave_out, f"recordings of {root}", nothing)
     return {"test": kept, "unlabelled": splits.get("unlabelled", [])}, left_out
-
-
-def _about_files(root: Path, known: Mapping[str, Content]) -> Iterator[str]:
-    if bad := _problems(known):
-        yield f"{len(bad)} of {len(known)} recordings in {root} cannot be read (left out): {some(bad)}"
 
 
 def _about_texts(splits: Splits, texts: Mapping[str, str], clean: Normalizer) -> Iterator[str]:

@@ -14,7 +14,7 @@ from ...judge.timing import Timing
 from ...judge.worker import Worker
 from ...model import Model
 from ...task import SPLITS, Example, Inputs
-from .listening import long_form
+from .long_form import long_form
 from .task import LONG_S, SpokenTask
 
 TIMEOUT_S = 1800.0
