@@ -29,7 +29,7 @@ def _environment() -> dict[str, str]:
     """The child finds the same modules as we do, also when microbudget is not installed."""
     paths = [str(Path(entry or ".").resolve()) for entry in sys.path]
     # libgomp spins for milliseconds by itself, which costs torch its speed on a busy machine (489 ms for a photo in
-    # MobileNetV2) and its neighbour too; not at all (OMP_WAIT_POLICY) costs half the speed on a quiet one. So: 10 us.
+    # MobileNetV2) and slows other processes; no spinning (OMP_WAIT_POLICY) costs half the speed on a quiet one: 10 us.
     spinning = {"GOMP_SPINCOUNT": "10000"}
     return {**spinning, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
 
@@ -58,7 +58,7 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked: False after a failure or an interruption."""
+        """Whether it answers requests: False after a failure or an interruption."""
         return self._process.poll() is None and self._reason is None
 
     @property

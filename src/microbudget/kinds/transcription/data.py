@@ -99,11 +99,11 @@ class TranscriptionTask:
         return self.root / example.name
 
     def text(self, example: Example) -> str | None:
-        """What is said, as it is written in the data; None where nobody has transcribed it."""
+        """The reference text as the data have it; None where nobody has transcribed the recording."""
         return self._texts.get(example.name)
 
     def normalize(self, text: str) -> str:
-        """A text as it is compared."""
+        """The normalized text, which is compared."""
         return self._normalize(text)
 
     def seconds(self, example: Example) -> float:
@@ -155,7 +155,7 @@ class TranscriptionTask:
         return found
 
     def extra(self, outputs: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
-        """What else a Measurement tells. outputs: (examples,) texts."""
+        """What a Measurement reports besides the metric. outputs: (examples,) texts."""
         found = self.errors(outputs, examples)
         letters = sum(one.characters for one in found)
         wrong = sum(one.character_errors for one in found)
@@ -232,7 +232,7 @@ def _about_texts(splits: Splits, texts: Mapping[str, str], clean: Normalizer) ->
     if wordless and len(wordless) == len(judged):
         raise BadData(f"no transcript has a word that is left after normalizing: {some(wordless)}")
     if wordless:
-        yield f"{len(wordless)} transcripts have no word (whatever is written there is an insertion): {some(wordless)}"
+        yield f"{len(wordless)} transcripts have no word (every word of a model counts as inserted): {some(wordless)}"
 
 
 def _order(example: Example) -> tuple[str, str]:

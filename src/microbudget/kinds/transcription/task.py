@@ -19,7 +19,7 @@ class SpokenTask(Task, Protocol):
 
     * a model's outputs are texts, (examples,) of NumPy's unicode type;
     * what is timed is one recording of median length, from waveform to text;
-    * what is counted beside the metric needs the examples: characters, insertions, made-up texts.
+    * what is counted besides the metric needs the examples: characters, insertions, hallucinated texts.
     """
 
     normalizer: str  # of texts before they are compared, by name
@@ -41,7 +41,7 @@ class SpokenTask(Task, Protocol):
         ...
 
     def text(self, example: Example) -> str | None:
-        """What is said; None where nobody has transcribed it."""
+        """The reference text; None where nobody has transcribed the recording."""
         ...
 
     def extra(self, outputs: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
