@@ -28,10 +28,10 @@ from language_settings import ASSETS, CONTEXTS, REAL, SHAPE, STOCK, TEXTS, TIMED
 from markdown import ROOT
 from microbudget.judge import Worker, time_one, time_pair
 from microbudget.judge.judging import judging_of
+from microbudget.kinds.language_modelling.divergence import compare_with_kept, keep_predictions
 from microbudget.kinds.language_modelling.levels import level_name
 from microbudget.kinds.language_modelling.predictions import Predictions
 from microbudget.kinds.language_modelling.text import TextTask
-from microbudget.kinds.language_modelling.tokens import keep_predictions, read_beside
 from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
 from microbudget.runs.run import Run
 from microbudget.runtimes.loading import load
@@ -119,8 +119,8 @@ def measure_quality(results: Results, deadline: float) -> None:
 
             def row(path: Path, task: Any = task, examples: Any = examples, store: Any = store) -> Any:
                 candidate.open(load(path), threads=THREADS)
-                beside = read_beside(lambda: reference, candidate, task, examples, store)
-                return measured(beside.costs, beside.divergence)
+                comparison = compare_with_kept(lambda: reference, candidate, task, examples, store)
+                return measured(comparison.costs, comparison.divergence)
 
             if results.fill(f"quality {name} float32", first, deadline):
                 return

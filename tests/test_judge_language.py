@@ -16,9 +16,9 @@ from microbudget.judge import compare, measure
 from microbudget.judge.judging import judging_of
 from microbudget.judge.ledger import ledger
 from microbudget.judge.ledger.gguf import nominal_bits
+from microbudget.kinds.language_modelling.divergence import Comparison, _passage, compare_both
 from microbudget.kinds.language_modelling.task import LanguageTask
 from microbudget.kinds.language_modelling.text import TextTask
-from microbudget.kinds.language_modelling.tokens import Sides, _passage, read_both
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
 from microbudget.runtimes import open_session
@@ -80,19 +80,19 @@ def test_other_tokens_have_costs_but_no_divergence() -> None:
     row = _passage((np.array([1, 2, 3]), logits), (np.array([1, 2]), logits[:2]))
     assert row[:4] == pytest.approx((3 * np.log(8), 3, 2 * np.log(8), 2))
     table = np.array([row])
-    assert Sides(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5]).divergence() is None
+    assert Comparison(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5]).divergence() is None
 
 
 def test_intervals_hold_the_mean() -> None:
     coin = np.random.default_rng(1)
     counts = np.full(100, 50.0)
     kl = coin.gamma(2, 0.5, 100)
-    sides = Sides(np.stack([kl, counts], 1), np.stack([kl, counts], 1), kl, np.full(100, 45.0))
-    apart = sides.divergence()
-    assert apart is not None
-    assert apart.kl == pytest.approx(kl.sum() / 5000)
-    assert apart.kl_low < apart.kl < apart.kl_high
-    assert (apart.same_top1_low, apart.same_top1, apart.same_top1_high) == pytest.approx((0.9, 0.9, 0.9))
+    comparison = Comparison(np.stack([kl, counts], 1), np.stack([kl, counts], 1), kl, np.full(100, 45.0))
+    found = comparison.divergence()
+    assert found is not None
+    assert found.kl == pytest.approx(kl.sum() / 5000)
+    assert found.kl_low < found.kl < found.kl_high
+    assert (found.same_top1_low, found.same_top1, found.same_top1_high) == pytest.approx((0.9, 0.9, 0.9))
 
 
 def test_a_rounded_model_diverges_and_itself_does_not(pair: Pair, rounded: Path, text: Path) -> None:
@@ -100,9 +100,9 @@ def test_a_rounded_model_diverges_and_itself_does_not(pair: Pair, rounded: Path,
     with judging_of(task).start_worker() as first, judging_of(task).start_worker() as second:
         first.open(load(pair.gguf), threads=1)
         second.open(load(pair.gguf), threads=1)
-        itself = read_both(first, second, task, task.examples("test")).divergence()
+        itself = compare_both(first, second, task, task.examples("test")).divergence()
         second.open(load(rounded), threads=1)
-        other = read_both(first, second, task, task.examples("test")).divergence()
+        other = compare_both(first, second, task, task.examples("test")).divergence()
     assert itself is not None
     assert (itself.kl, itself.same_top1) == (0, 1)
     assert other is not None
@@ -144,7 +144,7 @@ def test_compare_has_kl_and_a_relative_change(pair: Pair, rounded: Path, text: P
 
 def test_a_loss_in_points_is_refused(pair: Pair, text: Path) -> None:
     task = TextTask.open(text, DataOptions(splits=False), most={"test": 2})
-    with pytest.raises(InvalidOption, match="give it relative"):
+    with pytest.raises(InvalidOption, match="give a relative one"):
         compare(pair.gguf, pair.gguf, task, max_drop=parse_drop("1pt"), seconds=0.1, threads=1)
 
 

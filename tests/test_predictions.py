@@ -13,18 +13,24 @@ from microbudget import metrics
 from microbudget.errors import BrokenModel
 from microbudget.judge.judging import judging_of
 from microbudget.kinds.language_modelling import predictions
-from microbudget.kinds.language_modelling.predictions import Prediction, Predictions, compared, judge, judge_exactly
+from microbudget.kinds.language_modelling.divergence import compare_both, compare_with_kept, keep_predictions
+from microbudget.kinds.language_modelling.predictions import (
+    Prediction,
+    Predictions,
+    compared_passages,
+    judge,
+    judge_exactly,
+)
 from microbudget.kinds.language_modelling.text import TextTask
-from microbudget.kinds.language_modelling.tokens import keep_predictions, read_beside, read_both
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions, Example
 from toy_pair import needs_llama, prose, write_pair
 
 
-def random_logits(seed: int, tokens: int, words: int, scale: float, apart: float) -> tuple[np.ndarray, ...]:
+def random_logits(seed: int, tokens: int, words: int, scale: float, exact: float) -> tuple[np.ndarray, ...]:
     coin = np.random.default_rng(seed)
     before = (coin.normal(size=(tokens, words)) * scale).astype(np.float32)
-    after = before + (coin.normal(size=before.shape) * apart).astype(np.float32)
+    after = before + (coin.normal(size=before.shape) * exact).astype(np.float32)
     return coin.integers(0, words, tokens), before, after
 
 
@@ -33,14 +39,14 @@ def random_logits(seed: int, tokens: int, words: int, scale: float, apart: float
     tokens=st.integers(1, 40),
     words=st.integers(2, 300),
     scale=st.floats(0.01, 30),
-    apart=st.floats(0, 3),
+    exact=st.floats(0, 3),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_kept_prediction_judges_as_the_logits_do(
-    seed: int, tokens: int, words: int, scale: float, apart: float
+    seed: int, tokens: int, words: int, scale: float, exact: float
 ) -> None:
     """Probabilities within a factor of exp(step) change the divergence D by step^2 / 2 and step * (D + sqrt(2 D))."""
-    ids, before, after = random_logits(seed, tokens, words, scale, apart)
+    ids, before, after = random_logits(seed, tokens, words, scale, exact)
     kept = Prediction.of(ids, before)
     found, exact = kept.judge(ids, after), judge_exactly((ids, before), (ids, after))
     assert found.cost == exact.cost == pytest.approx(float(metrics.cross_entropy(after, ids).sum()), rel=1e-9, abs=1e-9)
@@ -57,7 +63,7 @@ def test_a_model_loses_nothing_against_itself() -> None:
     assert Prediction.of(ids, before).judge(ids, before).lost < 1e-7 * 50
 
 
-def test_words_that_cannot_be_said_add_nothing() -> None:
+def test_impossible_words_add_nothing() -> None:
     """A model may give a word no probability at all: both say so, or only the candidate, and that is dear."""
     ids, before, after = random_logits(1, 20, 50, 2, 0.1)
     before[:, 7] = after[:, 7] = -np.inf
@@ -107,9 +113,9 @@ def test_a_damaged_file_is_read_again(tmp_path: Path) -> None:
 
 def test_as_many_passages_are_compared_as_fit() -> None:
     examples = [Example(str(number), None, f"a:{number}") for number in range(1000)]
-    assert compared(examples[:40], 4096, 1024) == {example.name for example in examples[:40]}
-    assert len(compared(examples, 4096, 1024)) == predictions.MOST_PASSAGES
-    few = compared(examples, 500_000, 1024)
+    assert compared_passages(examples[:40], 4096, 1024) == {example.name for example in examples[:40]}
+    assert len(compared_passages(examples, 4096, 1024)) == predictions.MOST_PASSAGES
+    few = compared_passages(examples, 500_000, 1024)
     assert len(few) == predictions.FEWEST_PASSAGES
     assert {"a:0", "a:500"} <= few  # spread over all of them
 
@@ -125,19 +131,19 @@ def test_the_reference_reads_once_and_the_numbers_are_the_same(tmp_path: Path, m
     with judging_of(task).start_worker() as reference, judging_of(task).start_worker() as candidate:
         reference.open(load(pair.gguf), threads=1)
         candidate.open(load(pair.hf), threads=1)
-        expected = read_both(reference, candidate, task, [examples[place] for place in (0, 1, 3, 4)])
+        expected = compare_both(reference, candidate, task, [examples[place] for place in (0, 1, 3, 4)])
         costs = keep_predictions(reference, task, examples, store)
-        monkeypatch.setattr(reference, "ask", None)  # whoever asks it now fails
-        beside = read_beside(lambda: reference, candidate, task, examples, store)
+        monkeypatch.setattr(reference, "ask", None)  # a request to it now fails
+        with_kept = compare_with_kept(lambda: reference, candidate, task, examples, store)
         monkeypatch.undo()
-        nothing = read_beside(lambda: reference, candidate, task, examples, Predictions(tmp_path / "none", 0))
+        with_none = compare_with_kept(lambda: reference, candidate, task, examples, Predictions(tmp_path / "none", 0))
     np.testing.assert_allclose(costs[[0, 1, 3, 4]], expected.reference, rtol=1e-6)
-    np.testing.assert_allclose(beside.costs[[0, 1, 3, 4]], expected.candidate, rtol=1e-6)
-    apart, told, again = expected.divergence(), beside.divergence, nothing.divergence
-    assert apart is not None
-    assert told is not None
+    np.testing.assert_allclose(with_kept.costs[[0, 1, 3, 4]], expected.candidate, rtol=1e-6)
+    exact, kept, again = expected.divergence(), with_kept.divergence, with_none.divergence
+    assert exact is not None
+    assert kept is not None
     assert again is not None
-    assert told.tokens == apart.tokens
-    assert told.kl == pytest.approx(apart.kl, abs=1e-6)
-    assert again.kl == pytest.approx(apart.kl, abs=1e-6)
+    assert kept.tokens == exact.tokens
+    assert kept.kl == pytest.approx(exact.kl, abs=1e-6)
+    assert again.kl == pytest.approx(exact.kl, abs=1e-6)
     assert not list((tmp_path / "none").iterdir())

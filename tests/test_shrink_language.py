@@ -15,6 +15,7 @@ from microbudget import cli
 from microbudget.errors import BadData, InvalidOption
 from microbudget.judge.budget import Budget
 from microbudget.kind import facet, names
+from microbudget.kinds.language_modelling import judging
 from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.runs.candidates import best, read
 from microbudget.runtimes import open_session
@@ -99,8 +100,8 @@ def test_the_reference_is_read_once(finished: Path, text: Path, monkeypatch: pyt
     out = finished.parent / "again"
     shutil.copytree(finished, out)
     monkeypatch.setattr(ladder, "LEVELS", LEVELS)
-    monkeypatch.setattr(evaluation, "keep_predictions", None)
-    monkeypatch.setattr(evaluation, "read_beside", None)
+    monkeypatch.setattr(judging, "keep_predictions", None)
+    monkeypatch.setattr(judging, "compare_with_kept", None)
     prompts = out.parent / "prompts.txt"
     prompts.write_text("def add(a, b):\nimport os\n", encoding="utf-8")
     command = ["shrink", str(finished.parent / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]

@@ -315,7 +315,7 @@ def test_a_loss_of_bits_is_relative_and_points_are_an_error(tmp_path: Path) -> N
     verdict = judge_pair(before, after, parse_drop("5%"))
     assert verdict.change == pytest.approx(-0.02)
     assert verdict.decision == "within"
-    with pytest.raises(InvalidOption, match="give it relative"):
+    with pytest.raises(InvalidOption, match="give a relative one"):
         judge_pair(before, after, parse_drop("1pt"))
 
 

@@ -139,7 +139,7 @@ def test_bits_per_byte_change_relative_to_the_reference():
 
 
 def test_bits_per_byte_have_no_points():
-    with pytest.raises(InvalidOption, match=r"cannot be in points \(1pt\): give it relative, for example 1%"):
+    with pytest.raises(InvalidOption, match=r"cannot be in points \(1pt\): give a relative one, for example 1%"):
         judge_pair(*bits(30), ONE_POINT)
 
 

@@ -105,7 +105,7 @@ def _evidence(
     relative = is_unbounded(reference) if limit is None else limit.relative
     if is_unbounded(reference) and not relative:
         raise InvalidOption(
-            f"a loss of {reference.metric} cannot be in points ({limit}): give it relative, for example 1%"
+            f"a loss of {reference.metric} cannot be in points ({limit}): give a relative one, for example 1%"
         )
     if relative or not (is_share(reference) and is_share(candidate)):
         return Ratios.of(reference, candidate, relative, seed)

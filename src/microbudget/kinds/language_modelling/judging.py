@@ -19,10 +19,10 @@ from ...model import Model
 from ...progress import SILENT, Progress
 from ...task import Example, Inputs
 from ...units import Drop
+from .divergence import compare_both, compare_with_kept, keep_predictions
 from .predictions import Predictions
-from .reading import speeds
+from .speeds import speeds
 from .task import LanguageTask
-from .tokens import keep_predictions, read_beside, read_both
 
 TIMEOUT_S = 1800.0  # reading a passage takes a large model minutes
 
@@ -38,14 +38,14 @@ class Judging(judging.Judging):
 
     @property
     def timeout_s(self) -> float:
-        """What the largest models take for a passage."""
+        """Enough for a passage in the largest models."""
         return TIMEOUT_S
 
     def check_limit(self, limit: Drop | None) -> None:
         """A loss of bits per byte is relative: a byte has no points."""
         if limit is not None and not limit.relative:
             raise InvalidOption(
-                f"a loss of bits per byte cannot be in points ({limit}): give it relative, for example 1%"
+                f"a loss of bits per byte cannot be in points ({limit}): give a relative one, for example 1%"
             )
 
     def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
@@ -53,7 +53,7 @@ class Judging(judging.Judging):
         return [examples[place : place + 1] for place in range(len(examples))]
 
     def timing_input(self, model: Model, examples: Sequence[Example], batch: int = 1) -> Inputs:
-        """What writing one token takes."""
+        """The inputs for writing one token."""
         return self._text.sample(examples)
 
     def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Judging(judging.Judging):
         return np.asarray(outputs)
 
     def extra(self, summary: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
-        """Perplexity, and over how many tokens."""
+        """Perplexity, and the number of tokens."""
         return self._text.extra(summary)
 
     def reference_answers(
@@ -83,11 +83,15 @@ class Judging(judging.Judging):
         progress: Progress = SILENT,
     ) -> tuple[Logits, dict[str, Any]]:
         """Nats and tokens of each passage, (examples, 2); KL and same top-1, where both have the same tokens."""
-        found = read_beside(*workers, self._text, examples, Predictions(kept), progress)
-        outputs, apart = _checked(model, found.costs), found.divergence
-        if apart is None:
+        found = compare_with_kept(*workers, self._text, examples, Predictions(kept), progress)
+        outputs, divergence = _checked(model, found.costs), found.divergence
+        if divergence is None:
             return outputs, {}
-        return outputs, {"kl": apart.kl, "same_top1": apart.same_top1, "divergence": apart.as_dict()}
+        return outputs, {
+            "kl": divergence.kl,
+            "same_top1": divergence.same_top1,
+            "divergence": divergence.as_dict(),
+        }
 
     def agreement(
         self,
@@ -97,11 +101,11 @@ class Judging(judging.Judging):
         progress: Progress = SILENT,
     ) -> Agreement:
         """Both read the same passages; their predictions are compared token by token."""
-        sides = read_both(*workers, self.task, examples, progress)
+        comparison = compare_both(*workers, self.task, examples, progress)
         scores = (Scoring(self), Scoring(self))
-        for score, outputs in zip(scores, (sides.reference, sides.candidate), strict=True):
+        for score, outputs in zip(scores, (comparison.reference, comparison.candidate), strict=True):
             score.add(examples, outputs)
-        found = sides.divergence()
+        found = comparison.divergence()
         qualities = (scores[0].quality(), scores[1].quality())
         if found is None:
             return Agreement(qualities, None, None)
@@ -109,7 +113,7 @@ class Judging(judging.Judging):
 
 
 def _checked(model: Model, costs: NDArray[np.float64]) -> Logits:
-    """What a model's passages cost, (examples, 2), as it is kept. Raises BrokenModel."""
+    """A model's costs of passages, (examples, 2), checked. Raises BrokenModel."""
     check = Check(model, None, 0)
     checked = check(costs, len(costs))
     check.finish()

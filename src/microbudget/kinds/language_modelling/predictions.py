@@ -162,7 +162,7 @@ class Predictions:
         return self._folder / f"{hashlib.sha256(f'{example.name} {example.key}'.encode()).hexdigest()[:32]}.npz"
 
 
-def compared(examples: Sequence[Example], vocabulary: int, stride: int) -> frozenset[str]:
+def compared_passages(examples: Sequence[Example], vocabulary: int, stride: int) -> frozenset[str]:
     """Names of the passages whose divergence is computed: evenly spaced, and independent of the free disk.
 
     All of them up to MOST_PASSAGES, or fewer where half of LARGEST_STORE could not hold them.

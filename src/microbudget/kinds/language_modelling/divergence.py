@@ -1,4 +1,4 @@
-"""How far a language model's predictions are from another's, token by token: both read the same text."""
+"""The divergence of a language model's predictions from another's, token by token, on the same text."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from ...judge.worker import Worker
 from ...progress import SILENT, Progress
 from ...task import Example, Task
-from .predictions import Ids, Logits, Prediction, Predictions, compared, judge, judge_exactly
+from .predictions import Ids, Logits, Prediction, Predictions, compared_passages, judge, judge_exactly
 from .task import LanguageTask
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The candidate from the reference, over all judged tokens; intervals at 95 %."""
+    """Of the candidate from the reference, over all judged tokens; intervals at 95 %."""
 
     kl: float  # mean, nats per token (Kullback & Leibler 1951)
     kl_low: float
     kl_high: float
-    same_top1: float  # share of the tokens before which both rank the same token first
+    same_top1: float  # fraction of the tokens before which both rank the same token first
     same_top1_low: float
     same_top1_high: float
     tokens: int
@@ -34,21 +34,21 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class Sides:
-    """What reading the same passages gave: costs (examples, 2), nats and tokens, and the sums of each passage."""
+class Comparison:
+    """Two models on the same passages: costs (examples, 2), nats and tokens, and the sums over each passage."""
 
     reference: NDArray[np.float64]
     candidate: NDArray[np.float64]
     kl: NDArray[np.float64]  # (examples,), summed over the passage's tokens
-    same: NDArray[np.float64]  # (examples,), how many tokens
+    same: NDArray[np.float64]  # (examples,), number of tokens
 
     def divergence(self) -> Divergence | None:
-        """The means with their intervals; None when the two have other tokens."""
+        """The means with their intervals; None when their tokens differ."""
         return divergence(self.reference[:, 1], self.kl, self.same)
 
 
 def divergence(counts: NDArray[np.float64], kl: NDArray[np.float64], same: NDArray[np.float64]) -> Divergence | None:
-    """The means over all tokens, from the sums of each passage, (examples,); None where a sum is NaN."""
+    """The means over all tokens, from the sums over each passage, (examples,); None where a sum is NaN."""
     if not len(counts) or not np.isfinite(kl).all():
         return None
     total = float(counts.sum())
@@ -57,30 +57,30 @@ def divergence(counts: NDArray[np.float64], kl: NDArray[np.float64], same: NDArr
     return Divergence(float(kl.sum()) / total, low, high, float(same.sum()) / total, share_low, share_high, int(total))
 
 
-def read_both(
+def compare_both(
     reference: Worker, candidate: Worker, task: Task, examples: Sequence[Example], progress: Progress = SILENT
-) -> Sides:
-    """Let two open language models read the same passages, one passage at a time.
+) -> Comparison:
+    """Two open language models on the same passages, one passage at a time.
 
-    With other tokens than the reference's the candidate has costs, but no divergence (NaN).
+    A candidate whose tokens are not the reference's has costs, but no divergence (NaN).
     """
     rows = [_passage(*both) for both in _logits(reference, candidate, task, examples, progress)]
     table = np.array(rows, np.float64).reshape(-1, 6)
-    return Sides(table[:, 0:2], table[:, 2:4], table[:, 4], table[:, 5])
+    return Comparison(table[:, 0:2], table[:, 2:4], table[:, 4], table[:, 5])
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What a candidate said beside a reference that was read before: costs (examples, 2), nats and tokens."""
+class KeptComparison:
+    """A candidate against the kept predictions of a reference: costs (examples, 2), nats and tokens."""
 
     costs: NDArray[np.float64]
-    divergence: Divergence | None  # over the passages that were compared; None where they have other tokens
+    divergence: Divergence | None  # over the compared passages; None where their tokens differ
 
 
 def keep_predictions(
     reference: Worker, task: LanguageTask, examples: Sequence[Example], kept: Predictions, progress: Progress = SILENT
 ) -> NDArray[np.float64]:
-    """Let the reference read all passages, keep its predictions for those that are compared; costs (examples, 2)."""
+    """The reference's costs (examples, 2) on all passages; its predictions for those that are compared are kept."""
     chosen = _compared(reference, task, examples)
     costs = []
     for example, answered in _read(reference, task, examples, chosen, progress):
@@ -92,17 +92,17 @@ def keep_predictions(
     return np.array(costs, np.float64)
 
 
-def read_beside(
+def compare_with_kept(
     reference: Callable[[], Worker],
     candidate: Worker,
     task: LanguageTask,
     examples: Sequence[Example],
     kept: Predictions,
     progress: Progress = SILENT,
-) -> Beside:
-    """Let a candidate read all passages, and compare it with what was kept of the reference.
+) -> KeptComparison:
+    """A candidate on all passages, against the kept predictions of the reference.
 
-    What was not kept the reference reads now: it is asked for only then.
+    reference: opens it; called only for passages whose prediction was not kept.
     """
     chosen = _compared(candidate, task, examples)
     costs, rows = [], []
@@ -115,13 +115,13 @@ def read_beside(
             answered = np.array([[found.cost, len(ids)]])
         costs.append(answered[0])
     counts, kl, same = np.array(rows, np.float64).reshape(-1, 3).T
-    return Beside(np.array(costs, np.float64), divergence(counts, kl, same))
+    return KeptComparison(np.array(costs, np.float64), divergence(counts, kl, same))
 
 
 def _compared(worker: Worker, task: LanguageTask, examples: Sequence[Example]) -> frozenset[str]:
-    """Which passages are compared: the same for every model with the reference's vocabulary."""
+    """The passages that are compared: the same for every model with the reference's vocabulary."""
     vocabulary = int(worker.ask("call", method="about", arguments={})["vocabulary"])
-    return compared(examples, vocabulary, task.stride)
+    return compared_passages(examples, vocabulary, task.stride)
 
 
 def _predict(reference: Worker, task: LanguageTask, example: Example, kept: Predictions) -> Prediction:
@@ -136,7 +136,7 @@ def _read(
 ) -> Iterator[tuple[Example, Any]]:
     """Each passage with its logits, (ids, logits), where it is chosen, else with its costs, (1, 2).
 
-    The worker reads the next one while the caller looks at these.
+    The worker reads the next one while the caller evaluates this one.
     """
 
     def ask(example: Example) -> None:
@@ -159,13 +159,13 @@ def _logits(
 ) -> Iterator[tuple[Any, Any]]:
     for example in progress.track(examples, "passages read by both"):
         inputs = task.collate([example], {})
-        for worker in (reference, candidate):  # at once: each has its own process
+        for worker in (reference, candidate):  # in parallel: each has its own process
             worker.send("call", method="logits", arguments={"inputs": inputs})
         yield reference.receive(), candidate.receive()
 
 
 def _passage(reference: tuple[Ids, Logits], candidate: tuple[Ids, Logits]) -> tuple[float, ...]:
-    """Nats and tokens of each, and the sums of the divergence and of the equal first ranks."""
+    """Nats and tokens of each, the sum of the divergence, and the number of equal first ranks."""
     cost, found = judge(*reference).cost, judge_exactly(reference, candidate)
     return (cost, float(len(reference[0])), found.cost, float(len(candidate[0])), found.lost, found.same)
 
