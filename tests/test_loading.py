@@ -159,7 +159,7 @@ def test_external_data_must_be_there_and_inside(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     assert [file.name for file in load(tmp_path / "net.onnx").files] == ["net.onnx", "net.data"]
     (tmp_path / "net.data").unlink()
-    with pytest.raises(ModelNotFound, match="missing beside it"):
+    with pytest.raises(ModelNotFound, match="missing next to it"):
         load(tmp_path / "net.onnx")
     proto = classifier()
     tensor = proto.graph.initializer[0]

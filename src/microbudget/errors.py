@@ -62,7 +62,7 @@ class RunLocked(BadInput):
 
 
 class AlreadyExists(BadInput):
-    """A file that stands would be overwritten; `--force` allows it."""
+    """A file that exists would be overwritten; `--force` allows it."""
 
 
 class MissingExtra(BadInput):
@@ -94,6 +94,6 @@ class BrokenModel(Failed):
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, in one line; its kind where it says nothing."""
+    """The first line of another library's error message; the error's class where the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -1,7 +1,7 @@
 """Kinds of models: a folder in `kinds` for each, whose facets are found by name. Generic code knows none of them.
 
 A kind's name in files and messages is `image-classification`, its folder `kinds/image_classification`. Inside, the same
-facets lie under the same file names (`data`, `network`, `judging`, `search_space`, `page`, ...) beside its parts of the
+facets lie under the same file names (`data`, `network`, `judging`, `search_space`, `page`, ...) next to its parts of the
 methods (`distill`, `finetune`, ...).
 """
 
@@ -24,7 +24,7 @@ def names() -> tuple[str, ...]:
 
 
 def find_facet(kind: str, name: str) -> ModuleType | None:
-    """A module of a kind's folder, imported when it is first asked for; None where the kind has no such module."""
+    """A module of a kind's folder, imported when it is first needed; None where the kind has no such module."""
     folder = kind.replace("-", "_")
     path = f"{PACKAGE}.{folder}"
     if not folder.isidentifier():  # of a task of the user's own

@@ -1,4 +1,4 @@
-"""Metrics of classifiers, example by example, and how far two models' answers are apart. NumPy only."""
+"""Metrics of classifiers, example by example, and the divergence of two models' answers. NumPy only."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def cross_entropy(logits: Logits, labels: Classes) -> Floats:
 
 
 def kl_divergence(reference: Logits, candidate: Logits) -> Floats:
-    """Nats lost when the candidate's probabilities stand for the reference's: (examples, classes) -> (examples,).
+    """Nats lost when the candidate's probabilities replace the reference's: (examples, classes) -> (examples,).
 
     Kullback & Leibler 1951. A class that the reference gives no probability (logit -inf) adds nothing.
     """

@@ -1,4 +1,4 @@
-"""Model: files on disk in a standard format, and beside them `microbudget.json`, which says how they were made."""
+"""Model: files on disk in a standard format, and next to them `microbudget.json`, which records how they were made."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ class Model:
 
     @property
     def task(self) -> str:
-        """The kind of task that the model is for. Raises UnsupportedModel where nothing says it."""
+        """The kind of task that the model is for. Raises UnsupportedModel where it is unknown."""
         found = self.record.task or of_format(self.format)
         if found is None:
-            raise UnsupportedModel(f"{self.path}: nothing says what kind of task this {self.format} model is for")
+            raise UnsupportedModel(f"{self.path}: the kind of task that this {self.format} model is for is unknown")
         return found
 
     @property
@@ -193,7 +193,7 @@ def backbone_of(folder: Path) -> Path | None:
 
 
 def external_data(path: Path) -> tuple[Path, ...]:
-    """The files beside an `.onnx` that hold its large tensors; empty for a self-contained model.
+    """The files next to an `.onnx` that hold its large tensors; empty for a self-contained model.
 
     Raises UnsupportedModel when one of them is missing or lies outside the model's folder.
     """
@@ -216,6 +216,6 @@ def external_data(path: Path) -> tuple[Path, ...]:
         if not file.is_relative_to(path.parent.resolve()):
             raise UnsupportedModel(f"{path} refers to {name!r}, which lies outside its folder")
         if not file.is_file():
-            raise ModelNotFound(f"{path} keeps its weights in {name!r}, which is missing beside it")
+            raise ModelNotFound(f"{path} keeps its weights in {name!r}, which is missing next to it")
         found.append(file)
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Progress: a line per step on stderr, with the time left where it can be told. Quiet is silence."""
+"""Progress: a line per step on stderr, with the time left where it is known. Nothing when quiet."""
 
 from __future__ import annotations
 

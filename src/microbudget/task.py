@@ -32,7 +32,7 @@ class Scores:
     """A metric as a ratio of sums over examples: `sum(numerator) / sum(denominator)`.
 
     Accuracy has numerator 0 or 1 and denominator 1, WER errors and words, bits per byte bits and bytes.
-    Keeping the examples apart is what lets two models be judged in pairs. Both arrays: (examples,).
+    One value for each example lets two models be judged in pairs. Both arrays: (examples,).
     """
 
     metric: str

@@ -23,7 +23,7 @@ from ..search.result import Shrunk
 from ..search.shrink import shrink
 from ..units import Drop
 
-PIXELS = 32  # the scans are 8 x 8; networks that halve their input five times want more
+PIXELS = 32  # the scans are 8 x 8; too few for networks that halve their input five times
 EPOCHS = 12
 BATCH = 32
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

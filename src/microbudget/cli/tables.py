@@ -1,4 +1,4 @@
-"""Tables for the terminal: what the verbs print when no JSON is asked for."""
+"""Tables for the terminal: what the verbs print without --json."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def print_measurement(measurement: Measurement) -> None:
 
 
 def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Slow calls, throughput, batches beyond 1, and what makes a number doubtful: dropped blocks, a busy machine."""
+    """Slow calls, throughput, batches beyond 1, and reasons to distrust a number: dropped blocks, a busy machine."""
     timing = extra.get("timing", {})
     if timing:
         yield "slowest tenth", f"{format_seconds(timing['p90_s'])} or more"

@@ -1,4 +1,4 @@
-"""Energy per inference: read where the hardware tells, estimated from processor time where it does not.
+"""Energy per inference: read from the hardware where it has counters, estimated from processor time where it does not.
 
 A number carries its origin: `energy_source` is "rapl", "nvml" or "estimate", and an estimate carries its range.
 """
@@ -155,7 +155,7 @@ class Rapl:
         return tuple(int(counter.read_text()) * 1e-6 for counter in self._counters)
 
     def since(self, before: tuple[float, ...]) -> float:
-        """Joules since a reading; a counter that began anew at its range counts right."""
+        """Joules since a reading; a counter that wrapped around at its range is corrected."""
         pairs = zip(self.read(), before, self._ranges, strict=True)
         return sum((now - then) % whole for now, then, whole in pairs)
 

@@ -117,7 +117,7 @@ class Shares:
         return [reading for reading in (together, alone) if reading[0] > 0]
 
     def _grown(self, growth: float, gains: Callable[[float], int], losses: Callable[[float], int]) -> Shares:
-        """So many times as many examples like these, gains and losses rounded as told."""
+        """So many times as many examples like these, gains and losses rounded."""
         return Shares(
             gains(self.gained * growth),
             losses(self.lost * growth),
@@ -197,7 +197,7 @@ def _worst_loss(reference: Scores, loss: Floats) -> float:
 
 
 def is_unbounded(scores: Scores) -> bool:
-    """Whether the metric is one whose changes are told relative to the reference: bits per byte."""
+    """Whether the metric is one whose changes are reported relative to the reference: bits per byte."""
     return scores.metric.replace("_", " ") in UNBOUNDED
 
 

@@ -62,7 +62,7 @@ def judge_pair(
 
     unlabelled: (disagreements, examples) of further examples without labels. They count for right-or-wrong scores and
     a limit in points: the loss is at most the share on which the two disagree. Without a limit nothing is decided,
-    but the change and its interval are told. Raises InvalidOption for a limit that the metric cannot have, BadData
+    but the change and its interval are reported. Raises InvalidOption for a limit that the metric cannot have, BadData
     without examples, BrokenModel for scores that are not finite, ValueError for scores that are not a pair.
     """
     _check_pair(reference, candidate)
@@ -121,7 +121,7 @@ def _verdict(evidence: Evidence, decision: Decision, limit: str, more: int | Non
 
 
 def _more_examples(evidence: Evidence, limit: float) -> int | None:
-    """About how many more would show what the estimate says, rounded up to two digits."""
+    """About how many more examples would show the estimated side of the limit, rounded up to two digits."""
     shows = evidence.shows_below if -evidence.change < limit else evidence.shows_above
     if -evidence.change == limit:
         return None

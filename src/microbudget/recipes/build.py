@@ -24,7 +24,7 @@ _RECORDED_VERSIONS = (
 
 
 def build(model: Model, recipe: Recipe, context: Context, store: Path) -> tuple[Model, ...]:
-    """The Models after each step of the recipe, from folders in `store` where they stand already.
+    """The Models after each step of the recipe, from folders in `store` where those exist already.
 
     The caller holds the run's lock. Raises what the methods raise, and DiskFull.
     """

@@ -71,8 +71,8 @@ class Run:
     def budget(self) -> dict[str, Any] | None:
         """The budget of the last command, as `Budget.as_dict` wrote it; None before the first."""
         path = self.folder / "budget.json"
-        asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return asked
+        kept: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return kept
 
     def save_budget(self, budget: Budget) -> None:
         """Write the budget of a command that begins, and remove the result of an earlier one."""
@@ -87,8 +87,8 @@ class Run:
     def prompts(self) -> dict[str, Any] | None:
         """The prompts of its language models; None before there are any."""
         path = self.folder / "prompts.json"
-        asked: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return asked
+        kept: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return kept
 
     def save_prompts(self, prompts: dict[str, Any]) -> None:
         """Write the prompts of its language models."""
@@ -142,7 +142,7 @@ def open_run(folder: Path, model: Model, data: str, task: Task, seed: int, *, fo
     """Begin a run or go on with it, holding its lock.
 
     Raises RunLocked while another process has it, RunMismatch when it was made from another model, other data or
-    another seed (`force` begins anew), AlreadyExists for a folder that is no run.
+    another seed (`force` starts again), AlreadyExists for a folder that is no run.
     """
     run = Run(folder)
     if folder.exists() and not folder.is_dir():
@@ -184,7 +184,7 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
             what = ", ".join(key.removesuffix("_fingerprint") for key in changed)
             raise RunMismatch(
                 f"{run.folder} was made with another {what} (model {before.get('model')}, data {before.get('data')},"
-                f" seed {before.get('seed')}): give another --out, or --force to begin anew"
+                f" seed {before.get('seed')}): give another --out, or --force to start again"
             )
         for name in ("models", "cache", "best", "answers"):
             shutil.rmtree(run.folder / name, ignore_errors=True)
