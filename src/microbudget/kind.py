@@ -1,7 +1,7 @@
 """Kinds of models: a folder in `kinds` for each, whose facets are found by name. Generic code knows none of them.
 
 A kind's name in files and messages is `image-classification`, its folder `kinds/image_classification`. Inside, the same
-facets lie under the same file names (`data`, `network`, `judging`, `search_space`, `page`, ...) next to its parts of the
+facets have the same file names (`data`, `network`, `judging`, `search_space`, `page`, ...), next to its parts of the
 methods (`distill`, `finetune`, ...).
 """
 

@@ -10,7 +10,7 @@ from .worker import Worker
 
 @dataclass(frozen=True)
 class Weight:
-    """What a model adds to a process: peak bytes above those of the process without it, and how many of them are pages of mapped files."""
+    """What a model adds to a process: peak bytes above those of the process without it, with the part of mapped files."""
 
     bytes: int
     anonymous_bytes: int | None
