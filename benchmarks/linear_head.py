@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from markdown import ROOT, table
-from microbudget.kinds.image_classification.backbone import take_apart
+from microbudget.kinds.image_classification.backbone import open_backbone
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.kinds.image_classification.features import FeatureStore
 from microbudget.metrics import cross_entropy, softmax
@@ -70,7 +70,7 @@ def by_lbfgs(train: Split, validation: Split, classes: int, penalty: float) -> H
 def photos(seed: int, views: int, cache: Path) -> tuple[Split, Split, int]:
     """Features of the flowers of one split."""
     model, task = load(MODEL), ImageTask.open(PHOTOS, DataOptions(seed=seed, cache=cache))
-    store = FeatureStore(take_apart(model).graph, model.record.preprocessing or {}, cache / "features")
+    store = FeatureStore(open_backbone(model).graph, model.record.preprocessing or {}, cache / "features")
     train, validation = task.examples("train"), task.examples("validation")
     labels = np.array([example.label for example in train])
     rows = np.concatenate([store.rows(task, train, view, seed) for view in range(views)])

@@ -161,3 +161,16 @@ def test_the_pages_recipes_can_be_read() -> None:
             assert Recipe.parse(text).steps
     for file in (ROOT / "recipes").iterdir():
         assert Recipe.read(str(file)).steps
+
+
+def test_the_design_lists_every_facet_that_is_looked_up() -> None:
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`(\w+)\.py`", "\n".join(re.findall(r"^\| (`\w+\.py`.*?) \|", design, re.MULTILINE))))
+    looked_up = set()
+    for path in (ROOT / "src" / "microbudget").rglob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        for call in calls:
+            if ast.unparse(call.func).split(".")[-1] in ("facet", "find_facet", "facets", "having"):
+                looked_up |= {str(each.value) for each in call.args if isinstance(each, ast.Constant)}
+    assert len(looked_up) > 5
+    assert looked_up <= listed | set(methods.names())
