@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from microbudget import kinds
-from microbudget.errors import InvalidOption, UnsupportedModel
+from microbudget.errors import InvalidOption, MissingExtra, UnsupportedModel
 from microbudget.kind import having
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.export import Export
 from microbudget.methods.finetune import Finetune
+from microbudget.methods.lora import Lora
 from microbudget.methods.prune import Prune
 from microbudget.methods.resize import Resize
 from microbudget.model import Model, Record
@@ -36,6 +37,7 @@ def apply(step, model, context, out):
 def extra_inputs(step, context):
     return {"teacher": "a large one"}
 """,
+    "prune.py": "import no_such_library",
     "export.py": """
 FORMAT, WHAT = "onnx", "a made-up model"
 
@@ -80,7 +82,7 @@ def test_a_method_without_a_part_names_the_kind_those_it_supports_and_what_to_us
     context: Context, tmp_path: Path
 ) -> None:
     instead = "a recipe of sentences is made shorter by hand"
-    for method in (Prune(), Resize()):
+    for method in (Lora(), Resize()):
         name, supported = method.name(), ", ".join(having(method.name()))
         assert supported
         with pytest.raises(UnsupportedModel) as caught:
@@ -96,6 +98,11 @@ def test_a_method_without_a_part_names_the_kind_those_it_supports_and_what_to_us
 def test_an_option_that_the_kind_does_not_read_is_refused_with_those_who_do(context: Context, tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="finetune: views is for image-classification; sentences have one view"):
         Finetune(views=2).apply(model(tmp_path, task="made-up"), context, tmp_path)
+
+
+def test_a_library_that_is_not_there_is_named(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(MissingExtra, match=r"prune needs no_such_library for made-up: .*microbudget\[train\]"):
+        Prune().apply(model(tmp_path, task="made-up"), context, tmp_path)
 
 
 def test_a_kind_is_exported_to_its_own_format(context: Context, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .. import kind as kinds
-from ..errors import InvalidOption, InvalidRecipe, UnsupportedModel
+from ..errors import InvalidOption, InvalidRecipe, MissingExtra, UnsupportedModel
 from ..model import Model, Record
 from ..progress import SILENT, Progress
 from ..task import Task
@@ -130,23 +130,33 @@ class Method(metaclass=_Options):
     def part(self, context: Context, model: Model | None = None) -> types.ModuleType:
         """The module with what this method does for the kind that the model and the data are for.
 
-        Raises UnsupportedModel for a kind that has none, InvalidOption for an option that the kind does not read.
+        Raises UnsupportedModel for a kind that has none, InvalidOption for an option that the kind does not read,
+        MissingExtra where a library is not installed.
         """
         given = {"this model is": model.task if model else None, "these data are": context.task.kind}
         for what, kind in given.items():
-            if kind is not None and kinds.find_facet(kind, self.name()) is None:
+            if kind is not None and self._part_of(kind) is None:
                 raise UnsupportedModel(self._unsupported(what, kind))
         kind = given["this model is"] or context.task.kind
         found = kinds.facet(kind, self.name())
         self._refuse_foreign(found)
         return found
 
+    def _part_of(self, kind: str) -> types.ModuleType | None:
+        try:
+            return kinds.find_facet(kind, self.name())
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith(__name__.partition(".")[0]):
+                raise
+            raise MissingExtra(
+                f"{self.name()} needs {error.name} for {kind}: pip install 'microbudget[train]'"
+            ) from error
+
     def _unsupported(self, what: str, kind: str) -> str:
         advice = getattr(kinds.find_facet(kind, "teaching"), "INSTEAD", "")
         supported = ", ".join(kinds.having(self.name()))
-        return (
-            f"{self.name()} does not support {kind}, which {what} for, but {supported}{': ' if advice else ''}{advice}"
-        )
+        refusal = f"{self.name()} does not support {kind}, which {what} for, but {supported}"
+        return f"{refusal}: {advice}" if advice else refusal
 
     def _refuse_foreign(self, part: types.ModuleType) -> None:
         """Raises InvalidOption for an option that this part does not read and that is not at its default."""
