@@ -319,7 +319,7 @@ def test_resize_refuses_a_graph_that_holds_its_size(context: Context, tmp_path: 
     opset = [helper.make_opsetid("", 17)]
     (tmp_path / "fixed").mkdir()
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(tmp_path / "fixed" / "model.onnx"))
-    with pytest.warns(UserWarning, match="says nothing of its preprocessing"):
+    with pytest.warns(UserWarning, match="has no preprocessing config"):
         model = load(tmp_path / "fixed")
     with pytest.raises(UnsupportedModel, match="fixed to its input size"):
         build_step(model, Resize(pixels=16), context, tmp_path / "store")
