@@ -11,7 +11,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --durations=10
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations=10
 
 demo: $(VENV)/.demo
 	$(BIN)/microbudget demo --out runs/demo

@@ -6,16 +6,20 @@ import ast
 import contextlib
 import io
 import re
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import microbudget
-from microbudget import methods
+from microbudget import Budget, methods
 from microbudget.cli import main
 from microbudget.recipes.recipe import Recipe
+from microbudget.units import Drop
+from quick import QUICK
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,6 +91,22 @@ def test_the_readmes_python_uses_public_names() -> None:
         if isinstance(node, ast.ImportFrom):
             assert node.module == "microbudget"
             assert all(callable(getattr(microbudget, alias.name)) for alias in node.names)
+
+
+def test_the_readmes_python_runs(
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is printed, in a folder with a model and photos of these names; briefly timed, and of one candidate."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    shutil.copytree(resnet_onnx, tmp_path / "mobilenet_v2")
+    shutil.copytree(photos, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    briefly = partial(microbudget.shrink, budget=Budget(max_drop=Drop(0.9), minutes=1e-6), durations=QUICK)
+    monkeypatch.setattr(microbudget, "shrink", briefly)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert re.fullmatch(r"\d+ (within|exceeds|not shown)\n", capsys.readouterr().out)
+    assert (tmp_path / "runs" / "flowers" / "best" / "predict.py").is_file()
 
 
 def test_every_path_on_the_map_is_there() -> None:

@@ -29,6 +29,7 @@ from microbudget.runtimes.language.session import LanguageSession
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions, Task
 from microbudget.units import parse_drop
+from quick import QUICK
 from toy_language_models import train_sentencepiece, write_network
 from toy_pair import Pair, needs_llama, prose, write_pair
 
@@ -151,7 +152,8 @@ def test_a_loss_in_points_is_refused(pair: Pair, text: Path) -> None:
 def test_the_command_line_measures_a_gguf_file(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "short.txt"
     path.write_text(prose(200), encoding="utf-8")
-    status = cli.main(["measure", str(pair.gguf), "--data", str(path), "--json", "--quiet", "--threads", "1"])
+    command = ["measure", str(pair.gguf), "--data", str(path), "--json", "--quiet", "--threads", "1"]
+    status = cli.main(command, durations=QUICK)
     assert status == 0
     row = json.loads(capsys.readouterr().out)
     assert row["metric"] == "bits per byte"

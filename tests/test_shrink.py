@@ -20,7 +20,7 @@ import onnx
 import pytest
 from filelock import FileLock
 
-from conftest import write_hf_model, write_onnx_model, write_photos
+from conftest import write_onnx_model, write_photos, write_resnet
 from microbudget import Budget, cli
 from microbudget.kinds.image_classification import search_space
 from microbudget.kinds.image_classification.data import ImageTask
@@ -50,13 +50,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(hf_model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(resnet: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of `shrink`. Do not write into it."""
     out = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search_space, "SCALES", SCALES)
         status = cli.main(
-            ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"], durations=QUICK
+            ["shrink", str(resnet), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"], durations=QUICK
         )
     assert status == 0
     return out
@@ -96,7 +96,7 @@ def test_best_is_the_smallest_that_holds(finished: Path) -> None:
 
 
 def test_each_goal_ships_its_own_best(
-    finished: Path, hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    finished: Path, resnet: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The same rows with costs of the test's own: the fastest, the most frugal and the best are three models."""
     monkeypatch.setattr(search_space, "SCALES", SCALES)
@@ -116,7 +116,7 @@ def test_each_goal_ships_its_own_best(
         append(
             out / "candidates.jsonl", dataclasses.replace(row, measurement=dataclasses.replace(row.measurement, **ours))
         )
-    command = ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt", "--json"]
+    command = ["shrink", str(resnet), "--data", str(photos), "--out", str(out), "--max-drop", "90pt", "--json"]
     for goal, expected in (("latency", fast), ("energy", frugal), ("quality", good)):
         assert cli.main([*command, "--quiet", "--keep", "--goal", goal], durations=QUICK) == 0
         result = json.loads(capsys.readouterr().out)
@@ -127,13 +127,13 @@ def test_each_goal_ships_its_own_best(
 
 
 def test_the_same_command_again_does_nothing_anew(
-    finished: Path, hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, resnet: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_space, "SCALES", SCALES)
     out = tmp_path / "again"
     shutil.copytree(finished, out)
     monkeypatch.setattr(ImageTask, "prepare", lambda *_, **__: pytest.fail("photos were decoded for nothing"))
-    command = ["shrink", str(hf_model), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]
+    command = ["shrink", str(resnet), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]
     assert cli.main(command, durations=QUICK) == 0
     assert len(list(read(out / "candidates.jsonl"))) == 4, "a row was added"
     assert (out / "best" / "model.onnx").read_bytes() == (finished / "best" / "model.onnx").read_bytes()
@@ -226,9 +226,9 @@ def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pyt
 
 
 def test_a_budget_that_cannot_be_met_still_delivers(
-    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run"), "--json"]
+    command = ["run", str(resnet_onnx), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run"), "--json"]
     assert cli.main([*command, "--max-size", "1kB", "--quiet"], durations=QUICK) == 1
     result = json.loads(capsys.readouterr().out)
     assert result["met"] is False
@@ -237,18 +237,18 @@ def test_a_budget_that_cannot_be_met_still_delivers(
 
 
 def test_prove_tells_before_the_start(
-    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = error_of(
-        capsys, "shrink", onnx_model, "--data", photos, "--out", tmp_path / "run", "--max-drop", "1pt", "--prove"
+        capsys, "shrink", resnet_onnx, "--data", photos, "--out", tmp_path / "run", "--max-drop", "1pt", "--prove"
     )
     assert "299" in told
     assert "unlabelled" in told
-    assert "--max-drop" in error_of(capsys, "shrink", onnx_model, "--data", photos, "--out", tmp_path / "b", "--prove")
+    assert "--max-drop" in error_of(capsys, "shrink", resnet_onnx, "--data", photos, "--out", tmp_path / "b", "--prove")
 
 
 def test_a_model_that_knows_the_labels_is_not_finetuned(photos: Path, tmp_path: Path) -> None:
-    known = write_hf_model(tmp_path / "hf", ("red", "green", "blue"))
+    known = write_resnet(tmp_path / "hf", ("red", "green", "blue"))
     model = write_onnx_model(known, tmp_path / "onnx")
     result = shrink(model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
     assert result.reference.recipe == ""
@@ -256,17 +256,17 @@ def test_a_model_that_knows_the_labels_is_not_finetuned(photos: Path, tmp_path: 
 
 
 def test_a_recipe_must_teach_unknown_labels(
-    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = error_of(capsys, "run", onnx_model, "quantize()", "--data", photos, "--out", tmp_path / "run")
+    told = error_of(capsys, "run", resnet_onnx, "quantize()", "--data", photos, "--out", tmp_path / "run")
     assert "finetune() > quantize(" in told
 
 
 @pytest.mark.parametrize("verb", ["measure", "compare"])
 def test_labels_that_disagree_are_refused(
-    verb: str, onnx_model: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    verb: str, resnet_onnx: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = [onnx_model] if verb == "measure" else [onnx_model, onnx_model]
+    models = [resnet_onnx] if verb == "measure" else [resnet_onnx, resnet_onnx]
     assert "finetune" in error_of(capsys, verb, *models, "--data", photos)
 
 
@@ -284,9 +284,14 @@ def test_labels_that_disagree_are_refused(
     ],
 )
 def test_bad_input_is_status_2_and_leaves_nothing(
-    arguments: list[str], words: str, onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: str,
+    resnet_onnx: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"model": onnx_model, "photos": photos, "out": tmp_path / "run"}
+    places = {"model": resnet_onnx, "photos": photos, "out": tmp_path / "run"}
     assert words in error_of(capsys, *(text.format(**places) for text in arguments))
     assert not (tmp_path / "run" / "best").exists()
 
@@ -308,12 +313,12 @@ def test_batch_sizes_are_checked(sizes: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_run_of_other_data_is_refused_unless_forced(
-    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, others = tmp_path / "run", write_photos(tmp_path / "others", seed=5)
-    assert cli.main(["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(out)], durations=QUICK) == 0
+    assert cli.main(["run", str(resnet_onnx), RECIPE, "--data", str(photos), "--out", str(out)], durations=QUICK) == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    command = ["run", onnx_model, RECIPE, "--data", others, "--out", out]
+    command = ["run", resnet_onnx, RECIPE, "--data", others, "--out", out]
     assert "another data" in error_of(capsys, *command)
     assert {path: path.read_bytes() for path in before} == before, "a refused command changed the run"
     stale = {path.name for path in (out / "answers").iterdir()}
@@ -323,30 +328,30 @@ def test_a_run_of_other_data_is_refused_unless_forced(
 
 
 def test_a_run_in_use_is_refused(
-    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"):
-        told = error_of(capsys, "run", onnx_model, RECIPE, "--data", photos, "--out", tmp_path / "run")
+        told = error_of(capsys, "run", resnet_onnx, RECIPE, "--data", photos, "--out", tmp_path / "run")
     assert "in use" in told
 
 
 def test_a_folder_that_is_no_run_is_left_alone(
-    onnx_model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
-    assert "no run" in error_of(capsys, "run", onnx_model, RECIPE, "--data", photos, "--out", tmp_path)
+    assert "no run" in error_of(capsys, "run", resnet_onnx, RECIPE, "--data", photos, "--out", tmp_path)
     assert "is a file" in error_of(
-        capsys, "run", onnx_model, RECIPE, "--data", photos, "--out", tmp_path / "thesis.txt"
+        capsys, "run", resnet_onnx, RECIPE, "--data", photos, "--out", tmp_path / "thesis.txt"
     )
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
 def test_a_full_disk_loses_nothing(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The disk fills up while the last step is written: the steps before it stand, and the same command goes on."""
-    command = ["run", str(onnx_model), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run")]
+    command = ["run", str(resnet_onnx), RECIPE, "--data", str(photos), "--out", str(tmp_path / "run")]
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -364,7 +369,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_ctrl_c_delivers_the_best_so_far(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     original, calls = evaluation.Evaluation.candidate, []
 
@@ -375,7 +380,7 @@ def test_ctrl_c_delivers_the_best_so_far(
         return original(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluation.Evaluation, "candidate", interrupted)
-    command = ["shrink", str(onnx_model), "--data", str(photos), "--out", str(tmp_path / "run"), "--max-drop", "90pt"]
+    command = ["shrink", str(resnet_onnx), "--data", str(photos), "--out", str(tmp_path / "run"), "--max-drop", "90pt"]
     assert cli.main(command, durations=QUICK) == 130
     assert (tmp_path / "run" / "best" / "model.onnx").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
@@ -383,7 +388,7 @@ def test_ctrl_c_delivers_the_best_so_far(
 
 
 def test_float_is_kept_where_quantizing_makes_it_slower(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A quantized model whose every call is timed as twice as long: the float one ships, unless a limit forbids it."""
     original = evaluation.time_pair
@@ -395,7 +400,7 @@ def test_float_is_kept_where_quantizing_makes_it_slower(
     monkeypatch.setattr(evaluation, "time_pair", slow)
     monkeypatch.setattr(search_space, "SCALES", SCALES)
     timed = Durations(0.2, 0.2, 0.2)
-    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=timed)
+    result = shrink(resnet_onnx, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=timed)
     assert result.best is not None
     assert "quantize" not in result.best.recipe
     rows = {candidate.recipe: candidate for candidate in result.candidates}
@@ -407,7 +412,7 @@ def test_float_is_kept_where_quantizing_makes_it_slower(
     tight = ["--max-size", f"{largest}B", "--max-drop", "90pt"]
     assert (
         cli.main(
-            ["shrink", str(onnx_model), "--data", str(photos), "--out", str(tmp_path / "run"), *tight], durations=QUICK
+            ["shrink", str(resnet_onnx), "--data", str(photos), "--out", str(tmp_path / "run"), *tight], durations=QUICK
         )
         == 0
     )
@@ -415,16 +420,16 @@ def test_float_is_kept_where_quantizing_makes_it_slower(
     assert "0.50× the speed of the same model in float" in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
-def test_a_run_that_was_cut_short_knows_its_budget(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_short_knows_its_budget(resnet_onnx: Path, photos: Path, tmp_path: Path) -> None:
     """The result of an earlier command is none of the one that began after it."""
     out = tmp_path / "run"
-    run_recipe(onnx_model, RECIPE, photos, Budget(max_drop=Drop(0.9)), out=out, durations=QUICK)
+    run_recipe(resnet_onnx, RECIPE, photos, Budget(max_drop=Drop(0.9)), out=out, durations=QUICK)
     assert read_outcome(out).ended
     asked = Budget(max_drop=Drop(0.5), max_size_bytes=1000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluation, "on_test", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run_recipe(onnx_model, RECIPE, photos, asked, out=out, durations=QUICK)
+            run_recipe(resnet_onnx, RECIPE, photos, asked, out=out, durations=QUICK)
     outcome = read_outcome(out)
     assert (outcome.ended, outcome.budget) == (False, asked)
     assert "1.00 kB" in write_report(out).read_text(encoding="utf-8")
@@ -438,14 +443,16 @@ def test_every_candidate_tells_its_energy(finished: Path) -> None:
         assert row.measurement.energy_source in ("rapl", "nvml", "estimate")
 
 
-def test_time_that_is_up_keeps_the_first(onnx_model: Path, photos: Path, tmp_path: Path) -> None:
-    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run", durations=QUICK)
+def test_time_that_is_up_keeps_the_first(resnet_onnx: Path, photos: Path, tmp_path: Path) -> None:
+    result = shrink(
+        resnet_onnx, photos, Budget(max_drop=Drop(0.9), minutes=1e-6), out=tmp_path / "run", durations=QUICK
+    )
     assert len(result.candidates) == 1
     assert result.best is not None
 
 
 def test_a_candidate_that_breaks_is_a_row_with_its_reason(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The quantized model answers NaN: the run goes on and ships the other one."""
     from microbudget.methods import quantize
@@ -464,7 +471,7 @@ def test_a_candidate_that_breaks_is_a_row_with_its_reason(
         return record
 
     monkeypatch.setattr(quantize.Quantize, "apply", damaged)
-    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
+    result = shrink(resnet_onnx, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
     assert "NaN" in (result.candidates[0].failure or "")
     assert result.best is not None
     assert "quantize" not in result.best.recipe
@@ -481,15 +488,15 @@ sys.exit(cli.main(sys.argv[1:], durations=Durations(0.2, 0.2, 0.0)))
 
 
 def test_a_killed_run_goes_on_and_delivers_the_same_model(
-    hf_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed without warning after each of its steps, and started again."""
-    options = [sys.executable, "-c", DRIVER, "shrink", str(hf_model), "--data", str(photos), "--max-drop", "90pt"]
+    options = [sys.executable, "-c", DRIVER, "shrink", str(resnet_onnx), "--data", str(photos), "--max-drop", "90pt"]
     whole = tmp_path / "whole"
     done = subprocess.run([*options, "--out", str(whole)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     killed = tmp_path / "killed"
-    for line in ("finetune  ", "export    ", "[1/2]"):
+    for line in ("finetune  ", "quantize  ", "[1/2]"):
         process = subprocess.Popen([*options, "--out", str(killed)], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for told in process.stderr:

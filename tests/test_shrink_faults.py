@@ -34,7 +34,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reference_that_dies_while_it_is_timed_is_not_the_candidates_fault(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, killed = evaluation.time_pair, []
 
@@ -45,14 +45,14 @@ def test_a_reference_that_dies_while_it_is_timed_is_not_the_candidates_fault(
         return original(reference, *arguments, **options)
 
     monkeypatch.setattr(evaluation, "time_pair", bereft)
-    result = run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
+    result = run_recipe(resnet_onnx, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
     assert killed
     assert result.best is not None
     assert result.best.failure is None
 
 
 def test_a_reference_whose_process_died_is_opened_again(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It dies while a candidate is built: it is opened once more, and the candidate is measured."""
     start_worker, build, workers = Judging.start_worker, evaluation.build, []
@@ -70,7 +70,7 @@ def test_a_reference_whose_process_died_is_opened_again(
 
     monkeypatch.setattr(Judging, "start_worker", recorded)
     monkeypatch.setattr(evaluation, "build", bereft)
-    result = run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
+    result = run_recipe(resnet_onnx, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
     died, again, *_ = workers
     assert died.pid != again.pid
     assert result.best is not None
@@ -90,7 +90,7 @@ def _hung(worker: Any) -> None:
 @pytest.mark.parametrize(("trouble", "reason"), [(_killed, "killed by SIGKILL"), (_hung, "hung: no answer within")])
 @pytest.mark.parametrize("stage", ["time_pair", "cost_fields"])
 def test_a_candidate_whose_worker_ends_is_a_row_with_the_reason_and_the_run_goes_on(
-    onnx_model: Path,
+    resnet_onnx: Path,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -110,7 +110,7 @@ def test_a_candidate_whose_worker_ends_is_a_row_with_the_reason_and_the_run_goes
         return original(first, second, *arguments, **options)
 
     monkeypatch.setattr(evaluation, stage, struck)
-    result = shrink(onnx_model, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
+    result = shrink(resnet_onnx, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=QUICK)
     assert hit
     assert reason in (result.candidates[0].failure or "")
     assert result.best is not None
@@ -118,10 +118,10 @@ def test_a_candidate_whose_worker_ends_is_a_row_with_the_reason_and_the_run_goes
 
 
 def test_a_candidate_above_the_memory_limit_is_a_row_and_the_run_goes_on(
-    onnx_model: Path, photos: Path, tmp_path: Path
+    resnet_onnx: Path, photos: Path, tmp_path: Path
 ) -> None:
     result = shrink(
-        onnx_model, photos, Budget(max_drop=Drop(0.9), max_memory_bytes=1), out=tmp_path / "run", durations=QUICK
+        resnet_onnx, photos, Budget(max_drop=Drop(0.9), max_memory_bytes=1), out=tmp_path / "run", durations=QUICK
     )
     assert len(result.candidates) == 2
     assert all("used more than 1 B of memory, stopped" in (row.failure or "") for row in result.candidates)
@@ -133,7 +133,7 @@ def test_a_candidate_above_the_memory_limit_is_a_row_and_the_run_goes_on(
     ("error", "ends"), [(BrokenModel("it diverged"), False), (Failed("no"), False), (DiskFull("full"), True)]
 )
 def test_a_build_that_fails_is_a_row_unless_the_disk_is_full(
-    onnx_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Failed, ends: bool
+    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Failed, ends: bool
 ) -> None:
     from microbudget.methods import quantize
 
@@ -143,7 +143,7 @@ def test_a_build_that_fails_is_a_row_unless_the_disk_is_full(
     monkeypatch.setattr(quantize.Quantize, "apply", broken)
     if ends:
         with pytest.raises(DiskFull):
-            run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
+            run_recipe(resnet_onnx, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
         return
-    result = run_recipe(onnx_model, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
+    result = run_recipe(resnet_onnx, RECIPE, photos, out=tmp_path / "run", durations=QUICK)
     assert [row.failure for row in result.candidates] == [str(error)]

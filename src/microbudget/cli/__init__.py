@@ -21,7 +21,7 @@ from .options import DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
 def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS) -> int:
     """Run a verb and return the exit status: 0 done, 1 budget not met, 2 bad input, 3 failed, 130 interrupted.
 
-    durations: how long runs time their models; no option of the command line.
+    durations: how long models are timed; no option of the command line.
     """
     options = _parser().parse_args(argv, argparse.Namespace(durations=durations))
     progress = Progress(quiet=options.quiet)

@@ -46,6 +46,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
         batches=options.batch,
         threads=options.threads,
         seed=options.seed,
+        seconds=options.durations.verb_s,
         runtime=options.runtime,
         normalizer=options.normalizer,
         progress=progress,
@@ -69,6 +70,7 @@ def _compare(options: argparse.Namespace, progress: Progress) -> int:
         max_drop=options.max_drop,
         threads=options.threads,
         seed=options.seed,
+        seconds=options.durations.verb_s,
         normalizer=options.normalizer,
         progress=progress,
     )

@@ -16,12 +16,13 @@ class Durations:
     """The most seconds that timing takes.
 
     reference_s: of the reference alone. pair_s: of a candidate with the reference. float_s: of a quantized model with
-    the model before `quantize`; 0 leaves that out.
+    the model before `quantize`; 0 leaves that out. verb_s: in `measure` and `compare`; None: their own defaults.
     """
 
     reference_s: float = 2.0
     pair_s: float = 6.0
     float_s: float = 2.0
+    verb_s: float | None = None
 
 
 DURATIONS = Durations()
