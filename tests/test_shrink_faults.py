@@ -83,7 +83,7 @@ def _killed(worker: Any) -> None:
 
 def _hung(worker: Any) -> None:
     os.kill(worker.pid, signal.SIGSTOP)
-    worker._timeout_s = 0.3
+    worker.timeout_s = 0.3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
