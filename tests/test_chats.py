@@ -175,7 +175,7 @@ def test_a_model_is_shrunk_onconversation_rows(
         ("", "is empty"),
     ],
 )
-def test_lines_that_are_noconversation_rows(line: str, message: str, tmp_path: Path) -> None:
+def test_lines_that_are_no_conversation(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text(line, encoding="utf-8")
     with pytest.raises(BadData, match=message):
         ChatTask.open(tmp_path / "bad.jsonl")

@@ -97,7 +97,7 @@ def test_a_change_far_away_moves_no_passage(tmp_path: Path) -> None:
         ("text".encode("utf-16"), "is UTF-16"),
     ],
 )
-def test_bad_texts_are_told_apart(tmp_path: Path, content: bytes, says: str) -> None:
+def test_bad_texts_are_refused_with_the_reason(tmp_path: Path, content: bytes, says: str) -> None:
     with pytest.raises(BadData, match=says):
         TextTask.open(write(tmp_path / "a.txt", content), DataOptions(splits=False))
 
@@ -108,7 +108,7 @@ def test_a_binary_middle_is_found(tmp_path: Path) -> None:
         TextTask.open(path, DataOptions(splits=False))
 
 
-def test_where_there_is_no_text_the_path_is_told(tmp_path: Path) -> None:
+def test_where_there_is_no_text_the_error_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="there is no text at"):
         TextTask.open(tmp_path / "missing.txt")
     with pytest.raises(BadData, match=r"holds no \.txt file"):

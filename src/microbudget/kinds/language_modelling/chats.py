@@ -1,7 +1,7 @@
 """Conversations: `.jsonl` files, each line `{"messages": [{"role": ..., "content": ...}, ...]}`.
 
-A model is judged by its bits for each byte of the last answer, with what was said before as history. The history is put
-into words by the model's own template, so that each model reads what it was trained on.
+A model is judged by its bits for each byte of the last answer, after the earlier messages. These are rendered by the
+model's own chat template, so that each model reads the format that it was trained on.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class ChatTask:
     root: Path
     fingerprint: str
     context: int
-    stride: int = 1  # bytes of an answer, on average: nothing is cut into passages
+    stride: int = 1  # bytes of an answer, on average: conversations are not cut into passages
     left_out: int = 0
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
-    _said: dict[str, Conversation] = field(default_factory=dict, repr=False)  # by the example's key
+    _conversations: dict[str, Conversation] = field(default_factory=dict, repr=False)  # by the example's key
 
     kind = KIND
     labels: tuple[str, ...] = ()
@@ -51,23 +51,25 @@ class ChatTask:
         context: tokens that a model reads at once. Raises BadData.
         """
         root = Path(path)
-        said: dict[str, Conversation] = {}
+        conversations: dict[str, Conversation] = {}
         found: dict[str, list[Example]] = {}
         for file in files(root):
-            found.setdefault(_split_of(file, root), []).extend(_examples(file, root, said))
-        apart, _ = cutting.keep_apart(found)
+            found.setdefault(_split_of(file, root), []).extend(_examples(file, root, conversations))
+        disjoint, _ = cutting.keep_apart(found)
         if options.splits:
-            chosen, left_out = cutting.complete(apart, options.seed), 0
+            chosen, left_out = cutting.complete(disjoint, options.seed), 0
         else:
             what, nothing = f"conversations of {root}", f"{root} holds no conversation"
-            kept, left_out = cutting.to_judge(apart, options.leave_out, what, nothing)
+            kept, left_out = cutting.to_judge(disjoint, options.leave_out, what, nothing)
             chosen = {"test": kept}
         ordered = {name: tuple(examples) for name, examples in chosen.items()}
         content = {name: [example.key for example in ordered[name]] for name in sorted(ordered)}
         digest = hashlib.sha256(json.dumps([context, content]).encode()).hexdigest()[:16]
-        judged = [len(said[example.key][-1]["content"].encode()) for part in ordered.values() for example in part]
+        judged = [
+            len(conversations[example.key][-1]["content"].encode()) for part in ordered.values() for example in part
+        ]
         stride = max(1, round(sum(judged) / max(1, len(judged))))
-        return cls(root, digest, context, stride, left_out, [], ordered, said)
+        return cls(root, digest, context, stride, left_out, [], ordered, conversations)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """The conversations of a split."""
@@ -75,21 +77,21 @@ class ChatTask:
 
     def conversation(self, example: Example) -> Conversation:
         """Its messages. Raises BadData for an example of other data."""
-        if example.key not in self._said:
+        if example.key not in self._conversations:
             raise BadData(f"{example.name} is no conversation of {self.root}")
-        return self._said[example.key]
+        return self._conversations[example.key]
 
     def text(self, example: Example) -> str:
-        """What was said, a line for each message: for measuring inputs, not for training."""
+        """The contents, one message a line: for timing, not for training."""
         return "\n".join(message["content"] for message in self.conversation(example))
 
     def question(self, example: Example) -> str:
-        """What its first user says; empty where none says anything."""
+        """The first message of a user; empty where there is none."""
         asked = (message["content"] for message in self.conversation(example) if message["role"] == "user")
         return next(asked, "")
 
     def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
-        """The conversations as JSON, padded: what a language session's `answer` puts into words and judges."""
+        """The conversations as JSON, padded: the inputs of a language session's `answer`."""
         parts = [json.dumps(self.conversation(example), ensure_ascii=False).encode() for example in examples]
         table = np.zeros((len(parts), max(map(len, parts))), np.uint8)
         for row, part in zip(table, parts, strict=True):
@@ -98,7 +100,7 @@ class ChatTask:
         return {"chat": table, "end": lengths, "context": np.full(len(parts), self.context)}
 
     def sample(self, examples: Sequence[Example]) -> Inputs:
-        """What writing one token is timed with."""
+        """The inputs for timing one token."""
         if not examples:
             raise BadData("there is no conversation to measure with")
         text = self.text(examples[len(examples) // 2]).encode()
@@ -125,7 +127,7 @@ def _split_of(path: Path, root: Path) -> str:
     return "train" if path == root else SPLIT_FOLDERS.get(path.stem.lower(), "train")
 
 
-def _examples(path: Path, root: Path, said: dict[str, Conversation]) -> list[Example]:
+def _examples(path: Path, root: Path, conversations: dict[str, Conversation]) -> list[Example]:
     name = path.name if path == root else path.relative_to(root).as_posix()
     examples = []
     try:
@@ -136,10 +138,10 @@ def _examples(path: Path, root: Path, said: dict[str, Conversation]) -> list[Exa
         if line.strip():
             messages = _parsed(line, f"{path}, line {number}")
             key = content_key(json.dumps(messages, sort_keys=True).encode())
-            said[key] = messages
+            conversations[key] = messages
             examples.append(Example(key, None, f"{name}:{number}"))
     if not examples:
-        raise BadData(f"{path} is empty: give a conversation a line")
+        raise BadData(f"{path} is empty: give one conversation a line")
     return examples
 
 
@@ -155,5 +157,5 @@ def _parsed(line: str, where: str) -> Conversation:
         raise BadData(f"{where} has a role {unknown[0]!r}; there are {', '.join(ROLES)}")
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
-        raise BadData(f"{where} has no message of the role assistant: there is nothing to learn or to judge")
+        raise BadData(f"{where} has no message of the role assistant: there is nothing to learn or judge")
     return tuple(messages[: answers[-1] + 1])

@@ -1,4 +1,4 @@
-"""Text and conversations as a Task: which of the two a path holds decides how it is judged."""
+"""Text or conversations as a Task, by the files at a path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _holds_conversations(path: Path) -> bool:
         if chats and texts:
             raise BadData(
                 f"{path} holds conversations ({chats.name}) and text ({texts.name}), which are judged differently: give"
-                " one of them, in a folder of its own"
+                " one of them, in its own folder"
             )
         return chats is not None
     return path.suffix.lower() == ".jsonl"

@@ -1,4 +1,4 @@
-"""Which networks model language, what their files say, and how they are opened."""
+"""The networks of this kind: their architectures, the records of their files, and their runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the language models of a run answer to prompts, for the report: the same prompts for all of them."""
+"""Answers of the language models of a run to the same prompts, for the report."""
 
 from __future__ import annotations
 

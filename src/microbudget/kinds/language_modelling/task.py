@@ -1,4 +1,4 @@
-"""What a language modelling task has besides a Task's members; a task of the user's own may have them too."""
+"""The members of a language modelling task besides those of a Task; a user's own task may have them too."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...task import Example, Inputs, Task
 
 @runtime_checkable
 class LanguageTask(Task, Protocol):
-    """A Task whose examples are passages of text. What differs from other tasks:
+    """A Task whose examples are passages of text. Differences from other tasks:
 
-    * a model's outputs are (examples, 2), the nats that a passage costs and over how many tokens;
+    * a model's outputs are (examples, 2), the nats of a passage and its number of tokens;
     * what is timed is one token, not one example: `sample` gives the inputs for it;
     * a request is one passage, since a large model takes seconds for each, and two models are compared token by token.
     """

@@ -1,8 +1,8 @@
-"""Language modelling: how many bits a model needs for each byte of a text that it has not seen.
+"""Language modelling: the bits that a model needs for each byte of unseen text.
 
-The text is cut into passages of about `stride` bytes, the same for every model. Each is judged by itself, with the text
-before it as history: as many tokens as fit into `context`. Bits per byte can be compared across tokenizers, perplexity
-cannot.
+The text is cut into passages of about `stride` bytes, the same for every model. Each is judged separately, with the
+text before it as history: as many tokens as fit into `context`. Bits per byte can be compared across tokenizers,
+perplexity cannot.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .passages import Passage, TextFile, read
 
 METRIC = "bits per byte"
 CONTEXT, STRIDE = 512, 1024  # tokens; bytes, which are 200 to 400 tokens
-BYTES_PER_TOKEN = 8  # of history that is handed over: more than what tokenizers take on average
+BYTES_PER_TOKEN = 8  # of the history that a session gets: more than the average of tokenizers
 MOST: Mapping[str, int] = {"train": 8192, "validation": 1024, "test": 1024}  # passages: 8 MB and 1 MB
-LARGEST_FILE = 1 << 16  # passages of one file that are looked at: of 67 MB
-BLOCK = 16  # passages that go to the same split, since neighbours resemble each other
-DEPTH = 128  # tokens that stand before the one whose time is taken
+LARGEST_FILE = 1 << 16  # passages of one file that are considered: those of 67 MB
+BLOCK = 16  # neighbouring passages, which resemble each other, go to the same split
+DEPTH = 128  # tokens before the one that is timed
 
 _Place = tuple[TextFile, int]
 
@@ -95,7 +95,7 @@ class TextTask:
         return read(self._passage(example)).decode("utf-8")
 
     def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
-        """Each passage behind its history, as bytes: what a language session's `answer` judges."""
+        """Each passage after its history, as bytes: the inputs of a language session's `answer`."""
         parts = [self._with_history(example) for example in examples]
         width = max(len(history) + len(judged) for history, judged in parts)
         text = np.zeros((len(parts), width), np.uint8)
@@ -106,7 +106,7 @@ class TextTask:
         return {"text": text, "begin": begin, "end": end, "context": np.full(len(parts), self.context)}
 
     def sample(self, examples: Sequence[Example]) -> Inputs:
-        """What writing one token is timed with: the text that stands before it, and how many tokens of it."""
+        """The inputs for timing one token: the text before it, and the number of tokens of that text."""
         if not examples:
             raise BadData("there is no text to measure with")
         history, judged = self._with_history(examples[len(examples) // 2])
@@ -125,7 +125,7 @@ class TextTask:
         return np.asarray(outputs[:, 0] / np.maximum(outputs[:, 1], 1), np.float64)
 
     def extra(self, outputs: NDArray[Any]) -> dict[str, Any]:
-        """What else a Measurement tells. outputs: (examples, 2), nats and tokens, of all examples."""
+        """Perplexity and tokens, for a Measurement. outputs: (examples, 2), nats and tokens, of all examples."""
         cost, tokens = (float(value) for value in np.asarray(outputs, np.float64).sum(axis=0))
         perplexity = math.exp(min(700.0, cost / tokens)) if tokens else float("nan")
         stated = {"context_tokens": self.context, "stride_bytes": self.stride}
@@ -157,7 +157,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """The split that a folder's or a file's name tells: train.txt, wiki.valid.txt, test/1.txt."""
+    """The split in a folder's or a file's name: train.txt, wiki.valid.txt, test/1.txt."""
     if root.is_file():
         return None
     parts = path.relative_to(root).parts
@@ -168,7 +168,7 @@ def _split_of(path: Path, root: Path) -> str | None:
 
 
 def _by_split(paths: Sequence[Path], root: Path, stride: int, judging: bool) -> dict[str, list[_Place]]:
-    """All passages by split. Where nothing is there to train on, the names tell nothing, except to the judge."""
+    """All passages by split. Without a train split, names count only for judging."""
     files = [(path, _split_of(path, root)) for path in paths]
     named = judging or any(split == "train" for _, split in files)
     found: dict[str, list[_Place]] = {}
@@ -180,7 +180,7 @@ def _by_split(paths: Sequence[Path], root: Path, stride: int, judging: bool) -> 
 
 
 def _spread(count: int, most: int) -> Sequence[int]:
-    """At most so many of the numbers below `count`, evenly."""
+    """At most `most` of the numbers below `count`, evenly spaced."""
     return range(count) if count <= most else [index * count // most for index in range(most)]
 
 
@@ -189,7 +189,7 @@ def _to_judge(found: Mapping[str, list[_Place]]) -> list[_Place]:
 
 
 def _cut(found: Mapping[str, list[_Place]], seed: int) -> dict[str, list[_Place]]:
-    """The missing splits cut from train, or test from validation, in blocks of neighbouring passages."""
+    """Cut the missing splits from train, or test from validation, in blocks of neighbouring passages."""
     done = dict(found)
     if "validation" not in done and "test" not in done:
         done["train"], done["validation"], done["test"] = _divide(done["train"], cutting.WHOLE, seed)
@@ -216,14 +216,14 @@ def _divide(places: list[_Place], fractions: Sequence[float], seed: int) -> list
 
 
 def _choose(found: Mapping[str, list[_Place]], most: Mapping[str, int]) -> tuple[dict[str, list[_Place]], list[str]]:
-    """At most so many passages of each split, evenly over all of it, and what to say about that."""
+    """At most `most` passages of each split, evenly spaced, and a warning for each that is larger."""
     chosen, warnings = {}, []
     for split, places in found.items():
         limit = most.get(split, len(places))
         chosen[split] = places
         if len(places) > limit:
             chosen[split] = [places[index] for index in _spread(len(places), limit)]
-            warnings.append(f"the {split} text is long: {limit} passages of it are used, evenly spread")
+            warnings.append(f"the {split} text is long: {limit} passages of it are used, evenly spaced")
     return chosen, warnings
 
 
