@@ -10,7 +10,7 @@ from .worker import Worker
 
 @dataclass(frozen=True)
 class Weight:
-    """What a model adds to a process: peak bytes above those of the process without it, with the part of mapped files."""
+    """The bytes that a model adds to the peak of a process, and those of mapped files among them."""
 
     bytes: int
     anonymous_bytes: int | None
