@@ -9,6 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 import microbudget
 from microbudget.task import Task
+from quick import QUICK
 from toy_models import SIZE, linear
 
 PAGE = Path(__file__).parents[1] / "docs" / "tasks.md"
@@ -79,3 +80,17 @@ def test_run_takes_it(example, tmp_path):
     assert result.best.measurement.metric == "balanced accuracy"
     assert (tmp_path / "run" / "best" / "model.onnx").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_kind_of_ones_own_is_judged_by_what_the_task_has(example, tmp_path):
+    """Its name is in no folder of `kinds`: the methods and the search space are those of the model's format."""
+    task = example["Arrays"]("digits.npz", ["even", "odd"])
+    task.kind = "parity"
+    recipe = "finetune(epochs=2) > quantize(samples=8)"
+    result = microbudget.run_recipe("model.onnx", recipe, task, out=tmp_path / "run", durations=QUICK)
+    assert result.best.measurement.task == "parity"
+    assert result.best.measurement.metric == "balanced accuracy"
+    assert {"precision", "recall", "f1"} <= set(result.best.measurement.extra)
+    assert microbudget.load(tmp_path / "run").task == "parity"
+    again = microbudget.measure(tmp_path / "run", task, seconds=0.2)
+    assert again.quality == result.best.test.quality

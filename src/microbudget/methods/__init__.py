@@ -133,12 +133,13 @@ class Method(metaclass=_Options):
         Raises UnsupportedModel for a kind that has none, InvalidOption for an option that the kind does not read,
         MissingExtra where a library is not installed.
         """
-        given = {"this model is": model.task if model else None, "these data are": context.task.kind}
+        named = {"this model is": model.task if model else None, "these data are": context.task.kind}
+        given = {what: kind for what, kind in named.items() if kind in kinds.names()}  # another is of the user's own
         for what, kind in given.items():
-            if kind is not None and self._part_of(kind) is None:
+            if self._part_of(kind) is None:
                 raise UnsupportedModel(self._unsupported(what, kind))
-        kind = given["this model is"] or context.task.kind
-        found = kinds.facet(kind, self.name())
+        own = kinds.of_format(model.format) if model else None
+        found = kinds.facet(next(iter(given.values()), own or context.task.kind), self.name())
         self._refuse_foreign(found)
         return found
 

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidOption, UnsupportedModel
-from ..kind import facet
+from ..kind import find_facet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,8 @@ def default_runtime(model_format: str) -> str:
 
 def module_of(runtime: str, kind: str | None = None) -> str:
     """The module of a runtime; of a kind of model the one that the kind's `network.py` names in its place."""
-    own = facet(kind, "network").RUNTIMES if kind else {}
+    network = find_facet(kind, "network") if kind else None  # none for a kind of the user's own
+    own = network.RUNTIMES if network else {}
     return f"{__name__}.{own.get(runtime, MODULES[runtime])}"
 
 

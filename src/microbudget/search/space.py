@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..kind import facet
+from ..kind import facet, find_facet, of_format
 from ..methods import Method
 from ..model import Model
 from ..progress import Progress
@@ -46,6 +46,7 @@ class SearchSpace:
 
 
 def search_space(given: Model, task: Task) -> SearchSpace:
-    """The SearchSpace of the model's kind."""
-    found: SearchSpace = facet(given.task, "search_space").SearchSpace(given, task)
+    """The SearchSpace of the model's kind; for a kind of the user's own, that of its file format."""
+    module = find_facet(given.task, "search_space") or facet(of_format(given.format) or given.task, "search_space")
+    found: SearchSpace = module.SearchSpace(given, task)
     return found
