@@ -25,13 +25,7 @@ def names() -> tuple[str, ...]:
 
 def find_facet(kind: str, name: str) -> ModuleType | None:
     """A module of a kind's folder, imported when it is first needed; None where the kind has no such module."""
-    folder = kind.replace("-", "_")
-    path = f"{PACKAGE}.{folder}"
-    if not folder.isidentifier():  # of a task of the user's own
-        return None
-    if importlib.util.find_spec(path) is None or importlib.util.find_spec(f"{path}.{name}") is None:
-        return None
-    return importlib.import_module(f"{path}.{name}")
+    return importlib.import_module(_path(kind, name)) if _has(kind, name) else None
 
 
 def facet(kind: str, name: str) -> ModuleType:
@@ -43,8 +37,20 @@ def facet(kind: str, name: str) -> ModuleType:
 
 
 def having(name: str) -> tuple[str, ...]:
-    """The kinds with a module of that name."""
-    return tuple(kind for kind in names() if find_facet(kind, name) is not None)
+    """The kinds with a module of that name; none is imported."""
+    return tuple(kind for kind in names() if _has(kind, name))
+
+
+def _path(kind: str, name: str) -> str:
+    return f"{PACKAGE}.{kind.replace('-', '_')}.{name}"
+
+
+def _has(kind: str, name: str) -> bool:
+    path = _path(kind, name)
+    folder = path.rpartition(".")[0]
+    if not kind.replace("-", "_").isidentifier():  # of a task of the user's own
+        return False
+    return importlib.util.find_spec(folder) is not None and importlib.util.find_spec(path) is not None
 
 
 def facets(name: str) -> list[ModuleType]:
