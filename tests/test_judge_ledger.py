@@ -185,7 +185,7 @@ def test_safetensors_add_up_and_statistics_are_no_parameters(tmp_path):
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"id2label": {}}')
     (tmp_path / "tokenizer.json").write_text("{}")
-    model = load(tmp_path)
+    model = Model(tmp_path, "hf", Record())
     book = ledger(model)
     assert book.size_bytes == sum(book.parts().values()) == model.size_bytes
     assert book.files_bytes == 16
@@ -219,7 +219,7 @@ def test_mobilenet_has_the_parameters_that_its_paper_tells():
 
 @needs_assets
 @pytest.mark.parametrize("name", ["resnet20_cifar10.onnx", "resnet56_cifar10.onnx"])
-@pytest.mark.filterwarnings("ignore:.*says nothing of its preprocessing")
+@pytest.mark.filterwarnings("ignore:.*has no preprocessing config")
 def test_real_files_add_up(name):
     model = load(ASSETS / "models" / name)
     assert ledger(model).size_bytes == model.size_bytes
