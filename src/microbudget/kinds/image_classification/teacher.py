@@ -123,7 +123,7 @@ def _needed(missing: list[int], context: Context) -> list[int]:
     """The views that the step needed from the teacher when it began, so that a killed step reports the same number."""
     if context.checkpoints is None:
         return missing
-    path = context.checkpoints / "asked.json"
+    path = context.checkpoints / "needed_views.json"
     if path.is_file():
         found: list[int] = json.loads(path.read_text(encoding="utf-8"))
         return found
