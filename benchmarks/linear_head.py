@@ -23,10 +23,10 @@ from threadpoolctl import threadpool_limits
 from markdown import ROOT, table
 from microbudget.kinds.image_classification.backbone import open_backbone
 from microbudget.kinds.image_classification.data import ImageTask
-from microbudget.kinds.image_classification.features import FeatureStore
 from microbudget.metrics import cross_entropy, softmax
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions
+from microbudget.training.features import FeatureStore
 from microbudget.training.head import Head, HeadSettings, fit_head
 
 ASSETS = ROOT.parent / "shared" / "assets"

@@ -151,11 +151,11 @@ def features_and_head(seed: int, cache: Path) -> dict[str, Any]:
     """Seconds of the features of one view and the head alone, the network opened and the photos decoded before."""
     from microbudget.kinds.image_classification.backbone import open_backbone
     from microbudget.kinds.image_classification.data import ImageTask
-    from microbudget.kinds.image_classification.features import FeatureStore
-    from microbudget.kinds.image_classification.teaching import labels_of
     from microbudget.methods.finetune import Finetune
     from microbudget.runtimes.loading import load
+    from microbudget.training.features import FeatureStore
     from microbudget.training.head import fit_head
+    from microbudget.training.head_data import labels_of
 
     model = load(MODEL)
     preprocessing = model.record.preprocessing or {}

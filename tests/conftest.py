@@ -152,7 +152,7 @@ def resnet_onnx(resnet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def images_answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of images of every call that features and teachers make to ONNX Runtime."""
-    from microbudget.kinds.image_classification.features import OnnxSession
+    from microbudget.training.features import OnnxSession
 
     calls: list[int] = []
     answer = OnnxSession.answer

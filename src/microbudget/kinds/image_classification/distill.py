@@ -22,6 +22,7 @@ from ...runtimes.loading import load
 from ...task import Example
 from ...training import objectives
 from ...training.classifiers import for_training, pruned_weights
+from ...training.head_data import check_classes, check_validation
 from ...training.learning_curve import stratified
 from ...training.modes import fresh_norms, zeros_stay
 from ...training.objective import Batch, Objective, Trained
@@ -30,7 +31,7 @@ from ...training.settings import Settings
 from ...training.train import train
 from . import student as students
 from .teacher import DistillationData, TeacherAnswers, check_preprocessing, teacher_answers
-from .teaching import check_classes, check_validation, preprocessing_of
+from .teaching import preprocessing_of
 
 OPTIONS = (
     "student", "depth", "width", "teacher", "temperature", "hard", "features", "views", "epochs", "patience",

@@ -14,11 +14,12 @@ from ...methods import Context
 from ...methods.finetune import Finetune
 from ...metrics import classification_report, confusion_matrix
 from ...model import ONNX_NAME, Model, Record
+from ...training.features import FeatureStore
 from ...training.head import Head
+from ...training.head_data import HeadData, Labels, check_classes, check_validation, labels_of, one_thread
 from ...training.learning_curve import learning_curve
 from .backbone import Backbone, open_backbone
-from .features import FeatureStore
-from .teaching import HeadData, Labels, check_classes, check_validation, labels_of, one_thread, preprocessing_of
+from .teaching import preprocessing_of
 
 BACKBONE_FACTOR, CUT_FACTOR = 0.1, 0.3  # on `deep_rate`: for a backbone as it was trained, and for one that was cut
 
@@ -31,7 +32,8 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     backbone = _open(model, context, max(step.views, step.deep_views) if step.unfreeze else step.views)
     store = FeatureStore(backbone.graph, preprocessing, context.cache / "features", context.threads)
     with one_thread():
-        head, history = _train_head(step, HeadData.of(store, context, step.views), context)
+        data = HeadData.of(store, context.task, step.views, context.seed, context.progress)
+        head, history = _train_head(step, data, context)
     if step.unfreeze:
         history = _train_network(step, backbone, head, history, model, context, out)
     else:

@@ -14,11 +14,12 @@ from ...runtimes.hf.heads import head_of, put_head, set_classes
 from ...runtimes.hf.image_classifier import load_network
 from ...runtimes.loading import known_outputs
 from ...training import classifiers, objectives
+from ...training.features import FeatureStore
 from ...training.head import HeadSettings
+from ...training.head_data import HeadData, check_classes, one_thread
 from ...training.modes import frozen_norms
 from .backbone import open_backbone
-from .features import FeatureStore
-from .teaching import HeadData, check_classes, one_thread, preprocessing_of
+from .teaching import preprocessing_of
 
 RATE = 5e-4
 
@@ -53,6 +54,8 @@ def _with_head(model: Model, preprocessing: dict[str, Any], context: Context) ->
     backbone = open_backbone(model)
     store = FeatureStore(backbone.graph, preprocessing, context.cache / "features", context.threads)
     with one_thread():
-        head = HeadData.of(store, context, 1).fit(len(labels), HeadSettings(), context.seed)
+        head = HeadData.of(store, context.task, 1, context.seed, context.progress).fit(
+            len(labels), HeadSettings(), context.seed
+        )
     put_head(backbone.network, backbone.weight, head.layers[0], labels)
     return backbone.network

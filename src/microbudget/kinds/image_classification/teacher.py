@@ -18,8 +18,8 @@ from ...methods import Context
 from ...model import Model
 from ...runtimes.loading import match_labels
 from ...task import Example, Task
+from ...training.features import FeatureStore
 from .backbone import open_backbone
-from .features import FeatureStore
 
 SAME_CROP = 0.03  # by how much the crops of teacher and student may differ: rounding of a smaller input
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...machine.files import open_whole
-from ...machine.processor import thread_count
-from ...progress import SILENT, Progress
-from ...runtimes.onnx.session import OnnxSession
-from ...task import Example, Task
+from ..machine.files import open_whole
+from ..machine.processor import thread_count
+from ..progress import SILENT, Progress
+from ..runtimes.onnx.session import OnnxSession
+from ..task import Example, Task
 
 CHUNK = 32  # examples that are prepared at once
 CALL = 8  # examples in one call of the runtime
