@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL.Image import Resampling
-
 from ..errors import UnsupportedPreprocessing
 
 HALF = (0.5, 0.5, 0.5)  # "ImageNet standard" in transformers
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-BILINEAR, BICUBIC = int(Resampling.BILINEAR), int(Resampling.BICUBIC)
+BILINEAR, BICUBIC = 2, 3  # of PIL.Image.Resampling; Pillow would count as memory of a worker that answers
 WARPED_FROM = 384  # ConvNext crops below this size and warps from it on
 
 BASE: dict[str, Any] = {

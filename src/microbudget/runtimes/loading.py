@@ -123,10 +123,10 @@ def _hf_record(folder: Path, weights: bool) -> Record:
         architectures = [str(name) for name in config.get("architectures") or ()]
     except (ValueError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{path} cannot be read: {error}") from error
-    network = _network_of(architectures, path)
     if weights and not any(folder.glob("*.safetensors")):
         refuse_pickles(folder)
         raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
+    network = _network_of(architectures, path)
     try:
         record: Record = network.hf_record(folder, config)
         return record
