@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,12 @@ def assets() -> Path:
     return ASSETS
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MICROBUDGET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For fixtures of modules too: not the user's cache, and what the machine can do is measured once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MICROBUDGET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 def write_photos(folder: Path, per_class: int = 20, size: int = PIXELS, seed: int = 0) -> Path:

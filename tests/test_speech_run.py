@@ -47,12 +47,8 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(folder: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Shrunk:
     """One recipe, through build, judge, choice, delivery and report."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MICROBUDGET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        out = tmp_path_factory.mktemp("runs") / "toy"
-        return run_recipe(
-            folder, "export(format='ct2')", recordings, Budget(max_drop=Drop(0.5)), out=out, threads=1, durations=QUICK
-        )
+    out, budget = tmp_path_factory.mktemp("runs") / "toy", Budget(max_drop=Drop(0.5))
+    return run_recipe(folder, "export(format='ct2')", recordings, budget, out=out, threads=1, durations=QUICK)
 
 
 def test_the_recipe_ships(ran: Shrunk) -> None:
