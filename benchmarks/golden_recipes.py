@@ -14,8 +14,8 @@ give the same folder for A and B, on the same machine. Of microbudget only `micr
 everything else can move.
 
 Most cases do not ship: with a limit of 1 MB of memory the measurement, which takes most of a run's time, stops as soon
-as the model is built. Left out: cards, reports, predict.py, and in microbudget.json the names of the run and the machine.
-Every case is a fork of a process that has imported torch and transformers already.
+as the model is built. Left out: cards, reports, predict.py, and in microbudget.json the names of run and machine. Every
+case is a fork of a process that has imported torch and transformers already.
 """
 
 from __future__ import annotations
@@ -228,8 +228,8 @@ def write(src: Path, out: Path, data: Path, only: str, jobs: int, table: dict[st
             row = run_case(case, driver, data, scratch)
             free.put(driver)
             shutil.rmtree(scratch / case.name, ignore_errors=True)
-            told = f"FAILED: {row['failure']}" if "failure" in row else f"{len(row['files'])} files"
-            print(f"{time.monotonic() - started:5.1f} s  {case.name}: status {row['status']}, {told}", flush=True)
+            result = f"FAILED: {row['failure']}" if "failure" in row else f"{len(row['files'])} files"
+            print(f"{time.monotonic() - started:5.1f} s  {case.name}: status {row['status']}, {result}", flush=True)
             return case.name, row
 
         with ThreadPoolExecutor(jobs) as pool:
@@ -254,12 +254,12 @@ def compare(a: Path, b: Path, only: str) -> int:
     for name in names:
         rows = [table.get(name) for table in tables]
         if rows[0] is None or rows[1] is None:
-            told = [f"only in {(b if rows[0] is None else a).name}"]
+            result = [f"only in {(b if rows[0] is None else a).name}"]
         else:
-            told = list(_differences(rows[0], rows[1]))
-        different += bool(told)
-        again = "" if told or rows[0]["fingerprint"] == rows[1]["fingerprint"] else " (another fingerprint)"
-        print(f"{'DIFFERS' if told else 'same   '} {name}{again}{': ' if told else ''}{'; '.join(told)}")
+            result = list(_differences(rows[0], rows[1]))
+        different += bool(result)
+        again = "" if result or rows[0]["fingerprint"] == rows[1]["fingerprint"] else " (another fingerprint)"
+        print(f"{'DIFFERS' if result else 'same   '} {name}{again}{': ' if result else ''}{'; '.join(result)}")
     print(f"{len(names)} cases, {different} differ")
     return 1 if different or not names else 0
 

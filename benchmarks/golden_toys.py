@@ -322,7 +322,7 @@ def make_whisper(folder: Path) -> None:
     sizes = {"vocab_size": text + len(ids) + STAMPS, "max_target_positions": 16, "max_source_positions": 300}
     torch.manual_seed(0)
     WhisperForConditionalGeneration(WhisperConfig(**tokens, **heads, **widths, **sizes)).save_pretrained(str(folder))
-    told = {
+    generation = {
         "is_multilingual": True,
         "lang_to_id": {f"<|{name}|>": ids[f"<|{name}|>"] for name in ("en", "zh", "de")},
         "task_to_id": {name: ids[f"<|{name}|>"] for name in ("translate", "transcribe")},
@@ -335,7 +335,7 @@ def make_whisper(folder: Path) -> None:
         "max_length": 16,
         **tokens,
     }
-    (folder / "generation_config.json").write_text(json.dumps(told), encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
     WhisperFeatureExtractor(chunk_length=6).save_pretrained(str(folder))
 
 
