@@ -7,7 +7,7 @@
 
 Every trial opens fresh workers with the same model, eight times two of them one after the other, so the true ratio is
 1. Told is how often the 95 % interval of the ratio holds 1, live and in replays of the recorded blocks; how wide it is;
-how often a true difference of 5 % (one twin waits, busily, for 5 % of each call's time) is found within a minute; and
+how often a true difference of 5 % (one copy waits, busily, for 5 % of each call's time) is found within a minute; and
 how often the usual protocol, 20 calls of one and then 20 of the other, finds a difference of more than 5 % where there
 is none. Every trial is kept in benchmarks/aa_timing.npz when it is done; the table goes into
 docs/results/measuring.md when all are done.
@@ -42,7 +42,7 @@ from microbudget.progress import Progress
 from microbudget.runtimes import open_session
 
 SIZE = 48  # pixels
-DELAY = 0.05  # share of a call's time that the slower twin waits
+DELAY = 0.05  # share of a call's time that the slower copy waits
 RECORD = Path(__file__).with_suffix(".npz")
 HOG = """
 import random, sys, time
@@ -91,7 +91,7 @@ class Delayed:
 
 
 def open_delayed(model: Model, *, threads: int = 0, runtime: str | None = None) -> Delayed:
-    """What the slower twin's worker opens."""
+    """What the slower copy's worker opens."""
     return Delayed(open_session(model, threads=threads, runtime=runtime), DELAY)
 
 
@@ -160,7 +160,7 @@ def run_trial(model: Model, inputs: dict, threads: int, seconds: float, seed: in
 
 
 def find_delay(model: Model, inputs: dict, threads: int, seconds: float, seed: int) -> tuple[bool, float, float]:
-    """Whether a twin that is 5 % slower is called slower, after how many seconds, and the ratio that was found."""
+    """Whether a copy that is 5 % slower is called slower, after how many seconds, and the ratio that was found."""
     again = reopening(model, threads, (OPENER, "aa_timing:open_delayed"))
     with again() as (a, b):
         started = time.monotonic()
@@ -170,7 +170,7 @@ def find_delay(model: Model, inputs: dict, threads: int, seconds: float, seed: i
 
 def replay(trials: list[Trial], count: int, seed: int = 0) -> float:
     """Share of replays whose interval holds 1. A replay is a random stretch, at least half, of one trial's pairs,
-    in time order, with the twins' names swapped at random."""
+    in time order, with the copies' names swapped at random."""
     coin = np.random.default_rng(seed)
     covered = 0
     for _ in range(count):

@@ -96,7 +96,7 @@ def geometric_ratio(watches: list[Stopwatch]) -> float:
 
 
 class Beside:
-    """A worker; after every second block of the two twins the stopwatches take their turns."""
+    """A worker; after every second block of the two models the stopwatches run."""
 
     def __init__(self, worker, watches: list[Stopwatch], blocks: Iterator[int]) -> None:
         self._worker, self._watches, self._blocks = worker, watches, blocks

@@ -103,7 +103,7 @@ class Driver:
 
 
 def drive() -> None:
-    """The other side of a Driver: tell where microbudget lies, then run one command a line."""
+    """The other side of a Driver: print where microbudget lies, then run one command a line."""
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -138,7 +138,7 @@ def _perform(arguments: list[str], log: str) -> None:
 
 
 def run_case(case: Case, driver: Driver, data: Path, scratch: Path) -> dict[str, Any]:
-    """Build it; what stands in OUT.json under its name. "failure" is there where not every step was built."""
+    """Build it; returns its entry in OUT.json. "failure" is there where not every step was built."""
     out, log = scratch / case.name, scratch / f"{case.name}.log"
     options = ["--data", case.data, "--out", str(out), "--threads", "1", "--seed", "0", "--json", "--quiet", "--keep"]
     status = driver.run(["run", case.model, case.recipe, *options, *_hurry(case)], log)
@@ -305,7 +305,7 @@ def main() -> int:
     verb.add_argument("--data", type=Path, default=DEFAULT_DATA, help=f"folder of the toys (default {DEFAULT_DATA})")
     verb.add_argument("--jobs", type=int, default=1, help="cases at a time, of one thread each (default 1)")
     verb.add_argument("--update", action="store_true", help="keep the other cases that stand in OUT.json")
-    verb = verbs.add_parser("compare", help="tell which cases differ")
+    verb = verbs.add_parser("compare", help="list the cases that differ")
     verb.add_argument("a", type=Path, metavar="A.json")
     verb.add_argument("b", type=Path, metavar="B.json")
     verb.add_argument("--only", default="*", metavar="PATTERN")
@@ -317,9 +317,9 @@ def main() -> int:
     if chosen.verb == "compare":
         return compare(chosen.a, chosen.b, chosen.only)
     os.environ.update(ENVIRONMENT)
-    stands = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.update and chosen.out.is_file() else {}
+    known = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.update and chosen.out.is_file() else {}
     places = (chosen.src.resolve(), chosen.out.resolve(), chosen.data.resolve())
-    return write(*places, chosen.only, chosen.jobs, stands)
+    return write(*places, chosen.only, chosen.jobs, known)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class Net:
         return self.op("Conv", x, weight, self.normal(0.1, outputs), group=groups, pads=[kernel // 2] * 4, **more)
 
     def save(self, x: str, inputs: int, path: Path) -> None:
-        """Pooling and a last layer behind `x`; the whole as a file."""
+        """Pooling and a last layer after `x`; the whole as a file."""
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 

@@ -60,7 +60,7 @@ class Worker:
         )
         self._read()
 
-    def hear(self, files: Sequence[Path]) -> dict[str, Any]:
+    def transcribe(self, files: Sequence[Path]) -> dict[str, Any]:
         """Texts, seconds and the peak of memory so far."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([str(file) for file in files]) + "\n")
@@ -145,7 +145,7 @@ def quality(results: Results, part: str, ways: Mapping[str, tuple[str, str]]) ->
             continue
         model = made(recipe)
         with Worker(way, model.path) as worker:
-            texts = worker.hear([task.path_of(example) for example in examples])["texts"]
+            texts = worker.transcribe([task.path_of(example) for example in examples])["texts"]
         scores = task.score(np.array(texts), examples)
         row = {
             "wer": scores.value,
@@ -179,13 +179,13 @@ def speed(results: Results, part: str, ways: Mapping[str, tuple[str, Path]], *, 
             for name, (way, folder) in ways.items()
             for threads in range(1, THREADS + 1)
         }
-        peaks = {both: worker.hear(paths[:1])["peak_bytes"] for both, worker in workers.items()}
+        peaks = {both: worker.transcribe(paths[:1])["peak_bytes"] for both, worker in workers.items()}
         seconds: dict[tuple[str, int], list[float]] = {both: [] for both in workers}
         for index in range(rounds):
             for place in rng.permutation(len(workers)):
                 both, worker = list(workers.items())[place]
-                worker.hear(paths[:1])  # caches are another's
-                seconds[both].append(sum(worker.hear(paths)["seconds"]))
+                worker.transcribe(paths[:1])  # caches are another's
+                seconds[both].append(sum(worker.transcribe(paths)["seconds"]))
             print(f"{part}: round {index + 1} of {rounds}", file=sys.stderr, flush=True)
     best = {name: min(range(1, THREADS + 1), key=lambda n: float(np.median(seconds[name, n]))) for name in ways}
     results.put(f"{part}/peaks", {name: peaks[name, threads] for name, threads in best.items()})

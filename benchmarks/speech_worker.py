@@ -33,13 +33,13 @@ def with_transformers(folder: str, threads: int) -> Hear:
     front = transformers.WhisperFeatureExtractor.from_pretrained(folder)
     tokenizer = transformers.WhisperTokenizer.from_pretrained(folder)
 
-    def hear(waveform: np.ndarray) -> str:
+    def transcribe(waveform: np.ndarray) -> str:
         with torch.inference_mode():
             features = front(waveform, sampling_rate=RATE_HZ, return_tensors="pt").input_features
             written = model.generate(features, do_sample=False, num_beams=1)
         return str(tokenizer.batch_decode(written, skip_special_tokens=True)[0]).strip()
 
-    return hear
+    return transcribe
 
 
 def with_faster_whisper(folder: str, threads: int, options: argparse.Namespace) -> Hear:
@@ -50,7 +50,7 @@ def with_faster_whisper(folder: str, threads: int, options: argparse.Namespace) 
         faster_whisper.transcribe.pad_or_trim = lambda piece, length=options.window * 100: _pad(piece, length)
     model = faster_whisper.WhisperModel(folder, device="cpu", compute_type=options.type, cpu_threads=threads)
 
-    def hear(waveform: np.ndarray) -> str:
+    def transcribe(waveform: np.ndarray) -> str:
         segments, _ = model.transcribe(
             waveform,
             language="en",
@@ -64,7 +64,7 @@ def with_faster_whisper(folder: str, threads: int, options: argparse.Namespace) 
         )
         return " ".join(segment.text.strip() for segment in segments)
 
-    return hear
+    return transcribe
 
 
 def _pad(piece: np.ndarray, length: int) -> np.ndarray:
@@ -79,11 +79,11 @@ def with_microbudget(folder: str, threads: int) -> Hear:
 
     session = open_session(load(folder), threads=threads)
 
-    def hear(waveform: np.ndarray) -> str:
+    def transcribe(waveform: np.ndarray) -> str:
         answer = session.answer({"waveform": waveform[None], "length": np.array([len(waveform)])})
         return str(answer[0])
 
-    return hear
+    return transcribe
 
 
 def main() -> None:
@@ -96,11 +96,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.kind == "transformers":
-        hear = with_transformers(options.folder, options.threads)
+        transcribe = with_transformers(options.folder, options.threads)
     elif options.kind == "faster-whisper":
-        hear = with_faster_whisper(options.folder, options.threads, options)
+        transcribe = with_faster_whisper(options.folder, options.threads, options)
     else:
-        hear = with_microbudget(options.folder, options.threads)
+        transcribe = with_microbudget(options.folder, options.threads)
     from microbudget.audio import sound
     from microbudget.machine import memory
 
@@ -112,7 +112,7 @@ def main() -> None:
             if name not in sounds:
                 sounds[name] = sound.read(Path(name))
             began = time.perf_counter()
-            texts.append(hear(sounds[name]))
+            texts.append(transcribe(sounds[name]))
             seconds.append(time.perf_counter() - began)
         answer = {"texts": texts, "seconds": seconds, "peak_bytes": memory.read().peak_bytes}
         print(json.dumps(answer), flush=True)

@@ -5,7 +5,7 @@
 The notebook's way: 25 epochs, every image through the frozen backbone in torch at every epoch, head `mlp`, Adam. It is
 given what its authors would choose today: images decoded once and kept in memory, float32 inference mode, and the
 fastest of several batch sizes and memory formats (found before the clock starts). Ours: `finetune(head="mlp")` with
-1, 2 and 4 views. Every run is a process of its own. Neither is told the test split; both are scored on it by the same
+1, 2 and 4 views. Every run is a process of its own. Neither sees the test split; both are scored on it by the same
 code. Splits are repeated with several seeds, so that accuracy is of more than one hundred photos.
 """
 

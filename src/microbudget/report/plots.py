@@ -15,7 +15,7 @@ from typing import Any
 
 from .outcome import Role
 
-# matplotlib wants real colours: each stands for a colour of page.css and is replaced in the finished SVG.
+# matplotlib takes real colours only: each represents a colour of page.css and is replaced in the finished SVG.
 INK, FAINT = "#010101", "#010102"
 ROLE_COLORS: dict[Role, str] = {"reference": "#010103", "best": "#010104", "other": "#010105"}
 LIMIT, REGION = "#010106", "#010107"

@@ -133,7 +133,7 @@ class ImageTask:
         return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_opening")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In another process the files are mapped anew."""
+        """In another process the files are mapped again."""
         self.__dict__.update(state, _files={}, _opening=threading.Lock())
 
     @cached_property

@@ -28,7 +28,7 @@ def hf_record(folder: Path, config: dict[str, Any]) -> Record:
 
 
 def image_preprocessing(folder: Path, model_type: str | None) -> dict[str, Any] | None:
-    """As `read_preprocessing`, with the processor's type where only the model's tells it."""
+    """As `read_preprocessing`, with the processor's type, which follows from the model's where the file lacks it."""
     preprocessing = read_preprocessing(folder)
     return None if preprocessing is None else with_type(preprocessing, model_type)
 

@@ -31,13 +31,13 @@ def add_verbs(verbs: Any, verb: Any, _show_json: Any) -> None:
     parser.add_argument("--format", choices=FORMATS, help="text (default), json, srt or vtt")
     parser.add_argument("--out", type=Path, help="file, or folder for a folder of recordings (default: stdout)")
     parser.add_argument("--language", metavar="de", help="or german, of a model that knows several (default: detected)")
-    about = "the longest piece heard at once (default: the model's window; 7 for subtitles)"
+    about = "the longest piece transcribed at once (default: the model's window; 7 for subtitles)"
     parser.add_argument("--longest", type=float, metavar="SECONDS", help=about)
-    parser.add_argument("--force", action="store_true", help="write over files that stand")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 
 
 def transcribe(options: argparse.Namespace, progress: Progress) -> int:
-    """Run the verb. A folder's files that cannot be read are told and left out."""
+    """Run the verb. Files of a folder that cannot be read are left out, with a warning."""
     from .transcribing import Transcriber, check_out, longest_of, recordings
 
     form = options.format or ("json" if options.json else "text")
@@ -63,13 +63,13 @@ def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path |
     done = []
     for name, path in _readable(found, progress):
         try:
-            told = {"model": transcriber.model, **transcriber.transcript(path, name).as_dict()}
+            document = {"model": transcriber.model, **transcriber.transcript(path, name).as_dict()}
         except BadData as error:
             _skip(error, many, progress)
             continue
-        done.append(told)
+        done.append(document)
         if out is not None:
-            text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+            text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
             files.write_text(target(out, name, "json") if many else out, text)
     _check_any(done, found)
     if out is None:
@@ -89,9 +89,9 @@ def _write_lines(
             if out is not None:
                 _write(target(out, name, form) if many else out, text)
             elif many:
-                told = " ".join(line.strip() for line in text)
+                joined = " ".join(line.strip() for line in text)
                 progress.clear()
-                print(f"{name}: {told}", flush=True)
+                print(f"{name}: {joined}", flush=True)
             else:
                 for line in text:
                     progress.clear()

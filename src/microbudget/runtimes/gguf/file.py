@@ -1,4 +1,4 @@
-"""Read GGUF files. Nothing in them is believed: every count and offset is held against the bytes that are there."""
+"""Read GGUF files. Nothing in them is trusted: every count and offset is checked against the bytes that are there."""
 
 from __future__ import annotations
 
