@@ -181,10 +181,10 @@ def test_a_recipe_of_our_own_that_does_not_suit_the_data_is_a_row(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A random teacher's words are none to learn from. Who asked for that recipe is told so; `shrink` goes on."""
-    from microbudget.kinds.transcription.search_space import speech_ladder
+    recipes = SearchSpace.recipes
 
-    def ends(given: Any, _first: Any, task: Any) -> list[Recipe]:
-        first, *_, last = speech_ladder(given, task)
+    def ends(space: SearchSpace, steps: Any) -> list[Recipe]:
+        first, *_, last = recipes(space, steps)
         return [last, first]
 
     monkeypatch.setattr(SearchSpace, "recipes", ends)

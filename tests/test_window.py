@@ -174,7 +174,7 @@ def test_auto_needs_recordings(whisper: Model, photos: Path, tmp_path: Path) -> 
 
 
 def test_another_architecture_is_refused(hf_model: Path, context: Context, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="no Whisper"):
+    with pytest.raises(UnsupportedModel, match="window does not support image-classification, which this model is for"):
         build_step(load(hf_model), Window(), context, tmp_path)
 
 
