@@ -28,7 +28,7 @@ def open_whole(path: Path, *, durable: bool = False, same_bytes: bool = False) -
     """A stream to write the file with; the file appears, or takes the place of the old one, when the block ends.
 
     When the block fails nothing is left, and an old file stays. Several processes and threads may do this at once.
-    durable: survive a power cut, which takes time. same_bytes: all processes that write this file write the same. Raises
+    durable: survive a power cut, which takes time. same_bytes: all processes that write it write the same. Raises
     OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
