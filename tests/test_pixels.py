@@ -118,7 +118,8 @@ class TestPixelCache:
         code = (
             "import sys, zlib; from pathlib import Path\n"
             "from microbudget.kinds.image_classification.data import ImageTask\n"
-            f"task = ImageTask.open(sys.argv[1], cache=Path(sys.argv[2])); config = {SMALL!r}\n"
+            "from microbudget.task import DataOptions\n"
+            f"task = ImageTask.open(sys.argv[1], DataOptions(cache=Path(sys.argv[2]))); config = {SMALL!r}\n"
             "for size in range(8, 24):\n"
             "    task.prepare([{**config, 'size': {'height': size, 'width': size}}], views=2)\n"
             "print(zlib.crc32(task.collate(task.examples('train'), config, 1)['pixel_values'].tobytes()))"
