@@ -265,7 +265,7 @@ def test_a_hung_template_ends_when_nobody_watches_it() -> None:
         "handler = RequestHandler(); handler.limit(128_000_000, 0.2); "
         "handler.render(ChatTemplate(HOSTILE['power']), TALK, True)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=False)
     assert done.returncode == -signal.SIGALRM
 
 

@@ -405,7 +405,7 @@ def test_two_processes_share_each_batch(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     try:
-        assert [worker.wait(120) for worker in workers] == [0, 0]
+        assert [worker.wait() for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
