@@ -5,17 +5,18 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from microbudget.errors import InvalidOption, ModelNotFound, UnsupportedModel
-from microbudget.kinds.language_modelling import fits
-from microbudget.kinds.language_modelling import search_space as ladder
+from microbudget.kinds.language_modelling import fits, search_space
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
 from microbudget.model import Model, Record
+from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.gguf import convert as convert_gguf
 from microbudget.runtimes.gguf.file import GgufFile
 from microbudget.runtimes.loading import load
@@ -68,10 +69,15 @@ def test_bits_per_weight_and_order(folder: Path) -> None:
     assert 16 <= rows[0].bits_per_weight < 16.1
 
 
+def recipes(given: Model) -> Iterator[Recipe]:
+    """What `shrink` tries; the levels do not depend on the data."""
+    return search_space.SearchSpace(given, None).recipes(())  # type: ignore[arg-type]
+
+
 def test_shrink_makes_the_predicted_levels(folder: Path) -> None:
-    assert set(ladder.LEVELS) == set(fits.LADDER) - {"F16"}
-    tried = [recipe.steps[-1].type for recipe in ladder.ladder(hf(folder))]  # type: ignore[attr-defined]
-    assert tried == [kind for kind in ladder.LEVELS if kind in tried]
+    assert set(search_space.LEVELS) == set(fits.LADDER) - {"F16"}
+    tried = [recipe.steps[-1].type for recipe in recipes(hf(folder))]  # type: ignore[attr-defined]
+    assert tried == [kind for kind in search_space.LEVELS if kind in tried]
     rows = {row.type: row.types for row in fits.levels(fits.anatomy(hf(folder)))}
     assert len({rows[kind] for kind in tried}) == len(tried) == len(set(rows.values()) - {rows["F16"]})
 
@@ -80,9 +86,9 @@ def test_levels_that_come_out_the_same_are_tried_once(tmp_path: Path) -> None:
     """Rows of 64 and 96 values: every IQ type falls back to IQ4_NL."""
     train_byte_level(tmp_path / "hf")
     write_network(tmp_path / "hf", "llama")
-    tried = [recipe.steps[-1].type for recipe in ladder.ladder(hf(tmp_path / "hf"))]  # type: ignore[attr-defined]
+    tried = [recipe.steps[-1].type for recipe in recipes(hf(tmp_path / "hf"))]  # type: ignore[attr-defined]
     assert tried[:2] == ["Q8_0", "Q4_K_M"]
-    assert len(tried) < len(ladder.LEVELS)
+    assert len(tried) < len(search_space.LEVELS)
 
 
 def test_a_given_file_is_only_made_smaller(folder: Path, tmp_path: Path) -> None:
@@ -93,13 +99,13 @@ def test_a_given_file_is_only_made_smaller(folder: Path, tmp_path: Path) -> None
             importance = {tensor.name: np.ones(tensor.columns, np.float32) for tensor in columns}
             rewrite(file, choices, kind, tmp_path / f"{kind}.gguf", importance=importance, threads=2)
     given = tmp_path / "Q4_K_M.gguf"
-    tried = [recipe.steps[-1].type for recipe in ladder.ladder(load(given))]  # type: ignore[attr-defined]
+    tried = [recipe.steps[-1].type for recipe in recipes(load(given))]  # type: ignore[attr-defined]
     sizes = {row.type: row.size_bytes for row in fits.levels(fits.anatomy(load(given)))}
     assert tried
     assert all(sizes[kind] < given.stat().st_size for kind in tried)
     assert not set(tried) & {"Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"}
     with pytest.raises(UnsupportedModel, match="no level is smaller: give the model in F16"):
-        list(ladder.ladder(load(tmp_path / "IQ1_S.gguf")))
+        list(recipes(load(tmp_path / "IQ1_S.gguf")))
 
 
 def test_the_cache_is_layers_times_heads_times_widths(folder: Path) -> None:
@@ -143,6 +149,7 @@ def test_large_models_are_predicted_without_their_weights(name: str, tmp_path: P
 
 MEASURE = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 import numpy as np
 from microbudget.machine import memory

@@ -132,7 +132,7 @@ def test_a_prompt_that_does_not_fit_is_bad_input(
 
 def test_prompts_are_for_language_models(tmp_path: Path, hf_model: Path) -> None:
     (tmp_path / "prompts.txt").write_text("Why?\n", encoding="utf-8")
-    with pytest.raises(InvalidOption, match="prompts are for language models"):
+    with pytest.raises(InvalidOption, match=r"prompts are for language-modelling, and .* is for image-classification"):
         read_prompts(tmp_path / "prompts.txt", load(hf_model))
 
 
