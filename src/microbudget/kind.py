@@ -23,6 +23,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(folders) if info.ispkg))
 
 
+def exists(name: str) -> bool:
+    """Whether there is such a kind; a task of the user's own may name another."""
+    return name in names()
+
+
 def find_facet(kind: str, name: str) -> ModuleType | None:
     """A module of a kind's folder, imported when it is first needed; None where the kind has no such module."""
     return importlib.import_module(_path(kind, name)) if _has(kind, name) else None

@@ -134,7 +134,7 @@ class Method(metaclass=_Options):
         MissingExtra where a library is not installed.
         """
         named = {"this model is": model.task if model else None, "these data are": context.task.kind}
-        given = {what: kind for what, kind in named.items() if kind in kinds.names()}  # another is of the user's own
+        given = {what: kind for what, kind in named.items() if kind and kinds.exists(kind)}
         for what, kind in given.items():
             if self._part_of(kind) is None:
                 raise UnsupportedModel(self._unsupported(what, kind))
