@@ -222,3 +222,14 @@ def test_public_names_are_what_they_say() -> None:
     assert set(dir(microbudget)) >= {"Budget", "Recipe", "Task", "shrink"}
     with pytest.raises(AttributeError, match="no attribute 'shrnk'"):
         microbudget.shrnk  # noqa: B018
+
+
+def test_every_folder_is_a_package_that_git_sees() -> None:
+    """A line of .gitignore such as `runs/` hides a room of that name: from git, from ruff and from the wheel."""
+    folders = {path.parent for path in FILES}
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *map(str, FILES)], cwd=PACKAGE, capture_output=True, text=True
+    )
+    if ignored.returncode != 128:  # no checkout
+        assert not ignored.stdout

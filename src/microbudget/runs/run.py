@@ -16,13 +16,13 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from .. import __version__
-from . import candidates
-from ..judge.budget import Budget
-from .candidates import Candidate
 from ..errors import AlreadyExists, RunLocked, RunMismatch
+from ..judge.budget import Budget
 from ..machine import files
 from ..model import Model
 from ..task import Split, Task
+from . import candidates
+from .candidates import Candidate
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def cache(self) -> Path:
-        """Decoded pixels and features; removed when the run is complete."""
+        """Decoded pixels, features, predictions, checkpoints of unfinished steps; removed when the run is complete."""
         return self.folder / "cache"
 
     @property
@@ -193,4 +193,3 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
     # A JSON text and a whole number are TOML values too.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
     files.write_text(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))
-

@@ -15,7 +15,9 @@ from ...search import space
 from .data import ImageTask
 
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
-STEPS = 7  # sizes are multiples of a seventh of the side: 32 pixels of 224, as often as networks halve their input
+# Sizes are rounded to multiples of a seventh of the side, 32 pixels of 224: as often as networks halve their input. For
+# sizes between those, such as 112, both constants have to change.
+STEPS = 7
 
 
 class SearchSpace(space.SearchSpace):

@@ -1,0 +1,1 @@
+"""Runs: what a run keeps on disk, and where."""
