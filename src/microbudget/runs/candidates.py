@@ -48,7 +48,7 @@ class Candidate:
 
     @property
     def slower_than_float(self) -> bool:
-        """Whether quantizing it was shown to cost speed on this machine. Levels of GGUF files are chosen for their size."""
+        """Whether quantizing it was shown to cost speed on this machine. Levels of GGUF files are chosen by size."""
         gguf = self.measurement is not None and self.measurement.format == "gguf"
         return not gguf and bool(self.speed.get("over_float", {}).get("verdict") == "slower")
 
