@@ -6,8 +6,8 @@
 `write` builds fifty tiny models by `microbudget run` of the tree, through every method and every kind of model, and
 records the hash of every file: of RUN/best, and of every step of the recipe in RUN/models. Run it with the Python that
 has the tree's dependencies. PATTERN is a shell pattern of case names, such as 'speech*'; --update keeps the other cases
-of OUT.json. `compare` prints a line for each case and exits with 1 where any differ; a fingerprint that changed is
-reported, but is no difference of bytes.
+of OUT.json. `compare` prints a line for each case, with the places where records differ, and exits with 1 where the
+bytes of any differ.
 
 The toy models and data lie in --data (by default runs/golden of the checkout), are made on the first use and kept:
 give the same folder for A and B, on the same machine. Of microbudget only `microbudget.cli.main` is imported, so that
@@ -247,20 +247,27 @@ def write(src: Path, out: Path, data: Path, only: str, jobs: int, table: dict[st
 
 
 def compare(a: Path, b: Path, only: str) -> int:
-    """A line a case; 1 where any differ, or are in one of the files alone."""
+    """A line for each case; 1 where the bytes of any differ, or where one of the files lacks it.
+
+    Records may differ in names and sentences: where they do is printed, and is no difference of bytes.
+    """
     tables = [json.loads(path.read_text(encoding="utf-8")) for path in (a, b)]
     names = [name for name in sorted({*tables[0], *tables[1]}) if fnmatch.fnmatch(name, only)]
     different = 0
     for name in names:
-        rows = [table.get(name) for table in tables]
-        if rows[0] is None or rows[1] is None:
-            result = [f"only in {(b if rows[0] is None else a).name}"]
+        first, second = (table.get(name) for table in tables)
+        if first is None or second is None:
+            result, places = [f"only in {(b if first is None else a).name}"], []
         else:
-            result = list(_differences(rows[0], rows[1]))
+            result, places = (
+                list(_differences(first, second)),
+                list(_places(first["record"], second["record"], "record")),
+            )
         different += bool(result)
-        again = "" if result or rows[0]["fingerprint"] == rows[1]["fingerprint"] else " (another fingerprint)"
-        print(f"{'DIFFERS' if result else 'same   '} {name}{again}{': ' if result else ''}{'; '.join(result)}")
-    print(f"{len(names)} cases, {different} differ")
+        more = f"; {len(places) - 5} more" if len(places) > 5 else ""
+        record = f"  ({'; '.join(places[:5])}{more})" if places else ""
+        print(f"{'DIFFERS' if result else 'same bytes'} {name}{': ' if result else ''}{'; '.join(result)}{record}")
+    print(f"{len(names)} cases, the bytes of {different} differ")
     return 1 if different or not names else 0
 
 
@@ -273,10 +280,6 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
     for name in sorted({*a["files"], *b["files"]}):
         if a["files"].get(name) != b["files"].get(name):
             yield name if name in a["files"] and name in b["files"] else f"{name} (in one alone)"
-    places = list(_places(a["record"], b["record"], "record"))
-    yield from places[:5]
-    if len(places) > 5:
-        yield f"{len(places) - 5} more of the record"
 
 
 def _places(a: Any, b: Any, at: str) -> Iterator[str]:
