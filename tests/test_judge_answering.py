@@ -33,8 +33,8 @@ def test_answers_are_the_models_and_all_chunks_arrive_in_order(tmp_path, task, m
 
 
 def test_chunks_hold_as_many_examples_as_the_largest_input_allows(tmp_path, task):
-    model = toy_models.random_linear(tmp_path / "a.onnx")
-    assert len(judging_of(task).chunks([model], task.examples("test"))[0]) == judging.LARGEST_CHUNK
+    model, many = toy_models.random_linear(tmp_path / "a.onnx"), [*task.examples("test")] * 2
+    assert [len(chunk) for chunk in judging_of(task).chunks([model], many)] == [judging.LARGEST_CHUNK, 16]
     photos = np.zeros((1, 3, 224, 224), "f")
     task.collate = lambda examples, preprocessing: {"pixel_values": photos}
     assert len(judging_of(task).chunks([model], task.examples("test"))[0]) == 4

@@ -133,7 +133,7 @@ def test_a_folder_of_photos_without_those_that_a_model_has_seen(tmp_path, photos
     assert (whole.examples, whole.examples_left_out) == (60, 0)
     assert whole.quality > 0.9
     assert whole.extra["preprocessing_s"] > 0
-    keys = [example.key for example in open_task(photos, []).examples("test")]
+    keys = [example.key for example in open_task(photos, [model]).examples("test")]
     taught = model.with_record(seen=tuple(keys[:10]))
     rest = measure(taught, photos, threads=1, seconds=0)
     assert (rest.examples, rest.examples_left_out) == (50, 10)

@@ -84,6 +84,16 @@ def test_an_interrupted_request_ends_the_worker_and_later_ones_say_so(monkeypatc
             worker.answer(INPUTS)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_worker_that_stands_still_while_inputs_are_sent_is_stopped():
+    """More than a pipe holds: nobody reads it, and writing must not wait for ever."""
+    with opened("printing") as worker:
+        worker.timeout_s = 0.3
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerFailed, match="hung: no answer within 300 ms"):
+            worker.answer({"x": np.zeros((1000, 1000))})
+
+
 def test_a_hung_worker_is_stopped():
     with opened("hanging") as worker:
         worker.timeout_s = 0.1

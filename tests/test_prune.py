@@ -213,7 +213,7 @@ def test_a_backbone_learns_faster_where_it_lost_channels(
 
 def test_importance_by_batch_norm_wants_one(context: Context, tmp_path: Path) -> None:
     given = load(write_classifier(tmp_path / "vit", "vit"))
-    with pytest.raises(InvalidOption, match="ViTForImageClassification has none behind its layers"):
+    with pytest.raises(InvalidOption, match="ViTForImageClassification has none after its layers"):
         build_step(given, Prune(importance="batchnorm", samples=4), context, tmp_path / "s")
 
 

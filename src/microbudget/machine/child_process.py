@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from ..errors import MicrobudgetError, WorkerFailed
 from ..units import format_bytes, format_seconds
 from . import memory
 from .memory import Memory
-from .request_loop import read_frame, write_frame
+from .request_loop import read_frame, write_pickle
 
+PIPE_BYTES = 4096  # every system's pipes hold as much at least
 POLL_S = 0.02  # how often the memory of a process with a limit is read
 
 
@@ -76,8 +78,11 @@ class ChildProcess:
         self._asked = request
         self._number += 1
         assert self._process.stdin is not None
-        with self._all_or_nothing():
-            write_frame(self._process.stdin, (self._number, request, arguments))  # type: ignore[arg-type]
+        data = pickle.dumps((self._number, request, arguments), protocol=5)
+        # What the pipe does not hold waits for the process to read it, and a process that hangs reads nothing.
+        watched = self._watched() if len(data) > PIPE_BYTES else contextlib.nullcontext()
+        with watched, self._all_or_nothing():
+            write_pickle(self._process.stdin, data)  # type: ignore[arg-type]
 
     def receive(self) -> Any:
         """The reply to the last request. Raises WorkerFailed, or the error that the worker raised."""

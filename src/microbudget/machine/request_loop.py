@@ -23,7 +23,11 @@ LENGTH = struct.Struct("<Q")
 
 def write_frame(stream: io.BufferedIOBase, value: Any) -> None:
     """One pickled value with its length before it."""
-    data = pickle.dumps(value, protocol=5)
+    write_pickle(stream, pickle.dumps(value, protocol=5))
+
+
+def write_pickle(stream: io.BufferedIOBase, data: bytes) -> None:
+    """As `write_frame`, of a value that is pickled already."""
     stream.write(LENGTH.pack(len(data)))
     stream.write(data)
     stream.flush()

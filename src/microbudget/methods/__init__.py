@@ -138,8 +138,10 @@ class Method(metaclass=_Options):
         for what, kind in given.items():
             if self._part_of(kind) is None:
                 raise UnsupportedModel(self._unsupported(what, kind))
-        own = kinds.of_format(model.format) if model else None
-        found = kinds.facet(next(iter(given.values()), own or context.task.kind), self.name())
+        own = kinds.of_format(model.format) if model else None  # where both are of the user's own
+        found = self._part_of(next(iter(given.values()), own or context.task.kind))
+        if found is None:
+            raise UnsupportedModel(self._unsupported("these data are", context.task.kind))
         self._refuse_foreign(found)
         return found
 
