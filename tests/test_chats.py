@@ -35,14 +35,14 @@ def write(path: Path, conversations: list[list[tuple[str, str]]]) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [[("user", f"what is {n} plus one?"), ("assistant", f"it is {n + 1}, I think")] for n in range(40)]
     said[0] = [("system", "be brief"), ("user", "hi"), ("assistant", "hello"), ("user", "ok?"), ("assistant", "yes")]
     return write(tmp_path_factory.mktemp("chats") / "chats.jsonl", said)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("models") / "llama"
     train_byte_level(found)

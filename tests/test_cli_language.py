@@ -18,7 +18,7 @@ from microbudget.search.evaluation import Evaluation
 from toy_language_models import TEXT, train_byte_level, write_network
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("language") / "llama"
     train_byte_level(folder)

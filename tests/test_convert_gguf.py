@@ -32,7 +32,7 @@ def logits_of(path: Path, tokens: list[int]) -> np.ndarray:
         network.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     train_byte_level(folder)
@@ -62,7 +62,7 @@ def test_llama_cpp_answers_as_transformers(shape: str, tokenizer: Path, tmp_path
     np.testing.assert_allclose(answered, expected, atol=2e-4 * np.abs(expected).max())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def llama(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama with a tokenizer. Do not write into it."""
     folder = give_tokenizer(tokenizer, tmp_path_factory.mktemp("llama") / "model")

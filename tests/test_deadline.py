@@ -80,7 +80,7 @@ def test_a_loop_that_gets_slower_is_given_up_later(hands: Hands) -> None:
     assert "would take" in told
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
         pytest.importorskip(name)
@@ -88,7 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_whisper(tmp_path_factory.mktemp("whisper") / "toy", **shape)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recordings(tmp_path_factory.mktemp("recordings"), 24)
 

@@ -32,7 +32,7 @@ QUICK = Distill(epochs=2, views=2, patience=2)
 LABELS = tuple(COLOURS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 photos of 3 classes and 9 without a label."""
     folder = write_photos(tmp_path_factory.mktemp("distill") / "photos")
@@ -43,13 +43,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     return Context(ImageTask.open(data, DataOptions(cache=cache)), cache, threads=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def taught(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny residual network with a head for the photos: teacher and model to be cut."""
     folder = write_resnet(tmp_path_factory.mktemp("taught") / "resnet")

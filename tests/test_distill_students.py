@@ -30,14 +30,14 @@ QUICK = Distill(epochs=1, views=1)
 LABELS = tuple(COLOURS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     photos = write_photos(tmp_path_factory.mktemp("students") / "photos", per_class=8)
     return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def taught(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny residual network with a head for the photos."""
     folder = write_resnet(tmp_path_factory.mktemp("taught") / "resnet")

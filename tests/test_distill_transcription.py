@@ -34,7 +34,7 @@ from toy_seq2seq import write_recordings, write_whisper
 EASY: dict[str, Any] = {"max_wer": 1e9, "epochs": 2, "batch_size": 8}  # a random teacher writes nonsense
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("whisper") / "toy"
     write_whisper(folder, max_target_positions=16, max_source_positions=150)
@@ -44,14 +44,14 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("speech")
     task = TranscriptionTask.open(write_recordings(folder / "data", 24), DataOptions(cache=folder / "cache"))
     return Context(task, folder / "cache", threads=2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def student(whisper: Model, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return build_step(whisper, Distill(decoder_layers=2, **EASY), context, tmp_path_factory.mktemp("store"))
 

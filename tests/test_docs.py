@@ -160,7 +160,7 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def verbs() -> dict[str, set[str]]:
     """The options of each verb that the pages use."""
     options = {}

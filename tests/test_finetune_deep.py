@@ -26,7 +26,7 @@ from microbudget.training.objective import Trained
 from test_distill import vision_transformer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)

@@ -26,7 +26,7 @@ from toy_language_models import train_byte_level, write_network
 FAST = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q6_K", "IQ4_XS", "Q1_0", "Q2_0")
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3", "stablelm", "llama-3.1"])
+@pytest.fixture(scope="session", params=["llama", "qwen2", "qwen3", "stablelm", "llama-3.1"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fits") / request.param
     train_byte_level(folder)

@@ -21,7 +21,7 @@ RUNTIMES = ["causal", pytest.param("gguf", marks=needs_llama)]
 PROMPT = "def answer(question):"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return write_pair(tmp_path_factory.mktemp("pair"))
 

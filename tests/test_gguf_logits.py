@@ -25,7 +25,7 @@ pytestmark = needs_llama
 TOLERANCE = 0.035
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rows of 256 and 512 values, heads whose rows are paired anew, keys that are shared."""
     found = tmp_path_factory.mktemp("oracle") / "hf"

@@ -23,7 +23,7 @@ from microbudget.runtimes.loading import load
 from toy_language_models import TEXT, train_byte_level, write_network
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def f16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model whose rows take K types, as GGUF in float16."""
     folder = tmp_path_factory.mktemp("f16")
@@ -34,7 +34,7 @@ def f16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gguf"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> TextTask:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n".join(TEXT * 40), encoding="utf-8")

@@ -20,7 +20,7 @@ LINES = [line.split() for line in GOLDEN.read_text(encoding="utf-8").splitlines(
 ROWS = [line for line in LINES if line[2] != "-"]  # the refused ones are in test_gguf_quantize.py
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
     path = tmp_path_factory.mktemp("small") / "small.gguf"
     return path, write_small(path)

@@ -36,12 +36,12 @@ from toy_pair import Pair, needs_llama, prose, write_pair
 pytestmark = needs_llama
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return write_pair(tmp_path_factory.mktemp("pair"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rounded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model in Q4_0."""
     path = tmp_path_factory.mktemp("q") / "toy-q4_0.gguf"
@@ -51,7 +51,7 @@ def rounded(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_text(prose(4000), encoding="utf-8")

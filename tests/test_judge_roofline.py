@@ -151,7 +151,7 @@ def test_a_working_set_takes_the_rate_of_the_next_smaller_size():
     assert LIMITS.bandwidth(2**23) == LIMITS.bandwidth(2**40) == 20e9
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     return folder, ceilings(1, folder)

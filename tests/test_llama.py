@@ -24,7 +24,7 @@ from toy_pair import Pair, needs_llama, write_pair
 pytestmark = needs_llama
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return write_pair(tmp_path_factory.mktemp("pair"))
 

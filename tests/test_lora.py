@@ -34,7 +34,7 @@ from toy_language_models import text_context, train_byte_level, write_network
 QUICK = Lora(rank=2, epochs=2, length=64, batch_size=4)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("models") / "llama"
     train_byte_level(folder)
@@ -42,12 +42,12 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Context:
     return text_context(tmp_path_factory)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def images(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)

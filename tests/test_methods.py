@@ -58,7 +58,7 @@ EXAMPLES: list[tuple[str, Method]] = [
 SPOKEN: list[Method] = [Window(seconds=10), Trim(), Distill(decoder_layers=1, epochs=1, max_wer=100.0)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Context]:
     """A small random Whisper and recordings of its kind."""
     cache, data = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("recordings")
@@ -67,13 +67,13 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Context]:
     return model, Context(task, cache, threads=1, reference=model)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def given(hf_model: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     """The inputs of the examples, by the recipe that made them."""
     store = tmp_path_factory.mktemp("store")

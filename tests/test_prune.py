@@ -36,13 +36,13 @@ from microbudget.task import DataOptions
 from random_graphs import random_net
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def taught(hf_model: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The tiny MobileNetV2 with the photos' labels."""
     return build_step(

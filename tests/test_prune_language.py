@@ -40,7 +40,7 @@ def written(folder: Path, kind: str) -> Model:
     return load(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Context:
     return text_context(tmp_path_factory)
 

@@ -35,20 +35,20 @@ from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(
         write_whisper(tmp_path_factory.mktemp("whisper") / "toy", max_target_positions=16, max_source_positions=150)
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> TranscriptionTask:
     folder = tmp_path_factory.mktemp("speech")
     return TranscriptionTask.open(write_recordings(folder / "data", 12), DataOptions(cache=folder / "cache"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(whisper: Model, task: TranscriptionTask, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     context = Context(task, tmp_path_factory.mktemp("cache"))
     examples = tuple(task.examples("train"))

@@ -15,7 +15,7 @@ from microbudget.runtimes.openvino import OpenVinoSession
 from toy_networks import kernels
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def quantized(onnx_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """onnxruntime's own int8 file."""
     from onnxruntime import quantization as ort

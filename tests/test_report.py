@@ -45,13 +45,13 @@ from report_runs import (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A finished run. Do not write into it."""
     return make_run(tmp_path_factory.mktemp("finished"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page(made: Made) -> Page:
     return made.page()
 

@@ -49,7 +49,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_space, "SCALES", (1.0,))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(resnet: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of `shrink`. Do not write into it."""
     out = tmp_path_factory.mktemp("runs") / "finished"

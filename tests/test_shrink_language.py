@@ -29,14 +29,14 @@ from toy_language_models import train_byte_level, write_network
 LEVELS = ("Q8_0", "Q2_K")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "source.txt"
     path.write_text(inspect.getsource(argparse)[:40_000], encoding="utf-8")
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run. Do not write into it."""
     folder = tmp_path_factory.mktemp("language")

@@ -111,7 +111,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     np.testing.assert_allclose(sound.read(tmp_path / "a.wav"), (left + right) / 3, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stereo_44100(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sound") / "a.flac"
     noise = np.random.default_rng(0).normal(0, 0.1, (44_100, 2))

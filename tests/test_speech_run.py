@@ -33,18 +33,18 @@ for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
     pytest.importorskip(name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper with a window of 6 s. Do not write into it."""
     return write_whisper(tmp_path_factory.mktemp("whisper") / "toy", max_source_positions=300)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recordings(tmp_path_factory.mktemp("recordings"), 24)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ran(folder: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Shrunk:
     """One recipe, through build, judge, choice, delivery and report."""
     out, budget = tmp_path_factory.mktemp("runs") / "toy", Budget(max_drop=Drop(0.5))

@@ -13,7 +13,7 @@ from microbudget.report.phrases import size_change
 from report_runs import Made, make_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make_run(tmp_path_factory.mktemp("tables"))
 

@@ -27,7 +27,7 @@ from microbudget.units import parse_drop
 from toy_pair import Pair, needs_llama, prose, write_pair
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return write_pair(tmp_path_factory.mktemp("pair"))
 

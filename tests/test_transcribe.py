@@ -31,7 +31,7 @@ for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
     pytest.importorskip(name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper of 2 s in CTranslate2. Do not write into it."""
     place = tmp_path_factory.mktemp("transcribe")

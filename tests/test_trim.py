@@ -51,12 +51,12 @@ def trimmed(model: Model, out: Path, texts: list[str] = TEXTS, **options: Any) -
     return Model(out, "hf", record)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(write_whisper(tmp_path_factory.mktemp("whisper") / "toy"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(whisper: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return trimmed(whisper, tmp_path_factory.mktemp("trimmed") / "small")
 

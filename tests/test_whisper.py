@@ -36,7 +36,7 @@ for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
 WINDOW = {"max_source_positions": 100}  # two seconds
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper of two languages and a window of 2 s. Do not write into it."""
     folder = write_whisper(tmp_path_factory.mktemp("whisper") / "toy", **WINDOW)
@@ -45,12 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recordings(tmp_path_factory.mktemp("recordings"), 12)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def task(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> TranscriptionTask:
     return TranscriptionTask.open(recordings, DataOptions(cache=tmp_path_factory.mktemp("cache")))
 
@@ -62,7 +62,7 @@ def export(folder: Path, task: TranscriptionTask, out: Path, **options: Any) -> 
     return load(out)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(folder: Path, task: TranscriptionTask, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return export(folder, task, tmp_path_factory.mktemp("ct2") / "float32", type="float32")
 

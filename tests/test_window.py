@@ -25,19 +25,19 @@ from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(write_whisper(tmp_path_factory.mktemp("whisper") / "toy", max_source_positions=500))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     folder = tmp_path_factory.mktemp("speech")
     task = TranscriptionTask.open(write_recordings(folder / "data"), DataOptions(cache=folder / "cache"))
     return Context(task, folder / "cache", threads=2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def short(whisper: Model, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return build_step(whisper, Window(seconds=4), context, tmp_path_factory.mktemp("store"))
 
