@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.training.head import HeadSettings, _AdamW, _forward, _gradients, _initial, fit_head
+from microbudget.training.head import AdamW, HeadSettings, fit_head, forward, head_gradients, initial_layers
 from microbudget.training.learning_curve import learning_curve
 
 
@@ -20,8 +20,10 @@ def clusters(n: int, seed: int, classes: int = 3, width: int = 8) -> tuple[np.nd
 def test_gradients_are_those_of_autograd(seed: int, hidden: int) -> None:
     rng = np.random.default_rng(seed)
     X, y = clusters(10, seed)
-    layers = tuple((W + rng.normal(0, 0.1, W.shape).astype(np.float32), b) for W, b in _initial(8, hidden, 3, rng))
-    loss, gradients = _gradients(layers, X / 30, y, 0.0, rng)
+    layers = tuple(
+        (W + rng.normal(0, 0.1, W.shape).astype(np.float32), b) for W, b in initial_layers(8, hidden, 3, rng)
+    )
+    loss, gradients = head_gradients(layers, X / 30, y, 0.0, rng)
     parameters = [torch.tensor(array, requires_grad=True) for layer in layers for array in layer]
     out = torch.from_numpy(X / 30)
     for index in range(0, len(parameters), 2):
@@ -39,7 +41,7 @@ def test_adamw_steps_like_torchs() -> None:
     ours = rng.normal(size=(3, 4)).astype(np.float32)
     theirs = torch.tensor(ours.copy(), requires_grad=True)
     reference = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1)
-    optimizer = _AdamW([ours], 0.1)
+    optimizer = AdamW([ours], 0.1)
     for _ in range(20):
         gradient = rng.normal(size=(3, 4)).astype(np.float32)
         theirs.grad = torch.from_numpy(gradient)
@@ -89,10 +91,10 @@ def test_a_feature_that_never_changes_does_no_harm() -> None:
 
 def test_dropout_keeps_the_mean() -> None:
     rng = np.random.default_rng(0)
-    layers = _initial(8, 4000, 3, rng)
+    layers = initial_layers(8, 4000, 3, rng)
     X = np.abs(clusters(4, 0)[0]) / 30
     mask = (rng.random((4, 4000)) >= 0.5).astype(np.float32) / np.float32(0.5)
-    kept, dropped = _forward(layers, X)[0].mean(), _forward(layers, X, mask)[0].mean()
+    kept, dropped = forward(layers, X)[0].mean(), forward(layers, X, mask)[0].mean()
     assert dropped == pytest.approx(kept, rel=0.1)
 
 

@@ -16,7 +16,7 @@ from microbudget.judge import compare, measure
 from microbudget.judge.judging import judging_of
 from microbudget.judge.ledger import ledger
 from microbudget.judge.ledger.gguf import nominal_bits
-from microbudget.kinds.language_modelling.divergence import Comparison, _passage, compare_both
+from microbudget.kinds.language_modelling.divergence import Comparison, compare_both, passage_divergence
 from microbudget.kinds.language_modelling.task import LanguageTask
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
@@ -68,7 +68,7 @@ def test_divergence_is_that_of_the_definition() -> None:
     coin = np.random.default_rng(0)
     a, b = (coin.normal(size=(150, 40), scale=2).astype(np.float32) for _ in range(2))
     ids = coin.integers(0, 40, 150)
-    row = _passage((ids, a), (ids, b))
+    row = passage_divergence((ids, a), (ids, b))
     p, q = (torch.log_softmax(torch.from_numpy(x).double(), 1) for x in (a, b))
     assert row[0] == pytest.approx(-float(p[torch.arange(150), ids].sum()))
     assert row[2] == pytest.approx(-float(q[torch.arange(150), ids].sum()))
@@ -78,7 +78,7 @@ def test_divergence_is_that_of_the_definition() -> None:
 
 def test_other_tokens_have_costs_but_no_divergence() -> None:
     logits = np.zeros((3, 8), np.float32)
-    row = _passage((np.array([1, 2, 3]), logits), (np.array([1, 2]), logits[:2]))
+    row = passage_divergence((np.array([1, 2, 3]), logits), (np.array([1, 2]), logits[:2]))
     assert row[:4] == pytest.approx((3 * np.log(8), 3, 2 * np.log(8), 2))
     table = np.array([row])
     assert Comparison(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5]).divergence() is None

@@ -166,7 +166,7 @@ def test_the_machines_ceilings_are_sane(measured):
 
 def test_they_are_measured_once_and_kept(measured, monkeypatch):
     folder, limits = measured
-    monkeypatch.setattr(ceilings_module, "_measure", lambda threads: pytest.fail("measured again"))
+    monkeypatch.setattr(ceilings_module, "measure_ceilings", lambda threads: pytest.fail("measured again"))
     monkeypatch.setattr(ceilings_module.machine, "load_average", lambda: 100.0)
     assert ceilings(1, folder) == limits
 
@@ -174,7 +174,7 @@ def test_they_are_measured_once_and_kept(measured, monkeypatch):
 def test_what_was_measured_on_a_busy_machine_is_measured_again_and_the_better_kept(tmp_path, monkeypatch):
     loads, found = iter([8.0, 7.0, 0.2, 0.1]), iter([LIMITS, OTHERS])
     monkeypatch.setattr(ceilings_module.machine, "load_average", lambda: next(loads))
-    monkeypatch.setattr(ceilings_module, "_measure", lambda threads: next(found))
+    monkeypatch.setattr(ceilings_module, "measure_ceilings", lambda threads: next(found))
     assert ceilings(2, tmp_path) == LIMITS
     assert ceilings(2, tmp_path) == LIMITS
     both = Ceilings(2, {"float32": 200e9, "int8": 400e9}, ((2**20, 80e9), (2**23, 30e9)))
@@ -185,7 +185,7 @@ def test_what_was_measured_on_a_busy_machine_is_measured_again_and_the_better_ke
 @pytest.mark.parametrize("text", ["", "{", '{"version": 0, "machines": {}}', "[]", '{"version": 1}'])
 def test_a_damaged_file_is_measured_again(tmp_path, monkeypatch, text):
     (tmp_path / "ceilings.json").write_text(text)
-    monkeypatch.setattr(ceilings_module, "_measure", lambda threads: LIMITS)
+    monkeypatch.setattr(ceilings_module, "measure_ceilings", lambda threads: LIMITS)
     assert ceilings(2, tmp_path) == LIMITS
     assert json.loads((tmp_path / "ceilings.json").read_text())["version"] == ceilings_module.VERSION
     assert [file.name for file in tmp_path.iterdir()] == ["ceilings.json"]
@@ -193,7 +193,7 @@ def test_a_damaged_file_is_measured_again(tmp_path, monkeypatch, text):
 
 def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(ceilings_module, "_measure", lambda threads: LIMITS)
+    monkeypatch.setattr(ceilings_module, "measure_ceilings", lambda threads: LIMITS)
     assert ceilings(2, tmp_path / "file") == LIMITS
 
 

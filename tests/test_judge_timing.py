@@ -16,29 +16,9 @@ from microbudget.judge.timing import BlockPairs, pair_timing, plan, time_one, ti
 from microbudget.judge.worker import Worker
 from microbudget.machine import placement
 from microbudget.machine.stopwatch import Block
+from toy_timing import Simulated
 
 INPUTS = {"pixel_values": np.zeros((1, 3, 8, 8), "f")}
-
-
-class Simulated:
-    """A worker whose calls take `call_s`, with noise that a seed fixes. Trouble comes at every `ill`-th block."""
-
-    def __init__(self, call_s, noise=0.05, seed=0, ill=0, trouble="the machine slept", cores=lambda block: 4):
-        self.call_s, self.noise, self.coin = call_s, noise, np.random.default_rng(seed)
-        self.ill, self.trouble, self.cores, self.blocks, self.log = ill, trouble, cores, 0, []
-        self.places = []
-
-    def prepare(self, inputs):
-        self.inputs = inputs
-
-    def time_block(self, calls, dropped, place=None):
-        self.blocks += 1
-        self.log.append((calls, dropped))
-        self.places.append(place)
-        factor = np.exp(self.noise * self.coin.normal())
-        durations = (self.call_s * factor * np.exp(0.01 * self.coin.normal(size=calls)) * 1e9).astype(int)
-        trouble = self.trouble if self.ill and self.blocks % self.ill == 0 else None
-        return Block(durations, int(2e9 * self.call_s * calls), self.cores(self.blocks), trouble)
 
 
 def test_a_true_ratio_lies_in_the_interval_and_is_called():
@@ -321,7 +301,7 @@ def test_the_threads_that_work_get_cores_of_their_own(monkeypatch, tmp_path):
     moved = {}
     monkeypatch.setattr(placement, "alike", lambda: True)
     monkeypatch.setattr(placement, "Path", lambda path: tmp_path)
-    monkeypatch.setattr(placement, "_worked_ns", {101: 5, 102: 900, 103: 0, 104: 700, 105: 0}.get)
+    monkeypatch.setattr(placement, "worked_ns", {101: 5, 102: 900, 103: 0, 104: 700, 105: 0}.get)
     monkeypatch.setattr(placement.os, "sched_getaffinity", lambda thread: {0, 1, 2})
     monkeypatch.setattr(placement.os, "sched_setaffinity", lambda thread, cores: moved.setdefault(thread, min(cores)))
     for seed in range(10):
@@ -333,12 +313,12 @@ def test_the_threads_that_work_get_cores_of_their_own(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_thread_that_works_has_worked_more():
-    before = placement._worked_ns(threading.get_native_id())
+    before = placement.worked_ns(threading.get_native_id())
     end = time.thread_time() + 0.05
     while time.thread_time() < end:
         pass
-    assert placement._worked_ns(threading.get_native_id()) > before
-    assert placement._worked_ns(2**22 + 1) == 0  # no such thread
+    assert placement.worked_ns(threading.get_native_id()) > before
+    assert placement.worked_ns(2**22 + 1) == 0  # no such thread
 
 
 def test_cores_of_different_speed_or_memory_are_left_alone(tmp_path):

@@ -121,8 +121,8 @@ def test_digital_silence_is_skipped_whatever_the_blocks(
 
 def test_hours_of_silence_are_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
-    loudness = pieces._loudness
-    monkeypatch.setattr(pieces, "_loudness", lambda samples: (looked.append(len(samples)), loudness(samples))[1])
+    loudness = pieces.loudness
+    monkeypatch.setattr(pieces, "loudness", lambda samples: (looked.append(len(samples)), loudness(samples))[1])
     quiet, word = np.zeros(30 * RATE, np.float32), spoken([(1.0, 0.0)])
     found = list(cut(iter([quiet] * 100 + [word] + [quiet] * 100 + [word]), 10.0))
     assert [round(piece.start_s, 1) for piece in found] == [2999.8, 6000.8]

@@ -230,7 +230,7 @@ def test_the_decision_outlives_the_cleaning_of_a_run(
 ) -> None:
     """The rest of the cache goes at the end; a step that is made again is the same."""
     from microbudget.runs.run import Run
-    from microbudget.search.search import _clean
+    from microbudget.search.search import remove_unused_models
 
     run = Run(tmp_path / "run")
     own = replace(context, cache=run.cache)
@@ -239,7 +239,7 @@ def test_the_decision_outlives_the_cleaning_of_a_run(
     first = build_step(taught, method, own, tmp_path / "one")
     (run.cache / "features").mkdir()
     (run.cache / "note").write_text("")
-    _clean(run, taught, [])
+    remove_unused_models(run, taught, [])
     assert [path.name for path in run.cache.iterdir()] == ["decisions"]
     monkeypatch.setattr(latency, "time_ratio", lambda *_: 1 / 0)
     again = build_step(taught, method, own, tmp_path / "two")

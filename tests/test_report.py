@@ -481,8 +481,8 @@ def test_labels_of_a_crowd_do_not_cover_each_other(monkeypatch):
     from microbudget.report import plots
 
     placed = []
-    place = plots._place_label
-    monkeypatch.setattr(plots, "_place_label", lambda *given: placed.append(place(*given)) or placed[-1])
+    place = plots.place_label
+    monkeypatch.setattr(plots, "place_label", lambda *given: placed.append(place(*given)) or placed[-1])
     points = [dot(2.6 + n / 1000, 97 - n / 2, str(n)) for n in range(9)] + [dot(9.1, 97, "reference", "reference")]
     trade_off("plot", points, Limits(4, 96, "at most 4 MB", "loss at most 1pt"), "size (MB)", "accuracy (%)")
     assert len(placed) == len(points)

@@ -169,7 +169,7 @@ def test_chat_templates_have_three_homes(tmp_path: Path) -> None:
     ],
 )
 def test_special_ids(settings: dict[str, Any], expected: dict[str, int]) -> None:
-    assert vocabulary._special_ids(settings, ("a", "b", "c")) == expected
+    assert vocabulary.special_token_ids(settings, ("a", "b", "c")) == expected
 
 
 def test_llama_classes_go_by_their_settings(tmp_path: Path) -> None:

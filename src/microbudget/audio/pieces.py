@@ -53,7 +53,7 @@ def cut(blocks: Iterable[Samples], longest_s: float) -> Iterator[Piece]:
             held, start = _skip(np.concatenate([held, block]), start)
         if not len(held):
             return
-        loud = _loudness(held[: 2 * longest])
+        loud = loudness(held[: 2 * longest])
         loudest = max(loudest, float(np.quantile(loud, 0.99)))
         taken, piece = _first(_speech(loud, loudest), len(held), longest)
         if piece is not None:
@@ -111,7 +111,7 @@ def _pauses(speech: NDArray[np.bool_], begin: int, end: int) -> list[tuple[int, 
     return [(begin + int(a), begin + int(b)) for a, b in runs if b - a >= PAUSE_S / STEP_S]
 
 
-def _loudness(samples: Samples) -> NDArray[np.float32]:
+def loudness(samples: Samples) -> NDArray[np.float32]:
     """Root mean square of each step of 20 ms, (steps,); the last one may be incomplete."""
     whole = len(samples) // _STEP * _STEP
     rest = samples[whole:]

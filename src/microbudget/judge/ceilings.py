@@ -51,7 +51,7 @@ def ceilings(threads: int, folder: Path | None = None) -> Ceilings:
     name = f"{machine.processor()}, {machine.cores()} cores, {threads} threads"
     load = machine.load_average() or 0.0
     if name not in kept or (kept[name]["load"] > BUSY and load < kept[name]["load"] / 2):
-        found = _measure(threads)
+        found = measure_ceilings(threads)
         found = _better(found, _row(kept[name])) if name in kept else found
         kept[name] = {**asdict(found), "load": load}
         _write(path, kept)
@@ -83,7 +83,8 @@ def _write(path: Path, machines: dict[str, Any]) -> None:
         files.write_text(path, json.dumps({"version": VERSION, "machines": machines}, indent=1))
 
 
-def _measure(threads: int) -> Ceilings:
+def measure_ceilings(threads: int) -> Ceilings:
+    """The arithmetic and the memory reads that this machine reaches now with so many threads."""
     rates = {dtype: _arithmetic(dtype, threads) for dtype in ("float32", "int8")}
     reads = tuple((size, _reading(size, threads)) for size in SIZES_BYTES)
     return Ceilings(threads, rates, reads)

@@ -43,7 +43,7 @@ def shuffle(seed: int | None = None) -> None:
     if not 1 < len(cores) < MANY_CORES:
         return
     random.Random(seed).shuffle(cores)
-    others.sort(key=_worked_ns, reverse=True)
+    others.sort(key=worked_ns, reverse=True)
     for position, thread in enumerate((main, *others)):
         with contextlib.suppress(OSError):  # the thread may have ended
             allowed = os.sched_getaffinity(thread)
@@ -51,7 +51,7 @@ def shuffle(seed: int | None = None) -> None:
             os.sched_setaffinity(thread, allowed)
 
 
-def _worked_ns(thread: int) -> int:
+def worked_ns(thread: int) -> int:
     """Processor time of a thread; 0 where the system does not report it, or the thread has ended."""
     try:
         return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0])

@@ -298,10 +298,10 @@ def _draw_labels(figure: Any, axes: Any, points: Sequence[Point], shifts: Sequen
         x += shift * figure.dpi / 72
         taken += [Bbox.from_bounds(x - 6, y - 6, 12, 12), Bbox.from_bounds(x - 1, low, 2, high - low)]
     for row in sorted(range(len(points)), key=lambda row: FIRST[points[row].role]):
-        taken.append(_place_label(axes, points[row], shifts[row], taken))
+        taken.append(place_label(axes, points[row], shifts[row], taken))
 
 
-def _place_label(axes: Any, point: Point, shift: float, taken: Sequence[Any]) -> Any:
+def place_label(axes: Any, point: Point, shift: float, taken: Sequence[Any]) -> Any:
     """Draw the label at the first free place, else where it covers the least; returns its box in pixels."""
     weight = "normal" if point.role == "other" else "bold"
     label = axes.annotate(

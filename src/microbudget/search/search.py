@@ -91,7 +91,7 @@ def search(run: Run, job: Job) -> Shrunk:
         result = _finish(evaluation, run, row, found, budget, interrupted)
     _write(run, result, options.progress)
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
-        _clean(run, reference, found)
+        remove_unused_models(run, reference, found)
     return result
 
 
@@ -206,7 +206,8 @@ def _write(run: Run, result: Shrunk, progress: Progress) -> None:
         progress.say(f"report    {run.report}")
 
 
-def _clean(run: Run, reference: Model, found: Sequence[Candidate]) -> None:
+def remove_unused_models(run: Run, reference: Model, found: Sequence[Candidate]) -> None:
+    """Remove the models and caches of the run that neither the reference nor a candidate uses."""
     clean(run.models, frozenset({reference.fingerprint, *(candidate.fingerprint for candidate in found)}))
     for path in run.cache.iterdir() if run.cache.is_dir() else ():
         if path.name != DECISIONS:  # another measurement would decide otherwise, and a step made again be another

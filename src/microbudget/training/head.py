@@ -47,7 +47,7 @@ class Head:
 
     def logits(self, features: Array) -> Array:
         """features (examples, inputs) -> (examples, classes)."""
-        return _forward(self.layers, features)[-1]
+        return forward(self.layers, features)[-1]
 
 
 def fit_head(
@@ -61,14 +61,14 @@ def fit_head(
     mean, deviation = _standard(train[0])
     inputs, held_out = (train[0] - mean) / deviation, (validation[0] - mean) / deviation
     rng = np.random.default_rng(seed)
-    layers = _initial(inputs.shape[1], settings.hidden, classes, rng)
+    layers = initial_layers(inputs.shape[1], settings.hidden, classes, rng)
     start = settings.rate(inputs.shape[1])
-    optimizer = _AdamW([array for layer in layers for array in layer], settings.weight_decay)
+    optimizer = AdamW([array for layer in layers for array in layer], settings.weight_decay)
     best, best_loss, best_epoch, history = layers, float("inf"), 0, []
     for epoch in range(settings.epochs):
         rate = start * 0.5 * (1 + np.cos(np.pi * epoch / settings.epochs))
         train_loss = _epoch(layers, optimizer, inputs, train[1], settings, rate, rng)
-        logits = _forward(layers, held_out)[-1]
+        logits = forward(layers, held_out)[-1]
         loss = float(cross_entropy(logits, validation[1]).mean())
         accuracy = float((logits.argmax(1) == validation[1]).mean())
         history.append(
@@ -94,7 +94,7 @@ def _unstandardized(layers: tuple[Layer, ...], mean: Array, deviation: Array) ->
     return ((W, b - W @ mean), *rest)
 
 
-def _initial(inputs: int, hidden: int, classes: int, rng: np.random.Generator) -> tuple[Layer, ...]:
+def initial_layers(inputs: int, hidden: int, classes: int, rng: np.random.Generator) -> tuple[Layer, ...]:
     """Zeros for the output layer, He et al. 2015 for a hidden one."""
     if not hidden:
         return (_zeros(classes, inputs),)
@@ -106,7 +106,7 @@ def _zeros(outputs: int, inputs: int) -> Layer:
     return np.zeros((outputs, inputs), np.float32), np.zeros(outputs, np.float32)
 
 
-def _forward(layers: tuple[Layer, ...], X: Array, mask: Array | None = None) -> list[Array]:
+def forward(layers: tuple[Layer, ...], X: Array, mask: Array | None = None) -> list[Array]:
     """The output of each layer, ReLU between them; the last are the logits."""
     outputs = []
     for index, (W, b) in enumerate(layers):
@@ -120,7 +120,7 @@ def _forward(layers: tuple[Layer, ...], X: Array, mask: Array | None = None) -> 
 
 def _epoch(
     layers: tuple[Layer, ...],
-    optimizer: _AdamW,
+    optimizer: AdamW,
     inputs: Array,
     labels: Labels,
     settings: HeadSettings,
@@ -132,20 +132,20 @@ def _epoch(
     order = rng.permutation(len(inputs))
     for start in range(0, len(order), settings.batch_size):
         rows = order[start : start + settings.batch_size]
-        loss, gradients = _gradients(layers, inputs[rows], labels[rows], settings.dropout, rng)
+        loss, gradients = head_gradients(layers, inputs[rows], labels[rows], settings.dropout, rng)
         optimizer.step(gradients, rate)
         losses.append(loss * len(rows))
     return float(sum(losses) / len(order))
 
 
-def _gradients(
+def head_gradients(
     layers: tuple[Layer, ...], X: Array, labels: Labels, dropout: float, rng: np.random.Generator
 ) -> tuple[float, list[Array]]:
     """The mean cross entropy of a batch and its gradient for each weight and bias, by the chain rule."""
     mask = None
     if len(layers) > 1 and dropout:
         mask = (rng.random((len(X), layers[0][0].shape[0])) >= dropout).astype(np.float32) / np.float32(1 - dropout)
-    outputs = _forward(layers, X, mask)
+    outputs = forward(layers, X, mask)
     delta = softmax(outputs[-1]).astype(np.float32)
     delta[np.arange(len(X)), labels] -= 1
     delta /= len(X)
@@ -159,7 +159,7 @@ def _gradients(
     return float(cross_entropy(outputs[-1], labels).mean()), gradients
 
 
-class _AdamW:
+class AdamW:
     """Adam with decoupled weight decay on matrices; changes the parameters in place."""
 
     def __init__(self, parameters: list[Array], weight_decay: float) -> None:

@@ -64,7 +64,7 @@ def compare_both(
 
     A candidate whose tokens are not the reference's has costs, but no divergence (NaN).
     """
-    rows = [_passage(*both) for both in _logits(reference, candidate, task, examples, progress)]
+    rows = [passage_divergence(*both) for both in _logits(reference, candidate, task, examples, progress)]
     table = np.array(rows, np.float64).reshape(-1, 6)
     return Comparison(table[:, 0:2], table[:, 2:4], table[:, 4], table[:, 5])
 
@@ -164,7 +164,7 @@ def _logits(
         yield reference.receive(), candidate.receive()
 
 
-def _passage(reference: tuple[Ids, Logits], candidate: tuple[Ids, Logits]) -> tuple[float, ...]:
+def passage_divergence(reference: tuple[Ids, Logits], candidate: tuple[Ids, Logits]) -> tuple[float, ...]:
     """Nats and tokens of each, the sum of the divergence, and the number of equal first ranks."""
     cost, found = judge(*reference).cost, judge_exactly(reference, candidate)
     return (cost, float(len(reference[0])), found.cost, float(len(candidate[0])), found.lost, found.same)

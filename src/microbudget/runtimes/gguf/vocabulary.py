@@ -140,7 +140,7 @@ def _from_json(tokenizer: dict[str, Any], settings: dict[str, Any], folder: Path
             )
         build = _sentencepiece_from_json if model.get("byte_fallback") else _byte_level
         found = build(tokenizer, added)
-        special = _special_ids(settings, found.tokens)
+        special = special_token_ids(settings, found.tokens)
         bos, eos = _added_ends(tokenizer.get("post_processor"), found.tokens, special)
         bos, eos = _llama_ends(settings, bos, eos)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -209,7 +209,7 @@ def _merge(merge: str | list[str]) -> str:
     return merge if isinstance(merge, str) else " ".join(merge)
 
 
-def _special_ids(settings: dict[str, Any], tokens: tuple[str, ...]) -> dict[str, int]:
+def special_token_ids(settings: dict[str, Any], tokens: tuple[str, ...]) -> dict[str, int]:
     """Ids of the special tokens by their texts, else by the ids that config.json gives."""
     places = {token: index for index, token in enumerate(tokens)}
     found = {}
@@ -251,7 +251,7 @@ def _from_sentencepiece(path: Path, settings: dict[str, Any]) -> Vocabulary:
         _put(tokens, scores, types, int(key), item)
     names = tuple(tokens)
     return Vocabulary(
-        "llama", "default", names, tuple(types), tuple(scores), special=_special_ids(settings, names),
+        "llama", "default", names, tuple(types), tuple(scores), special=special_token_ids(settings, names),
         add_bos=bool(settings.get("add_bos_token", True)), add_eos=bool(settings.get("add_eos_token", False)),
         add_space_prefix=bool(settings.get("add_prefix_space", True)),
     )  # fmt: skip
@@ -276,7 +276,7 @@ def _from_merges(folder: Path, settings: dict[str, Any]) -> Vocabulary:
     tokenizer = {"model": {"vocab": _load(folder / "vocab.json"), "merges": merges}}
     found = _byte_level(tokenizer, added)
     pre = _CLASSES.get(str(settings.get("tokenizer_class")))
-    return replace(found, pre=pre, special=_special_ids(settings, found.tokens))
+    return replace(found, pre=pre, special=special_token_ids(settings, found.tokens))
 
 
 def _padded(found: Vocabulary, size: int, folder: Path) -> Vocabulary:
