@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -30,6 +32,7 @@ CONFIG = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
 
@@ -124,33 +127,52 @@ def write_onnx_model(hf_model: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """made_once(name, make): the path that `make(path)` creates, in the first of the test processes that needs it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made"
+    shared.mkdir(exist_ok=True)
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = shared / name, shared / f"{name}.made"
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a test process that failed half-way
+                make(folder)
+                made.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def photos(made_once: MadeOnce) -> Path:
     """60 photos of 3 classes. Do not write into it."""
-    return write_photos(tmp_path_factory.mktemp("data") / "photos")
+    return made_once("photos", write_photos)
 
 
 @pytest.fixture(scope="session")
-def onnx_model(hf_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def onnx_model(hf_model: Path, made_once: MadeOnce) -> Path:
     """`hf_model` as an ONNX Model. Do not write into it."""
-    return write_onnx_model(hf_model, tmp_path_factory.mktemp("models") / "tiny-onnx")
+    return made_once("tiny-onnx", lambda folder: write_onnx_model(hf_model, folder))
 
 
 @pytest.fixture(scope="session")
-def hf_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hf_model(made_once: MadeOnce) -> Path:
     """A Hugging Face classifier of other labels than the photos'. Do not write into it."""
-    return write_hf_model(tmp_path_factory.mktemp("models") / "tiny")
+    return made_once("tiny", write_hf_model)
 
 
 @pytest.fixture(scope="session")
-def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def resnet(made_once: MadeOnce) -> Path:
     """A Hugging Face classifier of few layers, and of other labels than the photos'. Do not write into it."""
-    return write_resnet(tmp_path_factory.mktemp("models") / "resnet")
+    return made_once("resnet", write_resnet)
 
 
 @pytest.fixture(scope="session")
-def resnet_onnx(resnet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def resnet_onnx(resnet: Path, made_once: MadeOnce) -> Path:
     """`resnet` as an ONNX Model. Do not write into it."""
-    return write_onnx_model(resnet, tmp_path_factory.mktemp("models") / "resnet-onnx")
+    return made_once("resnet-onnx", lambda folder: write_onnx_model(resnet, folder))
 
 
 @pytest.fixture

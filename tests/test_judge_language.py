@@ -213,4 +213,4 @@ def test_weights_that_are_not_numbers_make_a_broken_language_model(pair: Pair, t
     with pytest.raises(BrokenModel, match="NaN or infinity"):
         measure(broken, text, threads=1, seconds=0)
     with pytest.raises(BrokenModel, match="not finite"):
-        compare(pair.hf, broken, text, threads=1, seconds=0)
+        compare(pair.gguf, broken, text, threads=1, seconds=0)

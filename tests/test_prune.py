@@ -43,8 +43,14 @@ def context(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
 
 
 @pytest.fixture(scope="session")
-def taught(hf_model: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The tiny MobileNetV2 with the photos' labels."""
+def taught(resnet: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A residual network of few layers, with the photos' labels."""
+    return build_step(load(resnet), Recipe.parse("finetune(epochs=3)").steps[0], context, tmp_path_factory.mktemp("s"))
+
+
+@pytest.fixture(scope="session")
+def mobilenet(hf_model: Path, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The tiny MobileNetV2 with the photos' labels: depthwise layers, and many blocks."""
     return build_step(
         load(hf_model), Recipe.parse("finetune(epochs=3)").steps[0], context, tmp_path_factory.mktemp("s")
     )
@@ -105,9 +111,9 @@ def test_every_architecture_gets_narrower_and_exports(kind: str, context: Contex
 
 
 def test_the_widths_stand_in_the_record_and_onnx_is_ordinary_again(
-    taught: Model, context: Context, tmp_path: Path
+    mobilenet: Model, context: Context, tmp_path: Path
 ) -> None:
-    pruned, exported = build(taught, Recipe.parse("prune(samples=8) > export"), context, tmp_path)
+    pruned, exported = build(mobilenet, Recipe.parse("prune(samples=8) > export"), context, tmp_path)
     widths = pruned.record.state["widths"]
     assert widths["tensors"]["classifier.weight"][0] is None  # the classes are the config's to say
     from transformers import AutoModelForImageClassification
@@ -117,10 +123,12 @@ def test_the_widths_stand_in_the_record_and_onnx_is_ordinary_again(
     dims = {tuple(tensor.dims) for tensor in onnx.load(str(exported.weights)).graph.initializer}
     assert dims != {
         tuple(t.dims)
-        for t in onnx.load(str(build(taught, Recipe.parse("export"), context, tmp_path)[-1].weights)).graph.initializer
+        for t in onnx.load(
+            str(build(mobilenet, Recipe.parse("export"), context, tmp_path)[-1].weights)
+        ).graph.initializer
     }
     assert ledger(pruned).size_bytes == pruned.size_bytes
-    assert ledger(pruned).parameters < ledger(taught).parameters
+    assert ledger(pruned).parameters < ledger(mobilenet).parameters
 
 
 def test_methods_go_on_from_a_pruned_folder(taught: Model, context: Context, tmp_path: Path) -> None:
@@ -184,9 +192,9 @@ def test_blocks_go_until_it_is_fast_enough(context: Context, tmp_path: Path, mon
         build_step(given, replace(method, latency="0.5x"), context, tmp_path / "three")
 
 
-def test_each_step_of_a_name_keeps_its_report(taught: Model, context: Context, tmp_path: Path) -> None:
+def test_each_step_of_a_name_keeps_its_report(mobilenet: Model, context: Context, tmp_path: Path) -> None:
     text = "prune(structure='weights', sparsity=0.1) > prune(structure='layers', sparsity=0.2) > prune(sparsity=0.2)"
-    made = build(taught, Recipe.parse(text.replace(")", ", samples=4)")), context, tmp_path)[-1].record
+    made = build(mobilenet, Recipe.parse(text.replace(")", ", samples=4)")), context, tmp_path)[-1].record
     assert list(made.history) == ["finetune", "prune 1", "prune 2", "prune"]
     assert [made.history[name]["structure"] for name in list(made.history)[1:]] == ["weights", "layers", "channels"]
     assert [step.name for step in steps(made)] == list(made.history)
@@ -194,7 +202,7 @@ def test_each_step_of_a_name_keeps_its_report(taught: Model, context: Context, t
 
 @pytest.mark.parametrize(("structure", "share"), [("weights", 0.1), ("layers", 0.1), ("channels", 0.3)])
 def test_a_backbone_learns_faster_where_it_lost_channels(
-    structure: str, share: float, taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    structure: str, share: float, mobilenet: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from microbudget.training import classifiers
 
@@ -207,7 +215,7 @@ def test_a_backbone_learns_faster_where_it_lost_channels(
     real = classifiers.groups
     monkeypatch.setattr(classifiers, "groups", groups)
     pruned = Prune(structure=structure, sparsity=0.2, samples=4)
-    build(taught, Recipe((pruned, Finetune(unfreeze="all", epochs=1, deep_epochs=1))), context, tmp_path)
+    build(mobilenet, Recipe((pruned, Finetune(unfreeze="all", epochs=1, deep_epochs=1))), context, tmp_path)
     assert shares == [pytest.approx(share)]
 
 
@@ -395,9 +403,9 @@ def test_dropped_blocks_stand_in_the_config(kind: str, context: Context, tmp_pat
         torch.testing.assert_close(found, whole(pixel_values=pixels).logits, rtol=1e-4, atol=1e-5)
 
 
-def test_blocks_that_no_config_can_drop_stand_in_the_record(taught: Model, context: Context, tmp_path: Path) -> None:
+def test_blocks_that_no_config_can_drop_stand_in_the_record(mobilenet: Model, context: Context, tmp_path: Path) -> None:
     steps = build(
-        taught,
+        mobilenet,
         Recipe.parse(
             "prune(structure='layers', sparsity=0.3, samples=8) > prune(sparsity=0.3, samples=8)"
             " > prune(structure='layers', sparsity=0.2, samples=8) > export"
@@ -408,7 +416,7 @@ def test_blocks_that_no_config_can_drop_stand_in_the_record(taught: Model, conte
     assert steps[0].record.state["dropped"]
     assert steps[1].record.state["dropped"] == steps[0].record.state["dropped"]
     assert len(steps[2].record.state["dropped"]) > len(steps[1].record.state["dropped"])
-    assert parameters(steps[2]) < parameters(steps[1]) < parameters(steps[0]) < parameters(taught)
+    assert parameters(steps[2]) < parameters(steps[1]) < parameters(steps[0]) < parameters(mobilenet)
     np.testing.assert_allclose(answers(steps[3], context), answers(steps[2], context), rtol=1e-3, atol=1e-3)
 
 
@@ -474,9 +482,9 @@ def test_wanda_is_the_papers_equation(context: Context, taught: Model) -> None:
 
 
 def test_a_folder_whose_weights_do_not_fit_its_widths_is_refused(
-    taught: Model, context: Context, tmp_path: Path
+    mobilenet: Model, context: Context, tmp_path: Path
 ) -> None:
-    pruned = build_step(taught, Prune(samples=8), context, tmp_path)
+    pruned = build_step(mobilenet, Prune(samples=8), context, tmp_path)
     path = pruned.path / "microbudget.json"
     record = json.loads(path.read_text())
     record["state"]["widths"]["tensors"]["classifier.weight"][1] += 1

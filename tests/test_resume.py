@@ -6,14 +6,13 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
+import preloaded
 from conftest import write_resnet
 from microbudget.errors import DiskFull, Diverged
 from microbudget.kinds.image_classification.data import ImageTask
@@ -68,11 +67,12 @@ def built(model: str | Path, photos: str | Path, folder: str | Path) -> None:
     build(load(model), Recipe.parse(RECIPE), context, Path(folder) / "models")
 
 
-def start(model: Path, photos: Path, folder: Path, fatal: str = "", step: int = 0) -> subprocess.Popen[bytes]:
-    """A process that builds, and kills itself in the step-th step of a training, or (0) when a method has written."""
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, "-c", WORKER, str(model), str(photos), str(folder), fatal, str(step)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL)
+def build_and_die(model: Path, photos: Path, folder: Path, fatal: str = "", step: int = 0) -> int | None:
+    """Build in a process that kills itself in the step-th step of a training, or (0) when a method has written.
+
+    Returns its exit status.
+    """
+    return preloaded.status(preloaded.start(WORKER, [str(model), str(photos), str(folder), fatal, str(step)]))
 
 
 def test_five_methods_killed_three_times_at_random_end_with_the_same_bytes(photos: Path, tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def test_five_methods_killed_three_times_at_random_end_with_the_same_bytes(photo
     for index in sorted(coin.sample(range(len(METHODS)), 3)):
         method = METHODS[index]
         step = coin.randint(1, STEPS) if method in ("finetune", "distill") else 0
-        with start(model, photos, tmp_path / "killed", method, step) as process:
-            assert process.wait() == -signal.SIGKILL, f"{method}, step {step}"
-    with start(model, photos, tmp_path / "killed") as process:
-        assert process.wait() == 0
+        assert build_and_die(model, photos, tmp_path / "killed", method, step) == -signal.SIGKILL, (
+            f"{method}, step {step}"
+        )
+    assert build_and_die(model, photos, tmp_path / "killed") == 0
     built(model, photos, tmp_path / "whole")
     assert len(list((tmp_path / "whole" / "models").iterdir())) == len(METHODS)
     assert digest(tmp_path / "killed" / "models") == digest(tmp_path / "whole" / "models")

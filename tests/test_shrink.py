@@ -20,7 +20,7 @@ import onnx
 import pytest
 from filelock import FileLock
 
-from conftest import write_onnx_model, write_photos, write_resnet
+from conftest import MadeOnce, write_onnx_model, write_photos, write_resnet
 from microbudget import Budget, cli
 from microbudget.kinds.image_classification import search_space
 from microbudget.kinds.image_classification.data import ImageTask
@@ -50,16 +50,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(resnet: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(resnet: Path, photos: Path, made_once: MadeOnce) -> Path:
     """A complete run of `shrink`. Do not write into it."""
-    out = tmp_path_factory.mktemp("runs") / "finished"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_space, "SCALES", SCALES)
-        status = cli.main(
-            ["shrink", str(resnet), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"], durations=QUICK
-        )
-    assert status == 0
-    return out
+
+    def make(folder: Path) -> None:
+        command = ["shrink", str(resnet), "--data", str(photos), "--out", str(folder)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search_space, "SCALES", SCALES)
+            assert cli.main([*command, "--max-drop", "90pt"], durations=QUICK) == 0
+
+    return made_once("finished", make)
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import MadeOnce
 from microbudget import cli
 from microbudget.errors import BadData, InvalidOption
 from microbudget.judge.budget import Budget
@@ -30,24 +31,25 @@ LEVELS = ("Q8_0", "Q2_K")
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "source.txt"
-    path.write_text(inspect.getsource(argparse)[:40_000], encoding="utf-8")
-    return path
+def text(made_once: MadeOnce) -> Path:
+    source = inspect.getsource(argparse)[:40_000]
+    return made_once("source.txt", lambda path: path.write_text(source, encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
-def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(text: Path, made_once: MadeOnce) -> Path:
     """A complete run. Do not write into it."""
-    folder = tmp_path_factory.mktemp("language")
-    train_byte_level(folder / "llama")
-    write_network(folder / "llama", "llama", hidden_size=256, intermediate_size=512)
-    out = folder / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ladder, "LEVELS", LEVELS)
-        command = ["shrink", str(folder / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
-        assert cli.main([*command, "--threads", "1"], durations=QUICK) == 0
-    return out
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        train_byte_level(folder / "llama")
+        write_network(folder / "llama", "llama", hidden_size=256, intermediate_size=512)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ladder, "LEVELS", LEVELS)
+            command = ["shrink", str(folder / "llama"), "--data", str(text), "--out", str(folder / "run")]
+            assert cli.main([*command, "--max-drop", "90%", "--threads", "1"], durations=QUICK) == 0
+
+    return made_once("language", make) / "run"
 
 
 def test_answers_stand_side_by_side(finished: Path) -> None:
@@ -95,9 +97,11 @@ def test_the_plots_name_the_levels(finished: Path) -> None:
         assert section.count(f">{level}") == 3
 
 
-def test_the_reference_is_read_once(finished: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_is_read_once(
+    finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Again with other prompts: rows stand, only the answers are written anew, and no passage is read."""
-    out = finished.parent / "again"
+    out = tmp_path / "again"
     shutil.copytree(finished, out)
     monkeypatch.setattr(ladder, "LEVELS", LEVELS)
     monkeypatch.setattr(judging, "keep_predictions", None)

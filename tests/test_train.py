@@ -6,10 +6,7 @@ import errno
 import io
 import itertools
 import math
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import preloaded
 from microbudget.errors import DiskFull, Diverged, OutOfTime
 from microbudget.progress import Progress
 from microbudget.training import loop
@@ -277,7 +275,7 @@ def test_without_time_it_ends_and_goes_on_to_the_same_bytes(tmp_path: Path) -> N
     assert weights(again) == weights(whole)
 
 
-def killed_at(step: int, folder: Path) -> int:
+def killed_at(step: int, folder: Path) -> int | None:
     """Train in a process of its own, which kills itself in that step (0: never). Returns its exit status."""
     code = (
         "import os, signal, sys; from dataclasses import replace; from pathlib import Path\n"
@@ -294,8 +292,7 @@ def killed_at(step: int, folder: Path) -> int:
         "done = train(net, replace(plain, loss=loss), t.SETTINGS, run, mode=fresh_norms)\n"
         "(folder / 'weights').write_bytes(t.weights(net)); (folder / 'history').write_text(repr(done))\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}).returncode
+    return preloaded.status(preloaded.start(code))
 
 
 def test_killed_twice_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
@@ -394,22 +391,15 @@ def test_two_processes_share_each_batch(tmp_path: Path) -> None:
         "import os; Path(sys.argv[1], os.environ['RANK']).write_bytes(t.weights(net))\n"
         "torch.distributed.destroy_process_group()\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": path}
-    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": "2"}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    workers = [preloaded.start(code, [str(tmp_path)], common | rank) for rank in ranks]
     try:
-        assert [worker.wait() for worker in workers] == [0, 0]
+        assert [preloaded.status(worker) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
-            worker.wait()
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
     alone = plain_network()
     train(alone, objective(), replace(SETTINGS, batch_size=10))

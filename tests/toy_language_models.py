@@ -167,5 +167,5 @@ def write_network(folder: Path, shape: str = "llama", seed: int = 0, **more: Any
 def text_context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """What a method sees of a text of Python, in splits."""
     path = tmp_path_factory.mktemp("text") / "source.txt"
-    path.write_text(inspect.getsource(argparse)[:30_000], encoding="utf-8")
+    path.write_text(inspect.getsource(argparse)[:15_000], encoding="utf-8")
     return Context(TextTask.open(path), tmp_path_factory.mktemp("cache"), threads=1)
