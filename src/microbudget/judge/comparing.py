@@ -104,14 +104,17 @@ def _run(
     with both_open(judging, models, openings) as workers:
         weights = [memory.of_model(worker, sample) for worker, sample in zip(workers, samples, strict=True)]
         how.progress.say(f"timing {models[0].path.name} and {models[1].path.name}, interleaved")
+        seconds = SECONDS if how.seconds is None else how.seconds
         pair = time_pair(
             *workers,
             *samples,
-            seconds=SECONDS if how.seconds is None else how.seconds,
+            seconds=seconds,
             seed=how.seed,
             again=lambda: both_open(judging, models, openings),
         )
-        parts = zip(models, workers, samples, (pair.reference, pair.candidate), weights, threads, strict=True)
+        parts = zip(
+            models, workers, samples, (pair.reference, pair.candidate), weights, threads, [seconds] * 2, strict=True
+        )
         costs = [cost_fields(judging, Measured(*each)) for each in parts]
         agreement = judging.agreement(workers, models, examples, how.progress)
         unlabelled = judging.disagreements(workers, models) if disagree else None

@@ -131,8 +131,11 @@ class Judging:
         """From an example to the model's input: what `preprocessing_s` times."""
         return lambda example: self.task.collate([example], preprocessing(model))
 
-    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
-        """Further numbers on what the open model costs, for `extra` of a Measurement. Raises WorkerFailed."""
+    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing, seconds: float) -> dict[str, Any]:
+        """Further numbers on what the open model costs, for `extra` of a Measurement. Raises WorkerFailed.
+
+        seconds: the most that a timing of them takes.
+        """
         return {}
 
     def quality_extra(self, worker: Worker, examples: Sequence[Example]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def measure(
         weight = memory.of_model(worker, sample)
         how.progress.say(f"timing {opened.path.name}, {worker.runtime}, {chosen} threads")
         timing = time_one(worker, sample, seconds=seconds)
-        costs = cost_fields(judging, Measured(opened, worker, sample, timing, weight, chosen))
+        costs = cost_fields(judging, Measured(opened, worker, sample, timing, weight, chosen, seconds))
         batched = [_batch(judging, worker, opened, examples, size, seconds) for size in batches]
         judged = judging.quality(opened, examples, worker, progress=how.progress)
         further = judging.quality_extra(worker, examples)
@@ -89,7 +89,10 @@ def measure(
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an open model: its worker still holds the inputs that were timed."""
+    """What was measured of an open model: its worker still holds the inputs that were timed.
+
+    seconds: the most that the timing took; what else is timed takes no longer.
+    """
 
     model: Model
     worker: Worker
@@ -97,6 +100,7 @@ class Measured:
     timing: Timing
     weight: Weight
     threads: int
+    seconds: float
 
 
 def measurement(task: Task, judged: Quality, costs: dict[str, Any], extra: dict[str, Any]) -> Measurement:
@@ -125,7 +129,7 @@ def cost_fields(judging: Judging, measured: Measured) -> dict[str, Any]:
     used = energy.of_model(worker, timing.median_s, timing.processor_s, energy.find_meter())
     bound = roofline.roofline(model, measured.inputs, timing.median_s, measured.threads)
     extra: dict[str, Any] = {"memory": weight.as_dict(), "energy": used.as_dict(), "timing": timing.as_dict()}
-    extra |= judging.cost_extra(worker, measured.inputs, timing)
+    extra |= judging.cost_extra(worker, measured.inputs, timing, measured.seconds)
     return {
         "model": model.record.source or str(model.path),
         "format": model.format,

@@ -83,10 +83,13 @@ class Evaluation:
         sample = self.judging.timing_input(model, self._context.task.examples("validation"))
         worker = self.reference.worker()
         weight = memory.of_model(worker, sample)
-        timing = time_one(worker, sample, seconds=self._setting.durations.reference_s)
+        seconds = self._setting.durations.reference_s
+        timing = time_one(worker, sample, seconds=seconds)
         self._samples.write(model, worker)
         logits = self._answers.of(model, "validation", worker)
-        costs = cost_fields(self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads))
+        costs = cost_fields(
+            self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
+        )
         return self._add(recipe, model, started, measurement=self._measurement(costs, logits, {}))
 
     def candidate(self, given: Model, recipe: Recipe) -> Candidate:
@@ -147,10 +150,11 @@ class Evaluation:
         with judging.start_worker(setting.budget.max_memory_bytes) as worker:
             worker.open(model, threads=setting.threads)
             weight = memory.of_model(worker, sample)
-            pair = time_pair(
-                reference_worker, worker, reference_sample, sample, seconds=setting.durations.pair_s, seed=seed
+            seconds = setting.durations.pair_s
+            pair = time_pair(reference_worker, worker, reference_sample, sample, seconds=seconds, seed=seed)
+            costs = cost_fields(
+                judging, Measured(model, worker, sample, pair.candidate, weight, setting.threads, seconds)
             )
-            costs = cost_fields(judging, Measured(model, worker, sample, pair.candidate, weight, setting.threads))
             speed = _speed(pair)
             if unrounded is not None:
                 with judging.start_worker() as other:

@@ -56,9 +56,9 @@ class Judging(judging.Judging):
         """The inputs for writing one token."""
         return self._text.sample(examples)
 
-    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
+    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing, seconds: float) -> dict[str, Any]:
         """Tokens per second of writing and of reading."""
-        return speeds(worker, inputs, timing)
+        return speeds(worker, inputs, timing, seconds)
 
     def summary(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """Nats and tokens of each passage, (examples, 2)."""

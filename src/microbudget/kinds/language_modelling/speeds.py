@@ -14,15 +14,15 @@ PREFILL_TOKENS = 256  # read at once
 PREFILL_S = 2.0  # the most that timing it takes
 
 
-def speeds(worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
+def speeds(worker: Worker, inputs: Inputs, timing: Timing, seconds: float) -> dict[str, Any]:
     """Tokens per second of writing (timed already, with these inputs) and of reading, and the context.
 
-    Raises WorkerFailed.
+    seconds: the most that timing the reading takes, below PREFILL_S. Raises WorkerFailed.
     """
     language: dict[str, Any] = worker.ask("call", method="about", arguments={})
     prompt = {"prefill": inputs["decode"], "depth": np.array([PREFILL_TOKENS])}
     ((_, tokens),) = worker.answer(prompt)  # fewer for a model that reads fewer
-    reading = time_one(worker, prompt, seconds=PREFILL_S)
+    reading = time_one(worker, prompt, seconds=min(PREFILL_S, seconds))
     return {
         "decode_tokens_per_s": 1 / timing.median_s,
         "prefill_tokens_per_s": int(tokens) / reading.median_s,

@@ -57,7 +57,7 @@ class Judging(judging.Judging):
         """The recording of median length."""
         return self._recordings.sample(examples)
 
-    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing) -> dict[str, Any]:
+    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing, seconds: float) -> dict[str, Any]:
         """The real-time factor: seconds of computing for a second of audio."""
         audio_s = float(inputs["length"].sum()) / RATE_HZ
         return {"rtf": timing.median_s / audio_s, "sample_s": audio_s}
