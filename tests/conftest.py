@@ -19,6 +19,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # As many workers as cores run the tests: threads of torch and BLAS that wait for each other in turns of the scheduler
 # make a training several times slower. What a test asks for by name (`threads=2`) it still gets.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Each test process and its children keep to cores of their own: two whose threads wait for each other by spinning
+    # make a training of one second take thirty.
+    _number, _count = int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, _cores[_number % len(_cores) :: _count])
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 PIXELS = 32
 CONFIG = {

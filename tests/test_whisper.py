@@ -460,10 +460,11 @@ def test_serving_needs_no_torch(exported: Model, recordings: Path) -> None:
     )
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
 def test_waiting_threads_do_not_spin(exported: Model) -> None:
     """Half a second behind an answer the process has used little of the time that threads take which never rest."""
     code = (
-        "import time, numpy as np;"
+        "import os, time, numpy as np; os.sched_setaffinity(0, range(os.cpu_count()));"  # the tests keep to one core
         "from microbudget.runtimes.loading import load; from microbudget.runtimes import open_session;"
         f"session = open_session(load({str(exported.path)!r}), threads=2);"
         "x = {'waveform': np.ones((1, 16000), np.float32), 'length': np.array([16000])};"
