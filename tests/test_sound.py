@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -156,12 +158,110 @@ def test_a_beginning_is_read_without_the_rest(stereo_44100: Path, tmp_path: Path
         sound.read(path)
 
 
-def test_a_wav_whose_header_promises_more(tmp_path: Path) -> None:
-    """libsndfile believes the file's length, so what is there is heard: nothing is made up for the rest."""
+def encoded(form: str, subtype: str = "PCM_16", seconds: float = 0.5) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, tone(seconds, 16_000), 16_000, format=form, subtype=subtype)
+    return stream.getvalue()
+
+
+def with_length(data: bytes, mark: bytes, skip: int, length: bytes) -> bytes:
+    """The bytes at `skip` after a mark replaced: the length in a header."""
+    place = data.index(mark) + skip
+    return data[:place] + length + data[place + len(length) :]
+
+
+UNKNOWN = (0, 0xFFFFFFFF, 0xFFFFFFFE, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFF000)
+HEADERS = {"WAV": (b"data", 4, "<I"), "WAVEX": (b"data", 4, "<I"), "AU": (b".snd", 8, ">I"), "AIFF": (b"SSND", 4, ">I")}
+
+
+@pytest.mark.parametrize("length", UNKNOWN)
+@pytest.mark.parametrize("form", HEADERS)
+def test_a_length_that_a_pipe_could_not_know(tmp_path: Path, form: str, length: int) -> None:
+    """ffmpeg, sox and others write such lengths; they mean: up to the end of the file."""
+    mark, skip, packed = HEADERS[form]
     path = tmp_path / "a.wav"
-    soundfile.write(path, tone(1.0, 16_000), 16_000)
-    path.write_bytes(path.read_bytes()[:16_044])
+    path.write_bytes(encoded(form))
+    whole = sound.read(path)
+    path.write_bytes(with_length(encoded(form), mark, skip, struct.pack(packed, length)))
+    assert sound.describe(path).seconds == sound.check(path).seconds == 0.5
+    np.testing.assert_array_equal(sound.read(path), whole)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT", "ULAW"])
+def test_a_piped_wav_of_other_samples(tmp_path: Path, subtype: str) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(with_length(encoded("WAV", subtype), b"data", 4, bytes(4)))
+    assert sound.describe(path).seconds == 0.5
+
+
+def test_an_aiff_without_a_number_of_frames(tmp_path: Path) -> None:
+    path = tmp_path / "a.aiff"
+    piped = with_length(encoded("AIFF"), b"SSND", 4, struct.pack(">I", 8))
+    path.write_bytes(with_length(piped, b"COMM", 10, bytes(4)))
     assert len(sound.read(path)) == 8_000
+
+
+@pytest.mark.parametrize("length", [bytes(24), b"\xff" * 24, b"\xff" * 7 + b"\x7f" + bytes(16)])
+def test_a_piped_rf64(tmp_path: Path, length: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(with_length(encoded("RF64"), b"ds64", 8, length))
+    assert sound.describe(path).seconds == 0.5
+
+
+@pytest.mark.parametrize(("form", "skip"), [("W64", 16), ("CAF", 4)])
+@pytest.mark.parametrize("length", [bytes(8), b"\xff" * 8])
+def test_a_piped_file_with_sizes_of_64_bits(tmp_path: Path, form: str, skip: int, length: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(with_length(encoded(form), b"data", skip, length))
+    assert sound.describe(path).seconds == 0.5
+
+
+def piped_flac(samples: np.ndarray) -> bytes:
+    """Without the number of samples: 36 bits of the header, and a checksum of zeros."""
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, 16_000, format="FLAC")
+    data = stream.getvalue()
+    known = int.from_bytes(data[18:26], "big")
+    return data[:18] + (known >> 36 << 36).to_bytes(8, "big") + bytes(16) + data[42:]
+
+
+def test_a_piped_flac(tmp_path: Path) -> None:
+    """Over the end of a block and not; one that is cut off is still found out."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
+    path = tmp_path / "a.flac"
+    path.write_bytes(piped_flac(noise))
+    assert sound.describe(path).frames == sound.check(path).frames == 20_000
+    for seconds in (0.1, 0.25, 30.0):
+        found = np.concatenate(list(sound.blocks(path, seconds)))
+        np.testing.assert_allclose(found, noise, atol=1e-4)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadData, match=r"a\.flac is damaged after its header"):
+        sound.read(path)
+
+
+@pytest.mark.parametrize("form", ["WAV", "RF64", "W64", "AU", "AIFF"])
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path, form: str) -> None:
+    """libsndfile takes it for a shorter one."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded(form)[:-8_000])
+    for read in (sound.describe, sound.read, sound.check):
+        with pytest.raises(BadData, match=r"a\.wav is cut off: its header says 0\.50 s, it holds 0\.25 s"):
+            read(path)
+
+
+def test_an_empty_recording_stays_empty(tmp_path: Path) -> None:
+    """Behind a length of 0, chunks are chunks and no sound."""
+    path = tmp_path / "a.wav"
+    header = encoded("WAV", seconds=0.0)
+    for more in (b"", b"LIST\x04\x00\x00\x00INFO"):
+        path.write_bytes(header + more)
+        assert sound.describe(path).frames == 0
+
+
+def test_a_header_that_counts_itself_is_no_cut_off_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(with_length(encoded("WAV"), b"data", 4, struct.pack("<I", 16_000 + 44)))
+    assert sound.check(path).seconds == 0.5
 
 
 @pytest.mark.parametrize(

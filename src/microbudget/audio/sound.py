@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..data.folders import FileFormats
 from ..errors import BadData, MissingExtra
+from . import headers
 
 if TYPE_CHECKING:
     import soundfile
@@ -32,6 +34,7 @@ FORMATS = FileFormats(
 )  # fmt: skip
 BLOCK_S = 30.0
 SLOWEST_HZ, FASTEST_HZ = 1_000, 768_000  # a header that says otherwise is damaged
+ENDLESS = 1 << 60  # frames: what libsndfile says of a FLAC from a pipe, which does not name their number
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,13 @@ class Sound:
 
 
 def describe(path: Path) -> Sound:
-    """The header of a sound file. Raises BadData when the file is none."""
+    """The header of a sound file. Raises BadData when the file is none, or is cut off.
+
+    A FLAC whose header does not say how long it is, as from a pipe, is decoded to count.
+    """
     with _opened(path) as file:
-        return _sound(file, path)
+        sound = _sound(file, path)
+        return sound if sound.frames < ENDLESS else replace(sound, frames=_counted(file, path, sound))
 
 
 def read(path: Path, seconds: float | None = None) -> Samples:
@@ -76,32 +83,16 @@ def blocks(path: Path, seconds: float = BLOCK_S) -> Generator[Samples, None, Non
     with _opened(path) as file:
         sound = _sound(file, path)
         resample = _resampler(sound.rate_hz)
-        size = max(1, int(seconds * sound.rate_hz))
-        done = 0
-        while done < sound.frames:
-            block = _decoded(file, path, min(size, sound.frames - done))
-            if not len(block):
-                raise _cut_off(path, done, sound)
-            done += len(block)
+        for block, last in _decoded_blocks(file, path, sound, seconds):
             mono = block[:, 0] if sound.channels == 1 else block.mean(axis=1, dtype=np.float32)
-            if not np.isfinite(mono).all():
-                raise BadData(f"{path} holds samples that are NaN or infinite: write it again from its source")
-            yield resample(mono, done >= sound.frames)
+            yield resample(mono, last)
 
 
 def check(path: Path) -> Sound:
     """Decode all of a file to check it, without resampling. Raises what `blocks` raises."""
     with _opened(path) as file:
         sound = _sound(file, path)
-        size, done = int(BLOCK_S * sound.rate_hz), 0
-        while done < sound.frames:
-            block = _decoded(file, path, min(size, sound.frames - done))
-            if not len(block):
-                raise _cut_off(path, done, sound)
-            if not np.isfinite(block).all():
-                raise BadData(f"{path} holds samples that are NaN or infinite: write it again from its source")
-            done += len(block)
-    return sound
+        return replace(sound, frames=_counted(file, path, sound))
 
 
 def library() -> Any:
@@ -122,8 +113,12 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         with path.open("rb") as stream:
             if not stream.read(1):
                 raise BadData(f"{path} is empty: it holds no sound")
+            extent = headers.extent(stream)
+            source = headers.Patched(stream, extent.patches) if extent and extent.patches else stream
             stream.seek(0)
-            with soundfile.SoundFile(stream) as file:
+            with _reader()(source) as file:
+                if extent is not None and extent.cut_off:
+                    raise _cut_off(path, file.frames, _sound(file, path), (extent.promised or 0) / max(1, extent.held))
                 yield file
     except soundfile.LibsndfileError as error:
         advice = "convert it, for example with `ffmpeg -i FILE -ar 16000 -ac 1 FILE.wav`"
@@ -132,11 +127,51 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         raise BadData(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+@cache
+def _reader() -> Any:
+    """`soundfile.SoundFile` that only goes on: it seeks after each block, which a FLAC of unknown length refuses."""
+
+    class Reader(library().SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            return False
+
+    return Reader
+
+
 def _sound(file: soundfile.SoundFile, path: Path) -> Sound:
     sound = Sound(file.frames, file.samplerate, file.channels, f"{file.format}, {file.subtype}")
     if not SLOWEST_HZ <= sound.rate_hz <= FASTEST_HZ:
         raise BadData(f"{path} says that it has {sound.rate_hz} samples a second: its header is damaged")
     return sound
+
+
+def _decoded_blocks(
+    file: soundfile.SoundFile, path: Path, sound: Sound, seconds: float = BLOCK_S
+) -> Iterator[tuple[Samples, bool]]:
+    """The rest of a file in blocks, (frames, channels), and whether each is the last. Raises BadData."""
+    size, done, endless = max(1, int(seconds * sound.rate_hz)), 0, sound.frames >= ENDLESS
+    held: Samples | None = None  # where the length is unknown, a block is the last one if nothing follows
+    while done < sound.frames:
+        block = _decoded(file, path, min(size, sound.frames - done))
+        if not len(block) and endless:
+            break
+        if not len(block):
+            raise _cut_off(path, done, sound)
+        if not np.isfinite(block).all():
+            raise BadData(f"{path} holds samples that are NaN or infinite: write it again from its source")
+        done += len(block)
+        if held is not None:
+            yield held, False
+        held = block if endless else None
+        if not endless:
+            yield block, done >= sound.frames
+    if held is not None:
+        yield held, True
+
+
+def _counted(file: soundfile.SoundFile, path: Path, sound: Sound) -> int:
+    """Frames that are left in a file. Raises BadData."""
+    return sum(len(block) for block, _ in _decoded_blocks(file, path, sound))
 
 
 def _decoded(file: soundfile.SoundFile, path: Path, frames: int) -> Samples:
@@ -148,9 +183,13 @@ def _decoded(file: soundfile.SoundFile, path: Path, frames: int) -> Samples:
     return block
 
 
-def _cut_off(path: Path, done: int, sound: Sound) -> BadData:
-    held_s = done / sound.rate_hz
-    return BadData(f"{path} is cut off: its header says {sound.seconds:.1f} s, it holds {held_s:.1f} s. Copy it again")
+def _cut_off(path: Path, done: int, sound: Sound, longer: float = 1.0) -> BadData:
+    """longer: how many times as long as libsndfile says the header says it is."""
+    held_s, said_s = done / sound.rate_hz, sound.seconds * longer
+    return BadData(
+        f"{path} is cut off: its header says {said_s:.2f} s, it holds {held_s:.2f} s. Copy it again, or keep what there"
+        " is with `ffmpeg -i FILE NEW.wav`"
+    )
 
 
 def _reason(error: Exception) -> str:
