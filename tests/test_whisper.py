@@ -379,6 +379,7 @@ def test_options_of_other_formats(folder: Path, task: TranscriptionTask, onnx_mo
 
 def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
+    (folder / "merges.txt").unlink()
 
 
 def no_front_end(folder: Path) -> None:
@@ -401,7 +402,7 @@ def missing_weights(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (no_tokenizer, "has no tokenizer.json"),
+        (no_tokenizer, r"has no tokenizer\.json, nor vocab\.json and merges\.txt"),
         (no_front_end, "has no preprocessor_config.json"),
         (foreign_tokenizer, "the tokenizer has no <|startoftranscript|>"),
         (missing_weights, "lacks .* weights of its architecture"),

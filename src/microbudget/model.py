@@ -23,7 +23,7 @@ CT2_NAME = "model.bin"
 _HF_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
-    "chat_template.jinja", ADAPTER_CONFIG,
+    "added_tokens.json", "chat_template.jinja", ADAPTER_CONFIG,
 )  # fmt: skip
 _CT2_FILES = (
     CT2_NAME, "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",

@@ -165,7 +165,7 @@ def read_preprocessing(folder: Path) -> dict[str, Any] | None:
         path = folder / name
         if path.is_file():
             try:
-                config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
             except ValueError as error:
                 raise UnsupportedModel(f"{path} cannot be read: {error}") from error
             nested = config.get("image_processor", config.get("feature_extractor"))

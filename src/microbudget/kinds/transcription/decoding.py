@@ -46,7 +46,7 @@ class Rules:
     def of(cls, network: Any, prompt: Prompt) -> Rules:
         """Those of a network's generation_config; timestamps are never written."""
         config, rows = network.generation_config, int(network.config.vocab_size)
-        stamps = range(prompt.no_timestamps, rows)  # as in every session
+        stamps = prompt.suppressed(rows)  # as in every session
         always = [token for token in config.suppress_tokens or () if 0 <= token < rows]
         first = [token for token in config.begin_suppress_tokens or () if 0 <= token < rows]
         return cls(torch.tensor([*always, *stamps]), torch.tensor(first), prompt.longest)

@@ -13,7 +13,8 @@ from ...methods.trim import Trim
 from ...methods.window import Window
 from ...model import Model
 from ...recipes.recipe import Recipe
-from ...runtimes.speech.whisper import front_end, read_json
+from ...runtimes.speech.tokenizer import read_json
+from ...runtimes.speech.whisper import front_end
 from ...search import space
 from ...task import SPLITS, Split, Task
 from .task import SpokenTask

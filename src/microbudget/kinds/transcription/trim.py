@@ -8,7 +8,8 @@ from typing import Any
 
 from ...methods import Context
 from ...model import Model
-from ...runtimes.speech.whisper import MULTILINGUAL, read_json
+from ...runtimes.speech.tokenizer import read_json
+from ...runtimes.speech.whisper import MULTILINGUAL
 
 
 def texts(model: Model, context: Context) -> Iterable[str]:

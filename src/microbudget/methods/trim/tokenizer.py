@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ModelNotFound, UnsupportedModel
+from ...runtimes.speech.tokenizer import description, read_json
 from .pieces import Pieces
 
 NAME = "tokenizer.json"
@@ -26,10 +27,10 @@ class FolderTokenizer:
         """Raises ModelNotFound without the file, UnsupportedModel when it cannot be read or is no BPE."""
         self.folder = folder
         path = folder / NAME
-        if not path.is_file():
+        if not path.is_file() and not (read_json(folder / "config.json").get("model_type") == "whisper"):
             raise ModelNotFound(f"{folder} has no {NAME}: save its tokenizer there (save_pretrained of transformers)")
         try:
-            self.description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.description: dict[str, Any] = description(folder)
             self.pieces = Pieces(self.description)
             self.added: dict[str, int] = {row["content"]: row["id"] for row in self.description["added_tokens"]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -40,7 +41,7 @@ class FolderTokenizer:
         """The `tokenizers` library's object of the file."""
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.folder / NAME))
+        return Tokenizer.from_str(json.dumps(self.description, ensure_ascii=False))
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of a text, without those that a template adds."""

@@ -14,7 +14,9 @@ from typing import Any
 from ...audio.log_mel import config_text
 from ...errors import MissingExtra, UnsupportedModel
 from ..hf.whisper import load_network
-from ..speech.whisper import MULTILINGUAL, front_end, read_json
+from ..speech import tokenizer
+from ..speech.tokenizer import read_json
+from ..speech.whisper import MULTILINGUAL, NO_TIMESTAMPS, Vocabulary, front_end
 
 TYPES = ("int8", "int8_float32", "float32")
 TIMESTAMP_S = 0.02
@@ -72,13 +74,12 @@ def lengthen(network: Any) -> int:
 
 
 def vocabulary(folder: Path, size: int) -> list[str]:
-    """The tokens in the order of their ids, timestamps last. Raises UnsupportedModel where ids are missing."""
-    import tokenizers
-
-    known = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
-    named = {int(index): token for token, index in known.items()}
-    first = max(named) + 1  # older tokenizers do not name the timestamps
-    named |= {index: f"<|{(index - first) * TIMESTAMP_S:.2f}|>" for index in range(first, size)}
+    """The tokens in the order of their ids. Raises UnsupportedModel where ids are missing."""
+    found = Vocabulary(folder)
+    named = dict(found.named)
+    first = found.special(NO_TIMESTAMPS) + 1  # older tokenizers do not name the timestamps
+    unnamed = [index for index in range(first, size) if index not in named]
+    named |= {index: f"<|{(index - first) * TIMESTAMP_S:.2f}|>" for index in unnamed}
     if sorted(named) != list(range(size)):
         raise UnsupportedModel(
             f"{folder} has {size} rows of embeddings and {len(named)} tokens with ids up to {max(named)}:"
@@ -122,9 +123,8 @@ def _settings(network: Any) -> dict[str, Any]:
 
 def _write_tokenizer_and_settings(folder: Path, out: Path, network: Any) -> None:
     """The tokenizer, without blanks, and the generation settings, which say whether there are several languages."""
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    short = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
-    (out / "tokenizer.json").write_text(short, encoding="utf-8")
+    short = json.dumps(tokenizer.description(folder), ensure_ascii=False, separators=(",", ":"))
+    (out / tokenizer.NAME).write_text(short, encoding="utf-8")
     settings = read_json(folder / "generation_config.json")
     multilingual = settings.get("is_multilingual", int(network.config.vocab_size) >= MULTILINGUAL)
     longest = int(network.config.max_target_positions)

@@ -60,7 +60,7 @@ class Ct2Whisper:
             sampling_topk=1,
             max_length=2 * prompt.longest,  # of which it takes half
             suppress_blank=True,
-            suppress_tokens=[-1, *range(prompt.no_timestamps, self._tokens)],  # -1: those of the folder's settings
+            suppress_tokens=[-1, *prompt.suppressed(self._tokens)],  # -1: those of the folder's settings
         )
         return [int(token) for token in written.sequences_ids[0]]
 

@@ -40,31 +40,23 @@ class TorchWhisper:
             if prompt.languages and prompt.language is None:
                 language = self._language(encoded, prompt)
             start = torch.tensor([prompt.tokens(language)])
-            written = self.network.generate(
+            # Whisper's own `generate` cuts a text at every pair of tokens whose ids are those of timestamps or higher
+            written = transformers.GenerationMixin.generate(
+                self.network,
                 encoder_outputs=encoded,
                 decoder_input_ids=start,
                 do_sample=False,
                 num_beams=1,
-                return_timestamps=False,
                 max_new_tokens=prompt.longest,
                 suppress_tokens=self._suppressed(prompt),
-                **self._language_option(start[0]),
             )
-        tokens = [int(token) for token in written[0]]
-        return tokens[start.shape[1] :] if tokens[: start.shape[1]] == start[0].tolist() else tokens
-
-    def _language_option(self, start: Any) -> dict[str, str]:
-        """The language of a prompt as an option of transformers' `generate`, which else detects it a second time."""
-        settings = self.network.generation_config
-        if not getattr(settings, "is_multilingual", False):
-            return {}
-        known = getattr(settings, "lang_to_id", None) or {}
-        return next(({"language": name} for name, token in known.items() if token in start), {})
+        tokens = [int(token) for token in written[0][start.shape[1] :]]
+        return tokens[: tokens.index(prompt.end)] if prompt.end in tokens else tokens
 
     def _suppressed(self, prompt: Prompt) -> list[int]:
         """Tokens that are never generated: those of the model's settings, and timestamps."""
         configured = self.network.generation_config.suppress_tokens or ()
-        return [*configured, *range(prompt.no_timestamps, int(self.network.config.vocab_size))]
+        return [*configured, *prompt.suppressed(int(self.network.config.vocab_size))]
 
     def close(self) -> None:
         """Release the network."""

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
+from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,9 @@ from ...audio.log_mel import Features, LogMel
 from ...audio.pieces import Piece
 from ...audio.sound import RATE_HZ, Samples
 from ...errors import InvalidOption, MissingExtra, UnsupportedModel
+from . import tokenizer
 from .languages import code_of
+from .tokenizer import read_json
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -34,7 +36,7 @@ MULTILINGUAL = 51_865  # tokens; Whisper's vocabularies for several languages ha
 LOOPS = 4  # repetitions at the end of a text that did not end that make it a loop
 REPETITIVE = 2.4  # compression ratio by zlib above which Whisper calls a text repetitive
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
-_TOKEN = re.compile(r"<\|[^|]*\|>")
+_TIME = re.compile(r"<\|[0-9]+\.[0-9]+\|>")
 
 
 class Vocabulary:
@@ -45,16 +47,15 @@ class Vocabulary:
             import tokenizers
         except ImportError as error:
             raise MissingExtra("Whisper needs tokenizers: pip install 'microbudget[speech]'") from error
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise UnsupportedModel(f"{folder} has no tokenizer.json: save the model's tokenizer in the same folder")
+        found = tokenizer.description(folder)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(found, ensure_ascii=False))
         except Exception as error:  # tokenizers raises plain Exception
-            raise UnsupportedModel(f"{path} cannot be read: {error}") from error
+            raise UnsupportedModel(f"the tokenizer of {folder} cannot be read: {error}") from error
         added = self._tokenizer.get_added_tokens_decoder()
-        self._special = {int(token) for token, what in added.items() if _TOKEN.fullmatch(what.content)}
+        self._special = {int(token) for token, what in added.items() if tokenizer.SPECIAL.fullmatch(what.content)}
         self._named = {what.content: int(token) for token, what in added.items()}
+        self._words = {int(token): what.content for token, what in added.items() if not what.special}
         self.size = int(self._tokenizer.get_vocab_size())
 
     def special(self, name: str) -> int:
@@ -68,10 +69,31 @@ class Vocabulary:
         found = ((_LANGUAGE.fullmatch(name), token) for name, token in self._named.items())
         return {match[1]: token for match, token in found if match}
 
+    @property
+    def named(self) -> dict[int, str]:
+        """All tokens by their ids."""
+        return {int(at): name for name, at in self._tokenizer.get_vocab(with_added_tokens=True).items()}
+
+    def words_after(self, token: int) -> frozenset[int]:
+        """Ids above a token's that are text: every one that the tokenizer names, but for times and other special ones.
+
+        Fine-tuning adds its words behind Whisper's timestamps.
+        """
+        return frozenset(at for at, name in self.named.items() if at > token and not _TIME.fullmatch(name))
+
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of the tokens, without the special ones."""
+        """The text of the tokens, without the special ones.
+
+        Added words are taken as they are written: a byte-level decoder would take the letters of "Köln" for bytes.
+        """
         spoken = [int(token) for token in tokens if int(token) not in self._special]
-        return str(self._tokenizer.decode(spoken, skip_special_tokens=True)).strip()
+        groups = [(is_word, list(group)) for is_word, group in groupby(spoken, self._words.__contains__)]
+        return "".join(
+            "".join(self._words[token] for token in group)
+            if is_word
+            else str(self._tokenizer.decode(group, skip_special_tokens=True))
+            for is_word, group in groups
+        ).strip()
 
 
 @dataclass(frozen=True)
@@ -85,6 +107,7 @@ class Prompt:
     language: int | None  # None: the model is English, or the language is detected
     languages: dict[str, int]
     positions: int = POSITIONS  # of the decoder
+    words: frozenset[int] = frozenset()  # ids behind `no_timestamps` that are text
 
     @classmethod
     def of(cls, folder: Path, vocabulary: Vocabulary, multilingual: bool, language: str | None = None) -> Prompt:
@@ -101,20 +124,29 @@ class Prompt:
             raise InvalidOption(f"the model does not know the language {wanted!r}; it knows {', '.join(sorted(known))}")
         if language and not multilingual and wanted not in ("en", None):
             raise InvalidOption(f"the model writes English only, not {wanted!r}: give it no language")
+        no_timestamps = vocabulary.special(NO_TIMESTAMPS)
         return cls(
             vocabulary.special(START),
             vocabulary.special("<|endoftext|>"),
-            vocabulary.special(NO_TIMESTAMPS),
+            no_timestamps,
             vocabulary.special("<|transcribe|>") if multilingual else None,
             known.get(wanted) if wanted else None,
             known,
             int(read_json(folder / "config.json").get("max_target_positions") or config.get("max_length") or POSITIONS),
+            vocabulary.words_after(no_timestamps),
         )
 
     @property
     def longest(self) -> int:
         """The most tokens that are generated after the prompt: half of the positions, as in OpenAI's decoder."""
         return min(self.positions // 2, self.positions - len(self.tokens()) - 1)
+
+    def suppressed(self, rows: int) -> list[int]:
+        """Ids that are never written: timestamps, also where the tokenizer does not name them. rows: of the embedding.
+
+        Words that fine-tuning added behind them are written.
+        """
+        return [token for token in range(self.no_timestamps, rows) if token not in self.words]
 
     def tokens(self, language: int | None = None) -> list[int]:
         """The ids. language: the detected one, where none is set."""
@@ -266,14 +298,3 @@ def front_end(folder: Path, mels: int | None = None) -> LogMel:
             f"{folder} has no preprocessor_config.json: save the model's feature extractor in the same folder"
         )
     return LogMel.parse(nested)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty where there is no such file. Raises UnsupportedModel for one that is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnsupportedModel(f"{path} cannot be read: {error}") from error
-    return found if isinstance(found, dict) else {}
