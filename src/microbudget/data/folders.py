@@ -8,7 +8,6 @@ DATA/unlabelled/...                 files that nobody has labelled yet
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 import stat
@@ -19,21 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import BadData
-from . import metadata
+from . import metadata, splitting
+from .splitting import UNLABELLED, UNLABELLED_FOLDERS, some, subfolders, walk
 
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-}
-UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
-UNLABELLED = "unlabelled"
 _POOLS = tuple(f"{name}/" for name in UNLABELLED_FOLDERS)
 TOLERATED = 0.1  # of the files may be unreadable or missing; with more the folder is refused
-SHOWN = 5
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
@@ -93,7 +82,7 @@ def find(root: Path, formats: FileFormats) -> Listing:
     """The files of these formats, sorted by name. Raises BadData."""
     _check_root(root, formats.name)
     warnings: list[str] = []
-    units, pool = _units(root, warnings)
+    units, pool = splitting.units(root, formats.extensions, warnings)
     table = _read_metadata(root, [folder for folder, _ in units])
     foreign: list[str] = []  # extensions
     files: list[Found] = []
@@ -116,36 +105,6 @@ def find(root: Path, formats: FileFormats) -> Listing:
     return _named(root, files, table, warnings)
 
 
-def some(names: Iterable[str]) -> str:
-    """Up to five of the names, and how many more there are."""
-    listed = list(names)
-    more = len(listed) - SHOWN
-    return ", ".join(listed[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def walk(folder: Path, ancestors: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """All visible files below a folder, sorted; a symbolic link back to a folder that we are in is not followed."""
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise BadData(f"the folder {folder} cannot be read: {error.strerror or error}") from error
-    here = (status.st_dev, status.st_ino)
-    if here in ancestors:
-        return
-    for entry in entries:
-        if not _visible(entry.name):
-            continue
-        if entry.is_dir():
-            yield from walk(Path(entry.path), (*ancestors, here))
-        elif entry.is_file() or entry.is_symlink():  # a broken link is a file that will be reported as unreadable
-            yield Path(entry.path)
-
-
-def _visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
-
-
 def _check_root(root: Path, what: str) -> None:
     try:
         mode = root.stat().st_mode
@@ -155,36 +114,6 @@ def _check_root(root: Path, what: str) -> None:
         raise BadData(f"the folder {root} cannot be read: {error.strerror}") from error
     if not stat.S_ISDIR(mode):
         raise BadData(f"{root} is a file: give the folder with the {what}")
-
-
-def _subfolders(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if _visible(entry.name) and entry.is_dir())
-    except OSError as error:
-        raise BadData(f"the folder {folder} cannot be read: {error.strerror or error}") from error
-
-
-def _units(root: Path, warnings: list[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """The folders to read with their splits ("" and None for an unsplit root), and those without labels."""
-    children = _subfolders(root)
-    pool = [name for name in children if name in UNLABELLED_FOLDERS]
-    named = [name for name in children if name.lower() in SPLIT_FOLDERS]
-    others = [name for name in children if name not in pool and name not in named]
-    labelled = metadata.find(root) is not None
-    # among classes "bus" and "car", a folder "train" that holds nothing but files is a class as well
-    units = [name for name in named if labelled or not others or _has_structure(root / name)]
-    if not units:
-        return [("", None)], pool
-    splits = [SPLIT_FOLDERS[name.lower()] for name in units]
-    if len(set(splits)) < len(splits):
-        raise BadData(f"{root} has the splits {', '.join(units)}: keep one folder for each of train, validation, test")
-    if ignored := sorted({*others, *named} - {*units}):
-        warnings.append(f"{some(ignored)} in {root}: not used, because of the splits {', '.join(units)}")
-    return list(zip(units, splits, strict=True)), pool
-
-
-def _has_structure(folder: Path) -> bool:
-    return bool(_subfolders(folder)) or metadata.find(folder) is not None
 
 
 def _walk_below(
@@ -209,7 +138,7 @@ def _read_metadata(root: Path, folders: list[str]) -> _Table:
         path = metadata.find(root / folder)
         if path is None:
             continue
-        rows = metadata.read(path)
+        rows = metadata.read(path, ("label", "label_name"))
         if not any("label" in row for row in rows):
             continue  # captions or the like: the class folders have the labels
         metadata.canonical_labels(rows, "label")
@@ -269,7 +198,7 @@ def _about_class_folders(root: Path, folder: str, names: list[str], what: str) -
         )
     if stray:
         yield f"{len(stray)} files lie outside the class folders (left out): {some(stray)}"
-    empty = set(_subfolders(root / folder)) - {name.split("/")[0] for name in inside} - set(UNLABELLED_FOLDERS)
+    empty = set(subfolders(root / folder)) - {name.split("/")[0] for name in inside} - set(UNLABELLED_FOLDERS)
     if empty and names:
         yield f"class folders without {what} in {folder or root.name}: {some(sorted(empty))}"
 
@@ -297,10 +226,15 @@ def _table_against_files(root: Path, table: _Table, files: list[Found]) -> Itera
 
 
 def _named(root: Path, files: list[Found], table: _Table, warnings: list[str]) -> Listing:
-    """Labels in their order: alphabetical; whole numbers in metadata by number, under their `label_name`s."""
+    """Labels in their order: alphabetical; whole numbers by number, those of metadata under their `label_name`s."""
     raw = {file.label for file in files if file.label is not None}
-    numeric = bool(table.folders) and all(_WHOLE_NUMBER.fullmatch(label) for label in raw)
-    values = sorted(raw, key=int) if numeric else sorted(raw)
+    numeric = all(_WHOLE_NUMBER.fullmatch(label) for label in raw)
+    values = sorted(raw, key=lambda label: (int(label), label)) if numeric else sorted(raw)
+    if numeric and not table.folders and values != sorted(raw):
+        warnings.append(
+            f"the class folders are numbers and in the order of numbers: {some(values)}. A model that knows no names"
+            " of classes, and was trained with the folders in the order of text, answers in another order"
+        )
     labels = [table.label_names.get(value, value) if numeric else value for value in values]
     if twice := sorted(name for name, count in Counter(labels).items() if count > 1):
         warnings.append(f"several labels have the same name: {some(twice)}")

@@ -1,20 +1,33 @@
-"""`metadata.csv` and `metadata.jsonl`: a row for each file, as Hugging Face's folders have them."""
+"""`metadata.csv` and `metadata.jsonl`: a row for each file, as Hugging Face's folders have them.
+
+A row is one line. CSV would allow a quoted value to go on over several lines, but then one stray quotation mark takes
+all rows up to the next one for a single value, and nothing looks wrong.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ..errors import BadData
 
 NAMES = ("metadata.csv", "metadata.jsonl")
 FILE_NAME = "file_name"
+DELIMITERS = ",;\t|"
 _INTEGER = re.compile(r"(-?[0-9]+)(?:\.0*)?")
+_LINES = re.compile(r"\r\n|\n|\r")  # str.splitlines would cut at U+2028 and others, which are part of a text
+_UNICODE = (  # the longer marks first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 Row = dict[str, str]
 
@@ -27,21 +40,48 @@ def find(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read(path: Path) -> list[Row]:
-    """The rows as text, with a slash between folders in `file_name`. Raises BadData when it cannot be read."""
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises BadData for another encoding, by its name."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        encoding = next((name for mark, name in _UNICODE if data.startswith(mark)), None)
+        if encoding is None and b"\0" in data[:4]:
+            encoding = "UTF-32" if data[:4].count(0) > 2 else "UTF-16"
+        if encoding is not None:
+            command = f"iconv -f {encoding.lower()} -t utf-8"
+            raise BadData(f"{path} is {encoding}: save it again with the encoding UTF-8 ({command})")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadData(f"{path} is not UTF-8 (line {line}): save it again with the encoding UTF-8") from error
     except OSError as error:
         raise BadData(f"{path} cannot be read: {error.strerror}") from error
-    rows = list(_json_lines(text, path) if path.suffix == ".jsonl" else _csv_rows(text, path))
-    for number, row in enumerate(rows, start=1):
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers from 1. Raises BadData."""
+    for number, line in enumerate(_LINES.split(read_text(path)), start=1):
+        if line.strip():
+            yield number, line
+
+
+def read(path: Path, columns: Iterable[str]) -> list[Row]:
+    """The rows as text, with a slash between folders in `file_name`. Raises BadData when it cannot be read.
+
+    columns: those that are used besides `file_name`. A list or an object in one of them is an error.
+    """
+    rows = []
+    for number, row in _json_lines(path, {FILE_NAME, *columns}) if path.suffix == ".jsonl" else _csv_rows(path):
         if not row.get(FILE_NAME):
-            raise BadData(f"row {number} of {path} names no file; it has {_quoted(row)}, each row needs {FILE_NAME!r}")
-        row[FILE_NAME] = row[FILE_NAME].replace("\\", "/").removeprefix("./")
+            raise BadData(f"line {number} of {path} names no file; it has {_quoted(row)}, each needs {FILE_NAME!r}")
+        row[FILE_NAME] = slashed(row[FILE_NAME])
+        rows.append(row)
     return rows
+
+
+def slashed(name: str) -> str:
+    """A file's name with slashes, where Windows writes backslashes."""
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def canonical_labels(rows: list[Row], column: str) -> None:
@@ -53,22 +93,54 @@ def canonical_labels(rows: list[Row], column: str) -> None:
                 row[column] = str(int(match[1]))
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    found = list(lines(path))
+    if found and re.fullmatch(r"sep=.", found[0][1].strip()):  # Excel's line for other delimiters
+        del found[0]
+    first, header = found[0] if found else (1, "")
+    delimiter = _delimiter(header)
+    columns = _values(path, first, header, delimiter)
+    if FILE_NAME not in columns:
+        given = _quoted(columns if header else ())
+        raise BadData(f"{path} has no column {FILE_NAME!r}, only {given}; columns are split by commas")
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise BadData(f"{path} has the column {twice[0]!r} twice: keep one")
+    for number, line in found[1:]:
+        values = _values(path, number, line, delimiter)
+        while len(values) > len(columns) and not values[-1]:  # spreadsheets write empty columns at the end
+            values.pop()
+        if len(values) != len(columns):
+            raise BadData(
+                f"line {number} of {path} has {'more' if len(values) > len(columns) else 'fewer'} values"
+                f" ({len(values)}) than the {len(columns)} columns: a value with {delimiter!r} in it stands between"
+                " quotation marks"
+            )
+        yield number, dict(zip(columns, values, strict=True))
+
+
+def _delimiter(header: str) -> str:
+    """What splits the columns: of the characters in use the one that makes `file_name` a column of its own."""
+    for delimiter in DELIMITERS:
+        if FILE_NAME in next(csv.reader([header], delimiter=delimiter), []):
+            return delimiter
+    return DELIMITERS[0]
+
+
+def _values(path: Path, number: int, line: str, delimiter: str) -> list[str]:
+    """The values of one line. Raises BadData where a quotation mark is open at its end, or stands in the wrong place."""
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns = reader.fieldnames or []
-        if FILE_NAME not in columns:
-            raise BadData(f"{path} has no column {FILE_NAME!r}, only {_quoted(columns)}; columns are split by commas")
-        for row in reader:
-            if None in row:
-                raise BadData(f"line {reader.line_num} of {path} has more values than the {len(columns)} columns")
-            yield {key: (value or "").strip() for key, value in row.items()}
+        found = next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error as error:
-        raise BadData(f"{path} is not CSV: {error} (line {reader.line_num})") from error
+        raise BadData(
+            f"line {number} of {path} is not CSV: a quotation mark at the beginning of a value is not closed before the"
+            f' value\'s end ({error}): a value that holds one is written "so ""quoted"" here", on one line: '
+            f"{line[:60]!r}"
+        ) from error
+    return [value.strip() for value in found]
 
 
-def _json_lines(text: str, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_lines(path: Path, used: set[str]) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # \r is white space in JSON
         if not line.strip():
             continue
         try:
@@ -77,7 +149,19 @@ def _json_lines(text: str, path: Path) -> Iterator[Row]:
             raise BadData(f"line {number} of {path} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise BadData(f"line {number} of {path} is not an object such as {{{FILE_NAME!r}: ..., 'label': ...}}")
-        yield {str(key): "" if value is None else str(value).strip() for key, value in row.items()}
+        yield number, {str(key): _scalar(value, str(key), number, path, used) for key, value in row.items()}
+
+
+def _scalar(value: Any, key: str, number: int, path: Path, used: set[str]) -> str:
+    """A text, number or truth value as text; null is empty."""
+    if isinstance(value, (list, dict)):
+        if key in used:
+            what = "a list" if isinstance(value, list) else "an object"
+            raise BadData(f"line {number} of {path}: {key!r} is {what} ({json.dumps(value)[:60]}), give one text")
+        return ""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return "" if value is None else str(value).strip()
 
 
 def _quoted(names: Iterable[str]) -> str:

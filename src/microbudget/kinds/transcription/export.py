@@ -13,6 +13,7 @@ from ...runtimes.ct2 import convert
 from ...runtimes.ct2 import session as ct2
 from ...runtimes.hf import whisper as hf
 from ...runtimes.speech.languages import name_of
+from ...runtimes.speech.whisper import Prompt, Vocabulary
 from .data import rows
 from .task import LONG_S
 
@@ -30,6 +31,10 @@ def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
         convert.settle_language(out, language)
         report |= {"language": language, "runtimes": _settled(language)}
         context.progress.warn(report["runtimes"])
+    if words := Prompt.of(model.path, Vocabulary(model.path), multilingual=False).words:
+        notes = [str(report["runtimes"])] if "runtimes" in report else []
+        report |= {"runtimes": [*notes, _about_words(len(words))]}
+        context.progress.warn(_about_words(len(words)))
     sessions = (original, ct2.open_session(Model(out, "ct2", model.record), threads=context.threads))
     texts = [[str(session.answer(row)[0]) for row in inputs] for session in sessions]
     for session in sessions:
@@ -45,6 +50,14 @@ def _settled(language: str) -> str:
     return (
         f"all audio is taken for {name_of(language)} ({language}), the language of most of the recordings: with a"
         " trimmed vocabulary CTranslate2 cannot detect languages. For another one use --language"
+    )
+
+
+def _about_words(count: int) -> str:
+    """The note on words that fine-tuning added, for the log and the card."""
+    return (
+        f"{count} tokens that fine-tuning added lie behind Whisper's timestamps: CTranslate2 and microbudget"
+        " write them, faster-whisper takes every such token for a timestamp and leaves it out"
     )
 
 
