@@ -1,15 +1,17 @@
+import csv
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.data import folders, parallel
+from microbudget.data import folders, metadata, parallel
 from microbudget.data.splits import HALVES, WHOLE, complete, divide, keep_apart, shares
 from microbudget.errors import BadData
 from microbudget.kinds.image_classification.data import ImageTask
@@ -68,6 +70,46 @@ class TestClassFolders:
     def test_a_class_may_be_called_train(self, tmp_path):
         make(tmp_path, "bus/1.jpg", "car/1.jpg", "train/1.jpg")
         assert folders.find(tmp_path, FORMATS).labels == ("bus", "car", "train")
+
+    def test_that_train_is_a_class_is_told(self, tmp_path):
+        make(tmp_path, "bus/1.jpg", "test/1.jpg", "train/1.jpg")
+        (warning,) = folders.find(tmp_path, FORMATS).warnings
+        assert "test, train" in warning
+        assert "read as classes, because of bus" in warning
+
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_a_split_that_could_be_a_class_is_refused_with_both_readings(self, tmp_path, listed):
+        names = ("bus/1.jpg", "car/1.jpg", "train/steam/1.jpg", "train/electric/1.jpg")
+        make(tmp_path, *names)
+        if listed:
+            rows = [f"{name},{name.split('/')[0]}" for name in names]
+            write_csv(tmp_path / "metadata.csv", "\n".join(["file_name,label", *rows]))
+        said = (
+            r"'train' in .* could be a split or a class.*classes are electric, steam, and bus, car are not used.*class"
+        )
+        with pytest.raises(BadData, match=said):
+            folders.find(tmp_path, FORMATS)
+
+    def test_splits_of_the_same_classes_are_no_question(self, tmp_path):
+        make(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/a/2.jpg", "test/b/2.jpg", "raw/1.jpg", "docs/x.txt")
+        listing = folders.find(tmp_path, FORMATS)
+        assert {file.split for file in listing.files} == {"train", "test"}
+        assert listing.warnings == (f"raw in {tmp_path}: not used, because of the splits test, train",)
+
+    @pytest.mark.parametrize("name", ["blood_test", "train2", "validation-set"])
+    def test_only_a_whole_name_is_a_split(self, tmp_path, name):
+        make(tmp_path, f"{name}/x/1.jpg", "other/1.jpg")
+        assert folders.find(tmp_path, FORMATS).labels == tuple(sorted((name, "other")))
+
+    def test_folders_of_numbers_are_in_the_order_of_numbers(self, tmp_path):
+        make(tmp_path, *(f"{number}/1.jpg" for number in range(12)))
+        listing = folders.find(tmp_path, FORMATS)
+        assert listing.labels == tuple(map(str, range(12)))
+        assert "order of numbers" in listing.warnings[0]
+
+    def test_few_numbers_need_no_word(self, tmp_path):
+        make(tmp_path, "0/1.jpg", "1/1.jpg")
+        assert folders.find(tmp_path, FORMATS).warnings == ()
 
     def test_photos_directly_in_the_splits_have_no_labels(self, tmp_path):
         make(tmp_path, "train/1.jpg", "test/1.jpg")
@@ -204,9 +246,16 @@ class TestMetadata:
             ("file_name,label\n1.jpg,a\ngone.jpg,b\n", r"1 of 2 files.*not there.*gone\.jpg"),
             ("file_name,label\n../1.jpg,a\n", r"outside"),
             ("file_name,label\n/etc/passwd,a\n", r"outside"),
-            ("file_name;label\n1.jpg;a\n", r"no column 'file_name', only 'file_name;label'"),
+            ("name;label\n1.jpg;a\n", r"no column 'file_name', only 'name;label'"),
+            ("file_name,label,label\n1.jpg,a,b\n", r"column 'label' twice"),
+            ("file_name,label\n1.jpg,a\n2.jpg\n", r"line 3 .* fewer values \(1\) than the 2 columns"),
+            ('file_name,label\n1.jpg,"a\n2.jpg,b"\n', r"line 2 .* quotation mark"),
+            ('file_name,label\n1.jpg,"a" rose\n', r"line 2 .* quotation mark"),
+            ("file_name,label\n1.jpg,a\n".encode("utf-16"), r"is UTF-16: save it again"),
+            ("file_name,label\n1.jpg,a\n".encode("utf-16-le"), r"is UTF-16: save it again"),
+            ("file_name,label\n1.jpg,a\n".encode("utf-32"), r"is UTF-32: save it again"),
             ("file_name,label\n1.jpg,a,b\n", r"line 2 .* more values"),
-            ("file_name,label\n,a\n", r"row 1 .* names no file"),
+            ("file_name,label\n,a\n", r"line 2 .* names no file"),
             (b"file_name,label\n1.jpg,a\n2.jpg,caf\xe9\n", r"not UTF-8 \(line 3\)"),
             ('file_name,label\n"1.jpg,a\n', r"not CSV"),
             ("", r"no column 'file_name', only nothing"),
@@ -225,6 +274,52 @@ class TestMetadata:
         write_csv(tmp_path / "metadata.jsonl", text)
         with pytest.raises(BadData, match=said):
             folders.find(tmp_path, FORMATS)
+
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_the_dialect_is_found(self, tmp_path, delimiter, end):
+        make(tmp_path, "1.jpg", "2.jpg")
+        rows = (("file_name", "label"), ("1.jpg", '"rose, ""red""; x|y"'), ("2.jpg", '\u2028iris\u0085 6" \u00b7'))
+        write_csv(tmp_path / "metadata.csv", "\ufeff" + end.join(delimiter.join(row) for row in rows))
+        assert folders.find(tmp_path, FORMATS).labels == ('iris\x85 6" \u00b7', 'rose, "red"; x|y')
+
+    def test_excels_line_for_the_delimiter_and_empty_columns(self, tmp_path):
+        make(tmp_path, "1.jpg", "2.jpg")
+        write_csv(tmp_path / "metadata.csv", "sep=;\r\nfile_name;label\r\n1.jpg;a;;\r\n2.jpg;b\r\n")
+        assert folders.find(tmp_path, FORMATS).labels == ("a", "b")
+
+    def test_signs_in_names_are_only_signs(self, tmp_path):
+        names = ("a#b%20.jpg", "it's; 50%.jpg", "Gro\u0308\u00dfe & <b>.jpg")
+        make(tmp_path, *(f"x/{name}" for name in names))
+        composed = [unicodedata.normalize("NFC", name) for name in names]
+        rows = [f"x\\{name},{at % 2}" for at, name in enumerate(composed)]
+        write_csv(tmp_path / "metadata.csv", "\ufeff" + "\r\n".join(["file_name,label", *rows]))
+        assert {file.name for file in folders.find(tmp_path, FORMATS).files} == {f"x/{name}" for name in names}
+
+    @pytest.mark.parametrize("label", [["a"], {"id": 3}, []])
+    def test_a_label_that_is_no_text_is_refused(self, tmp_path, label):
+        """A class used to be called "['a']"."""
+        make(tmp_path, "1.jpg", "2.jpg")
+        rows = [{"file_name": "1.jpg", "label": "b", "boxes": [[1, 2]]}, {"file_name": "2.jpg", "label": label}]
+        write_csv(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+        with pytest.raises(BadData, match=r"line 2 of .*metadata\.jsonl: 'label' is (a list|an object)"):
+            folders.find(tmp_path, FORMATS)
+
+    def test_truth_values_are_written_as_json_has_them(self, tmp_path):
+        make(tmp_path, "1.jpg", "2.jpg")
+        rows = [{"file_name": f"{at}.jpg", "label": at == 1} for at in (1, 2)]
+        write_csv(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+        assert folders.find(tmp_path, FORMATS).labels == ("false", "true")
+
+    @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(str.strip), min_size=1))
+    @settings(deadline=None, max_examples=50)
+    def test_what_csv_writes_on_a_line_is_read(self, tmp_path_factory, texts):
+        path = tmp_path_factory.mktemp("csv") / "metadata.csv"
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(
+                [("file_name", "text"), *((f"{at}.jpg", text) for at, text in enumerate(texts))]
+            )
+        assert [row["text"] for row in metadata.read(path, ("text",))] == texts
 
     def test_two_metadata_files_are_refused(self, tmp_path):
         make(tmp_path, "1.jpg", "metadata.csv", "metadata.jsonl")

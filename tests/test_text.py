@@ -161,6 +161,24 @@ def test_names_of_files_and_folders_tell_the_split(tmp_path: Path) -> None:
     assert [e.key for e in judged.examples("test")] == [e.key for e in task.examples("test")]
 
 
+@pytest.mark.parametrize("name", ["blood_test.txt", "my-valid.txt", "blood.test.txt", "contest/test_1.txt"])
+def test_only_a_whole_name_is_a_split(tmp_path: Path, name: str) -> None:
+    """blood_test.txt alone was judged, and the other files were left out."""
+    for index, each in enumerate((name, "liver.txt")):
+        write(tmp_path / each, prose(3000, seed=index))
+    judged = TextTask.open(tmp_path, DataOptions(splits=False))
+    assert {e.name.split(":")[0] for e in judged.examples("test")} == {name, "liver.txt"}
+    assert judged.warnings == []
+
+
+def test_what_is_judged_by_its_name_is_told(tmp_path: Path) -> None:
+    for index, name in enumerate(("test.txt", "liver.txt")):
+        write(tmp_path / name, prose(3000, seed=index))
+    judged = TextTask.open(tmp_path, DataOptions(splits=False))
+    assert {e.name.split(":")[0] for e in judged.examples("test")} == {"test.txt"}
+    assert judged.warnings == ["judged on test.txt, the test split by its name; 1 other files are not judged"]
+
+
 def test_missing_splits_are_cut_by_the_seed_and_do_not_overlap(tmp_path: Path) -> None:
     write(tmp_path / "only.txt", prose(60_000))
     tasks = [TextTask.open(tmp_path, DataOptions(seed=seed)) for seed in (0, 0, 1)]

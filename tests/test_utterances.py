@@ -76,6 +76,93 @@ def test_ljspeech(tmp_path: Path, folder: str) -> None:
     }
 
 
+@pytest.mark.parametrize("ending", ["", ".wav", ".WAV", ".mp3"])
+@pytest.mark.parametrize("layout", ["audiofolder", "librispeech", "ljspeech"])
+def test_names_with_and_without_their_ending(tmp_path: Path, layout: str, ending: str) -> None:
+    """In every layout; .mp3 is what many lists name whose files were converted."""
+    for stem in ("a.1", "b"):
+        write(tmp_path / f"{stem}.wav")
+    name, rows = {
+        "audiofolder": ("metadata.csv", f"file_name,text\na.1{ending},one\nb{ending},two\n"),
+        "librispeech": ("x.trans.txt", f"a.1{ending} one\nb{ending}\ttwo\n"),
+        "ljspeech": ("metadata.csv", f"a.1{ending}|one\r\nb{ending}|x|two\r\n"),
+    }[layout]
+    (tmp_path / name).write_text("\ufeff" + rows, encoding="utf-8")
+    assert texts(tmp_path) == {"a.1.wav": (None, "one"), "b.wav": (None, "two")}
+
+
+def test_files_that_differ_in_their_ending_have_their_own_rows(tmp_path: Path) -> None:
+    for name in ("a.wav", "a.flac", "b.wav"):
+        write(tmp_path / name)
+    table(tmp_path, {"a.wav": "one", "a.flac": "two", "b.mp3": "three"})
+    assert {name: text for name, (_, text) in texts(tmp_path).items()} == {
+        "a.wav": "one", "a.flac": "two", "b.wav": "three",
+    }  # fmt: skip
+
+
+def test_a_row_that_fits_two_folders_is_refused(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        write(tmp_path / folder / "a.wav")
+    table(tmp_path, {"a.wav": "one"})
+    with pytest.raises(BadData, match=r"'a\.wav' fits x/a\.wav, y/a\.wav"):
+        find(tmp_path)
+
+
+def test_a_quotation_mark_swallows_no_rows(tmp_path: Path) -> None:
+    for index in range(4):
+        write(tmp_path / f"{index}.wav")
+    rows = ["file_name,transcription", '0.wav,he said "no"', '1.wav,"yes', "2.wav,go", '3.wav,up"']
+    (tmp_path / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(BadData, match=r"line 3 of .*metadata\.csv is not CSV: a quotation mark"):
+        find(tmp_path)
+
+
+def test_a_transcript_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    row = {"file_name": "a.wav", "transcription": ["go"]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(BadData, match=r"line 1 .* 'transcription' is a list"):
+        find(tmp_path)
+
+
+def test_a_line_separator_belongs_to_the_text(tmp_path: Path) -> None:
+    for stem in ("a", "b"):
+        write(tmp_path / f"{stem}.wav")
+    (tmp_path / "metadata.csv").write_text("a|one\u2028two\nb|three\x85four\n", encoding="utf-8")
+    assert [text for _, text in texts(tmp_path).values()] == ["one\u2028two", "three\x85four"]
+
+
+def test_two_transcripts_of_a_file_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,one\na.wav,two\n", encoding="utf-8")
+    with pytest.raises(BadData, match=r"two transcripts of 'a\.wav'"):
+        find(tmp_path)
+
+
+def test_a_folder_called_train_beside_others(tmp_path: Path) -> None:
+    for folder in ("bus", "train"):
+        write(tmp_path / folder / "a.wav")
+        table(tmp_path / folder, {"a.wav": "go"})
+    with pytest.raises(BadData, match=r"'train' in .* could be a split, or a folder like the others.*bus/a\.wav"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_other_unicode_is_named(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path / "a.wav")
+    (tmp_path / "metadata.csv").write_text("a|one\n", encoding=encoding)
+    with pytest.raises(BadData, match=f"is {encoding.upper()}: save it again"):
+        find(tmp_path)
+
+
+def test_three_quarters_of_the_files_are_missing(tmp_path: Path) -> None:
+    dataset(tmp_path)
+    for index in range(9):
+        (tmp_path / f"{index:02}.wav").unlink()
+    with pytest.raises(BadData, match=r"9 of 12 files in the transcripts of .* are not there: 00\.wav"):
+        find(tmp_path)
+
+
 def test_the_real_layouts(assets: Path) -> None:
     libri = find(assets / "speech/librispeech").files
     assert [file.text for file in libri][1] == "STUFF IT INTO YOU HIS BELLY COUNSELLED HIM"

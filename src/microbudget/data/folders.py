@@ -19,7 +19,12 @@ from pathlib import Path
 
 from ..errors import BadData
 from . import metadata, splitting
-from .splitting import UNLABELLED, UNLABELLED_FOLDERS, some, subfolders, walk
+from .splitting import SPLIT_FOLDERS, UNLABELLED, UNLABELLED_FOLDERS, some, subfolders, walk
+
+__all__ = [  # the names of `splitting` that go with these
+    "SPLIT_FOLDERS", "TOLERATED", "UNLABELLED", "UNLABELLED_FOLDERS", "FileFormats", "Found", "Listing", "find",
+    "normal_name", "some", "walk",
+]  # fmt: skip
 
 _POOLS = tuple(f"{name}/" for name in UNLABELLED_FOLDERS)
 TOLERATED = 0.1  # of the files may be unreadable or missing; with more the folder is refused

@@ -70,13 +70,12 @@ def read(path: Path, columns: Iterable[str]) -> list[Row]:
 
     columns: those that are used besides `file_name`. A list or an object in one of them is an error.
     """
-    rows = []
-    for number, row in _json_lines(path, {FILE_NAME, *columns}) if path.suffix == ".jsonl" else _csv_rows(path):
+    numbered = list(_json_lines(path, {FILE_NAME, *columns}) if path.suffix == ".jsonl" else _csv_rows(path))
+    for number, row in numbered:
         if not row.get(FILE_NAME):
             raise BadData(f"line {number} of {path} names no file; it has {_quoted(row)}, each needs {FILE_NAME!r}")
         row[FILE_NAME] = slashed(row[FILE_NAME])
-        rows.append(row)
-    return rows
+    return [row for _, row in numbered]
 
 
 def slashed(name: str) -> str:
@@ -127,7 +126,7 @@ def _delimiter(header: str) -> str:
 
 
 def _values(path: Path, number: int, line: str, delimiter: str) -> list[str]:
-    """The values of one line. Raises BadData where a quotation mark is open at its end, or stands in the wrong place."""
+    """The values of one line. Raises BadData where a quotation mark is open at its end or in the wrong place."""
     try:
         found = next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error as error:

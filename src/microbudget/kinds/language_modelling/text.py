@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ...data import splits as cutting
 from ...data.contents import content_key
-from ...data.folders import SPLIT_FOLDERS
+from ...data.folders import SPLIT_FOLDERS, some
 from ...errors import BadData, InvalidOption
 from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
 from .network import KIND
@@ -66,15 +66,16 @@ class TextTask:
     ) -> TextTask:
         """A `.txt` file, or a folder of them.
 
-        Files and folders named train, validation (valid, val) or test are splits; without a train split everything is
-        one text, and missing splits are cut from it in blocks. context: tokens that a model reads at once. stride:
-        bytes of a passage. most: passages of each split; a larger one is sampled evenly. Raises BadData.
+        Files and folders named train, validation (valid, val) or test, and no more, are splits; without a train split
+        everything is one text, and missing splits are cut from it in blocks. context: tokens that a model reads at
+        once. stride: bytes of a passage. most: passages of each split; a larger one is sampled evenly. Raises BadData.
         """
         if context < 8 or stride < 16:
             raise InvalidOption(f"a context has 8 tokens and a stride 16 bytes at least, not {context} and {stride}")
         root = Path(path)
         found = _by_split(_files(root), root, stride, judging=not options.splits)
         chosen, warnings = _choose(_cut(found, options.seed) if options.splits else {"test": _to_judge(found)}, most)
+        warnings += _about_splits(found, root, judging=not options.splits)
         examples, places = _examples(chosen, root)
         kept, _ = cutting.keep_apart(examples)
         seen = frozenset() if options.splits else options.leave_out
@@ -156,27 +157,41 @@ def _files(root: Path) -> list[Path]:
     return found
 
 
-def _split_of(path: Path, root: Path) -> str | None:
-    """The split in a folder's or a file's name: train.txt, wiki.valid.txt, test/1.txt."""
+def _split_of(path: Path, root: Path) -> tuple[str | None, bool]:
+    """The split that a folder's or file's whole name says, and whether it does: train.txt, test/1.txt.
+
+    The last part of a name with dots, wiki.valid.txt, is a split only beside one to train on.
+    """
     if root.is_file():
-        return None
+        return None, False
     parts = path.relative_to(root).parts
     if len(parts) > 1 and parts[0].lower() in SPLIT_FOLDERS:
-        return SPLIT_FOLDERS[parts[0].lower()]
-    words = path.stem.lower().replace("-", ".").replace("_", ".").split(".")
-    return SPLIT_FOLDERS.get(words[-1])
+        return SPLIT_FOLDERS[parts[0].lower()], True
+    stem = path.stem.lower()
+    return SPLIT_FOLDERS.get(stem.rpartition(".")[2]), stem in SPLIT_FOLDERS
 
 
 def _by_split(paths: Sequence[Path], root: Path, stride: int, judging: bool) -> dict[str, list[_Place]]:
     """All passages by split. Without a train split, names count only for judging."""
-    files = [(path, _split_of(path, root)) for path in paths]
-    named = judging or any(split == "train" for _, split in files)
+    files = [(path, *_split_of(path, root)) for path in paths]
+    trained = any(split == "train" for _, split, _ in files)
     found: dict[str, list[_Place]] = {}
-    for path, split in files:
+    for path, split, whole in files:
         file = TextFile.open(path, stride)
-        places = found.setdefault((split if named else None) or "train", [])
+        counts = trained or (judging and whole)
+        places = found.setdefault((split if counts else None) or "train", [])
         places += [(file, index) for index in _spread(file.count, LARGEST_FILE)]
     return found
+
+
+def _about_splits(found: Mapping[str, list[_Place]], root: Path, judging: bool) -> list[str]:
+    """The warning that says which files are judged, where that is decided by their names."""
+    if not judging or len(found) < 2:
+        return []
+    split = next(name for name in ("test", "validation", "train") if found.get(name))
+    names = {split: sorted({file.path.relative_to(root).as_posix() for file, _ in found[split]})}
+    rest = sum(len({file.path for file, _ in places}) for name, places in found.items() if name != split)
+    return [f"judged on {some(names[split])}, the {split} split by its name; {rest} other files are not judged"]
 
 
 def _spread(count: int, most: int) -> Sequence[int]:
