@@ -106,10 +106,11 @@ def _check_others(root: Path, found: list[str], others: list[str], listed: Path 
         outside = {row[metadata.FILE_NAME].split("/")[0] for row in rows} & {*others}
         if not outside:
             return
+    split, beside_it = found[0], some(others)
     raise BadData(
-        f"{found[0]!r} in {root} could be a split or a class. As a split, its classes are"
-        f" {some(sorted(inside)) or 'files'}, and {some(others)} are not used: then move those to another folder. As a class, it is one beside"
-        f" {some(others)}: then give it another name"
+        f"{split!r} in {root} could be a split or a class. As a split, its classes are"
+        f" {some(sorted(inside)) or 'files'}, and {beside_it} are not used: then move those to another folder. As a"
+        f" class, it is one beside {beside_it}: then give it another name"
     )
 
 
