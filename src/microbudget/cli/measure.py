@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import units
 from ..progress import Progress
-from .options import DONE, add_data, add_model, add_verb, print_json, unit
+from .options import DONE, add_data, add_model, add_verb, data_of, print_json, unit
 
 
 def add_verbs(verbs: Any) -> None:
@@ -41,7 +41,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
 
     measurement = measure(
         options.model,
-        options.data,
+        data_of(options),
         ledger=options.ledger,
         batches=options.batch,
         threads=options.threads,
@@ -66,7 +66,7 @@ def _compare(options: argparse.Namespace, progress: Progress) -> int:
     comparison = compare(
         options.model_a,
         options.model_b,
-        options.data,
+        data_of(options),
         max_drop=options.max_drop,
         threads=options.threads,
         seed=options.seed,

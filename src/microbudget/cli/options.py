@@ -36,10 +36,21 @@ def add_model(parser: Any, name: str = "model") -> None:
 
 def add_data(parser: Any) -> None:
     """The data, and how transcripts are compared."""
-    about = "folder of examples or recordings, .txt files or a folder of them"
+    about = (
+        "folder of examples or recordings, .txt files or a folder of them, Parquet or Arrow, or a data set of the hub"
+    )
     parser.add_argument("--data", required=True, help=about)
+    about = "of a data set of the hub, or a saved one: only this split"
+    parser.add_argument("--split", metavar="test", help=about)
     about = "of transcripts before they are compared (default basic; english writes numbers as digits)"
     parser.add_argument("--normalizer", choices=("basic", "english", "none"), default="basic", help=about)
+
+
+def data_of(options: argparse.Namespace) -> Any:
+    """What --data and --split give."""
+    from ..data.saved import Source
+
+    return options.data if options.split is None else Source(options.data, options.split)
 
 
 def threads(text: str) -> Threads:

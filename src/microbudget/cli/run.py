@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import units
 from ..judge.budget import GOALS, Budget
 from ..progress import Progress
-from .options import DONE, INTERRUPTED, NOT_MET, add_data, add_model, add_verb, print_json, unit
+from .options import DONE, INTERRUPTED, NOT_MET, add_data, add_model, add_verb, data_of, print_json, unit
 
 if TYPE_CHECKING:
     from ..search.options import RunKeywords
@@ -70,14 +70,14 @@ def _shrink(options: argparse.Namespace, progress: Progress) -> int:
 
     budget = _budget(options, minutes=options.minutes, goal=options.goal)
     how = _run_options(options, progress)
-    return _show(shrink(options.model, options.data, budget, out=options.out, **how), options)
+    return _show(shrink(options.model, data_of(options), budget, out=options.out, **how), options)
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> int:
     from ..search.shrink import run_recipe
 
     budget, how = _budget(options), _run_options(options, progress)
-    return _show(run_recipe(options.model, options.recipe, options.data, budget, out=options.out, **how), options)
+    return _show(run_recipe(options.model, options.recipe, data_of(options), budget, out=options.out, **how), options)
 
 
 def _budget(options: argparse.Namespace, **more: Any) -> Budget:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
+from ..data.saved import is_saved
 from ..errors import InvalidOption
 from ..machine import processor as machine
 from ..machine.processor import check_threads
@@ -34,7 +35,7 @@ def open_task(data: str | Path | Task, models: Sequence[Model], options: Measure
 
     Raises InvalidOption for models of different kinds.
     """
-    if not isinstance(data, (str, Path)):
+    if not isinstance(data, (str, Path)) and not is_saved(data):
         return data
     options = options or MeasureOptions()
     kinds = {model.task: model for model in models}
@@ -43,7 +44,7 @@ def open_task(data: str | Path | Task, models: Sequence[Model], options: Measure
         raise InvalidOption(f"the models are for different tasks: {found}")
     seen = frozenset(key for model in models for key in model.record.seen)
     how = replace(TO_JUDGE, leave_out=seen, normalizer=options.normalizer, progress=options.progress)
-    return open_data(data, models[0].task, how)
+    return open_data(cast(str, data), models[0].task, how)
 
 
 def measure(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
+from ..data.saved import is_saved
 from ..errors import LabelsDisagree
 from ..judge.budget import Budget
 from ..methods import Method
@@ -91,10 +92,11 @@ def run_recipe(
 
 def _open(model: str | Path | Model, data: str | Path | Task, out: Path, how: RunOptions) -> tuple[Model, Task, str]:
     given = load(model)
-    if not isinstance(data, (str, Path)):
+    if not isinstance(data, (str, Path)) and not is_saved(data):
         return given, data, type(data).__name__
     options = DataOptions(seed=how.seed, cache=out / "cache", normalizer=how.normalizer, progress=how.progress)
-    return given, open_data(data, given.task, options), str(Path(data).resolve())
+    task = open_data(cast(str, data), given.task, options)
+    return given, task, str(Path(getattr(task, "root", str(data))).resolve())
 
 
 def _knows_labels(given: Model, task: Task) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data import contents, folders
+from ...data import contents, folders, saved
 from ...data import splits as cutting
 from ...data.cache import default_folder
 from ...data.folders import Listing, some
@@ -29,10 +29,12 @@ from ...progress import SILENT, Progress
 from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
 from .network import KIND
 
+COLUMNS = saved.Columns("Image", FORMATS.extensions, ".png")
+
 
 def open_task(path: str | Path, options: DataOptions) -> ImageTask:
-    """The task of a folder of photos. Raises BadData."""
-    return ImageTask.open(path, options)
+    """The task of a folder of photos, or of a saved data set. Raises BadData."""
+    return ImageTask.open(saved.folder_of(path, COLUMNS, options.progress), options)
 
 
 @dataclass(eq=False)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...data import saved
 from ...errors import BadData
 from ...task import DataOptions
 from .chats import ChatTask
 from .text import TextTask
 
+COLUMNS = saved.Columns(None, texts=("text", "content", "sentence"))
+
 
 def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask:
-    """The task of `.txt` files, or of conversations in `.jsonl` files. Raises BadData."""
-    if _holds_conversations(Path(path)):
+    """The task of `.txt` files, of conversations in `.jsonl` files, or of a saved data set. Raises BadData."""
+    path = saved.folder_of(path, COLUMNS, options.progress)
+    if _holds_conversations(path):
         return ChatTask.open(path, options)
     return TextTask.open(path, options)
 

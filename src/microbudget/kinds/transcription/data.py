@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...audio import sound
 from ...audio.sound import Samples
-from ...data import contents
+from ...data import contents, saved
 from ...data import splits as cutting
 from ...data.cache import default_folder
 from ...data.contents import Content
@@ -29,11 +29,12 @@ from .task import LONG_S
 from .transcripts import Errors, Normalizer, count, normalizer
 
 METRIC = "wer"
+COLUMNS = saved.Columns("Audio", sound.FORMATS.extensions, ".wav", utterances.TEXT_COLUMNS)
 
 
 def open_task(path: str | Path, options: DataOptions) -> TranscriptionTask:
-    """The task of a folder of recordings. Raises BadData, InvalidOption."""
-    return TranscriptionTask.open(path, options)
+    """The task of a folder of recordings, or of a saved data set. Raises BadData, InvalidOption."""
+    return TranscriptionTask.open(saved.folder_of(path, COLUMNS, options.progress), options)
 
 
 @dataclass(eq=False)
