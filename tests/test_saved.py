@@ -14,6 +14,7 @@ from PIL import Image
 from microbudget.data import saved
 from microbudget.errors import BadData
 from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.progress import Progress
 from microbudget.task import DataOptions, open_data
 
 datasets = pytest.importorskip("datasets")
@@ -128,7 +129,9 @@ def test_conversations() -> None:
 def test_splits_and_one_of_them(tmp_path: Path) -> None:
     parts = {"train": photos(12), "validation": photos(6, 100), "test": photos(6, 200), "extra": photos(3, 50)}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "all"))
-    task = open_data(tmp_path / "all", "image-classification")
+    log = io.StringIO()
+    task = open_data(tmp_path / "all", "image-classification", DataOptions(progress=Progress(log)))
+    assert "warning: extra in" in log.getvalue()
     assert [len(task.examples(split)) for split in ("train", "validation", "test")] == [12, 6, 6]
     chosen = open_data(saved.Source(tmp_path / "all", "extra"), "image-classification", JUDGED)  # type: ignore[arg-type]
     assert len(chosen.examples("test")) == 3

@@ -22,7 +22,7 @@ from ..errors import BadData, MissingExtra
 from ..machine.files import whole_folder
 from ..progress import SILENT, Progress
 from .cache import default_folder, failing_clearly
-from .splitting import SPLIT_FOLDERS, walk
+from .splitting import SPLIT_FOLDERS, some, walk
 
 SUFFIXES = (".parquet", ".arrow")
 MARKS = ("dataset_dict.json", "state.json")  # of `save_to_disk`
@@ -68,7 +68,7 @@ def folder_of(data: Any, columns: Columns, progress: Progress = SILENT) -> Path:
         return Path(str(data))
     with tempfile.TemporaryDirectory(prefix="microbudget-") as scratch:
         found = _opened(data, Path(scratch))
-        splits = _splits(found, str(data) if isinstance(data, (str, Path, Source)) else "the data set")
+        splits = _splits(found, str(data) if isinstance(data, (str, Path, Source)) else "the data set", progress)
         name = [[split, str(part._fingerprint)] for split, part in splits]
         key = hashlib.sha256(json.dumps([REVISION, _identity(data) or name, repr(columns)]).encode()).hexdigest()
         target = default_folder() / "datasets" / key[:KEY_DIGITS]
@@ -157,7 +157,7 @@ def _chosen(found: Any, split: str, path: Path) -> Any:
     return found[split]
 
 
-def _splits(found: Any, name: str) -> list[tuple[str, Any]]:
+def _splits(found: Any, name: str, progress: Progress) -> list[tuple[str, Any]]:
     """The parts with their folders' names: "" for one that is no split. Raises BadData without a known split."""
     if not isinstance(found, Mapping):
         return [("", found)]
@@ -166,6 +166,8 @@ def _splits(found: Any, name: str) -> list[tuple[str, Any]]:
     known = [(SPLIT_FOLDERS[key.lower()], part) for key, part in found.items() if key.lower() in SPLIT_FOLDERS]
     if not known or len(dict(known)) < len(known):
         raise BadData(f"{name} has the splits {', '.join(found)}: choose one with --split")
+    if left := [key for key in found if key.lower() not in SPLIT_FOLDERS]:
+        progress.warn(f"{some(left)} in {name}: not used, because of the splits {', '.join(dict(known))}; see --split")
     return known
 
 
