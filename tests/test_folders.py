@@ -213,7 +213,7 @@ class TestMetadata:
 
     def test_captions_do_not_hide_the_class_folders(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/2.jpg")
-        write_csv(tmp_path / "metadata.csv", "file_name,text\na/1.jpg,a rose\n")
+        write_csv(tmp_path / "metadata.csv", 'file_name,text\na/1.jpg,"a rose\nand a bee"\n')
         assert folders.find(tmp_path, FORMATS).labels == ("a", "b")
 
     def test_accents_match_however_they_are_written(self, tmp_path):

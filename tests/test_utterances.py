@@ -147,6 +147,13 @@ def test_a_folder_called_train_beside_others(tmp_path: Path) -> None:
         find(tmp_path)
 
 
+def test_only_librispeechs_own_names_are_splits(tmp_path: Path) -> None:
+    for folder in ("test-drive", "dev-kit"):
+        write(tmp_path / folder / "a.wav")
+        table(tmp_path / folder, {"a.wav": "go"})
+    assert {split for split, _ in texts(tmp_path).values()} == {None}
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_other_unicode_is_named(tmp_path: Path, encoding: str) -> None:
     write(tmp_path / "a.wav")

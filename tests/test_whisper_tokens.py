@@ -108,6 +108,27 @@ def test_letters_of_an_added_word_are_no_bytes(with_words: Path) -> None:
     assert vocabulary.text([ids[word] for word in WORDS]) == "ŁódźKölnBydgoszcz"
 
 
+@pytest.mark.parametrize("parts", [False, True])
+def test_trim_keeps_added_words_and_timestamps(with_words: Path, tmp_path: Path, parts: bool) -> None:
+    given = shutil.copytree(with_words, tmp_path / "given")
+    if parts:
+        found = json.loads((given / "tokenizer.json").read_text(encoding="utf-8"))
+        added = {row["content"]: row["id"] for row in found["added_tokens"]}
+        (given / "added_tokens.json").write_text(json.dumps(added), encoding="utf-8")
+        (given / "tokenizer.json").unlink()
+    tokenizer, rows = FolderTokenizer(given), len(Vocabulary(given).named)
+    kept = tokenizer.kept(set(tokenizer.tokens(TEXT[0])), rows, set())
+    assert len(kept) < rows
+    out = tmp_path / "out"
+    out.mkdir()
+    tokenizer.write({int(old): new for new, old in enumerate(kept)}, out)
+    after = Vocabulary(out)
+    stamps = after.special("<|notimestamps|>")
+    assert {after.named[token] for token in after.words_after(stamps)} == set(WORDS)
+    assert sum(name.endswith("0|>") or name.endswith("2|>") for name in after.named.values()) > 2
+    assert after.text([at for at, name in after.named.items() if name == "Köln"]) == "Köln"
+
+
 def older(folder: Path, out: Path) -> Path:
     shutil.copytree(folder, out)
     (out / "tokenizer.json").unlink()

@@ -141,7 +141,7 @@ def _read_metadata(root: Path, folders: list[str]) -> _Table:
     table = _Table()
     for folder in dict.fromkeys(["", *folders]):
         path = metadata.find(root / folder)
-        if path is None:
+        if path is None or metadata.is_captions(path):
             continue
         rows = metadata.read(path, ("label", "label_name"))
         if not any("label" in row for row in rows):

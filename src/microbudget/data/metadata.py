@@ -92,19 +92,32 @@ def canonical_labels(rows: list[Row], column: str) -> None:
                 row[column] = str(int(match[1]))
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def is_captions(path: Path) -> bool:
+    """Whether a list of files in CSV has no column `label`: its rows are not read, captions may have several lines."""
+    if path.suffix != ".csv":
+        return False
+    _, _, columns, _ = _header(path)
+    return FILE_NAME in columns and "label" not in columns
+
+
+def _header(path: Path) -> tuple[list[tuple[int, str]], str, list[str], bool]:
+    """The lines behind the header, the delimiter, the columns, and whether there is a header at all."""
     found = list(lines(path))
     if found and re.fullmatch(r"sep=.", found[0][1].strip()):  # Excel's line for other delimiters
         del found[0]
     first, header = found[0] if found else (1, "")
     delimiter = _delimiter(header)
-    columns = _values(path, first, header, delimiter)
+    return found[1:], delimiter, _values(path, first, header, delimiter), bool(header)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    rows, delimiter, columns, headed = _header(path)
     if FILE_NAME not in columns:
-        given = _quoted(columns if header else ())
+        given = _quoted(columns if headed else ())
         raise BadData(f"{path} has no column {FILE_NAME!r}, only {given}; columns are split by commas")
     if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
         raise BadData(f"{path} has the column {twice[0]!r} twice: keep one")
-    for number, line in found[1:]:
+    for number, line in rows:
         values = _values(path, number, line, delimiter)
         while len(values) > len(columns) and not values[-1]:  # spreadsheets write empty columns at the end
             values.pop()

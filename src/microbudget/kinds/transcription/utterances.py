@@ -10,6 +10,7 @@ DATA/unlabelled/...                     recordings that nobody has transcribed
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from ...errors import BadData
 TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript")
 PREFIXES = {"train": "train", "dev": "validation", "test": "test"}  # LibriSpeech: train-clean-100, dev-other
 TRANSCRIPTS = ".trans.txt"
+_LIBRISPEECH = re.compile(r"(train|dev|test)-(?:clean|other)(?:-[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def _splits(names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for folder in sorted({name.split("/")[0] for name in names if "/" in name}):
         lower = folder.lower()
-        split = SPLIT_FOLDERS.get(lower) or (PREFIXES.get(lower.split("-")[0]) if "-" in lower else None)
+        libri = _LIBRISPEECH.fullmatch(lower)
+        split = SPLIT_FOLDERS.get(lower) or (PREFIXES[libri[1]] if libri else None)
         if split:
             found[folder] = split
     return found
