@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from microbudget import cli
 from microbudget.errors import BadData
+from microbudget.kinds.language_modelling import layouts
 from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.kinds.language_modelling.network import KIND
@@ -167,10 +170,28 @@ def test_a_model_is_shrunk_onconversation_rows(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ('{"messages": [{"role": "user", "content": null}]}', "messages, message 1 has null in place of a text"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "message 1 has a number in place of a text"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            "message 1, part 1 is of the type 'image_url'; only parts of the type 'text' are read",
+        ),
+        ('{"messages": [{"role": "assistant", "content": null, "tool_calls": [1]}]}', "message 1 calls tools"),
+        ('{"messages": [{"role": "assistant", "content": " "}]}', "line 1 ends with an empty answer"),
+        (r'{"messages": [{"role": "assistant", "content": "\ud800"}]}', "half of a surrogate pair"),
+        ('{"messages": null}', r"line 1 is no \{\"messages\""),
+        ('{"messages": "x"}', "messages must be a list of messages, not a text"),
+        ('{"messages": ["x"]}', "message 1 is a text, not an object"),
+        ('{"conversations": [{"from": "robot", "value": "x"}]}', "has a role 'robot'"),
+        ('{"conversations": [{"from": "human", "value": null}]}', "message 1 has null in place of a text"),
+        ('{"instruction": "x", "output": ["y", null]}', "output, part 2 has null"),
+        ('{"prompt": "x", "completion": null}', "completion has null in place of a text"),
+        ("[1]", "line 1 is no .*, but a list"),
+        ("[" * 100_000, "line 1 is no"),
         ("{", r"line 1 is no \{\"messages\""),
         ('{"text": "hi"}', r"line 1 is no \{\"messages\""),
-        ('{"messages": [{"role": "user"}]}', r"line 1 is no \{\"messages\""),
-        ('{"messages": [{"role": "robot", "content": "x"}]}', "line 1 has a role 'robot'"),
+        ('{"messages": [{"role": "user"}]}', r"line 1, messages, message 1 is no \{\"messages\".*it has no 'content'"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', "message 1 has a role 'robot'"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "has no message of the role assistant"),
         ("", "is empty"),
     ],
@@ -179,3 +200,83 @@ def test_lines_that_are_no_conversation(line: str, message: str, tmp_path: Path)
     (tmp_path / "bad.jsonl").write_text(line, encoding="utf-8")
     with pytest.raises(BadData, match=message):
         ChatTask.open(tmp_path / "bad.jsonl")
+
+
+PLAIN_TALK = ({"role": "user", "content": "Why\u2028not?"}, {"role": "assistant", "content": "No\u0085 idea"})
+LAYOUTS: list[dict[str, object]] = [
+    {"messages": list(PLAIN_TALK)},
+    {"messages": [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in PLAIN_TALK]},
+    {"messages": [{**m, "content": [m["content"][:2], {"text": m["content"][2:]}]} for m in PLAIN_TALK]},
+    {"messages": [{**m, "tool_calls": None, "name": None} for m in PLAIN_TALK], "id": 3},
+    {"messages": [*PLAIN_TALK, {"role": "user", "content": "thanks"}]},
+    {
+        "id": "x",
+        "conversations": [
+            {"from": "human", "value": PLAIN_TALK[0]["content"]},
+            {"from": "gpt", "value": PLAIN_TALK[1]["content"]},
+        ],
+    },
+    {"instruction": PLAIN_TALK[0]["content"], "input": "", "output": PLAIN_TALK[1]["content"]},
+    {"prompt": PLAIN_TALK[0]["content"], "completion": PLAIN_TALK[1]["content"]},
+    {"prompt": [PLAIN_TALK[0]], "completion": [PLAIN_TALK[1]]},
+    {"question": PLAIN_TALK[0]["content"], "answer": PLAIN_TALK[1]["content"]},
+]
+
+
+@pytest.mark.parametrize("row", LAYOUTS)
+@pytest.mark.parametrize("form", ["lines", "windows", "list"])
+def test_the_usual_layouts_are_the_same_conversation(row: dict[str, object], form: str, tmp_path: Path) -> None:
+    """With ends of lines that are none in JSON, and a byte order mark."""
+    text = json.dumps(row, ensure_ascii=False)
+    written = {"lines": f"{text}\n{text}\n", "windows": f"\ufeff{text}\r\n", "list": f"[{text},\n{text}]"}[form]
+    path = tmp_path / ("chats.json" if form == "list" else "chats.jsonl")
+    path.write_bytes(written.encode())
+    for data in (path, tmp_path):
+        task = open_data(data, KIND, DataOptions(splits=False))
+        assert isinstance(task, ChatTask)
+        examples = task.examples("test")
+        assert len(examples) == (1 if form == "windows" else 2)
+        assert all(task.conversation(example) == PLAIN_TALK for example in examples)
+
+
+def test_an_instruction_has_its_input_history_and_system(tmp_path: Path) -> None:
+    row = {"instruction": "Add", "input": "1 2", "output": "3", "history": [["Hi", "Hello"]], "system": "Be brief"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    task = ChatTask.open(tmp_path / "a.jsonl", DataOptions(splits=False))
+    said = [(each["role"], each["content"]) for each in task.conversation(task.examples("test")[0])]
+    asked = [("user", "Hi"), ("assistant", "Hello"), ("user", "Add\n1 2"), ("assistant", "3")]
+    assert said == [("system", "Be brief"), *asked]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(content=JSON)
+def test_what_is_learnt_is_text_of_the_row(content: object) -> None:
+    """Any JSON value as a content is its own text, or refused: its Python form is never learnt."""
+    try:
+        (message,) = layouts.messages({"messages": [{"role": "assistant", "content": content}]}, "row")
+    except BadData:
+        return
+    assert isinstance(content, str | list)
+    assert message["content"] == (content if isinstance(content, str) else "".join(_texts(content)))
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = value if isinstance(value, list) else [value["text"]] if isinstance(value, dict) else []
+    return [text for part in parts for text in _texts(part)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "utf-32-be"])
+def test_other_encodings_are_named(encoding: str, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.txt"):
+        path = tmp_path / name
+        path.write_bytes(json.dumps(LAYOUTS[0]).encode(encoding))
+        with pytest.raises(BadData, match=f"is {encoding[:6].upper()}.*save it again with the encoding UTF-8"):
+            open_data(path, KIND, DataOptions(splits=False))

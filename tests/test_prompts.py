@@ -49,7 +49,8 @@ def test_json_lines_hold_line_breaks(tmp_path: Path) -> None:
         ("a.txt", b"\n \n", "holds 0 prompts"),
         ("a.txt", b"a\n" * (MOST + 1), "holds 65 prompts"),
         ("a.txt", b"a\0b\n", "is binary"),
-        ("a.txt", b"\xff\xfe\n", "is no UTF-8 text"),
+        ("a.txt", b"\xe4\n", "is not UTF-8"),
+        ("a.txt", b"\xff\xfea\0", "is UTF-16"),
         ("a.txt", b"a" * (1 << 21), "has 2,097,152 bytes"),
         ("a.csv", b"a\n", "one a line, or from a .jsonl"),
         ("a.jsonl", b"Why?\n", "line 1 is no JSON"),
@@ -63,6 +64,12 @@ def test_bad_files_are_refused_with_the_reason(tmp_path: Path, name: str, conten
     path.write_bytes(content)
     with pytest.raises(BadData, match=says):
         read_prompts(path)
+
+
+def test_only_ends_of_lines_end_a_prompt(tmp_path: Path) -> None:
+    for name, content in (("a.txt", "a\u2028b\u0085c\r\nd"), ("a.jsonl", '"a\u2028b\u0085c"\r\n"d"')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert read_prompts(tmp_path / name) == ("a\u2028b\u0085c", "d")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -44,18 +44,25 @@ def read_text(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark. Raises BadData for another encoding, by its name."""
     try:
         data = path.read_bytes()
-        encoding = next((name for mark, name in _UNICODE if data.startswith(mark)), None)
-        if encoding is None and b"\0" in data[:4]:
-            encoding = "UTF-32" if data[:4].count(0) > 2 else "UTF-16"
-        if encoding is not None:
-            command = f"iconv -f {encoding.lower()} -t utf-8"
-            raise BadData(f"{path} is {encoding}: save it again with the encoding UTF-8 ({command})")
+        refuse_wide(data[:4], path)
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadData(f"{path} is not UTF-8 (line {line}): save it again with the encoding UTF-8") from error
     except OSError as error:
         raise BadData(f"{path} cannot be read: {error.strerror}") from error
+
+
+def refuse_wide(head: bytes, path: Path) -> None:
+    """Raise BadData for a file of UTF-16 or UTF-32, by its mark or by the zeros of plain letters. head: 4 bytes."""
+    encoding = next((name for mark, name in _UNICODE if head.startswith(mark)), None)
+    if encoding is None and len(head) == 4:
+        zeros = "".join("0" if byte == 0 else "x" for byte in head)
+        wide = {"x000": "UTF-32LE", "000x": "UTF-32BE", "x0x0": "UTF-16LE", "0x0x": "UTF-16BE"}
+        encoding = wide.get(zeros)
+    if encoding is not None:
+        command = f"iconv -f {encoding.lower()} -t utf-8"
+        raise BadData(f"{path} is {encoding}: save it again with the encoding UTF-8 ({command})")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:

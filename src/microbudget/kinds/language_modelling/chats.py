@@ -1,4 +1,4 @@
-"""Conversations: `.jsonl` files, each line `{"messages": [{"role": ..., "content": ...}, ...]}`.
+"""Conversations: JSON lines, or a JSON file with a list of rows; `layouts` says what a row may look like.
 
 A model is judged by its bits for each byte of the last answer, after the earlier messages. These are rendered by the
 model's own chat template, so that each model reads the format that it was trained on.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from ...data import splits as cutting
 from ...data.contents import content_key
 from ...data.folders import SPLIT_FOLDERS
+from ...data.metadata import read_text
 from ...errors import BadData
 from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from . import layouts
 from .network import KIND
 from .text import CONTEXT, DEPTH, METRIC, TextTask
 
-ROLES = ("system", "user", "assistant")
+LINES, LIST = (".jsonl", ".ndjson"), ".json"
 Conversation = tuple[Mapping[str, str], ...]
 
 
 @dataclass
 class ChatTask:
-    """Conversations of `.jsonl` files. Open it with `ChatTask.open`."""
+    """Conversations of `.jsonl` or `.json` files. Open it with `ChatTask.open`."""
 
     root: Path
     fingerprint: str
@@ -46,7 +48,7 @@ class ChatTask:
 
     @classmethod
     def open(cls, path: Path | str, options: DataOptions = TO_TRAIN, *, context: int = CONTEXT) -> ChatTask:
-        """A `.jsonl` file, or a folder of them; train.jsonl, validation.jsonl and test.jsonl are splits.
+        """A `.jsonl` or `.json` file, or a folder of them; train.jsonl, validation.jsonl and test.jsonl are splits.
 
         context: tokens that a model reads at once. Raises BadData.
         """
@@ -117,10 +119,20 @@ class ChatTask:
 
 
 def files(root: Path) -> list[Path]:
-    """The `.jsonl` files of a path, sorted by name; none where there are none."""
+    """The files of conversations at a path, sorted by name; none where there are none.
+
+    `.json` files are many things: in a folder only those that hold a list are conversations.
+    """
     if root.is_file():
-        return [root] if root.suffix.lower() == ".jsonl" else []
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() == ".jsonl" and path.is_file())
+        return [root] if root.suffix.lower() in (*LINES, LIST) else []
+    return sorted(path for path in root.rglob("*") if path.is_file() and _is_one(path))
+
+
+def _is_one(path: Path) -> bool:
+    if path.suffix.lower() != LIST:
+        return path.suffix.lower() in LINES
+    with path.open("rb") as stream:
+        return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _split_of(path: Path, root: Path) -> str:
@@ -130,32 +142,31 @@ def _split_of(path: Path, root: Path) -> str:
 def _examples(path: Path, root: Path, conversations: dict[str, Conversation]) -> list[Example]:
     name = path.name if path == root else path.relative_to(root).as_posix()
     examples = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"{path} cannot be read as UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            messages = _parsed(line, f"{path}, line {number}")
-            key = content_key(json.dumps(messages, sort_keys=True).encode())
-            conversations[key] = messages
-            examples.append(Example(key, None, f"{name}:{number}"))
+    for number, row, where in _rows(path):
+        messages = layouts.messages(row, where)
+        key = content_key(json.dumps(messages, sort_keys=True).encode())
+        conversations[key] = messages
+        examples.append(Example(key, None, f"{name}:{number}"))
     if not examples:
         raise BadData(f"{path} is empty: give one conversation a line")
     return examples
 
 
-def _parsed(line: str, where: str) -> Conversation:
-    """The messages of a line, up to the last answer. Raises BadData."""
+def _rows(path: Path) -> Iterator[tuple[int, Any, str]]:
+    """The number of each row from 1, what it holds, and where it is. Raises BadData."""
+    text = read_text(path)
+    if path.suffix.lower() == LIST and text.lstrip().startswith("["):
+        for number, row in enumerate(_parsed(text, str(path)), 1):
+            yield number, row, f"{path}, row {number}"
+        return
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at U+2028, which a text may hold
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield number, _parsed(line, where), where
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
-        row = json.loads(line)
-        messages = [{"role": str(each["role"]), "content": str(each["content"])} for each in row["messages"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadData(f'{where} is no {{"messages": [{{"role": ..., "content": ...}}]}} ({error!r})') from error
-    unknown = [message["role"] for message in messages if message["role"] not in ROLES]
-    if unknown:
-        raise BadData(f"{where} has a role {unknown[0]!r}; there are {', '.join(ROLES)}")
-    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-    if not answers:
-        raise BadData(f"{where} has no message of the role assistant: there is nothing to learn or judge")
-    return tuple(messages[: answers[-1] + 1])
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{where} is no {layouts.WANTED} ({error})") from error

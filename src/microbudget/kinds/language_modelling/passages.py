@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...data.metadata import refuse_wide
 from ...errors import BadData
 
-UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+UTF8_MARK = b"\xef\xbb\xbf"
 NEWLINES, SPACES = b"\n", b" \t\r\n"
 
 
@@ -47,8 +48,7 @@ class TextFile:
                 head = stream.read(4096)
         except OSError as error:
             raise BadData(f"{path} cannot be read: {error.strerror or error}") from error
-        if head.startswith(UTF16_MARKS):
-            raise BadData(f"{path} is UTF-16: save it as UTF-8 (iconv -f utf-16 -t utf-8)")
+        refuse_wide(head[:4], path)
         start = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
         if not head[start:].strip():
             raise BadData(f"{path} is {'empty' if size == start else 'blank at its beginning'}: give a text to read")

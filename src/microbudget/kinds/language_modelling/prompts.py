@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...data.metadata import lines
 from ...errors import BadData
 from .chats import ChatTask
 
@@ -50,14 +51,11 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise BadData(f"{path} has {path.stat().st_size:,} bytes: a file of prompts has at most {LARGEST_FILE:,}")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        numbered = list(lines(path))
     except OSError as error:
         raise BadData(f"there are no prompts at {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadData(f"{path} is no UTF-8 text (byte {error.start})") from error
-    if any("\0" in line for line in lines):
+    if any("\0" in line for _, line in numbered):
         raise BadData(f"{path} is binary: give a text file with one prompt a line")
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     as_json = path.suffix.lower() == ".jsonl"
     found = tuple(_parsed(path, number, line) if as_json else line for number, line in numbered)
     if not 0 < len(found) <= MOST:
@@ -68,7 +66,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 def _parsed(path: Path, number: int, line: str) -> str:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadData(f"{path}, line {number} is no JSON ({error})") from error
     text = value.get("prompt") if isinstance(value, dict) else value
     if not isinstance(text, str) or not text:
