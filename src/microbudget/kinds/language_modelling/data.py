@@ -14,7 +14,10 @@ COLUMNS = saved.Columns(None, texts=("text", "content", "sentence"))
 
 
 def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask:
-    """The task of `.txt` files, of conversations in `.jsonl` or `.json` files, or of a saved data set. Raises BadData."""
+    """The task of `.txt` files, of conversations in `.jsonl` or `.json` files, or of a saved data set.
+
+    Raises BadData.
+    """
     path = saved.folder_of(path, COLUMNS, options.progress)
     if _holds_conversations(path):
         return ChatTask.open(path, options)
