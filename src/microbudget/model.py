@@ -20,6 +20,9 @@ ONNX_NAME = "model.onnx"
 GGUF_NAME = "model.gguf"
 ADAPTER_CONFIG = "adapter_config.json"  # of a low-rank adapter; its backbone lies elsewhere, or in the same folder
 CT2_NAME = "model.bin"
+HF_WEIGHTS = "model.safetensors"
+HF_INDEX = "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _HF_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
@@ -166,7 +169,25 @@ class Model:
 
 def _hf_files(folder: Path) -> list[Path]:
     found = [folder / name for name in _HF_FILES if (folder / name).is_file()]
-    return [*found, *folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    return [*found, *weight_files(folder)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights in a Hugging Face folder that opening reads, and their index.
+
+    As transformers chooses them: `model.safetensors`, else the parts that its index names; and an adapter's. A
+    checkpoint's copies (`consolidated.safetensors`, `model.fp16.safetensors`, parts that no index names) are not read.
+    Where there is neither, all `*.safetensors`.
+    """
+    single, index, adapter = (folder / name for name in (HF_WEIGHTS, HF_INDEX, ADAPTER_WEIGHTS))
+    own = [adapter] if adapter.is_file() else []
+    if single.is_file():
+        return [single, *own]
+    try:
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    return [index, *(folder / name for name in sorted(parts) if (folder / name).is_file()), *own]
 
 
 def backbone_of(folder: Path) -> Path | None:

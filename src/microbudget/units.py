@@ -10,7 +10,8 @@ from .errors import InvalidUnit
 
 BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
-JOULES = {"uJ": 1e-6, "µJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3, "Wh": 3600.0}
+JOULES = {"nJ": 1e-9, "uJ": 1e-6, "µJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3, "Wh": 3600.0}
+_ANY_CASE = {name.lower(): name for name in BYTES}  # 3mb: there are no millibytes
 
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ%]+)\s*")
 
@@ -38,6 +39,9 @@ def _quantity(text: str, units: dict[str, float] | dict[str, int], what: str) ->
 
 def parse_bytes(text: str) -> int:
     """Bytes of "4MB" (decimal) or "4 MiB" (binary)."""
+    match = _QUANTITY.fullmatch(text)
+    if match and match[2] not in BYTES and match[2].lower() in _ANY_CASE:
+        text = match[1] + _ANY_CASE[match[2].lower()]
     return max(1, round(_quantity(text, BYTES, "size")))
 
 
@@ -81,7 +85,7 @@ def format_seconds(value: float) -> str:
 
 def format_joules(value: float) -> str:
     """Three significant digits and a unit: 0.0042 -> "4.20 mJ"."""
-    return _scaled(value, ((1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")))
+    return _scaled(value, ((1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ")))
 
 
 def format_change(change: float, metric: str) -> str:

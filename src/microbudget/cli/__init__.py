@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import traceback
 import warnings
@@ -15,7 +16,7 @@ from ..machine.files import is_disk_full
 from ..progress import Progress
 from ..search.options import DURATIONS, Durations
 from . import measure, run, show
-from .options import DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
+from .options import BAD_INPUT, DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
 
 
 def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS) -> int:
@@ -23,6 +24,10 @@ def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS)
 
     durations: how long models are timed; no option of the command line.
     """
+    twice = _given_twice(sys.argv[1:] if argv is None else argv)
+    if twice:
+        print(f"error: {twice} is given twice; leave one", file=sys.stderr)
+        return BAD_INPUT
     options = _parser().parse_args(argv, argparse.Namespace(durations=durations))
     progress = Progress(quiet=options.quiet)
     warnings.showwarning = lambda message, *_: progress.warn(str(message))
@@ -46,6 +51,13 @@ def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS)
         traceback.print_exc()
         print("error: this is a defect of microbudget; please report the lines above", file=sys.stderr)
         return FAILED
+
+
+def _given_twice(argv: Sequence[str]) -> str:
+    """The first option that is given twice, of which argparse would silently take the last; "" where there is none."""
+    names = [text.partition("=")[0] for text in itertools.takewhile(lambda text: text != "--", argv)]
+    options = [name for name in names if name.startswith("--")]
+    return next((name for index, name in enumerate(options) if name in options[:index]), "")
 
 
 def _parser() -> argparse.ArgumentParser:

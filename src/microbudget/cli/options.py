@@ -13,7 +13,7 @@ from ..errors import InvalidOption, MicrobudgetError
 from ..machine.processor import Threads
 from ..progress import Progress
 
-DONE, NOT_MET, FAILED, INTERRUPTED = 0, 1, 3, 130
+DONE, NOT_MET, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 Verb = Callable[[argparse.Namespace, Progress], int]  # returns the exit status
 

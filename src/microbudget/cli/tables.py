@@ -217,7 +217,8 @@ def print_run(shrunk: Shrunk) -> None:
         )
     if shrunk.best.slower_than_float:
         speedup = shrunk.best.speed["over_float"]["speedup"]
-        console.print(f"note: it has {speedup:.2f} times the speed of the same model in float, which breaks a limit")
+        why = ", which breaks a limit" if shrunk.budget.limits_costs else ""
+        console.print(f"note: it has {speedup:.2f} times the speed of the same model in float{why}")
     for sentence in shrunk.unmet:
         console.print(f"budget not met: {sentence}", style="bold red")
     console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)

@@ -77,6 +77,12 @@ class Budget:
         if self.prove and self.max_drop is None:
             raise InvalidOption("--prove needs a limit to prove: add for example --max-drop 1pt")
 
+    @property
+    def limits_costs(self) -> bool:
+        """Whether there is a limit on size, latency, memory or energy."""
+        limits = (self.max_size_bytes, self.max_latency_s, self.max_memory_bytes, self.max_energy_j)
+        return any(limit is not None for limit in limits)
+
     def broken_limits(self, measurement: Measurement) -> Iterator[str]:
         """A sentence for every cost limit that the measurement exceeds or that was not measured."""
         limits = (

@@ -85,6 +85,8 @@ def measure(
         extra["ledger"] = ledger_of(opened).as_dict()
     if batched:
         extra["batches"] = batched
+    # What was measured, not what a run began with: a record's source is the first model of all steps.
+    costs["model"] = str(model) if isinstance(model, (str, Path)) else costs["model"]
     return measurement(task, judged, costs, extra)
 
 

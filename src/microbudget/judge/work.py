@@ -12,6 +12,7 @@ from typing import Any
 from onnx import TensorProto, helper, shape_inference
 
 from ..runtimes.onnx.graph import OnnxGraph, attribute, copied, load_structure, replace_nodes
+from ..runtimes.onnx.shapes import shapes_of_run
 from ..runtimes.onnx.types import BITS
 
 Shape = tuple[int, ...]
@@ -49,6 +50,7 @@ def count(path: Path, inputs: dict[str, Shape]) -> Work:
     """The work of a model for inputs of these shapes. Raises UnsupportedModel when the file cannot be parsed."""
     proto = load_structure(path)
     shapes, types = _infer(proto, inputs)
+    shapes |= _seen_in_a_run(path, proto.graph, inputs, shapes)
     graph = OnnxGraph(proto.graph)
     multiply_adds, missed = Counter[str](), Counter[str]()
     constants, nodes = _folded(proto.graph)
@@ -69,6 +71,15 @@ def count(path: Path, inputs: dict[str, Shape]) -> Work:
         sum(sizes.get(name, 0) for name in ends),
         dict(missed.most_common()),
     )
+
+
+def _seen_in_a_run(path: Path, graph: Any, inputs: dict[str, Shape], shapes: dict[str, Shape]) -> dict[str, Shape]:
+    """The shapes that inference left open (behind a Reshape or padding that is computed), where a product needs one."""
+    counted = {*CONVOLUTIONS, *PRODUCTS, "ConvTranspose", "MatMulNBits"}
+    needed = {name for node in graph.node if node.op_type in counted for name in (node.input[0], node.output[0])}
+    if needed <= shapes.keys():
+        return {}
+    return shapes_of_run(path, {n for node in graph.node for n in node.output if n and n not in shapes}, inputs)
 
 
 def _folded(graph: Any) -> tuple[set[str], list[Any]]:

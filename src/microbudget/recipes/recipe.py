@@ -25,6 +25,7 @@ class Recipe:
     @classmethod
     def parse(cls, text: str) -> Recipe:
         """Read a recipe. Only names and constants are allowed: none of it is ever run. Raises InvalidRecipe."""
+        text = text.removeprefix("\ufeff")  # a byte order mark, from a file or a copied text
         if len(text) > MAX_LENGTH:
             raise InvalidRecipe(f"the recipe is {len(text)} characters long; at most {MAX_LENGTH} are read")
         try:
@@ -48,7 +49,7 @@ class Recipe:
         if path.suffix != ".toml":
             return cls.parse(name)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise InvalidRecipe(f"the recipe file {name} cannot be read: {error}") from error
         if not isinstance(table.get("recipe"), str):
@@ -94,6 +95,8 @@ def _step(node: ast.expr) -> Method:
                 if keyword.arg
                 else f"{node.id}: options are given by name, as in bits=8"
             )
+        if keyword.arg in options:
+            raise InvalidRecipe(f"{node.id}: {keyword.arg} is given twice; leave one")
         options[keyword.arg] = _constant(node.id, keyword)
     return method(**options)
 

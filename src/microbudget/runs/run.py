@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..errors import AlreadyExists, RunLocked, RunMismatch
+from ..errors import AlreadyExists, BadInput, RunLocked, RunMismatch
 from ..judge.budget import Budget
 from ..machine import files
 from ..model import Model
@@ -145,10 +145,7 @@ def open_run(folder: Path, model: Model, data: str, task: Task, seed: int, *, fo
     another seed (`force` starts again), AlreadyExists for a folder that is no run.
     """
     run = Run(folder)
-    if folder.exists() and not folder.is_dir():
-        raise AlreadyExists(f"{folder} is a file: give a folder for the run")
-    if folder.is_dir() and not (folder / "run.toml").is_file() and any(_strangers(folder)):
-        raise AlreadyExists(f"{folder} holds files and is no run: give a new or empty folder")
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -160,6 +157,32 @@ def open_run(folder: Path, model: Model, data: str, task: Task, seed: int, *, fo
         yield run
     finally:
         lock.release()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise AlreadyExists for a folder that cannot become a run; nothing is written."""
+    if folder.exists() and not folder.is_dir():
+        raise AlreadyExists(f"{folder} is a file: give a folder for the run")
+    if folder.is_dir() and not (folder / "run.toml").is_file() and any(_strangers(folder)):
+        raise AlreadyExists(f"{folder} holds files and is no run: give a new or empty folder")
+
+
+@contextlib.contextmanager
+def without_trace(folder: Path) -> Iterator[None]:
+    """Check the folder; where the block refuses its input before anything is measured, remove what it has written."""
+    check_folder(folder)
+    created = [path for path in (folder / "cache", folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BadInput:
+        if folder in created and not (folder / "candidates.jsonl").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder / "cache" in created and not (folder / "run.toml").is_file():
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+        for path in created[1:]:
+            with contextlib.suppress(OSError):  # others have put something there
+                path.rmdir()
+        raise
 
 
 def _strangers(folder: Path) -> Iterator[Path]:

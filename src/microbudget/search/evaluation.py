@@ -24,6 +24,7 @@ from ..recipes.recipe import Recipe
 from ..runs.candidates import Candidate
 from ..runs.run import Run
 from ..runtimes.loading import load
+from ..ship import shipped_bytes
 from ..task import Split
 from .answers import Answers
 from .options import DURATIONS, Durations
@@ -61,8 +62,8 @@ class Evaluation:
         self._answers = Answers(run, self.judging, self.reference, setting.threads, progress)
         self._samples = samples_of(run, self.judging, self.reference, setting.prompts, seed)
         self._rows = {row.fingerprint: row for row in run.candidates()}
-        # A network that diverged, one that a method does not support, no time left, data that do not suit.
-        self._refusals = (Failed, UnsupportedModel, *((BadData, InvalidOption) if setting.tolerant else ()))
+        # A network that diverged, no time left; of recipes that nobody chose also what does not suit model or data.
+        self._refusals = (Failed, *((UnsupportedModel, BadData, InvalidOption) if setting.tolerant else ()))
         self.measuring_s = setting.durations.reference_s + setting.durations.pair_s  # at most, so far
         self.late = False  # whether a recipe was given up for lack of time
 
@@ -155,6 +156,7 @@ class Evaluation:
             costs = cost_fields(
                 judging, Measured(model, worker, sample, pair.candidate, weight, setting.threads, seconds)
             )
+            costs["size_bytes"] = shipped_bytes(model, self._context.task)
             speed = _speed(pair)
             if unrounded is not None:
                 with judging.start_worker() as other:

@@ -146,7 +146,7 @@ def _try_all(evaluation: Evaluation, run: Run, job: Job, deadline: float | None)
             if candidate.measurement is not None:
                 slowest = max(slowest, time.monotonic() - started)
             rest = len(recipes) - index - 1
-            left = f"; at most {format_seconds(slowest * rest)} left" if rest else ""
+            left = f"; at most {format_seconds(slowest * rest)} left" if rest and slowest else ""
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {summary_line(candidate)}{left}")
             unrounded = Recipe(recipe.steps[:-1])
             if job.own_recipes and candidate.slower_than_float and unrounded not in recipes:

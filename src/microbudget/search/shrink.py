@@ -14,7 +14,7 @@ from ..methods import Method
 from ..methods.finetune import Finetune
 from ..model import Model
 from ..recipes.recipe import Recipe
-from ..runs.run import open_run
+from ..runs.run import open_run, without_trace
 from ..runtimes.loading import label_names, load
 from ..task import DataOptions, Task, open_data
 from .options import RunKeywords, RunOptions
@@ -40,22 +40,23 @@ def shrink(
     Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. options: the fields of RunOptions.
     The same call again goes on where a killed one was.
     """
-    how = RunOptions(**options)
-    given, task, data_name = _open(model, data, Path(out), how)
-    prompts = read_prompts(how.prompts, given)
-    space = search_space(label_names(given, task.labels), task)
-    budget = budget or Budget()
-    if budget.max_drop is None:
-        budget = replace(budget, max_drop=space.default_drop)
-    first: tuple[Method, ...] = ()
-    if not _knows_labels(space.given, task):
-        how.progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
-        first = (Finetune(),)
-    for line in space.forecast(how.fixed_threads):
-        how.progress.say(line)
-    job = Job(space, first, tuple(space.recipes(first)), budget, how, prompts, own_recipes=True)
-    with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force) as run:
-        return search(run, job)
+    with without_trace(Path(out)):
+        how = RunOptions(**options)
+        given, task, data_name = _open(model, data, Path(out), how)
+        prompts = read_prompts(how.prompts, given)
+        space = search_space(label_names(given, task.labels), task)
+        budget = budget or Budget()
+        if budget.max_drop is None:
+            budget = replace(budget, max_drop=space.default_drop)
+        first: tuple[Method, ...] = ()
+        if not _knows_labels(space.given, task):
+            how.progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
+            first = (Finetune(),)
+        for line in space.forecast(how.fixed_threads):
+            how.progress.say(line)
+        job = Job(space, first, tuple(space.recipes(first)), budget, how, prompts, own_recipes=True)
+        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force) as run:
+            return search(run, job)
 
 
 def run_recipe(
@@ -71,23 +72,24 @@ def run_recipe(
 
     Raises LabelsDisagree when nothing teaches the model the data's labels.
     """
-    how = RunOptions(**options)
-    parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
-    given, task, data_name = _open(model, data, Path(out), how)
-    prompts = read_prompts(how.prompts, given)
-    parsed.formats(given.format)
-    space = search_space(label_names(given, task.labels), task)
-    first: Sequence[Method] = ()
-    if not _knows_labels(space.given, task):
-        first = tuple(step for step in parsed.steps if step.name() in TRAINERS)[:1]
-        if not first:
-            raise LabelsDisagree(
-                f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe begin"
-                f" with finetune() or lora(), as in 'finetune() > {parsed}'"
-            )
-    job = Job(space, tuple(first), (parsed,), budget or Budget(), how, prompts, own_recipes=False)
-    with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force) as run:
-        return search(run, job)
+    with without_trace(Path(out)):
+        how = RunOptions(**options)
+        parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
+        given, task, data_name = _open(model, data, Path(out), how)
+        prompts = read_prompts(how.prompts, given)
+        parsed.formats(given.format)
+        space = search_space(label_names(given, task.labels), task)
+        first: Sequence[Method] = ()
+        if not _knows_labels(space.given, task):
+            first = tuple(step for step in parsed.steps if step.name() in TRAINERS)[:1]
+            if not first:
+                raise LabelsDisagree(
+                    f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe"
+                    f" begin with finetune() or lora(), as in 'finetune() > {parsed}'"
+                )
+        job = Job(space, tuple(first), (parsed,), budget or Budget(), how, prompts, own_recipes=False)
+        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force) as run:
+            return search(run, job)
 
 
 def _open(model: str | Path | Model, data: str | Path | Task, out: Path, how: RunOptions) -> tuple[Model, Task, str]:

@@ -15,6 +15,8 @@ from ..task import Task
 from .card import card
 from .shipping import shipping_of
 
+PREPROCESSOR = "preprocessor_config.json"
+
 
 def deliver(
     run: Run, model: Model, candidate: Candidate, budget: Budget, task: Task, reference: Candidate | None = None
@@ -27,15 +29,26 @@ def deliver(
         for file in model.files:
             shutil.copyfile(file, folder / _name(file, model))
         model.record.save(folder)
-        if model.record.preprocessing is not None and not (folder / "preprocessor_config.json").is_file():
-            text = json.dumps(model.record.preprocessing, indent=1)
-            (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+        if model.record.preprocessing is not None and not (folder / PREPROCESSOR).is_file():
+            (folder / PREPROCESSOR).write_text(_preprocessing(model), encoding="utf-8")
         if model.labels is not None:
             (folder / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
         shipping_of(task.kind).add_files(folder, model, task)
         text = card(folder, run.settings, model, candidate, budget, reference)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return run.best
+
+
+def shipped_bytes(model: Model, task: Task) -> int:
+    """Bytes of the files in RUN/best that opening the model reads, with what delivering adds to them."""
+    size = model.size_bytes + shipping_of(task.kind).added_bytes(model, task)
+    if model.format != "hf" or model.record.preprocessing is None or (model.folder / PREPROCESSOR).is_file():
+        return size
+    return size + len(_preprocessing(model).encode())
+
+
+def _preprocessing(model: Model) -> str:
+    return json.dumps(model.record.preprocessing, indent=1)
 
 
 def _name(file: Path, model: Model) -> str:

@@ -18,6 +18,10 @@ def _no_files(_folder: Path, _model: Model, _task: Task) -> None:
     return None
 
 
+def _no_bytes(_model: Model, _task: Task) -> int:
+    return 0
+
+
 def _no_rows(_test: Measurement, _reference: Measurement | None) -> tuple[CardRow, ...]:
     return ()
 
@@ -27,11 +31,13 @@ class Shipping:
     """What a kind adds.
 
     pipeline_tag: Hugging Face's name of the kind. add_files: writes files into the folder with the model's own.
+    added_bytes: how many bytes that adds to the files that opening the model reads.
     card_rows: more rows of the card from what was measured on test, of this model and of the reference.
     """
 
     pipeline_tag: str
     add_files: Callable[[Path, Model, Task], None] = _no_files
+    added_bytes: Callable[[Model, Task], int] = _no_bytes
     card_rows: Callable[[Measurement, Measurement | None], tuple[CardRow, ...]] = _no_rows
 
 

@@ -150,6 +150,8 @@ def _packings(graph: OnnxGraph, stored: Mapping[str, _Stored]) -> dict[str, _Pac
         name: tuple(numpy_helper.to_array(tensor))
         for name, tensor in graph.initializers.items()
         if tensor.data_type == TensorProto.INT64
+        and len(tensor.dims) == 1  # scalars, which exporters leave for indices, are no shapes
+        and tensor.data_location != TensorProto.EXTERNAL
     }
     found = {}
     for node in nodes:

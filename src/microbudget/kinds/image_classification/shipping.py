@@ -21,7 +21,9 @@ def _add_files(folder: Path, model: Model, task: Task) -> None:
     plan = _plan(model) if isinstance(task, ImageTask) else None
     if plan is None:
         return
-    _write_plan(folder / ONNX_NAME, model, plan)
+    import onnx
+
+    onnx.save(_with_plan(folder / ONNX_NAME, model, plan), str(folder / ONNX_NAME))
     script = resources.files(__package__).joinpath(PREDICT).read_text(encoding="utf-8")
     (folder / PREDICT).write_text(script, encoding="utf-8")
 
@@ -45,13 +47,21 @@ def _plan(model: Model) -> dict[str, Any] | None:
         "edge": resize.edge if isinstance(resize, ShortestEdge) else None,
         "crops": [list(crop) for crop in parsed.geometry.crops],
         "resample": parsed.geometry.resample,
-        "table": parsed.table.tolist(),  # to the bit: int8 makes steps of what float32 rounds away
+        "table": [[float(str(level)) for level in row] for row in parsed.table],  # shortest text to the bit
         "flipped": parsed.flipped,
     }
 
 
-def _write_plan(path: Path, model: Model, plan: dict[str, Any]) -> None:
-    """Labels, preprocessing and plan into the file, so that it alone is enough."""
+def _added_bytes(model: Model, task: Task) -> int:
+    """How much larger the file becomes by what is written into it."""
+    plan = _plan(model) if isinstance(task, ImageTask) else None
+    if plan is None:
+        return 0
+    return int(_with_plan(model.weights, model, plan).ByteSize()) - model.weights.stat().st_size
+
+
+def _with_plan(path: Path, model: Model, plan: dict[str, Any]) -> Any:
+    """The model of a file with labels, preprocessing and plan, so that the file alone is enough."""
     import onnx
 
     from ...runtimes.onnx.session import write_metadata
@@ -60,9 +70,9 @@ def _write_plan(path: Path, model: Model, plan: dict[str, Any]) -> None:
     write_metadata(proto, model.labels, model.record.preprocessing)
     kept = [(prop.key, prop.value) for prop in proto.metadata_props if prop.key != PLAN_KEY]
     del proto.metadata_props[:]
-    for key, value in [*kept, (PLAN_KEY, json.dumps(plan))]:
+    for key, value in [*kept, (PLAN_KEY, json.dumps(plan, separators=(",", ":")))]:
         proto.metadata_props.add(key=key, value=value)
-    onnx.save(proto, str(path))
+    return proto
 
 
-SHIPPING = Shipping(pipeline_tag=ImageTask.kind, add_files=_add_files)
+SHIPPING = Shipping(pipeline_tag=ImageTask.kind, add_files=_add_files, added_bytes=_added_bytes)

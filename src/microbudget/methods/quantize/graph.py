@@ -16,6 +16,7 @@ from .patches import Geometry
 
 Array = NDArray[Any]
 
+FOLDABLE = frozenset({"Constant", "Cast", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"})
 PLAIN_GEMM = {"transA": 0, "alpha": 1.0, "beta": 1.0}
 
 
@@ -96,7 +97,8 @@ class Graph(OnnxGraph):
         """Why this Conv, Gemm or MatMul cannot be quantized, None when it can."""
         W = self.constants.get(node.input[1])
         if W is None:
-            return "it has no constant weights"
+            shared = self.origins(node.input[1], lambda each: each.op_type in FOLDABLE) <= self.constants.keys()
+            return "its weights also serve other operators" if shared else "it has no constant weights"
         if W.dtype != np.float32:
             return f"its weights are {W.dtype}, not float32"
         if node.op_type != "Conv" and W.ndim != 2:

@@ -22,6 +22,7 @@ from ...runtimes.onnx.graph import (
     set_constant,
 )
 from .equalize import fold_batch_norm
+from .folding import fold_constants
 from .graph import Graph, gemm_outputs
 
 Array = NDArray[Any]
@@ -52,6 +53,7 @@ def prepared(model: onnx.ModelProto) -> Graph:
     _name_nodes(model)
     _drop_overridable_inputs(model)
     _constants_to_initializers(model)
+    fold_constants(model)
     _fold_batch_norms(model)
     _join_added_biases(model)
     _widen_biases(model)

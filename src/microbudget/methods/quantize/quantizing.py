@@ -30,6 +30,7 @@ from .ranges import AUTO, Observed, choose, observe
 from .scheme import Decision, Machine, decide, full_bits
 from .sensitivity import activation_losses, nodes_kept_float
 from .slim import slim
+from .unquantized import computed_in_float
 from .write import write
 
 SMALL = 1_000_000  # weights up to which error-compensated rounding takes seconds, and is done at 8 bits too
@@ -125,7 +126,7 @@ class _Quantization:
             kept |= self._nodes_kept_float(plan, placement)
             decision = self._decided(kept)
             plan, placement = self._calibrated(decision, kept)
-        self.notes += decision.notes
+        self.notes += [*decision.notes, *computed_in_float(self.graph, placement)]
         losses: dict[str, float] = {}
         if self.options.size_bytes is not None or self.options.max_kl is not None:
             plan, losses = self._mixed_precision(plan, decision)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .graph import Graph, Layer
 from .plan import Scheme
+from .unquantized import left_float_notes
 from .weightonly import ACCURACY_LEVEL, KERNEL_BITS
 
 GROUP = 32  # inputs to a scale in weight-only layers
@@ -134,7 +135,7 @@ def _reasons(graph: Graph, decision: Decision, bits: int, machine: Machine) -> l
             f"{unpacked} layers with {bits}-bit weights and float activations: without such a kernel weights are"
             " unpacked to floats on loading, smaller on disk, not faster"
         )
-    notes += [f"{name} stays float: {why}" for name, why in graph.left_float.items()]
+    notes += left_float_notes(graph)
     return notes
 
 

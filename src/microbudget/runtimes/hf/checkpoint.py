@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ModelNotFound, UnsupportedModel
+from ...model import weight_files
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -73,7 +74,7 @@ def _files(folder: Path) -> list[Path]:
         return _shards(index)
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    found = sorted(folder.glob("*.safetensors"))
+    found = [file for file in weight_files(folder) if file.suffix == ".safetensors"]
     if not found:
         raise ModelNotFound(f"{folder} has no *.safetensors: is the download complete?")
     return found

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from ...errors import UnsupportedModel, first_line
+from ...model import weight_files
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "nx", "nf")
 ADAPTER = "adapter_"  # the beginning of the names of files without weights of the network itself
@@ -100,7 +101,9 @@ def narrow(network: Any, widths: Mapping[str, Any]) -> None:
 
 def read_weights(network: Any, folder: Path) -> None:
     """Fill the network from the folder's safetensors. Raises UnsupportedModel where they do not fit."""
-    files = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith(ADAPTER))
+    files = sorted(
+        file for file in weight_files(folder) if file.suffix == ".safetensors" and not file.name.startswith(ADAPTER)
+    )
     tensors = {name: one for file in files for name, one in load_file(file).items()}
     try:
         missing, unknown = network.load_state_dict(tensors, strict=False)
