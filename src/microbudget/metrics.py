@@ -18,18 +18,24 @@ def accuracy_scores(predictions: Classes, labels: Classes) -> Floats:
 
 
 def confusion_matrix(predictions: Classes, labels: Classes, classes: int) -> NDArray[np.int64]:
-    """Counts of examples by true class (rows) and predicted class (columns): (classes, classes)."""
-    counts = np.bincount(np.asarray(labels) * classes + np.asarray(predictions), minlength=classes * classes)
-    return counts.astype(np.int64).reshape(classes, classes)
+    """Counts of examples by true class (rows) and predicted class (columns): (classes, classes).
+
+    Where a prediction is none of these classes there is one more column, for all of those.
+    """
+    columns = classes + bool((np.asarray(predictions) >= classes).any())
+    within = np.minimum(np.asarray(predictions), classes)
+    counts = np.bincount(np.asarray(labels) * columns + within, minlength=classes * columns)
+    return counts.astype(np.int64).reshape(classes, columns)
 
 
 def macro(confusion: NDArray[np.int64]) -> dict[str, float]:
     """Precision, recall and F1, each the mean over the classes that occur as label or prediction.
 
-    confusion: (true class, predicted class). A class that is never predicted has precision 0, one without examples
-    recall 0. Without any example all are NaN.
+    confusion: (true class, predicted class), of `confusion_matrix`. A class that is never predicted has precision 0,
+    one without examples recall 0. Without any example all are NaN.
     """
-    hits, predicted, true = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+    classes = len(confusion)
+    hits, predicted, true = np.diag(confusion), confusion.sum(axis=0)[:classes], confusion.sum(axis=1)
     occurs = (predicted + true) > 0
     if not occurs.any():
         return dict.fromkeys(("precision", "recall", "f1"), float("nan"))

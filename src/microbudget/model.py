@@ -41,6 +41,7 @@ class Record:
     task: str | None = None
     labels: tuple[str, ...] | None = None  # in the order of the model's outputs
     preprocessing: dict[str, Any] | None = None  # keys of a Hugging Face preprocessor_config.json
+    output: str | None = None  # name of the output with the classes' scores, where a graph has several
     source: str | None = None  # the name that the user gave for the first model
     recipe: str = ""  # canonical text of the steps so far
     reference: str | None = None  # fingerprint of the model that losses are measured against
@@ -154,6 +155,8 @@ class Model:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         if self.path.is_file():  # the sidecar decides what a bare file answers
             digest.update(json.dumps(self.record.preprocessing, sort_keys=True).encode())
+        if self.record.output is not None:
+            digest.update(self.record.output.encode())
         return digest.hexdigest()[:16]
 
     def copy_beside(self, folder: Path) -> None:

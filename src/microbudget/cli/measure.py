@@ -15,6 +15,7 @@ def add_verbs(verbs: Any) -> None:
     parser = add_verb(verbs, "measure", _measure, "quality, size, latency, memory and energy of one model")
     add_model(parser)
     add_data(parser)
+    _add_masked(parser)
     parser.add_argument("--ledger", action="store_true", help="where every byte is: the largest rows")
     about = "onnx, openvino, torch, gguf or ct2 (default: the first that takes the format)"
     parser.add_argument("--runtime", help=about)
@@ -25,8 +26,14 @@ def add_verbs(verbs: Any) -> None:
     add_model(parser, "model_a")
     add_model(parser, "model_b")
     add_data(parser)
+    _add_masked(parser)
     about = "the limit on the loss of MODEL_B"
     parser.add_argument("--max-drop", type=unit(units.parse_drop), metavar="1pt", help=about)
+
+
+def _add_masked(parser: Any) -> None:
+    about = "also the accuracy where only the data's classes may be answered (masked_accuracy)"
+    parser.add_argument("--masked-accuracy", action="store_true", help=about)
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -49,6 +56,8 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
         seconds=options.durations.verb_s,
         runtime=options.runtime,
         normalizer=options.normalizer,
+        output=options.output,
+        masked_accuracy=options.masked_accuracy,
         progress=progress,
     )
     if options.json:
@@ -72,6 +81,8 @@ def _compare(options: argparse.Namespace, progress: Progress) -> int:
         seed=options.seed,
         seconds=options.durations.verb_s,
         normalizer=options.normalizer,
+        output=options.output,
+        masked_accuracy=options.masked_accuracy,
         progress=progress,
     )
     if options.json:

@@ -35,7 +35,7 @@ def add_model(parser: Any, name: str = "model") -> None:
 
 
 def add_data(parser: Any) -> None:
-    """The data, and how transcripts are compared."""
+    """The data, how transcripts are compared, and which output has the scores."""
     about = (
         "folder of examples or recordings, .txt files or a folder of them, Parquet or Arrow, or a data set of the hub"
     )
@@ -44,6 +44,8 @@ def add_data(parser: Any) -> None:
     parser.add_argument("--split", metavar="test", help=about)
     about = "of transcripts before they are compared (default basic; english writes numbers as digits)"
     parser.add_argument("--normalizer", choices=("basic", "english", "none"), default="basic", help=about)
+    about = "of an .onnx file with several outputs, the one with the classes' scores"
+    parser.add_argument("--output", metavar="NAME", help=about)
 
 
 def data_of(options: argparse.Namespace) -> Any:

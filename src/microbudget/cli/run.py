@@ -100,6 +100,7 @@ def _run_options(options: argparse.Namespace, progress: Progress) -> RunKeywords
         "force": options.force,
         "prompts": options.prompts,
         "normalizer": options.normalizer,
+        "output": options.output,
         "durations": options.durations,
         "progress": progress,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,33 @@ from numpy.typing import NDArray
 from ..errors import BadData, BrokenModel, LabelsDisagree
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..task import Example, Task
+from ..runtimes.labels import order_of
+from ..task import Example, Inputs, Task
 from .worker import Worker
 
 Logits = NDArray[Any]  # float32, or texts
 Columns = tuple[int, ...] | None  # for each of the data's labels the index of the model's output
+Convert = Callable[[Logits], Logits]  # from what a model's file answers to logits
+
+
+def unchanged(outputs: Logits) -> Logits:
+    """Of a model whose outputs are logits, or no scores of classes."""
+    return outputs
 
 
 def preprocessing(model: Model) -> dict[str, Any]:
     """How the model wants its inputs; empty where its record has no preprocessing."""
     return model.record.preprocessing or {}
+
+
+def collated(task: Task, model: Model, examples: Sequence[Example]) -> Inputs:
+    """The model's inputs for examples, by the names and in the types that its own file asks for."""
+    inputs = task.collate(examples, preprocessing(model))
+    if model.format != "onnx":
+        return inputs
+    from ..runtimes.onnx.interface import read_signature
+
+    return read_signature(model.weights).feed(inputs)
 
 
 def answer_chunks(
@@ -30,21 +47,22 @@ def answer_chunks(
     chunks: Sequence[Sequence[Example]],
     columns: Columns = None,
     progress: Progress = SILENT,
+    convert: Convert = unchanged,
 ) -> Iterator[tuple[Sequence[Example], Logits]]:
-    """Each chunk of examples with the model's checked outputs, in the order of the task's labels.
+    """Each chunk of examples with the model's checked outputs: those of the task's labels first, then all the others.
 
     The next chunk is prepared while the worker computes. Raises BadData without an example, BrokenModel,
     LabelsDisagree, WorkerFailed.
     """
     if not chunks:
         raise BadData("there is no example to measure with")
-    check = Check(model, columns, len(task.labels))
-    prepared = task.collate(chunks[0], preprocessing(model))
+    check = Check(model, columns, len(task.labels), convert)
+    prepared = collated(task, model, chunks[0])
     pairs = list(zip(chunks, [*chunks[1:], None], strict=True))
     for chunk, following in progress.track(pairs, f"answers of {model.path.name}"):
         worker.send("answer", inputs=prepared)
         if following is not None:
-            prepared = task.collate(following, preprocessing(model))
+            prepared = collated(task, model, following)
         yield chunk, check(worker.receive(), len(chunk))
     check.finish()
 
@@ -52,20 +70,20 @@ def answer_chunks(
 class Check:
     """Looks at a model's outputs chunk by chunk and refuses those of a broken model."""
 
-    def __init__(self, model: Model, columns: Columns, labels: int) -> None:
-        self._model, self._columns, self._labels = model, columns, labels
+    def __init__(self, model: Model, columns: Columns, labels: int, convert: Convert = unchanged) -> None:
+        self._model, self._columns, self._labels, self._convert = model, columns, labels, convert
         self._first: NDArray[Any] | None = None
         self._seen, self._varied = 0, False
 
     def __call__(self, outputs: NDArray[Any], examples: int) -> Logits:
-        """The outputs at the task's labels, float32. Raises BrokenModel or LabelsDisagree."""
+        """The outputs as logits, float32, the task's labels first. Raises BrokenModel or LabelsDisagree."""
         name = self._model.path
         if outputs.ndim == 0 or len(outputs) != examples:
             raise BrokenModel(f"{name} answers {examples} examples with an output of shape {outputs.shape}")
         if is_text(outputs):  # texts may all be the same: silence, or a model that has one word
             return outputs
         if self._columns is not None:
-            outputs = self._at_labels(outputs, self._columns)
+            outputs = self._convert(self._ordered(outputs, self._columns))
         unfit = int((~np.isfinite(outputs.reshape(examples, -1)).all(axis=1)).sum())
         if unfit:
             raise BrokenModel(f"{name} answers {unfit} of {examples} examples with NaN or infinity")
@@ -74,7 +92,10 @@ class Check:
         self._varied = self._varied or bool((outputs != self._first).any())
         return np.asarray(outputs, np.float32)
 
-    def _at_labels(self, outputs: NDArray[Any], columns: tuple[int, ...]) -> NDArray[Any]:
+    def _ordered(self, outputs: NDArray[Any], columns: tuple[int, ...]) -> NDArray[Any]:
+        """All the outputs: a class that the data do not have can be answered too, and is wrong then."""
+        if outputs.ndim > 2 and outputs.size == len(outputs) * outputs.shape[1]:  # (examples, labels, 1, 1)
+            outputs = outputs.reshape(len(outputs), -1)
         if outputs.ndim != 2:
             raise BrokenModel(
                 f"{self._model.path} answers with an output of shape {outputs.shape}; a classifier gives"
@@ -88,7 +109,7 @@ class Check:
             )
         if names is not None and outputs.shape[1] != len(names):
             raise BrokenModel(f"{self._model.path} names {len(names)} labels but has {outputs.shape[1]} outputs")
-        return outputs[:, list(columns)]
+        return outputs[:, order_of(names, columns, outputs.shape[1])]
 
     def finish(self) -> None:
         """After the last chunk: a model with one output for everything is broken (texts may be the same)."""

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from ..errors import BadData
 from ..model import Model
 from ..progress import Progress
+from ..runtimes.labels import output_names
 from ..runtimes.loading import load
 from ..task import Example, Task
 from ..units import Drop
@@ -62,12 +63,14 @@ def compare(
     BrokenModel, WorkerFailed, InvalidOption, and what loading models and data raise.
     """
     how = MeasureOptions(**options)
-    models = (load(a), load(b))
-    task = open_task(data, models, how)
+    given = (load(a), load(b))
+    task = open_task(data, given, how)
     judging = judging_of(task)
+    judging.masked_accuracy = how.masked_accuracy
     judging.check_limit(max_drop)
+    models = _resolved(judging, given, how.output)
     for model in models:
-        judging.columns(model)  # labels that disagree are reported before anything is computed
+        judging.check(model)  # labels that disagree are reported before anything is computed
     examples = task.examples(how.split)
     if not examples:
         raise BadData(f"the {how.split} split holds no example to compare with")
@@ -78,6 +81,13 @@ def compare(
     before, after = (quality.scores for quality in agreement.qualities)
     verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=how.seed)
     return _comparison(measured[0], measured[1], timed.pair, agreement, verdict)
+
+
+def _resolved(judging: Judging, models: tuple[Model, Model], output: str | None) -> tuple[Model, Model]:
+    """See `Judging.resolved`. output: is chosen in the files that have it; where neither has, the first one refuses."""
+    having = [output in output_names(model) for model in models] if output else [False, False]
+    first, second = (output if has or not any(having) else None for has in having)
+    return judging.resolved(models[0], first), judging.resolved(models[1], second)
 
 
 def _say_what_can_be_shown(max_drop: Drop | None, examples: int, progress: Progress) -> None:

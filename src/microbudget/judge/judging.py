@@ -19,10 +19,10 @@ from ..errors import BadData
 from ..kind import find_facet
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..runtimes.loading import match_labels
+from ..runtimes.labels import check_labels, for_labels, match_labels, other_labels
 from ..task import Example, Inputs, Task
 from ..units import Drop
-from .answering import Columns, Logits, answer_chunks, is_text, preprocessing
+from .answering import Columns, Convert, Logits, answer_chunks, collated, is_text, unchanged
 from .quality import Quality, interval, joined
 from .timing import Timing
 from .worker import Worker
@@ -33,6 +33,7 @@ CHUNK_BYTES = 2_500_000
 LARGEST_CHUNK = 64
 LARGEST_CONFUSION = 100  # classes: a larger matrix would drown the rest of a Measurement
 TIMEOUT_S = 120.0
+ANOTHER = "(another class)"  # of the model, which the data do not have
 
 Chunk = tuple[Sequence[Example], Logits]
 
@@ -74,6 +75,7 @@ class Judging:
     more_evidence = "Give more"  # how a user gets more examples to judge by
     has_quality_extra = False  # whether `quality_extra` has something to report
     compares_predictions = False  # whether `divergence` has
+    masked_accuracy = False  # whether it is reported too: that among the data's classes alone
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -97,6 +99,19 @@ class Judging:
             own.open(model, threads=opening.threads, runtime=opening.runtime)
             yield own
 
+    def resolved(self, model: Model, output: str | None = None) -> Model:
+        """The model with what only the data tell: its output with the scores, its labels. Raises as `for_labels`."""
+        return for_labels(model, self.task.labels, output)
+
+    def check(self, model: Model) -> None:
+        """Raise LabelsDisagree, before anything is computed, for a model that does not know the data's labels."""
+        if self.task.labels:
+            check_labels(model, self.task.labels)
+
+    def to_logits(self, model: Model) -> Convert:
+        """From what the model's file answers to logits; a task of the user's own gets the answers as they are."""
+        return unchanged
+
     def columns(self, model: Model) -> Columns:
         """For each of the data's labels the index of the model's output; None for tasks without labels.
 
@@ -115,7 +130,7 @@ class Judging:
         """The examples in their order, so many in one request that the inputs of no model exceed the limit."""
         if not examples:
             return []
-        arrays = [self.task.collate(examples[:1], preprocessing(model)) for model in models]
+        arrays = [collated(self.task, model, examples[:1]) for model in models]
         largest = max(sum(array.nbytes for array in inputs.values()) for inputs in arrays)
         size = min(LARGEST_CHUNK, max(1, CHUNK_BYTES // largest))
         return [examples[start : start + size] for start in range(0, len(examples), size)]
@@ -125,11 +140,11 @@ class Judging:
         if not examples:
             raise BadData("there is no example to measure with")
         chosen = [examples[index % len(examples)] for index in range(batch)]
-        return self.task.collate(chosen, preprocessing(model))
+        return collated(self.task, model, chosen)
 
     def preparation(self, model: Model) -> Callable[[Example], object]:
         """From an example to the model's input: what `preprocessing_s` times."""
-        return lambda example: self.task.collate([example], preprocessing(model))
+        return lambda example: collated(self.task, model, [example])
 
     def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing, seconds: float) -> dict[str, Any]:
         """Further numbers on what the open model costs, for `extra` of a Measurement. Raises WorkerFailed.
@@ -152,7 +167,8 @@ class Judging:
     ) -> Iterator[Chunk]:
         """Each chunk with the open model's checked outputs; see `answering.answer_chunks`."""
         chunks = self.chunks([model], examples) if chunks is None else chunks
-        return answer_chunks(worker, model, self.task, chunks, self.columns(model), progress)
+        columns, convert = self.columns(model), self.to_logits(model)
+        return answer_chunks(worker, model, self.task, chunks, columns, progress, convert)
 
     def answers(
         self,
@@ -211,16 +227,16 @@ class Judging:
     def summary(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """What `extra` needs of a chunk's outputs, (examples, ...): small, since it is kept for all examples.
 
-        Of a classifier the classes that it answers; None where nothing is needed.
+        Of a classifier the classes that it answers, among all and among the data's; None where nothing is needed.
         """
-        return outputs.argmax(axis=1) if self.task.labels else None
+        if not self.task.labels:
+            return None
+        return np.stack([outputs.argmax(axis=1), outputs[:, : len(self.task.labels)].argmax(axis=1)], axis=1)
 
     def extra(self, summary: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
         """What a Measurement reports besides the metric, from the summaries of all examples."""
-        classes = len(self.task.labels)
-        confusion = metrics.confusion_matrix(summary, np.array([each.label for each in examples]), classes)
-        matrix = {"confusion": confusion.tolist(), "labels": list(self.task.labels)}
-        return {**metrics.macro(confusion), **(matrix if classes <= LARGEST_CONFUSION else {})}
+        targets = np.array([each.label for each in examples])
+        return class_report(summary, targets, self.task.labels, masked=self.masked_accuracy)
 
     def agreement(
         self,
@@ -232,13 +248,14 @@ class Judging:
         """Two open models on the same examples, chunk by chunk: the memory does not grow with the examples."""
         scores = (Scoring(self), Scoring(self))
         kl, probabilities, same, count = 0.0, False, 0, 0
-        for chunk, a, b in self._paired(workers, models, examples, progress):
+        classes = in_common(self.task, models)
+        for chunk, a, b in paired(self, workers, models, examples, progress):
             scores[0].add(chunk, a)
             scores[1].add(chunk, b)
             if is_text(a):
                 same, count = same + int((a == b).sum()), count + len(chunk)
-            elif a.shape == b.shape and a.ndim == 2:
-                kl, probabilities = kl + float(metrics.kl_divergence(a, b).sum()), True
+            elif a.ndim == b.ndim == 2 and (classes is not None or a.shape == b.shape):
+                kl, probabilities = kl + float(metrics.kl_divergence(a[:, :classes], b[:, :classes]).sum()), True
                 same += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
                 count += len(chunk)
         qualities = (scores[0].quality(), scores[1].quality())
@@ -251,22 +268,8 @@ class Judging:
         examples = self.task.examples("unlabelled")
         if not examples or not self.task.labels:
             return None
-        pairs = self._paired(workers, models, examples, progress)
+        pairs = paired(self, workers, models, examples, progress)
         return sum(int((a.argmax(axis=1) != b.argmax(axis=1)).sum()) for _, a, b in pairs), len(examples)
-
-    def _paired(
-        self,
-        workers: tuple[Worker, Worker],
-        models: tuple[Model, Model],
-        examples: Sequence[Example],
-        progress: Progress,
-    ) -> Iterator[tuple[Sequence[Example], Logits, Logits]]:
-        """Chunks of the same examples with the outputs of both models."""
-        chunks = self.chunks(models, examples)
-        first = self.answer_chunks(workers[0], models[0], examples, progress, chunks)
-        second = self.answer_chunks(workers[1], models[1], examples, SILENT, chunks)
-        for (chunk, a), (_, b) in zip(first, second, strict=True):
-            yield chunk, a, b
 
 
 @dataclass
@@ -291,3 +294,44 @@ class Scoring:
         scores = joined(self._scores)
         extra = self.judging.extra(np.concatenate(self._summaries), self._examples) if self._summaries else {}
         return Quality(scores, *interval(scores), extra)
+
+
+def class_report(
+    summary: NDArray[Any], targets: NDArray[Any], labels: Sequence[str], *, masked: bool = False
+) -> dict[str, Any]:
+    """What a Measurement reports of a classifier. summary: (examples, 2), the answers among all and the data's classes.
+
+    masked: with the accuracy among the data's classes.
+    """
+    confusion = metrics.confusion_matrix(summary[:, 0], targets, len(labels))
+    found: dict[str, Any] = dict(metrics.macro(confusion))
+    if masked:
+        found["masked_accuracy"] = float((summary[:, 1] == targets).mean())
+    if len(labels) <= LARGEST_CONFUSION:
+        others = confusion.shape[1] - len(labels)  # answers that are none of the data's classes: a row without any
+        found["confusion"] = np.pad(confusion, ((0, others), (0, 0))).tolist()
+        found["labels"] = [*labels, *[ANOTHER] * others]
+    return found
+
+
+def in_common(task: Task, models: tuple[Model, Model]) -> int | None:
+    """How many of the first outputs are of the same classes in both models; None for all of them."""
+    if not task.labels:
+        return None
+    others = [other_labels(model.labels, task.labels) for model in models]
+    return None if others[0] == others[1] else len(task.labels)
+
+
+def paired(
+    judging: Judging,
+    workers: tuple[Worker, Worker],
+    models: tuple[Model, Model],
+    examples: Sequence[Example],
+    progress: Progress,
+) -> Iterator[tuple[Sequence[Example], Logits, Logits]]:
+    """Chunks of the same examples with the outputs of both open models."""
+    chunks = judging.chunks(models, examples)
+    first = judging.answer_chunks(workers[0], models[0], examples, progress, chunks)
+    second = judging.answer_chunks(workers[1], models[1], examples, SILENT, chunks)
+    for (chunk, a), (_, b) in zip(first, second, strict=True):
+        yield chunk, a, b

@@ -66,7 +66,9 @@ def measure(
     opened = load(model)
     task = open_task(data, [opened], how)
     judging = judging_of(task)
-    judging.columns(opened)  # labels that disagree are reported before anything is computed
+    judging.masked_accuracy = how.masked_accuracy
+    opened = judging.resolved(opened, how.output)
+    judging.check(opened)  # labels that disagree are reported before anything is computed
     examples = task.examples(how.split)
     preprocessing_s = time_preprocessing(judging, opened, examples)
     sample = judging.timing_input(opened, examples)

@@ -17,7 +17,8 @@ class MeasureOptions:
 
     threads: 0 means all cores, "auto" tries 1 and all and keeps the faster. seconds: the most that timing takes; None:
     3 for one model, 10 for two. runtime: by its module's name, else the first of the format. split: which examples of a
-    Task are judged; a path is one unsplit folder. normalizer: of transcripts, before they are compared.
+    Task are judged; a path is one unsplit folder. normalizer: of transcripts, before they are compared. output: of an
+    `.onnx` file with several, the one with the scores. masked_accuracy: also that among the data's classes alone.
     """
 
     threads: Threads = 0
@@ -27,6 +28,8 @@ class MeasureOptions:
     max_memory_bytes: int | None = None
     split: Split = "test"
     normalizer: str = "basic"
+    output: str | None = None
+    masked_accuracy: bool = False
     progress: Progress = SILENT
 
     def opening(self, threads: int) -> Opening:
@@ -44,4 +47,6 @@ class MeasureKeywords(TypedDict, total=False):
     max_memory_bytes: int | None
     split: Split
     normalizer: str
+    output: str | None
+    masked_accuracy: bool
     progress: Progress

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtimes.labels import other_labels
 from ..task import Example, Split, Task
 from .answers import Answers, group, to_label
 from .outcome import Outcome
@@ -20,6 +21,7 @@ Show = Callable[[Example], str | None]
 
 MOST = {"regressions": 12, "gains": 8, "both_wrong": 8, "both_right": 4}
 TO_LABEL = 20
+UNNAMED = "(another class)"
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,11 @@ def gallery(outcome: Outcome, task: Task, words: Words, show: Show) -> Gallery:
     pool = validation if unlabelled is None else unlabelled
     examples, rows = task.examples("validation"), to_label(pool)
     labels = np.array([example.label for example in examples], np.intp)
+    names = _names(outcome, task)
 
     def samples(of: Split, answers: Answers, chosen: Sequence[int]) -> tuple[Sample, ...]:
         known = task.examples(of)
-        return tuple(
-            _sample(known[row], show, task.labels, answers.reference[row], answers.small[row]) for row in chosen
-        )
+        return tuple(_sample(known[row], show, names, answers.reference[row], answers.small[row]) for row in chosen)
 
     return Gallery(
         words,
@@ -106,11 +107,24 @@ def _answers(outcome: Outcome, task: Task, split: Split) -> Answers | None:
     """Both models' answers to a split, where the run has them for exactly its examples."""
     if outcome.smaller is None:
         return None
-    expected = (len(task.examples(split)), len(task.labels))
-    reference, small = (outcome.logits(one, split) for one in (outcome.reference, outcome.smaller))
-    if reference is None or small is None or not reference.shape == small.shape == expected or not expected[0]:
+    count, classes = len(task.examples(split)), len(task.labels)
+    found = [outcome.logits(one, split) for one in (outcome.reference, outcome.smaller)]
+    known = [logits for logits in found if logits is not None and logits.ndim == 2 and logits.shape[1] >= classes]
+    if len(known) < 2 or not count or any(len(logits) != count for logits in known):
         return None
-    return Answers.from_logits(reference, small)
+    widest = max(logits.shape[1] for logits in known)  # one of them may answer classes that the other does not have
+    padded = [np.pad(each, ((0, 0), (0, widest - each.shape[1])), constant_values=-np.inf) for each in known]
+    return Answers.from_logits(*padded)
+
+
+def _names(outcome: Outcome, task: Task) -> tuple[str, ...]:
+    """The data's labels, and behind them the other classes of a model that has more."""
+    for candidate in (outcome.reference, outcome.smaller):
+        record = None if candidate is None else outcome.record(candidate)
+        others = None if record is None else other_labels(record.labels, task.labels)
+        if others:
+            return (*task.labels, *others)
+    return tuple(task.labels)
 
 
 def _sample(
@@ -130,4 +144,5 @@ def _sample(
 
 def _prediction(probabilities: NDArray[np.float64], label: int | None, names: Sequence[str]) -> Prediction:
     top = int(probabilities.argmax())
-    return Prediction(names[top], float(probabilities[top]), None if label is None else top == label)
+    name = names[top] if top < len(names) else UNNAMED
+    return Prediction(name, float(probabilities[top]), None if label is None else top == label)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict, deque
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .. import kind
-from ..errors import LabelsDisagree, MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
+from ..errors import MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
 from ..model import CT2_NAME, GGUF_NAME, ONNX_NAME, Model, Record, backbone_of
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
@@ -189,47 +188,3 @@ def _download(name: str, weights: bool = True) -> Path:
             f" deliver it{offline}. Either give a local folder, or fetch it where there is a network with"
             f" `hf download {name} --local-dir FOLDER` and give FOLDER"
         ) from error
-
-
-def match_labels(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
-    """For each of the data's labels the index of the model's output.
-
-    A model without names takes the data's labels in their order when the counts agree. Raises LabelsDisagree.
-    """
-    if model.labels is None:
-        return tuple(range(len(labels)))  # the judge checks the number of outputs
-    places: dict[str, deque[int]] = defaultdict(deque)  # ImageNet has two cranes: the n-th is matched with the n-th
-    for position, label in enumerate(model.labels):
-        places[label].append(position)
-    unknown = [label for label in labels if label not in places]
-    if unknown:
-        raise LabelsDisagree(
-            f"{len(unknown)} of the data's {len(labels)} labels are unknown to the model, such as {unknown[0]!r};"
-            f" it knows {len(model.labels)}, such as {model.labels[0]!r}. Teach it yours: `microbudget shrink`"
-            " finetunes by itself, a recipe begins with finetune()"
-        )
-    return tuple(places[label].popleft() if len(places[label]) > 1 else places[label][0] for label in labels)
-
-
-def known_outputs(model: Model, labels: tuple[str, ...], outputs: int) -> tuple[int, ...] | None:
-    """As `match_labels`, of a model with so many outputs; None where it does not know the labels."""
-    if model.labels is None and outputs != len(labels):
-        return None
-    try:
-        places = match_labels(model, labels)
-    except LabelsDisagree:
-        return None
-    return places if max(places) < outputs else None
-
-
-def label_names(model: Model, labels: tuple[str, ...]) -> Model:
-    """The model with the data's labels, where it names none and has as many outputs; else as it is."""
-    if model.labels is not None or model.format != "onnx":
-        return model
-    import onnx
-
-    graph = onnx.load(str(model.weights), load_external_data=False).graph
-    outputs = graph.output[0].type.tensor_type.shape.dim
-    if outputs and outputs[-1].dim_value == len(labels):
-        return model.with_record(labels=labels)
-    return model

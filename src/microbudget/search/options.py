@@ -35,7 +35,7 @@ class RunOptions:
     seed: of splits, augmentation and training. threads: of the runtimes; 0 means all cores, "auto" the faster of 1 and
     all. keep: intermediate steps and the cache stay. force: begin again in a run that was made from something else.
     prompts: what language models write for the report, or a file of them. normalizer: of transcripts, before they are
-    compared.
+    compared. output: of an `.onnx` file with several, the one with the scores.
     """
 
     seed: int = 0
@@ -44,6 +44,7 @@ class RunOptions:
     force: bool = False
     prompts: str | Path | Sequence[str] | None = None
     normalizer: str = "basic"
+    output: str | None = None
     durations: Durations = DURATIONS
     progress: Progress = SILENT
 
@@ -62,5 +63,6 @@ class RunKeywords(TypedDict, total=False):
     force: bool
     prompts: str | Path | Sequence[str] | None
     normalizer: str
+    output: str | None
     durations: Durations
     progress: Progress

@@ -10,12 +10,14 @@ from typing import Unpack, cast
 from ..data.saved import is_saved
 from ..errors import LabelsDisagree
 from ..judge.budget import Budget
+from ..judge.judging import judging_of
 from ..methods import Method
 from ..methods.finetune import Finetune
 from ..model import Model
 from ..recipes.recipe import Recipe
 from ..runs.run import open_run, without_trace
-from ..runtimes.loading import label_names, load
+from ..runtimes.labels import knows_labels
+from ..runtimes.loading import load
 from ..task import DataOptions, Task, open_data
 from .options import RunKeywords, RunOptions
 from .result import Shrunk
@@ -44,12 +46,12 @@ def shrink(
         how = RunOptions(**options)
         given, task, data_name = _open(model, data, Path(out), how)
         prompts = read_prompts(how.prompts, given)
-        space = search_space(label_names(given, task.labels), task)
+        space = search_space(judging_of(task).resolved(given, how.output), task)
         budget = budget or Budget()
         if budget.max_drop is None:
             budget = replace(budget, max_drop=space.default_drop)
         first: tuple[Method, ...] = ()
-        if not _knows_labels(space.given, task):
+        if not knows_labels(space.given, task.labels):
             how.progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
             first = (Finetune(),)
         for line in space.forecast(how.fixed_threads):
@@ -78,9 +80,9 @@ def run_recipe(
         given, task, data_name = _open(model, data, Path(out), how)
         prompts = read_prompts(how.prompts, given)
         parsed.formats(given.format)
-        space = search_space(label_names(given, task.labels), task)
+        space = search_space(judging_of(task).resolved(given, how.output), task)
         first: Sequence[Method] = ()
-        if not _knows_labels(space.given, task):
+        if not knows_labels(space.given, task.labels):
             first = tuple(step for step in parsed.steps if step.name() in TRAINERS)[:1]
             if not first:
                 raise LabelsDisagree(
@@ -99,7 +101,3 @@ def _open(model: str | Path | Model, data: str | Path | Task, out: Path, how: Ru
     options = DataOptions(seed=how.seed, cache=out / "cache", normalizer=how.normalizer, progress=how.progress)
     task = open_data(cast(str, data), given.task, options)
     return given, task, str(Path(getattr(task, "root", str(data))).resolve())
-
-
-def _knows_labels(given: Model, task: Task) -> bool:
-    return not task.labels or (given.labels is not None and set(task.labels) <= set(given.labels))

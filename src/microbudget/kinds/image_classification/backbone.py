@@ -33,6 +33,8 @@ def open_backbone(model: Model) -> Backbone:
     """An `hf` or `onnx` classifier. Raises UnsupportedModel when it does not end in a linear layer."""
     import onnx
 
+    from ...runtimes.onnx.half import widen
+
     network = None
     if model.format == "hf":
         from ...images.preprocess import Preprocessing
@@ -43,8 +45,9 @@ def open_backbone(model: Model) -> Backbone:
         proto = onnx.load_from_string(onnx_bytes(network, height, width))
     else:
         proto = onnx.load(str(model.weights))
+        widen(proto)
     from ...runtimes.onnx.surgery import backbone, find_classifier
 
-    classifier = find_classifier(proto)
+    classifier = find_classifier(proto, model.record.output if model.format == "onnx" else None)
     graph = backbone(proto, classifier.features).SerializeToString()
     return Backbone(proto, classifier.features, graph, classifier.weight, classifier.bias, network)

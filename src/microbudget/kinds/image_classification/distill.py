@@ -18,6 +18,7 @@ from ...metrics import classification_report
 from ...model import Model, Record
 from ...runtimes.hf.heads import head_of
 from ...runtimes.hf.image_classifier import save_network
+from ...runtimes.labels import for_labels
 from ...runtimes.loading import load
 from ...task import Example
 from ...training import objectives
@@ -82,7 +83,8 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     seen = {example.key for example in (*data.examples, *task.examples("validation"))}
     # What the teacher has learnt from is in its answers.
     record = model.record.with_seen((*seen, *own.seen, *teacher.record.seen)).with_report("distill", history)
-    return replace(record, task=task.kind, labels=task.labels, preprocessing=preprocessing, state=own.state)
+    record = replace(record, task=task.kind, labels=task.labels, output=None)
+    return replace(record, preprocessing=preprocessing, state=own.state)
 
 
 def _say(history: dict[str, Any], context: Context) -> None:
@@ -94,7 +96,7 @@ def _say(history: dict[str, Any], context: Context) -> None:
 
 def _teacher(step: Distill, context: Context) -> Model | None:
     """The named one, else the run's reference; None: the model that the step is given."""
-    return load(step.teacher) if step.teacher else context.reference
+    return for_labels(load(step.teacher), context.task.labels) if step.teacher else context.reference
 
 
 def _student(step: Distill, model: Model, context: Context) -> tuple[Any, Record]:

@@ -41,7 +41,9 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
         _write(backbone, head, out, context.task.labels, preprocessing, hf=in_folder)
     used = (*context.task.examples("train"), *context.task.examples("validation"))
     record = model.record.with_seen(example.key for example in used).with_report("finetune", history)
-    return replace(record, task=context.task.kind, labels=context.task.labels, preprocessing=preprocessing)
+    # whatever the outputs were called: the head's are new
+    record = replace(record, task=context.task.kind, output=None)
+    return replace(record, labels=context.task.labels, preprocessing=preprocessing)
 
 
 def _train_head(step: Finetune, data: HeadData, context: Context) -> tuple[Head, dict[str, Any]]:

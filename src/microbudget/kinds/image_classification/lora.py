@@ -12,7 +12,7 @@ from ...methods.lora.training import Learner, adapted_record, has_validation, tr
 from ...model import Model, Record
 from ...runtimes.hf.heads import head_of, put_head, set_classes
 from ...runtimes.hf.image_classifier import load_network
-from ...runtimes.loading import known_outputs
+from ...runtimes.labels import known_outputs
 from ...training import classifiers, objectives
 from ...training.features import FeatureStore
 from ...training.head import HeadSettings

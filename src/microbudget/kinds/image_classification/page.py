@@ -20,11 +20,10 @@ WORDS = Words(
 )
 PREDICT = "predict.py"
 PREDICT_LINES = """\
-from predict import load, prepare, upright_rgb  # predict.py needs onnxruntime, NumPy and Pillow
+from predict import classify, load, prepare, upright_rgb  # predict.py needs onnxruntime, NumPy and Pillow
 session, labels, plan = load("model.onnx")
-pixels = prepare(upright_rgb("photo.jpg"), plan)
-logits = session.run(None, {session.get_inputs()[0].name: pixels})[0][0]
-print(labels[logits.argmax()])"""
+probabilities = classify(session, prepare(upright_rgb("photo.jpg"), plan), plan)
+print(labels[probabilities.argmax()])"""
 HF_LINES = """\
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from PIL import Image

@@ -1,8 +1,6 @@
 """Classify photos with the model next to this file: python predict.py PHOTO...
 
-Prints a line per photo: its path as given, the label and its probability, with tabs between.
-Needs onnxruntime, NumPy and Pillow.
-"""
+Prints path, label and probability of each photo, with tabs between. Needs onnxruntime, NumPy and Pillow."""
 
 import json
 import sys
@@ -24,24 +22,27 @@ def upright_rgb(path):
     if image.mode.startswith("I"):  # 16-bit grey
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
     if "A" in image.getbands() or image.info.get("transparency") is not None:  # transparency is laid over white
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image.convert("RGBA"))
     return image.convert("RGB")
 
 
 def prepare(image, plan):
-    """The model's input for an image: (1, 3, height, width) float32."""
     if plan["edge"]:
-        short = min(image.size)
-        image = image.resize([int(plan["edge"] * side / short) for side in image.size], plan["resample"])
+        image = image.resize([int(plan["edge"] * side / min(image.size)) for side in image.size], plan["resample"])
     elif plan["size"]:
         image = image.resize(plan["size"][::-1], plan["resample"])
     for height, width in plan["crops"]:
         top, left = (image.height - height) // 2, (image.width - width) // 2
         image = image.crop((left, top, left + width, top + height))
     channels = np.asarray(image)[..., :: -1 if plan["flipped"] else 1].transpose(2, 0, 1)
-    table = np.array(plan["table"], np.float32)  # (3, 256): the float of each level of each channel
-    return np.stack([levels[plane] for levels, plane in zip(table, channels, strict=True)])[None]
+    planes = [np.array(row, np.float32)[plane] for row, plane in zip(plan["table"], channels, strict=True)]
+    return np.stack(planes, -1 if plan["channels_last"] else 0)[None].repeat(plan["batch"], 0).astype(plan["dtype"])
+
+
+def classify(session, pixels, plan):
+    scores = session.run([plan["output"]], {plan["input"]: pixels})[0][0].astype(np.float64).ravel()
+    odds = np.exp(scores - scores.max())
+    return odds / odds.sum() if plan["scale"] == "logits" else scores  # else they are probabilities already
 
 
 def main(photos):
@@ -51,9 +52,8 @@ def main(photos):
             image = upright_rgb(photo)
         except OSError as error:
             sys.exit(f"{photo} is no image that can be read: {error}")
-        logits = session.run(None, {session.get_inputs()[0].name: prepare(image, plan)})[0][0].astype(np.float64)
-        odds = np.exp(logits - logits.max())
-        print(photo, labels[odds.argmax()], f"{odds.max() / odds.sum():.4f}", sep="\t")
+        probabilities = classify(session, prepare(image, plan), plan)
+        print(photo, labels[probabilities.argmax()], f"{probabilities.max():.4f}", sep="\t")
 
 
 if __name__ == "__main__":

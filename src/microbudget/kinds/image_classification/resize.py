@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InvalidOption, UnsupportedModel
+from ...errors import InvalidOption, UnsupportedModel, first_line
 from ...images.preprocess import Preprocessing
 from ...methods import Context
 from ...methods.resize import Resize
 from ...model import ONNX_NAME, Model, Record
+from ...runtimes.signature import CHANNELS
 from .teaching import preprocessing_of
 
 
@@ -67,21 +68,24 @@ def _resize_onnx(model: Model, height: int, width: int, preprocessing: dict[str,
     """New dimensions on the graph's input; a graph that holds its size elsewhere is refused."""
     import onnx
 
+    from ...runtimes.onnx.interface import signature_of
     from ...runtimes.onnx.session import OnnxSession, write_metadata
 
     proto = onnx.load(str(model.weights))
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    pixels = next(value for value in proto.graph.input if value.name not in constants)
-    pixels.type.tensor_type.shape.dim[2].dim_value = height
-    pixels.type.tensor_type.shape.dim[3].dim_value = width
+    port = signature_of(proto).inputs[0]
+    pixels = next(value for value in proto.graph.input if value.name == port.name)
+    rows, columns = (1, 2) if port.channels_last else (2, 3)
+    pixels.type.tensor_type.shape.dim[rows].dim_value = height
+    pixels.type.tensor_type.shape.dim[columns].dim_value = width
     del proto.graph.value_info[:]  # shapes at the old size
     write_metadata(proto, model.labels, preprocessing)
     onnx.save(proto, str(out / ONNX_NAME))
     try:
-        logits = OnnxSession(out / ONNX_NAME).answer({pixels.name: np.zeros((2, 3, height, width), np.float32)})
+        session = OnnxSession(out / ONNX_NAME, output=model.record.output, classes=len(model.labels or ()) or None)
+        scores = session.answer({port.name: np.zeros((2, CHANNELS, height, width), np.float32)})
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise UnsupportedModel(
-            f"{model.path} is fixed to its input size ({str(error).splitlines()[0]}): put resize before export"
+            f"{model.path} is fixed to its input size ({first_line(error)}): put resize before export"
         ) from error
-    if logits.shape[0] != 2 or not np.isfinite(logits).all():
+    if scores.shape[0] != 2 or not np.isfinite(scores).all():
         raise UnsupportedModel(f"{model.path} is fixed to its input size: put resize before export")

@@ -49,6 +49,24 @@ def _plan(model: Model) -> dict[str, Any] | None:
         "resample": parsed.geometry.resample,
         "table": [[float(str(level)) for level in row] for row in parsed.table],  # shortest text to the bit
         "flipped": parsed.flipped,
+        **_asked_and_answered(model),
+    }
+
+
+def _asked_and_answered(model: Model) -> dict[str, Any]:
+    """Which input of the graph is fed, and how; which output is read, and what its numbers are."""
+    from ...runtimes.onnx.interface import read_signature, scale_of_model
+
+    signature = read_signature(model.weights)
+    pixels = signature.inputs[0]
+    scores = signature.scores(len(model.labels or ()) or None, model.record.output)
+    return {
+        "input": pixels.name,
+        "dtype": pixels.dtype,
+        "channels_last": pixels.channels_last,
+        "batch": signature.batch or 1,
+        "output": scores.name,
+        "scale": scale_of_model(model),
     }
 
 

@@ -17,7 +17,8 @@ from ...model import Model, Record
 from ...runtimes.hf.heads import set_classes
 from ...runtimes.hf.image_classifier import load_network
 from ...runtimes.hf.widths import special
-from ...runtimes.loading import known_outputs, load, read_preprocessing, refuse_pickles
+from ...runtimes.labels import known_outputs
+from ...runtimes.loading import load, read_preprocessing, refuse_pickles
 from ...training.classifiers import block_lists
 from .network import image_preprocessing
 

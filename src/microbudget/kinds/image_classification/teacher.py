@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel
@@ -16,7 +17,8 @@ from ...images.preprocess import Preprocessing
 from ...machine import files
 from ...methods import Context
 from ...model import Model
-from ...runtimes.loading import match_labels
+from ...runtimes.labels import match_labels
+from ...runtimes.onnx.interface import as_logits, scale_of_model
 from ...task import Example, Task
 from ...training.features import FeatureStore
 from .backbone import open_backbone
@@ -140,5 +142,8 @@ def _graph(teacher: Model, *, features: bool) -> tuple[bytes, Callable[[NDArray[
     except UnsupportedModel:
         if features or teacher.format != "onnx":
             raise
-        return teacher.weights.read_bytes(), lambda rows: rows
+        scale, proto = scale_of_model(teacher), onnx.load(str(teacher.weights))
+        for value in [value for value in proto.graph.output if teacher.record.output not in (None, value.name)]:
+            proto.graph.output.remove(value)
+        return proto.SerializeToString(), lambda rows: as_logits(rows, scale)
     return backbone.graph, backbone.logits

@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import BadData
 from ...model import ONNX_NAME, Model, Record
-from ...runtimes.onnx.session import write_metadata
+from ...runtimes.onnx.interface import read_signature
+from ...runtimes.onnx.session import OnnxSession, write_metadata
+from ...runtimes.signature import Signature
 from ...task import Example, Inputs, Task
 from .. import Context
 from .layer_report import LayerReport
 from .quantizing import Outcome, quantize_graph
 
 EXAMPLES_AT_ONCE = 8
+HALF = ("float16", "bfloat16")  # types that are widened
 SHOWN = 3  # layers whose reasons are printed
 NOTABLE_KL = 0.01  # nats: below it hardly an answer in a hundred changes, and the reasons are in the report only
 
 
 class Batches:
-    """A task's examples as model inputs, collated again for every pass: memory does not grow with their number."""
+    """A task's examples as model inputs, collated again for every pass: memory does not grow with their number.
 
-    def __init__(self, task: Task, examples: Sequence[Example], preprocessing: dict[str, Any]) -> None:
-        self._task, self._examples, self._preprocessing = task, examples, preprocessing
+    feed: gives the inputs the names and types that a graph asks for. batch: the number of examples that it takes, where
+    that is fixed; the last batch is filled up with its last example.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        examples: Sequence[Example],
+        preprocessing: dict[str, Any],
+        feed: Callable[[Inputs], Inputs] = dict,
+        batch: int | None = None,
+    ) -> None:
+        self._task, self._preprocessing, self._feed, self._size = task, preprocessing, feed, batch or 1
+        self._examples = [*examples, *[examples[-1]] * (-len(examples) % self._size)]
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __iter__(self) -> Iterator[Inputs]:
-        for start in range(0, len(self._examples), EXAMPLES_AT_ONCE):
-            yield self._task.collate(self._examples[start : start + EXAMPLES_AT_ONCE], self._preprocessing)
+        step = self._size * max(1, EXAMPLES_AT_ONCE // self._size)
+        for start in range(0, len(self._examples), step):
+            yield self._feed(self._task.collate(self._examples[start : start + step], self._preprocessing))
+
+
+def _of_float32(signature: Signature) -> Signature:
+    """As `prepared` leaves the graph: half floats are widened."""
+    inputs = [replace(port, dtype="float32") if port.dtype in HALF else port for port in signature.inputs]
+    return replace(signature, inputs=tuple(inputs))
+
+
+def _batch(model: Model, task: Task, examples: Sequence[Example]) -> int | None:
+    """The one number of examples that the graph takes, in its inputs or by a Reshape inside; None where it is free."""
+    session = OnnxSession(model.weights, output=model.record.output, classes=len(model.labels or ()) or None)
+    if session.batch is None and len(examples) > 1:
+        session.answer(task.collate(examples[:2], model.record.preprocessing or {}))
+    found = session.batch
+    session.close()
+    return found
 
 
 def quantize_onnx(model: Model, context: Context, out: Path, samples: int, options: Mapping[str, Any]) -> Record:
@@ -39,13 +72,21 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
     if not calibration:
         raise BadData("no training examples to calibrate on: quantize needs some, without labels")
     path = out / ONNX_NAME
-    batches = Batches(context.task, calibration, model.record.preprocessing or {})
+    batch = _batch(model, context.task, calibration)
+    signature = read_signature(model.weights)
+    feed = _of_float32(signature).feed
+    batches = Batches(context.task, calibration, model.record.preprocessing or {}, feed, batch)
+    half = [port.name for port in signature.inputs if port.dtype in HALF]
+    if half:
+        context.progress.say(f"quantize  the float16 model is widened first: its input {half[0]} takes float32 now")
     outcome = quantize_graph(
         model.weights,
         batches,
         path,
         describe=lambda proto: write_metadata(proto, model.labels, model.record.preprocessing),
-        examples=len(calibration),
+        examples=len(batches),
+        output=model.record.output,
+        batch=batch,
         threads=context.threads,
         seed=context.seed,
         progress=context.progress,

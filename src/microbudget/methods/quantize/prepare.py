@@ -21,6 +21,7 @@ from ...runtimes.onnx.graph import (
     replace_nodes,
     set_constant,
 )
+from ...runtimes.onnx.half import widen
 from .equalize import fold_batch_norm
 from .folding import fold_constants
 from .graph import Graph, gemm_outputs
@@ -46,10 +47,12 @@ def read_graph(path: Path | str) -> Graph:
 
 def prepared(model: onnx.ModelProto) -> Graph:
     """The graph with constants as initializers, named nodes, folded batch norms, and every linear layer of rows with a
-    bias a Gemm with one number for each output. The model given is not changed.
+    bias a Gemm with one number for each output. Half floats are float32. The model given is not changed.
     """
-    model = _of_known_opset(copied(model))
+    model = copied(model)
     _refuse_quantized(model)
+    widen(model)
+    model = _of_known_opset(model)
     _name_nodes(model)
     _drop_overridable_inputs(model)
     _constants_to_initializers(model)

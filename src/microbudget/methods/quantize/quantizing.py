@@ -50,6 +50,8 @@ class Options:
     keep_float_activations: int = 0  # tensors whose rounding loses most, to be left unrounded
     size_bytes: int | None = None  # mixed precision: the file at most
     max_kl: float | None = None  # mixed precision: the divergence at most, in nats
+    output: str | None = None  # with the answers, by which the loss is judged; None: the first
+    batch: int | None = None  # the one that the graph takes, where its inputs do not say so
     examples: int | None = None  # that the calibration holds; None: unknown, enough
     machine: Machine | None = None  # None: this one
     threads: int = 0
@@ -94,10 +96,28 @@ def quantize_graph(
     in memory. None is enough where nothing needs data. describe: puts metadata into the `onnx.ModelProto`, whose bytes
     count in `size_bytes`. Raises UnsupportedModel, BrokenModel, BadData or InvalidOption.
     """
+    chosen = Options(**options)
     graph = read_graph(float_path)
     if describe is not None:
         describe(graph.model)
-    return _Quantization(graph, calibration, Options(**options), progress).run(Path(out_path))
+    if chosen.batch is not None:
+        _fix_batch(graph.model, chosen.batch)
+    return _Quantization(graph, calibration, chosen, progress).run(Path(out_path))
+
+
+def _fix_batch(model: Any, size: int) -> None:
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = size
+
+
+def _ordered_outputs(model: Any, names: Sequence[str]) -> None:
+    """Put the named outputs first, in this order."""
+    found = list(model.graph.output)
+    rank = {name: place for place, name in enumerate(names)}
+    ordered = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in found]
+    ordered.sort(key=lambda value: rank.get(value.name, len(rank)))
+    del model.graph.output[:]
+    model.graph.output.extend(ordered)
 
 
 class _Quantization:
@@ -107,6 +127,9 @@ class _Quantization:
         chosen = options.corrections if options.corrections != AUTO_CORRECTIONS else _auto_corrections(graph, options)
         self.graph, self.options, self.progress = graph, replace(options, corrections=chosen), progress
         _check_layers(graph, options.keep_float)
+        self._outputs = list(graph.outputs)
+        if options.output is not None:
+            _ordered_outputs(graph.model, [options.output])  # until the file is written
         self.machine = options.machine or Machine.here()
         self.calibration = None if calibration is None else checked(calibration, input_shapes(graph.model))
         self.notes: list[str] = []
@@ -235,6 +258,7 @@ class _Quantization:
         if limit is not None and size > limit:
             raise InvalidOption(f"size_bytes={limit} cannot be met: the file would have {size} bytes")
         kl = self._checked(model)
+        _ordered_outputs(model, self._outputs)
         onnx.save(model, str(out))
         reports = with_shares([self._report(plan, placement, layer, losses) for layer in self.graph.layers])
         return Outcome(reports, tuple(self.notes), kl, out.stat().st_size, self.options.corrections)

@@ -10,12 +10,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ...errors import UnsupportedModel
+from ..signature import Batching, Port, Signature, has_channels_last
 
 if TYPE_CHECKING:
     from ...model import Model
 
 LABELS_KEY = "microbudget.labels"
 PREPROCESSING_KEY = "microbudget.preprocessing"
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}  # for onnxruntime's names of types
 
 
 class OnnxSession:
@@ -23,7 +25,10 @@ class OnnxSession:
 
     runtime = f"onnxruntime {onnxruntime.__version__}"
 
-    def __init__(self, source: Path | bytes, threads: int = 0) -> None:
+    def __init__(
+        self, source: Path | bytes, threads: int = 0, *, output: str | None = None, classes: int | None = None
+    ) -> None:
+        """output: the name of the one to answer; None: the only one, or of several that with `classes` numbers."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -36,11 +41,23 @@ class OnnxSession:
         except Exception as error:  # onnxruntime's exceptions share no base class
             name = "the model" if isinstance(source, bytes) else source
             raise UnsupportedModel(f"onnxruntime cannot open {name}: {error}") from error
-        self._output = self._session.get_outputs()[0].name
+        self.signature = _signature(self._session, source)
+        self._outputs = [self.signature.scores(classes, output).name]
+        self._silent = onnxruntime.RunOptions()
+        self._silent.log_severity_level = 4  # what fails is raised, and need not be printed as well
+        self._batching = Batching(self._run, self.signature.batch)
 
     def answer(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-        """The first output for a batch of inputs by name."""
-        output: NDArray[Any] = self._session.run([self._output], inputs)[0]
+        """The output for a batch of inputs by name; see `Signature.feed`, `Batching`."""
+        return self._batching(self.signature.feed(inputs))
+
+    @property
+    def batch(self) -> int | None:
+        """The one number of examples that the graph takes, as far as the calls so far have shown; None: any."""
+        return self._batching.size
+
+    def _run(self, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        output: NDArray[Any] = self._session.run(self._outputs, inputs, self._silent)[0]
         return output
 
     def close(self) -> None:
@@ -50,7 +67,26 @@ class OnnxSession:
 
 def open_session(model: Model, *, threads: int = 0) -> OnnxSession:
     """Open an `onnx` Model. threads: 0 means all cores."""
-    return OnnxSession(model.weights, threads)
+    return OnnxSession(model.weights, threads, output=model.record.output, classes=len(model.labels or ()) or None)
+
+
+def _signature(session: Any, source: Path | bytes) -> Signature:
+    """As the runtime says; where an input's shape does not tell its layout, from the graph."""
+    inputs, outputs = (tuple(map(_port, found)) for found in (session.get_inputs(), session.get_outputs()))
+    if any(has_channels_last(port.shape) is None for port in inputs):
+        import onnx
+
+        from .graph import load_structure
+        from .interface import signature_of
+
+        return signature_of(onnx.load_from_string(source) if isinstance(source, bytes) else load_structure(source))
+    return Signature(inputs, outputs)
+
+
+def _port(value: Any) -> Port:
+    element = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(side if isinstance(side, int) and side > 0 else None for side in value.shape)
+    return Port(value.name, _NUMPY_NAMES.get(element, element), shape or None, bool(has_channels_last(shape)))
 
 
 def write_metadata(graph: Any, labels: tuple[str, ...] | None, preprocessing: dict[str, Any] | None) -> None:

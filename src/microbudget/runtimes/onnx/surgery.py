@@ -14,7 +14,7 @@ from ...errors import UnsupportedModel
 from .graph import OnnxGraph, attribute, copied, needed_for, replace_nodes
 
 Linear = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight (outputs, inputs), bias (outputs,)
-_TRANSPARENT = ("Identity", "Cast", "Softmax", "LogSoftmax", "Dropout")  # may follow the last linear layer
+_TRANSPARENT = ("Identity", "Cast", "Softmax", "LogSoftmax", "Sigmoid", "Dropout")  # may follow the last linear layer
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,18 @@ class Classifier:
     bias: NDArray[np.float32]  # (outputs,)
 
 
-def find_classifier(proto: Any) -> Classifier:
-    """The last linear layer of an `onnx.ModelProto`. Raises UnsupportedModel naming what is there instead."""
+def find_classifier(proto: Any, output: str | None = None) -> Classifier:
+    """The last linear layer of an `onnx.ModelProto` before an output, by default the first.
+
+    Raises UnsupportedModel naming what is there instead.
+    """
     graph = OnnxGraph(proto.graph)
     constants = graph.initializers | {
         node.output[0]: node.attribute[0].t
         for node in graph.nodes
         if node.op_type == "Constant" and node.attribute[0].name == "value"
     }
-    node = graph.producer(graph.outputs[0], skipping=_TRANSPARENT)
+    node = graph.producer(output or graph.outputs[0], skipping=_TRANSPARENT)
     bias = None
     if node is not None and node.op_type == "Add":
         bias_name = next((name for name in node.input if name in constants), None)
