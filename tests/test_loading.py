@@ -214,3 +214,31 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
     assert match_labels(twice, ("crane", "crane", "owl")) == (0, 2, 1)
     with pytest.raises(LabelsDisagree, match=r"such as 'pink'.*finetune"):
         match_labels(model, ("pink", "red"))
+
+
+def test_a_folder_of_timm_and_a_hole_among_the_labels_are_refused_by_name(hf_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(hf_model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    holed = {**config, "id2label": {"0": "cat", "2": "dog"}}
+    (folder / "config.json").write_text(json.dumps(holed), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=r"config\.json: id2label names 2 outputs up to 2, but not output 1"):
+        load(folder)
+    timm = {"architecture": "resnet18", "num_classes": 2, "pretrained_cfg": {"mean": [0.5]}}
+    (folder / "config.json").write_text(json.dumps(timm), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=r"is a model of timm \(resnet18\).*export it to ONNX"):
+        load(folder)
+
+
+def test_missing_preprocessing_is_named_before_anything_is_trained(
+    hf_model: Path, tmp_path: Path, photos: Path
+) -> None:
+    from microbudget import measure, run_recipe
+
+    folder = tmp_path / "model"
+    shutil.copytree(hf_model, folder)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(UnsupportedModel, match=r"model has no preprocessor_config\.json.*save_pretrained writes it"):
+        run_recipe(folder, "finetune()", photos, out=tmp_path / "run")
+    with pytest.raises(UnsupportedModel, match=r"model has no preprocessor_config\.json"):
+        measure(folder, photos)

@@ -18,6 +18,7 @@ SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160
 # Sizes are rounded to multiples of a seventh of the side, 32 pixels of 224: as often as networks halve their input. For
 # sizes between those, such as 112, both constants have to change.
 STEPS = 7
+SMALLEST = 8  # pixels, that `resize` makes
 
 
 class SearchSpace(space.SearchSpace):
@@ -37,7 +38,7 @@ class SearchSpace(space.SearchSpace):
         side = max(Preprocessing.parse(self.given.record.preprocessing or {}).input_size)
         step = max(1, side // STEPS)
         sizes = {round(side * scale / step) * step for scale in SCALES}
-        return sorted((size for size in sizes if size < side), reverse=True)
+        return sorted((size for size in sizes if SMALLEST <= size < side), reverse=True)
 
     def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
         """Decode every photo once for all the input sizes of the recipes."""
