@@ -167,8 +167,7 @@ class Judging:
     ) -> Iterator[Chunk]:
         """Each chunk with the open model's checked outputs; see `answering.answer_chunks`."""
         chunks = self.chunks([model], examples) if chunks is None else chunks
-        columns, convert = self.columns(model), self.to_logits(model)
-        return answer_chunks(worker, model, self.task, chunks, columns, progress, convert)
+        return answer_chunks(worker, model, self.task, chunks, self.columns(model), progress, self.to_logits(model))
 
     def answers(
         self,

@@ -127,8 +127,8 @@ def _hf_record(folder: Path, weights: bool) -> Record:
         raise ModelNotFound(f"{folder} has a config.json but no *.safetensors beside it: is the download complete?")
     if "pretrained_cfg" in config or any(name.startswith("TimmWrapper") for name in architectures):
         raise UnsupportedModel(
-            f"{path} is a model of timm ({config.get('architecture', 'of unknown architecture')}), which is not supported"
-            " yet: export it to ONNX (torch.onnx.export of timm.create_model) and give the .onnx file"
+            f"{path} is a model of timm ({config.get('architecture', 'of unknown architecture')}), which is not"
+            " supported yet: export it to ONNX (torch.onnx.export of timm.create_model) and give the .onnx file"
         )
     network = _network_of(architectures, path)
     try:
