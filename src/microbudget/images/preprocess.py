@@ -21,12 +21,46 @@ from .processors import NEVER_NORMALIZED, WARPED_FROM, family_of, settings_of
 Table = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Levels:
+    """The floats of the levels 0 to 255: (level * factor - shift), less the mean, by the divisors one after the other.
+
+    Each step is rounded to float32, as transformers does. None leaves a step out.
+    """
+
+    factor: float | None
+    shift: float
+    mean: tuple[float, ...] | None  # of the three output channels
+    divisors: tuple[tuple[float, ...], ...]
+
+    def table(self) -> Table:
+        """The result for every level of each channel, (3, 256)."""
+        levels = np.arange(256, dtype=np.uint8)[None].repeat(3, axis=0)
+        values: Table = levels.astype(np.float32)
+        if self.factor is not None:
+            values = (levels.astype(np.float64) * self.factor).astype(np.float32)
+        if self.shift:
+            values = values - np.float32(self.shift)
+        if self.mean is not None:
+            values = values - np.array(self.mean, np.float32)[:, None]
+        for divisor in self.divisors:
+            values = values / np.array(divisor, np.float32)[:, None]
+        return values
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, with steps that change nothing in place of those left out."""
+        std, top, *_ = (*self.divisors, (1.0,) * 3, (1.0,) * 3)
+        mean = self.mean or (0.0,) * 3
+        return {"factor": self.factor or 1.0, "shift": [self.shift] * 3, "mean": mean, "std": std, "top": top}
+
+
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
     """One configuration, understood."""
 
     config: dict[str, Any]  # as given, without the nesting of processor_config.json
     geometry: Geometry
+    levels: Levels
     table: Table  # (3, 256): the float of each level of each output channel
     flipped: bool = False  # blue first
 
@@ -42,10 +76,12 @@ class Preprocessing:
         settings = settings_of(family, config)
         if "size" not in config and not any(key.endswith("_type") for key in config):
             raise UnsupportedPreprocessing("the preprocessing names neither image_processor_type nor size")
+        levels = _levels(family, settings)
         return cls(
             config,
             _geometry(family, settings),
-            _table(family, settings),
+            levels,
+            levels.table(),
             flipped=bool(settings.get("do_flip_channel_order", False)),
         )
 
@@ -173,19 +209,21 @@ def _resample(value: Any) -> int:
         raise UnsupportedPreprocessing(f"resample = {value!r} is not supported; known are {known}") from error
 
 
-def _table(family: str, settings: dict[str, Any]) -> Table:
-    """The result of rescale and normalize for every level, (3, 256), with the types and the order of transformers."""
-    levels = np.arange(256, dtype=np.uint8)[None].repeat(3, axis=0)
-    values: Table = levels.astype(np.float32)
-    if settings["do_rescale"]:
-        values = (levels.astype(np.float64) * _positive(settings, "rescale_factor")).astype(np.float32)
-        if settings.get("rescale_offset"):
-            values = values - np.float32(1)
+def _levels(family: str, settings: dict[str, Any]) -> Levels:
+    """Rescale and normalize, with the types and the order of transformers."""
+    rescaled = bool(settings["do_rescale"])
+    divisors, mean = [], None
     if settings["do_normalize"] and family not in NEVER_NORMALIZED:
-        values = (values - _channels(settings, "image_mean")) / _channels(settings, "image_std")
+        mean = _channels(settings, "image_mean")
+        divisors.append(_channels(settings, "image_std"))
     if settings.get("include_top"):
-        values = values / _channels(settings, "image_std")
-    return values
+        divisors.append(_channels(settings, "image_std"))
+    return Levels(
+        factor=float(_positive(settings, "rescale_factor")) if rescaled else None,
+        shift=1.0 if rescaled and settings.get("rescale_offset") else 0.0,
+        mean=mean,
+        divisors=tuple(divisors),
+    )
 
 
 def _positive(settings: dict[str, Any], key: str) -> float:
@@ -195,11 +233,11 @@ def _positive(settings: dict[str, Any], key: str) -> float:
     return value
 
 
-def _channels(settings: dict[str, Any], key: str) -> Table:
-    """One number or three, as (3, 1)."""
+def _channels(settings: dict[str, Any], key: str) -> tuple[float, ...]:
+    """One number or three, as three float32 values."""
     given = settings[key]
     numbers = given if isinstance(given, list | tuple) else [given] * 3
     values = np.array([value if isinstance(value, int | float) else np.nan for value in numbers], dtype=np.float32)
     if values.shape != (3,) or not np.isfinite(values).all() or (key == "image_std" and (values == 0).any()):
         raise UnsupportedPreprocessing(f"{key} = {given!r} is not supported; give three finite numbers (no zero std)")
-    return values[:, None]
+    return tuple(float(str(value)) for value in values)  # the shortest decimals that are the same float32

@@ -35,7 +35,8 @@ def prepare(image, plan):
         top, left = (image.height - height) // 2, (image.width - width) // 2
         image = image.crop((left, top, left + width, top + height))
     channels = np.asarray(image)[..., :: -1 if plan["flipped"] else 1].transpose(2, 0, 1)
-    planes = [np.array(row, np.float32)[plane] for row, plane in zip(plan["table"], channels, strict=True)]
+    shift, mean, std, top = (np.array(plan[key], np.float32)[:, None, None] for key in ("shift", "mean", "std", "top"))
+    planes = ((channels * np.float64(plan["factor"])).astype(np.float32) - shift - mean) / std / top
     return np.stack(planes, -1 if plan["channels_last"] else 0)[None].repeat(plan["batch"], 0).astype(plan["dtype"])
 
 
@@ -49,10 +50,9 @@ def main(photos):
     session, labels, plan = load(Path(__file__).with_name("model.onnx"))
     for photo in photos:
         try:
-            image = upright_rgb(photo)
+            probabilities = classify(session, prepare(upright_rgb(photo), plan), plan)
         except OSError as error:
             sys.exit(f"{photo} is no image that can be read: {error}")
-        probabilities = classify(session, prepare(image, plan), plan)
         print(photo, labels[probabilities.argmax()], f"{probabilities.max():.4f}", sep="\t")
 
 

@@ -47,8 +47,8 @@ def _plan(model: Model) -> dict[str, Any] | None:
         "edge": resize.edge if isinstance(resize, ShortestEdge) else None,
         "crops": [list(crop) for crop in parsed.geometry.crops],
         "resample": parsed.geometry.resample,
-        "table": [[float(str(level)) for level in row] for row in parsed.table],  # shortest text to the bit
         "flipped": parsed.flipped,
+        **parsed.levels.as_dict(),
         **_asked_and_answered(model),
     }
 
