@@ -160,7 +160,7 @@ def test_a_base_model_and_a_strange_template_are_noted(tmp_path: Path) -> None:
 
 def test_the_commands(tmp_path: Path) -> None:
     create, run = ollama.commands("lm-python:q4", tmp_path / "a b")
-    assert create == f'ollama create lm-python:q4 -f "{tmp_path / "a b" / "Modelfile"}"'
+    assert create == f"ollama create lm-python:q4 -f '{tmp_path / 'a b' / 'Modelfile'}'"
     assert run == "ollama run lm-python:q4"
     for name in ("", "Big", "a b", "-x", "a/b/c", "a;rm"):
         with pytest.raises(InvalidOption, match="Ollama takes names"):

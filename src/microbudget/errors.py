@@ -4,6 +4,8 @@ Each error says what came, what is allowed and what to do next. `exit_status` is
 2 for bad input, 3 for a failure of the machine or of a process.
 """
 
+import re
+
 
 class MicrobudgetError(Exception):
     """The root: an expected error, whose message is meant for the user."""
@@ -93,7 +95,16 @@ class BrokenModel(Failed):
     """A model whose answers are NaN, constant or of another shape: it is reported, not measured."""
 
 
-def first_line(error: Exception) -> str:
-    """The first line of another library's error message; the error's class where the message is empty."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+_SOURCE = re.compile(r"(?:[A-Za-z]:)?[/\\][^\s:,'\"]*\.(?:py|cc|cpp|c|h|hpp|rs)\b(?::\d+)?:?\s*")
+
+
+def what_it_said(error: Exception) -> str:
+    """Another library's error message, whole and in one line; the error's class where the message is empty.
+
+    The reason is often on the second line. Paths of the library's own sources are left out.
+    """
+    text = " ".join(_SOURCE.sub("", str(error)).split())
+    return text or type(error).__name__
+
+
+first_line = what_it_said  # the older name

@@ -185,5 +185,5 @@ def _raised(asked: str, kind: str, message: str) -> MicrobudgetError:
     ours = getattr(errors, kind, None)
     if isinstance(ours, type) and issubclass(ours, MicrobudgetError):
         return ours(message)
-    first = message.strip().splitlines()[0] if message.strip() else ""
-    return WorkerFailed(f"the worker that was asked to {asked} failed with {kind}: {first}")
+    whole = " ".join(message.split())  # the reason is often on the second line
+    return WorkerFailed(f"the worker that was asked to {asked} failed with {kind}: {whole}")

@@ -13,6 +13,7 @@ from typing import Any
 from .. import kind
 from ..errors import MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
 from ..model import CT2_NAME, GGUF_NAME, ONNX_NAME, Model, Record, backbone_of
+from .hf.checkpoint import Checkpoint
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".keras")
 HUB_FILES = ("*.json", "*.txt", "tokenizer.model", "*.jinja")
@@ -118,6 +119,10 @@ def _foreign_record(path: Path, model_format: str) -> Record:
 def _hf_record(folder: Path, weights: bool) -> Record:
     path = folder / "config.json"
     try:
+        if path.read_bytes().startswith(b"\xef\xbb\xbf"):
+            raise UnsupportedModel(
+                f"{path} begins with a byte order mark, which transformers does not read: save it as UTF-8 without one"
+            )
         config = json.loads(path.read_text(encoding="utf-8"))
         architectures = [str(name) for name in config.get("architectures") or ()]
     except (ValueError, AttributeError, TypeError) as error:
@@ -130,12 +135,26 @@ def _hf_record(folder: Path, weights: bool) -> Record:
             f"{path} is a model of timm ({config.get('architecture', 'of unknown architecture')}), which is not"
             " supported yet: export it to ONNX (torch.onnx.export of timm.create_model) and give the .onnx file"
         )
+    _refuse_quantized(config, path)
+    if weights:
+        Checkpoint(folder)  # a damaged file is named here, whichever verb asked
     network = _network_of(architectures, path)
     try:
         record: Record = network.hf_record(folder, config)
         return record
     except (ValueError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{path} cannot be read: {error}") from error
+
+
+def _refuse_quantized(config: dict[str, Any], path: Path) -> None:
+    """Raises UnsupportedModel for a checkpoint of bitsandbytes, GPTQ, AWQ and others, by its method's name."""
+    given = config.get("quantization_config")
+    if given:
+        method = given.get("quant_method", "unknown") if isinstance(given, dict) else "unknown"
+        raise UnsupportedModel(
+            f"{path}: the weights are quantized already ({method}), and would be quantized twice: give the original"
+            " float model"
+        )
 
 
 def _network_of(architectures: list[str], path: Path) -> ModuleType:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InvalidOption, UnsupportedModel, first_line
+from ...errors import InvalidOption, UnsupportedModel, what_it_said
 from ...methods import Context
 from ...methods.distill import Distill
 from ...methods.distill.loss import feature_loss, mixed_loss
@@ -130,7 +130,7 @@ def check_input(network: Any, data: DistillationData, step: Distill) -> None:
         with torch.no_grad():
             network(**inputs)
     except (ValueError, RuntimeError, IndexError) as error:
-        reason = first_line(error)
+        reason = what_it_said(error)
         if step.student is None:
             raise UnsupportedModel(
                 f"distill: the student that depth={step.depth:g} and width={step.width:g} leave does not run"

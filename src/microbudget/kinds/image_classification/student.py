@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from ...errors import InvalidOption, ModelNotFound, UnsupportedModel, first_line
+from ...errors import InvalidOption, ModelNotFound, UnsupportedModel, what_it_said
 from ...model import Model, Record
 from ...runtimes.hf.heads import set_classes
 from ...runtimes.hf.image_classifier import load_network
@@ -167,7 +167,7 @@ def _parameters(kind: Any, config: Any) -> int:
             return sum(tensor.numel() for tensor in kind(copy.deepcopy(config)).parameters())
     except (ValueError, RuntimeError, IndexError, TypeError) as error:
         raise UnsupportedModel(
-            f"transformers makes no {config.model_type} of the smaller configuration: {first_line(error)}. Name a"
+            f"transformers makes no {config.model_type} of the smaller configuration: {what_it_said(error)}. Name a"
             " student, or prune() before distill()"
         ) from error
 

@@ -58,23 +58,45 @@ class PromptFormat:
 
 
 def _go(text: str) -> str:
-    """Text as a Go template has to write it."""
-    return text.replace("{{", '{{ "{{" }}')
+    """Text as a Go template has to write it.
+
+    Go reads "{{" wherever it is, also where the text ends with a brace before an action of the template.
+    """
+    escaped = text.replace("{{", '{{ "{{" }}')
+    return escaped[:-1] + '{{ "{" }}' if escaped.endswith("{") else escaped
 
 
-def derive(template: ChatTemplate) -> PromptFormat:
+@dataclass(frozen=True)
+class _Writer:
+    """What a model's own template writes, without the BOS that Ollama adds itself."""
+
+    renderer: Renderer
+    template: ChatTemplate
+    dropped: str
+
+    def write(self, *talk: tuple[str, str]) -> str:
+        written = self.renderer.render(self.template, [{"role": role, "content": text} for role, text in talk])
+        if _DATED.search(written):
+            raise _irregular("it writes the date")
+        return written.removeprefix(self.dropped)
+
+
+def derive(template: ChatTemplate, adds_bos: bool = True) -> PromptFormat:
     """The prompt format of a Jinja chat template.
 
+    adds_bos: whether the runtime puts BOS before a text by itself. Where it does not, a BOS that the template writes is
+    a part of it: SmolLM2's `<|im_start|>` is its BOS too.
     Raises UnsupportedModel for a template that fails, or that writes turns in a way that no such format has.
     """
     with Renderer() as renderer:
-        return _verified(*_derived(renderer, template), renderer, template)
+        writer = _Writer(renderer, template, template.bos_token if adds_bos else "")
+        return _verified(*_derived(writer), writer)
 
 
-def _derived(renderer: Renderer, template: ChatTemplate) -> tuple[PromptFormat, bool]:
+def _derived(writer: _Writer) -> tuple[PromptFormat, bool]:
     """The format of a few conversations, and whether it is exact; else it is so up to spaces."""
-    plain = _written(renderer, template, ("user", USER))
-    longer = _written(renderer, template, ("user", USER), ("assistant", ANSWER), ("user", AGAIN))
+    plain = writer.write(("user", USER))
+    longer = writer.write(("user", USER), ("assistant", ANSWER), ("user", AGAIN))
     before_first, after_prompt = _cut(plain, USER)
     head, after_answer_and_more = _cut(longer, ANSWER)
     between, after_again = _cut(after_answer_and_more, AGAIN)
@@ -83,13 +105,15 @@ def _derived(renderer: Renderer, template: ChatTemplate) -> tuple[PromptFormat, 
         raise _irregular("a turn depends on those before it")
     exact = head == start  # else the template puts a space before answers, which models write themselves
     try:
-        asked = _written(renderer, template, ("system", SYSTEM), ("user", USER))
+        asked = writer.write(("system", SYSTEM), ("user", USER))
         before_system, rest = _cut(asked, SYSTEM)
         after_system, ending = _cut(rest, USER)
     except UnsupportedModel:
         before_system = after_system = ending = ""
     takes_system = ending == after_prompt
-    found = _joined(before_first, before_system, after_system, after_prompt, between, template.eos_token, takes_system)
+    found = _joined(
+        before_first, before_system, after_system, after_prompt, between, writer.template.eos_token, takes_system
+    )
     return found, exact
 
 
@@ -123,7 +147,7 @@ def _common_end(a: str, b: str) -> str:
     return a[len(a) - length :]
 
 
-def _verified(found: PromptFormat, exact: bool, renderer: Renderer, template: ChatTemplate) -> PromptFormat:
+def _verified(found: PromptFormat, exact: bool, writer: _Writer) -> PromptFormat:
     """The format, if it writes what the template writes for other conversations; unless `exact`, up to spaces."""
     talks: list[tuple[tuple[str, str], ...]] = [
         (("user", "Why?"),),
@@ -133,18 +157,10 @@ def _verified(found: PromptFormat, exact: bool, renderer: Renderer, template: Ch
         talks += [(("system", "Be kind."), *talk) for talk in talks]
     for talk in talks:
         written = found.write([{"role": role, "content": text} for role, text in talk])
-        expected = _written(renderer, template, *talk)
+        expected = writer.write(*talk)
         if written != expected and (exact or written.replace(" ", "") != expected.replace(" ", "")):
             raise _irregular("a conversation of several turns is written differently")
     return found
-
-
-def _written(renderer: Renderer, template: ChatTemplate, *talk: tuple[str, str]) -> str:
-    """What the template writes, without BOS: Ollama adds it itself."""
-    written = renderer.render(template, [{"role": role, "content": text} for role, text in talk])
-    if _DATED.search(written):
-        raise _irregular("it writes the date")
-    return written.removeprefix(template.bos_token)
 
 
 def _cut(text: str, mark: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import urllib.error
@@ -57,6 +58,10 @@ def modelfile(
         tokens = file.texts("tokenizer.ggml.tokens")
         begin, end = (_token(file, tokens, name) for name in ("bos", "eos"))
         template = file.text("tokenizer.chat_template")
+        byte_level = (
+            file.text("tokenizer.ggml.model") == "gpt2"
+        )  # which begins texts with BOS only where the file says so
+        adds_begin = bool(file.get("tokenizer.ggml.add_bos_token", not byte_level))
     lines, notes = [f"FROM ./{path.name}"], []
     form = None
     if template is None:
@@ -64,10 +69,15 @@ def modelfile(
         notes.append("the model has no chat template: it continues texts and does not answer as an assistant")
     else:
         try:
-            form = derive(ChatTemplate(template, begin, end))
-            lines += _conversation(form)
+            form = derive(ChatTemplate(template, begin, end), adds_begin)
+            lines.append(_quoted("TEMPLATE", form.go()))
         except UnsupportedModel as error:
             notes.append(f"TEMPLATE is left out, and Ollama chooses one by itself ({error})")
+    if form is not None and form.system:
+        try:
+            lines.append(_quoted("SYSTEM", form.system))
+        except UnsupportedModel as error:
+            notes.append(f"SYSTEM is left out: the model answers without its own system prompt ({error})")
     settings = {"num_ctx": min(CONTEXT, trained) if context is None else context, **(parameters or {})}
     lines += [f"PARAMETER {key} {value}" for key, value in settings.items()]
     lines += [f"PARAMETER stop {_word(stop)}" for stop in _stops(form, end)]
@@ -153,11 +163,6 @@ def _run(command: list[str], timeout_s: float) -> str:
     return done.stdout
 
 
-def _conversation(form: PromptFormat) -> list[str]:
-    lines = [_quoted("TEMPLATE", form.go())]
-    return [*lines, _quoted("SYSTEM", form.system)] if form.system else lines
-
-
 def _stops(form: PromptFormat | None, end: str) -> list[str]:
     """Texts that end an answer: EOS, the end of an answer, and the beginning of the next turn."""
     found = [end] if form is None else [end, form.after_answer.strip(), form.before_prompt.strip()]
@@ -174,7 +179,7 @@ def _token(file: GgufFile, tokens: list[str], name: str) -> str:
 def _quoted(word: str, text: str) -> str:
     """An instruction with a text of several lines. Raises UnsupportedModel when the text contains the quotes itself."""
     if '"""' in text:
-        raise UnsupportedModel('the text contains """, which a Modelfile cannot quote')
+        raise UnsupportedModel(f'the text of {word} contains """, which a Modelfile cannot quote')
     return f'{word} """{text}"""'
 
 
@@ -184,4 +189,5 @@ def _word(text: str) -> str:
 
 
 def _shell(path: str) -> str:
-    return f'"{path}"' if " " in path else path
+    """A path as a shell of the system takes it: `$`, backticks and quotes would mean something there."""
+    return subprocess.list2cmdline([path]) if os.name == "nt" else shlex.quote(path)

@@ -15,7 +15,9 @@ from ...methods.export import Export
 from ...methods.quantize import Quantize
 from ...model import Model
 from ...recipes.recipe import Recipe
-from ...runtimes.gguf.convert import DTYPES
+from ...runtimes.gguf.convert import DTYPES, plan
+from ...runtimes.gguf.token_check import settle
+from ...runtimes.hf.checkpoint import Checkpoint
 from ...search import space
 from ...task import Inputs
 from ...units import Drop, format_bytes
@@ -34,6 +36,12 @@ def level(recipe: Recipe) -> str | None:
     if isinstance(last, Quantize) and (last.type or recipe.formats("hf")[-1] == "gguf"):
         return last.level
     return None
+
+
+def is_gguf_export(recipe: Recipe) -> bool:
+    """Whether a recipe begins with the export of the given folder, whose files are then known before it is built."""
+    first = recipe.steps[0] if recipe.steps else None
+    return isinstance(first, Export) and first.format == "gguf"
 
 
 class SearchSpace(space.SearchSpace):
@@ -74,6 +82,9 @@ class SearchSpace(space.SearchSpace):
 
     def check(self, recipes: Sequence[Recipe], path_of: Callable[[Recipe], Path], folder: Path) -> None:
         """Whether the model can have the types, and all files fit on the disk."""
+        if any(is_gguf_export(recipe) for recipe in recipes):
+            conversion, _ = settle(plan(self.given.path))  # a tokenizer that llama.cpp lacks; then the weights' names
+            conversion.check(Checkpoint(self.given.path))
         known = [recipe for recipe in recipes if predictable(recipe)]
         if not known:
             return

@@ -100,7 +100,7 @@ def _read(path: Path) -> list[str]:
     """The lines of a text file, or of all `.txt` files in a folder. Raises BadData."""
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     try:
-        return [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        return [line for file in files for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise BadData(f"trim: the text {path} cannot be read: {error}") from error
 

@@ -22,11 +22,16 @@ from .write import Layout, entry, order
 
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 ROPE_FACTORS = "rope_freqs.weight"
 LARGEST_FLOAT16 = 65504.0
 CHUNK_VALUES = 2**22  # converted at once, so that little memory is taken besides the tensor itself
 # Old checkpoints hold buffers that follow from the configuration.
 _IGNORED = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.bias")
+
+
+class BeyondFloat16(UnsupportedModel):
+    """Weights that float16 would make infinite."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,12 @@ class Conversion:
     def write(self, path: Path, progress: Progress = SILENT) -> None:
         """Write the file. Raises UnsupportedModel for weights that are missing, left over or of another shape."""
         checkpoint = Checkpoint(self.folder)
-        self._check(checkpoint)
+        self.check(checkpoint)
         self.layout.write(path, lambda tensor: self._data(tensor, checkpoint))
         progress.say(f"export    {len(self.layout.tensors)} tensors, {self.dtype}, {path.stat().st_size:,} bytes")
 
-    def _check(self, checkpoint: Checkpoint) -> None:
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raise UnsupportedModel for weights that are missing, left over, of another shape, or no floats."""
         expected = {
             name: shape for row, source, _, shape in self.config.tensors() for name, shape in _parts(source, shape)
         }
@@ -81,7 +87,7 @@ class Conversion:
             raise UnsupportedModel(
                 f"{self.folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}"
             )
-        tied = {"lm_head.weight"} if self.config.tied else set()
+        tied = {HEAD} if self.config.tied else set()
         left = sorted(
             name for name in checkpoint.tensors.keys() - expected.keys() - tied if not name.endswith(_IGNORED)
         )
@@ -111,15 +117,45 @@ class Conversion:
             yield as_type(array[first : first + step], tensor)
 
 
+def wider(conversion: Conversion) -> tuple[Conversion, str]:
+    """The same without float16, and the dtype: bfloat16 where the weights are stored so, which loses nothing."""
+    stored = {tensor.dtype for tensor in Checkpoint(conversion.folder).tensors.values()}
+    dtype = "bfloat16" if stored == {"BF16"} else "float32"
+    return replace(conversion, dtype=DTYPES[dtype]), dtype
+
+
 def plan(folder: Path, dtype: str = "float16") -> Conversion:
-    """What `export` will write; reads the configuration and the tokenizer, no weights.
+    """What `export` will write; reads the configuration and the tokenizer, and of the weights at most the head.
 
     dtype: "float32", "float16" or "bfloat16". Raises what `read_config` and `read_vocabulary` raise.
     """
     if dtype not in DTYPES:
         raise InvalidOption(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     config = read_config(folder)
+    if config.tied and has_own_head(folder):
+        config = replace(config, tied=False)
     return Conversion(folder, config, read_vocabulary(folder, config.vocabulary), DTYPES[dtype])
+
+
+def has_own_head(folder: Path) -> bool:
+    """Whether the weights hold an `lm_head` that is not the embedding; False where no weights are there yet.
+
+    A merged adapter leaves `tie_word_embeddings: true` beside the head that it trained. transformers keeps that head:
+    what the file holds decides, not the flag.
+    """
+    if not any(folder.glob("*.safetensors")):
+        return False
+    checkpoint = Checkpoint(folder)
+    if not {HEAD, EMBEDDING} <= checkpoint.tensors.keys():
+        return False
+    head, embedding = (checkpoint.require_float(name) for name in (HEAD, EMBEDDING))
+    if head.shape != embedding.shape or head.dtype != embedding.dtype:
+        return True
+    step = max(1, CHUNK_VALUES // max(1, head.shape[-1]))
+    return any(
+        not np.array_equal(checkpoint.rows(HEAD, first, step), checkpoint.rows(EMBEDDING, first, step))
+        for first in range(0, head.shape[0], step)
+    )
 
 
 def with_pre(conversion: Conversion, pre: str) -> Conversion:
@@ -198,7 +234,7 @@ def pair_rows(array: NDArray[Any], heads: int) -> NDArray[Any]:
 def as_type(array: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
     """The values in the tensor's type; bfloat16 is given and returned as uint16.
 
-    Raises UnsupportedModel for values beyond float16's range.
+    Raises BeyondFloat16 for values beyond float16's range.
     """
     type_name = tensor.type.name
     if array.dtype == np.uint16:
@@ -208,7 +244,7 @@ def as_type(array: NDArray[Any], tensor: TensorInfo) -> NDArray[Any]:
     if type_name == "BF16":
         return narrow(array.astype(np.float32, copy=False))
     if type_name == "F16" and array.dtype != np.float16 and float(np.abs(array).max()) > LARGEST_FLOAT16:
-        raise UnsupportedModel(
+        raise BeyondFloat16(
             f"{tensor.name} has values beyond float16's range of {LARGEST_FLOAT16:.0f}: export with"
             " dtype='bfloat16' or 'float32'"
         )

@@ -212,7 +212,7 @@ def read_config(folder: Path) -> LanguageConfig:
     """
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ModelNotFound(f"{folder} has no config.json: give a Hugging Face folder") from error
     except (ValueError, OSError, RecursionError) as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import BadData, BrokenModel, UnsupportedModel
 from ...machine.processor import thread_count
-from .file import GgufFile, TensorInfo
+from .file import MAGIC, GgufFile, TensorInfo
 from .llama import library
 from .llama.network import Network
 from .llama.structures import Tensor
@@ -46,7 +46,7 @@ class _Sums:
         name = weights.name.decode("utf-8", "replace")
         if before:
             return name.endswith(".weight") and bool(inputs.type == F32.id)
-        self._add(name, _values(inputs))
+        self._add(name, values(inputs))
         return True
 
     def _is_product(self, operation: int) -> bool:
@@ -54,13 +54,13 @@ class _Sums:
             self._operations[operation] = library().ggml_op_name(operation) == b"MUL_MAT"
         return self._operations[operation]
 
-    def _add(self, name: str, values: NDArray[np.float32]) -> None:
-        squares = np.square(values).sum(axis=0, dtype=np.float64)
+    def _add(self, name: str, inputs: NDArray[np.float32]) -> None:
+        squares = np.square(inputs).sum(axis=0, dtype=np.float64)
         self.squares[name] = self.squares.get(name, 0.0) + squares
-        self.counts[name] = self.counts.get(name, 0) + len(values)
+        self.counts[name] = self.counts.get(name, 0) + len(inputs)
 
 
-def _values(tensor: Tensor) -> NDArray[np.float32]:
+def values(tensor: Tensor) -> NDArray[np.float32]:
     """The values of a float32 tensor in this process's memory: (rows, columns)."""
     shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
     bytes_there = sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True)) + 4
@@ -141,7 +141,16 @@ def save(path: Path, matrix: Mapping[str, NDArray[np.float32]], tokens: int, sou
 
 
 def load(path: Path) -> Matrix:
-    """The matrix in a file of `save` or of llama.cpp's `llama-imatrix`. Raises UnsupportedModel, ModelNotFound."""
+    """The matrix in a file of `save` or of llama.cpp's `llama-imatrix`. Raises UnsupportedModel, ModelNotFound.
+
+    Means that are all zero are of a tensor that was never run: they would weigh nothing, and are refused.
+    """
+    with path.open("rb") as stream:
+        if stream.read(4) != MAGIC:
+            raise UnsupportedModel(
+                f"{path} is no GGUF file. An importance matrix in the older format (.dat) is converted by llama.cpp:"
+                f" llama-imatrix --in-file {path} --output-format gguf -o {path.stem}.gguf -m MODEL.gguf"
+            )
     with GgufFile(path) as file:
         general_type: Any = file.get("general.type")
         if general_type != "imatrix":
@@ -160,4 +169,8 @@ def _mean(file: GgufFile, name: str) -> NDArray[np.float32]:
     sums, counts = (file.read(part).view(np.float32).reshape(-1) for part in parts if part is not None)
     if counts.size != 1 or not counts[0] > 0 or not (np.isfinite(sums).all() and (sums >= 0).all()):
         raise UnsupportedModel(f"{file.path} is damaged: the sums or counts of {name} cannot be")
+    if not sums.any():
+        raise UnsupportedModel(
+            f"{file.path}: the importance of {name} is zero in all columns, as if it never ran: compute it again"
+        )
     return np.asarray(sums / counts[0], np.float32)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UnsupportedModel
 from .convert import Conversion, with_pre
 from .pretokenizer import CANDIDATES
 from .vocabulary import NORMAL, Vocabulary
 from .write import Layout
+
+if TYPE_CHECKING:
+    from .llama.network import Network
 
 # Contractions, digits, spaces, code, other scripts, emoji: whatever pre-tokenizers cut in different places.
 PROBES = (
@@ -23,6 +28,7 @@ PROBES = (
 )
 
 
+SHOWN = 40  # characters and pieces of an example
 OWN_TOKENS = 2000  # of the vocabulary, put together to one more text
 
 
@@ -51,14 +57,39 @@ def settle(conversion: Conversion) -> tuple[Conversion, TokenCheck]:
     if vocabulary.model != "gpt2":
         different = _first_difference(conversion, expected)
         return conversion, TokenCheck(True, different is None, vocabulary.pre, different)
-    for pre in _in_order(vocabulary.pre):
+    tried = _in_order(vocabulary.pre)
+    differences = {}
+    for pre in tried:
         candidate = with_pre(conversion, pre)
-        if _first_difference(candidate, expected) is None:
+        different = _first_difference(candidate, expected)
+        if different is None:
             return candidate, TokenCheck(True, True, pre)
+        differences[pre] = different
+    closest = max(tried, key=lambda pre: probes.index(differences[pre]))
+    word, own, other = _smallest_difference(with_pre(conversion, closest), original, differences[closest])
     raise UnsupportedModel(
-        f"{conversion.folder}: no pre-tokenizer of llama.cpp cuts text as this tokenizer does; tried"
-        f" {', '.join(_in_order(vocabulary.pre))}"
+        f"{conversion.folder}: no pre-tokenizer of llama.cpp cuts text as this tokenizer does: {word!r} is {own} here,"
+        f" and {other} with {closest!r}, the closest. A GGUF would read other tokens than the model was trained on."
+        f" Tried: {', '.join(tried)}"
     )
+
+
+def _smallest_difference(conversion: Conversion, original: Any, text: str) -> tuple[str, list[str], list[str]]:
+    """A short part of a text that is cut in another way, and the pieces here and in llama.cpp."""
+
+    def pieces(tokens: list[int]) -> list[str]:
+        return [original.decode([token]) for token in tokens]
+
+    words = text.split()
+    pairs = (" ".join(pair) for pair in pairwise(words))
+    parts = dict.fromkeys((*words, *(f" {word}" for word in words), *pairs))
+    with _opened(conversion) as network:
+        for part in (*parts, text):
+            own = original.encode(part, add_special_tokens=False).ids
+            other = network.vocabulary.encode(part, special=True)
+            if own != other:
+                return part[:SHOWN], pieces(own)[:SHOWN], pieces(other)[:SHOWN]
+    return text[:SHOWN], [], []
 
 
 def _unchecked(conversion: Conversion) -> tuple[Conversion, TokenCheck]:
@@ -103,6 +134,16 @@ def _plain(piece: str) -> bool:
 
 def _first_difference(conversion: Conversion, expected: Mapping[str, list[int]]) -> str | None:
     """The first probe whose tokens in llama.cpp are others; None when all agree."""
+    with _opened(conversion) as network:
+        for text, tokens in expected.items():
+            if network.vocabulary.encode(text, special=True) != tokens:
+                return text
+    return None
+
+
+@contextmanager
+def _opened(conversion: Conversion) -> Iterator[Network]:
+    """The tokenizer alone, in llama.cpp."""
     from .llama.network import Network
 
     with TemporaryDirectory() as folder:
@@ -110,9 +151,6 @@ def _first_difference(conversion: Conversion, expected: Mapping[str, list[int]])
         path.write_bytes(Layout(conversion.layout.entries, ()).header)
         network = Network(path, vocabulary_only=True)
         try:
-            for text, tokens in expected.items():
-                if network.vocabulary.encode(text, special=True) != tokens:
-                    return text
+            yield network
         finally:
             network.close()
-    return None

@@ -85,7 +85,10 @@ def read_chat_template(folder: Path, settings: dict[str, Any] | None = None) -> 
     """The Jinja text that turns messages into a prompt; None for a model that knows no chat."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnsupportedModel(f"{path} cannot be read as UTF-8 text: {error}") from error
     template = (settings if settings is not None else _settings(folder)).get("chat_template")
     if isinstance(template, list):  # several by name
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
@@ -122,7 +125,7 @@ def _with_added(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError, RecursionError) as error:
         raise UnsupportedModel(f"{path} cannot be read: {error}") from error
     if not isinstance(loaded, dict):
@@ -269,7 +272,7 @@ def _put(tokens: list[str], scores: list[float], types: list[int], index: int, i
 
 
 def _from_merges(folder: Path, settings: dict[str, Any]) -> Vocabulary:
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "merges.txt").read_text(encoding="utf-8-sig").split("\n")
     merges = [line for line in lines if line and not line.startswith("#version")]
     decoder = settings.get("added_tokens_decoder") or {}
     added = [{**item, "id": int(key)} for key, item in decoder.items()]
@@ -283,9 +286,12 @@ def _padded(found: Vocabulary, size: int, folder: Path) -> Vocabulary:
     """As many tokens as the embedding has rows: models round their vocabulary up."""
     missing = size - len(found.tokens)
     if missing < 0:
+        extra = [repr(name) for name in found.tokens[size:]]
+        shown = ", ".join(extra[:3]) + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")
         raise UnsupportedModel(
-            f"{folder}: the tokenizer has {len(found.tokens)} tokens, the model only {size}: they do not belong"
-            " together"
+            f"{folder}: the tokenizer has {len(found.tokens)} tokens, the model only {size} rows: {shown}"
+            f" {'has no row' if len(extra) == 1 else 'have no rows'}. Give the model rows for them"
+            " (resize_token_embeddings, then save_pretrained), or take the tokenizer that it was trained with"
         )
     names = (f"[PAD{index}]" for index in range(len(found.tokens), size))
     return replace(

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ...errors import MissingExtra, UnsupportedModel, first_line
+from ...errors import MissingExtra, UnsupportedModel, what_it_said
 from ...model import ADAPTER_CONFIG, Model, backbone_of
 
 try:
@@ -26,7 +26,7 @@ def merged(network: Any, folder: Path) -> Any:
             return adapted.merge_and_unload().eval()
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise UnsupportedModel(
-            f"the adapter in {folder} does not fit {backbone_of(folder)}: {first_line(error)}"
+            f"the adapter in {folder} does not fit {backbone_of(folder)}: {what_it_said(error)}"
         ) from error
 
 

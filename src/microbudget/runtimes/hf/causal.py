@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import MissingExtra, UnsupportedModel, first_line
+from ...errors import MissingExtra, UnsupportedModel, what_it_said
 from ...model import backbone_of
 from ..language.session import LanguageSession
 
@@ -107,7 +107,7 @@ def load_tokenizer(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # tokenizers raises plain Exception
         raise UnsupportedModel(
-            f"{folder} has no tokenizer that transformers can open ({first_line(error)}): it needs tokenizer.json or"
+            f"{folder} has no tokenizer that transformers can open ({what_it_said(error)}): it needs tokenizer.json or"
             " tokenizer.model next to the weights"
         ) from error
 

@@ -54,11 +54,19 @@ class Checkpoint:
 
     def read(self, name: str) -> NDArray[Any]:
         """A tensor as it is stored, bfloat16 as uint16 (see `widen`). Raises UnsupportedModel for other types."""
+        return self.rows(name, 0, None)
+
+    def rows(self, name: str, first: int, count: int | None) -> NDArray[Any]:
+        """As `read`, of `count` rows from the row `first` on, or fewer where the tensor ends; None: all of them."""
         stored = self.require_float(name)
+        height = stored.shape[0] if stored.shape else 1
+        size = _SIZES[stored.dtype]
+        width = (stored.end - stored.start) // size // max(1, height)
+        wanted = max(0, height - first) if count is None else max(0, min(count, height - first))
         with stored.path.open("rb") as stream:
-            stream.seek(stored.start)
-            values = np.fromfile(stream, _DTYPES[stored.dtype], (stored.end - stored.start) // _SIZES[stored.dtype])
-        return values.reshape(stored.shape)
+            stream.seek(stored.start + first * width * size)
+            values = np.fromfile(stream, _DTYPES[stored.dtype], wanted * width)
+        return values.reshape((wanted, *stored.shape[1:]) if stored.shape else ())
 
 
 def widen(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -82,7 +90,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()))
         paths = [index.parent / name for name in names]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{index} cannot be read: {error!r}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from ...errors import UnsupportedModel, first_line
+from ...errors import UnsupportedModel, what_it_said
 from ...model import Record, backbone_of
 from . import widths
 from .heads import set_classes
@@ -65,8 +65,10 @@ def open_pretrained(auto: Any, folder: Path, what: str) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        raise UnsupportedModel(f"transformers cannot open {folder} as {what}: {first_line(error)}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers, huggingface_hub and safetensors each raise classes of their own
+        raise UnsupportedModel(f"transformers cannot open {folder} as {what}: {what_it_said(error)}") from error
     missing = sorted(map(str, info["missing_keys"])) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if missing:
         raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")

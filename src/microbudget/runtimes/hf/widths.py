@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ...errors import UnsupportedModel, first_line
+from ...errors import UnsupportedModel, what_it_said
 from ...model import weight_files
 
 ATTRIBUTES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "nx", "nf")
@@ -46,7 +46,7 @@ def load(auto: Any, folder: Path, state: State) -> Any:
         network = build(auto, config, state)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise UnsupportedModel(
-            f"{folder} cannot be opened at the widths in its microbudget.json: {first_line(error)}"
+            f"{folder} cannot be opened at the widths in its microbudget.json: {what_it_said(error)}"
         ) from error
     read_weights(network, folder)
     return network.eval()

@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from ...errors import UnsupportedModel, first_line
+from ...errors import UnsupportedModel, what_it_said
 
 Message = Mapping[str, Any]  # "role": "system", "user" or "assistant"; "content": text
 LARGEST_TEMPLATE = 200_000  # characters
@@ -72,7 +72,7 @@ def render(template: ChatTemplate, messages: Sequence[Message], *, answer: bool 
     except MemoryError as error:
         raise UnsupportedModel("the model's chat template failed: it ran out of memory") from error
     except Exception as error:  # Python's compiler and whatever a template calls raise many kinds
-        raise UnsupportedModel(f"the model's chat template failed: {first_line(error)[:LONGEST_REASON]}") from error
+        raise UnsupportedModel(f"the model's chat template failed: {what_it_said(error)[:LONGEST_REASON]}") from error
 
 
 def last_answer(template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, str]:

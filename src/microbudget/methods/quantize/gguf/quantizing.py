@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ....errors import BadData, InvalidOption
+from ....errors import BadData, InvalidOption, UnsupportedModel
 from ....kind import find_facet
 from ....machine.files import check_space
 from ....machine.processor import thread_count
@@ -18,10 +18,11 @@ from ....runtimes.gguf import importance
 from ....runtimes.gguf.file import GgufFile, TensorInfo
 from ....task import Example
 from ... import Context
-from .mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
+from .mixtures import MIXTURES, Choice, Facts, choose, overrides, quantizable, refuse_unweighted
 from .rewrite import layout, ordered, rewrite
 
 # Types whose rounding takes no account of an importance matrix: none is computed for them.
+LEFT_OUT = ("token_embd.weight", "output.weight")
 UNWEIGHTED = frozenset(("F32", "F16", "BF16", "Q8_0", "MXFP4", "TQ1_0", "TQ2_0"))
 
 
@@ -69,6 +70,7 @@ def stored_hash(imatrix: bool | str) -> dict[str, str]:
     path = Path(imatrix)
     if not path.is_file():
         raise BadData(f"quantize: there is no importance matrix {path}")
+    importance.load(path)  # refused here, before anything is exported
     with path.open("rb") as stream:
         return {"imatrix": hashlib.file_digest(stream, "sha256").hexdigest()}
 
@@ -100,7 +102,9 @@ def _importance(
     if options.imatrix is False or all(choice.type.name in UNWEIGHTED for choice in choices):
         return None, (), None
     if isinstance(options.imatrix, str):
-        return importance.load(Path(options.imatrix)), (), options.imatrix
+        stored = importance.load(Path(options.imatrix))
+        _check_coverage(stored, choices, options.imatrix, context)
+        return stored, (), options.imatrix
     examples = evenly_spaced(context.task.examples("train"), options.samples)
     texts = find_facet(context.task.kind, "quantize")
     if texts is None or not examples:
@@ -116,6 +120,30 @@ def _importance(
         importance.save(path, matrix, tokens, source=f"{len(examples)} passages")
         context.progress.say(f"imatrix   {tokens} tokens of {len(examples)} passages")
     return importance.load(path), examples, "training text"
+
+
+def _check_coverage(matrix: importance.Matrix, choices: Sequence[Choice], name: str, context: Context) -> None:
+    """Whether a stored matrix is of this model. Raises UnsupportedModel; warns of tensors that it lacks.
+
+    llama.cpp leaves out the embedding, which is no product, and the output unless it is asked for.
+    """
+    tensors = {choice.tensor.name for choice in choices}
+    foreign = sorted(matrix.keys() - tensors)
+    if foreign:
+        raise UnsupportedModel(
+            f"the importance matrix {name} has {len(foreign)} tensors that the model does not have, such as"
+            f" {foreign[0]}: it was computed for another model"
+        )
+    weighted = [choice.tensor.name for choice in choices if quantizable(choice.tensor)]
+    expected = [item for item in weighted if item not in LEFT_OUT]
+    missing = [item for item in expected if item not in matrix]
+    if expected and len(missing) == len(expected):
+        raise UnsupportedModel(f"the importance matrix {name} covers no layer of the model, such as {missing[0]}")
+    if missing:
+        context.progress.warn(
+            f"the importance matrix {name} lacks {len(missing)} of {len(expected)} tensors, which are rounded without:"
+            f" {', '.join(missing)}. Was it computed for this model?"
+        )
 
 
 def evenly_spaced(examples: Sequence[Example], count: int) -> list[Example]:
