@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import BadData, BrokenModel, UnsupportedModel
 from ...machine.processor import thread_count
-from .file import MAGIC, GgufFile, TensorInfo
+from .file import GgufFile, TensorInfo
 from .llama import library
 from .llama.network import Network
 from .llama.structures import Tensor
@@ -145,12 +145,11 @@ def load(path: Path) -> Matrix:
 
     Means that are all zero are of a tensor that was never run: they would weigh nothing, and are refused.
     """
-    with path.open("rb") as stream:
-        if stream.read(4) != MAGIC:
-            raise UnsupportedModel(
-                f"{path} is no GGUF file. An importance matrix in the older format (.dat) is converted by llama.cpp:"
-                f" llama-imatrix --in-file {path} --output-format gguf -o {path.stem}.gguf -m MODEL.gguf"
-            )
+    if path.suffix.lower() == ".dat":
+        raise UnsupportedModel(
+            f"{path} is an importance matrix in llama.cpp's older format. It converts it:"
+            f" llama-imatrix --in-file {path} --output-format gguf -o {path.stem}.gguf -m MODEL.gguf"
+        )
     with GgufFile(path) as file:
         general_type: Any = file.get("general.type")
         if general_type != "imatrix":

@@ -69,8 +69,8 @@ def settle(conversion: Conversion) -> tuple[Conversion, TokenCheck]:
     word, own, other = _smallest_difference(with_pre(conversion, closest), original, differences[closest])
     raise UnsupportedModel(
         f"{conversion.folder}: no pre-tokenizer of llama.cpp cuts text as this tokenizer does: {word!r} is {own} here,"
-        f" and {other} with {closest!r}, the closest. A GGUF would read other tokens than the model was trained on."
-        f" Tried: {', '.join(tried)}"
+        f" and {other} with {closest!r}, the closest. A GGUF would read other tokens than the model was trained on;"
+        f" tried {', '.join(tried)}"
     )
 
 
