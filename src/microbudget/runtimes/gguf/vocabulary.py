@@ -289,9 +289,10 @@ def _padded(found: Vocabulary, size: int, folder: Path) -> Vocabulary:
         extra = [repr(name) for name in found.tokens[size:]]
         shown = ", ".join(extra[:3]) + (f" and {len(extra) - 3} more" if len(extra) > 3 else "")
         raise UnsupportedModel(
-            f"{folder}: the tokenizer has {len(found.tokens)} tokens, the model only {size}: they do not belong together:"
-            f" {shown} {'has no row in the embedding' if len(extra) == 1 else 'have no rows'}. Give the model rows for them"
-            " (resize_token_embeddings, then save_pretrained), or take the tokenizer that it was trained with"
+            f"{folder}: the tokenizer has {len(found.tokens)} tokens, the model only {size}: they do not belong"
+            f" together: {shown} {'has no row in the embedding' if len(extra) == 1 else 'have no rows'}. Give the model"
+            " rows for them (resize_token_embeddings, then save_pretrained), or take the tokenizer that it was trained"
+            " with"
         )
     names = (f"[PAD{index}]" for index in range(len(found.tokens), size))
     return replace(
