@@ -105,6 +105,3 @@ def what_it_said(error: Exception) -> str:
     """
     text = " ".join(_SOURCE.sub("", str(error)).split())
     return text or type(error).__name__
-
-
-first_line = what_it_said  # the older name

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InvalidOption, UnsupportedModel, first_line
+from ...errors import InvalidOption, UnsupportedModel, what_it_said
 from ...images.preprocess import Preprocessing
 from ...methods import Context
 from ...methods.resize import Resize
@@ -85,7 +85,7 @@ def _resize_onnx(model: Model, height: int, width: int, preprocessing: dict[str,
         scores = session.answer({port.name: np.zeros((2, CHANNELS, height, width), np.float32)})
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise UnsupportedModel(
-            f"{model.path} is fixed to its input size ({first_line(error)}): put resize before export"
+            f"{model.path} is fixed to its input size ({what_it_said(error)}): put resize before export"
         ) from error
     if scores.shape[0] != 2 or not np.isfinite(scores).all():
         raise UnsupportedModel(f"{model.path} is fixed to its input size: put resize before export")
