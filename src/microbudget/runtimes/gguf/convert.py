@@ -118,10 +118,12 @@ class Conversion:
 
 
 def wider(conversion: Conversion) -> tuple[Conversion, str]:
-    """The same without float16, and the dtype: bfloat16 where the weights are stored so, which loses nothing."""
-    stored = {tensor.dtype for tensor in Checkpoint(conversion.folder).tensors.values()}
-    dtype = "bfloat16" if stored == {"BF16"} else "float32"
-    return replace(conversion, dtype=DTYPES[dtype]), dtype
+    """The same without float16, and the dtype: float32.
+
+    bfloat16 would hold such weights too, but llama.cpp then rounds the inputs to it, and beside weights so large that
+    alone changed a model's answers by 0.02 to 0.1 nats a token.
+    """
+    return replace(conversion, dtype=DTYPES["float32"]), "float32"
 
 
 def plan(folder: Path, dtype: str = "float16") -> Conversion:
