@@ -252,7 +252,7 @@ class TestMetadata:
             ('file_name,label\n1.jpg,"a\n2.jpg,b"\n', r"line 2 .* quotation mark"),
             ('file_name,label\n1.jpg,"a" rose\n', r"line 2 .* quotation mark"),
             ("file_name,label\n1.jpg,a\n".encode("utf-16"), r"is UTF-16: save it again"),
-            ("file_name,label\n1.jpg,a\n".encode("utf-16-le"), r"is UTF-16: save it again"),
+            ("file_name,label\n1.jpg,a\n".encode("utf-16-le"), r"is UTF-16LE: save it again"),
             ("file_name,label\n1.jpg,a\n".encode("utf-32"), r"is UTF-32: save it again"),
             ("file_name,label\n1.jpg,a,b\n", r"line 2 .* more values"),
             ("file_name,label\n,a\n", r"line 2 .* names no file"),

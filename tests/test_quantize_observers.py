@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random as random_module
 
 import numpy as np
 import pytest
@@ -44,6 +45,8 @@ def same(a: Histogram, b: Histogram) -> bool:
 
 @SETTINGS
 @given(VALUES, st.randoms(use_true_random=False), st.integers(1, 5))
+@example(np.array([0.25, 0.0], np.float32), random_module.Random(0), 2)  # a batch of zeros alone
+@example(np.array([0.0, 0.25], np.float32), random_module.Random(0), 2)
 def test_order_and_batches_do_not_matter(values, random, parts):
     shuffled = values.copy()
     random.shuffle(shuffled)

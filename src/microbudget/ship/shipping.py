@@ -37,8 +37,8 @@ class Shipping:
 
     pipeline_tag: str
     add_files: Callable[[Path, Model, Task], None] = _no_files
-    added_bytes: Callable[[Model, Task], int] = _no_bytes
     card_rows: Callable[[Measurement, Measurement | None], tuple[CardRow, ...]] = _no_rows
+    added_bytes: Callable[[Model, Task], int] = _no_bytes
 
 
 def shipping_of(kind: str) -> Shipping:

@@ -94,7 +94,7 @@ def choose(
     if len(candidates) < 2:
         raise UnsupportedModel(
             f"{type(target.network).__name__} has no row of blocks that could be dropped (the output of each must have"
-            " the shape of its input): use structure='channels'"
+            " the shape of its input): structure='weights' works with every network"
         )
     count = len(candidates) - 1 if enough else max(1, round(fraction * len(candidates)))
     if count >= len(candidates):

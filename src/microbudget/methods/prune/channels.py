@@ -16,7 +16,7 @@ from ...progress import Progress
 from . import costs
 from .allocate import allocate, step_of, widths
 from .axes import Ids
-from .graph import Dependencies, Site, trace
+from .graph import OTHER_WAYS, Dependencies, Site, trace
 from .importance import Scores, importance
 from .moments import match
 from .sensitivity import Curve, Family, curves, masked
@@ -81,7 +81,7 @@ def plan(target: PruningTarget, kind: str, progress: Progress, *, uniform: bool)
     if not sites:
         raise InvalidOption(
             f"prune: every layer of {type(target.network).__name__} whose channels could be removed has a single"
-            " one and would lose its last channel. Use structure='layers' or structure='weights'"
+            f" one and would lose its last channel. {OTHER_WAYS}"
         )
     families = _families(sites, importance(kind, target, graph), uniform)
     return Plan(target, graph, families, curves(target, graph, families, target.logits(), progress))

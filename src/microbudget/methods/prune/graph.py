@@ -69,6 +69,12 @@ class Dependencies:
         return found
 
 
+# What a network whose channels cannot be removed is told to use: the first needs nothing of the network.
+OTHER_WAYS = (
+    "structure='weights' works with every network, structure='layers' where blocks keep the shape of their input"
+)
+
+
 def trace(network: Any, inputs: Mapping[str, torch.Tensor]) -> Dependencies:
     """Follow the network's channels through its graph (torch.export). inputs: an example with a batch of 2.
 
@@ -86,7 +92,7 @@ def trace(network: Any, inputs: Mapping[str, torch.Tensor]) -> Dependencies:
             found.follow(node)
         elif node.op == "output":
             found.atoms.fix(*(axis for one in node.all_input_nodes for axis in found.of(one)))
-    return _dependencies(found, first)
+    return _dependencies(found, first, network)
 
 
 def first_names(network: Any) -> dict[str, str]:
@@ -105,8 +111,7 @@ def _exported(network: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
     except Exception as error:  # torch raises many kinds of its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(
-            f"{type(network).__name__} cannot be traced{_place_of(error)}: {reason[0]}. Use structure='layers' or"
-            " structure='weights'"
+            f"{type(network).__name__} cannot be traced{_place_of(error)}: {reason[0]}. {OTHER_WAYS}"
         ) from error
 
 
@@ -130,7 +135,7 @@ def _place(found: Trace, node: Any, name: str | None) -> None:
     found.axes[node] = found.stored[name]
 
 
-def _dependencies(found: Trace, first: Mapping[str, str]) -> Dependencies:
+def _dependencies(found: Trace, first: Mapping[str, str], network: Any) -> Dependencies:
     labels = found.atoms.bundles()
     axes = {name: tuple(_labelled(axis, labels) for axis in one) for name, one in found.stored.items()}
     tied = {name: other for name, other in first.items() if name != other and other in axes}
@@ -140,10 +145,15 @@ def _dependencies(found: Trace, first: Mapping[str, str]) -> Dependencies:
     if not sites:
         why = f" beyond {', '.join(found.stopped_by)}" if found.stopped_by else ""
         raise UnsupportedModel(
-            f"no channel of this network can be removed: it cannot be traced{why}. Use structure='layers' or"
-            " structure='weights'"
+            f"no channel of this network can be removed: it cannot be traced{why}{_grouped(network)}. {OTHER_WAYS}"
         )
     return Dependencies(axes, sites, tuple(found.contractions), found.norms, tuple(found.stopped_by), frozenset(tied))
+
+
+def _grouped(network: Any) -> str:
+    """That channels are normalized in groups, where they are."""
+    grouped = any(isinstance(module, torch.nn.GroupNorm) for module in network.modules())
+    return ", and its GroupNorm layers need groups of equal size" if grouped else ""
 
 
 def _labelled(axis: Axis, labels: Ids) -> Ids:

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import UnsupportedModel
 from .axes import Ids
-from .graph import Dependencies, first_names
+from .graph import OTHER_WAYS, Dependencies, first_names
 from .target import PruningTarget
 
 TOLERANCE = 1e-3  # of the spread of the logits
@@ -59,13 +59,13 @@ def check(target: PruningTarget, network: Any, expected: torch.Tensor) -> None:
     except RuntimeError as error:
         raise UnsupportedModel(
             f"{type(network).__name__} does not run without the removed channels ({str(error).splitlines()[0]}): its"
-            " code has their number written down. Use structure='layers' or structure='weights'"
+            f" code has their number written down. {OTHER_WAYS}"
         ) from error
     difference = float((found - expected).abs().max())
     if not difference <= TOLERANCE * max(float(expected.abs().max()), 1.0):
         raise UnsupportedModel(
             f"{type(network).__name__} without the removed channels answers differently (by {difference:.3g}) than with"
-            " them masked: it cannot be pruned this way. Use structure='layers' or structure='weights'"
+            f" them masked: it cannot be pruned this way. {OTHER_WAYS}"
         )
 
 

@@ -92,6 +92,8 @@ class Histogram(MinMax):
 
     def _widen(self, magnitude: float) -> None:
         """Double the bins until `magnitude` lies strictly inside; two neighbours become one."""
+        if not magnitude:  # zeros alone: no bin is needed, and frexp would take them for ones
+            return
         needed = math.frexp(magnitude)[1] - BINS.bit_length() + 1
         if needed <= self.exponent:
             return

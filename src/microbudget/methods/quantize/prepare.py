@@ -51,12 +51,12 @@ def prepared(model: onnx.ModelProto) -> Graph:
     """
     model = copied(model)
     _refuse_quantized(model)
-    widen(model)
     model = _of_known_opset(model)
     _name_nodes(model)
     _drop_overridable_inputs(model)
     _constants_to_initializers(model)
     fold_constants(model)
+    widen(model)  # after what is rounded to half on the way has been
     _fold_batch_norms(model)
     _join_added_biases(model)
     _widen_biases(model)

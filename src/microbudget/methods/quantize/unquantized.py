@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ...runtimes.onnx.graph import is_standard
 from .graph import Graph
 from .placement import MOVING, Placement
 
@@ -51,6 +52,8 @@ def computed_in_float(graph: Graph, placement: Placement) -> list[str]:
 def _float_nodes(graph: Graph, placement: Placement) -> Iterator[Any]:
     layers = {layer.name for layer in graph.layers} | graph.left_float.keys()
     for node in graph.nodes:
+        if not is_standard(node):  # these are left float with a reason of their own
+            continue
         named = node.name in placement.nodes or node.name in layers or node.op_type in NOT_COMPUTING
         if named or node.output[0] in graph.bias_adds or not {*node.input} - graph.constants.keys() - {""}:
             continue
