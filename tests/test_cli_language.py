@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,7 +140,8 @@ def test_without_a_server_the_commands_are_told(
     monkeypatch.setenv(ollama.HOST_VARIABLE, "127.0.0.1:1")
     assert cli.main(["ollama", str(run)]) == 0
     told = capsys.readouterr()
-    assert told.out.splitlines() == [f'ollama create my-run -f "{run / "best" / "Modelfile"}"', "ollama run my-run"]
+    modelfile = shlex.quote(str(run / "best" / "Modelfile"))
+    assert told.out.splitlines() == [f"ollama create my-run -f {modelfile}", "ollama run my-run"]
     assert "no Ollama server" in told.err
 
 

@@ -119,9 +119,9 @@ def test_out_of_memory_is_told():
         worker.answer(INPUTS)
 
 
-def test_an_exception_comes_back_as_its_first_line_and_the_worker_lives():
+def test_an_exception_comes_back_whole_in_one_line_and_the_worker_lives():
     with opened("failing") as worker:
-        with pytest.raises(WorkerFailed, match=r"failed with ValueError: no such thing$"):
+        with pytest.raises(WorkerFailed, match=r"failed with ValueError: no such thing second line$"):
             worker.answer(INPUTS)
         assert worker.memory().resident_bytes > 0
 
