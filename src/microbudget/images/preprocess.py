@@ -7,7 +7,8 @@ bit by bit, the floats as well. `geometry` makes uint8 pixels, which can be cach
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,35 +24,27 @@ Table = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Levels:
-    """The floats of the levels 0 to 255: (level * factor - shift), less the mean, by the divisors one after the other.
+    """The floats of the levels 0 to 255: ((level * factor - shift - mean) / std) / top, one mean and divisor a channel.
 
-    Each step is rounded to float32, as transformers does. None leaves a step out.
+    Each step is rounded to float32, as transformers does; a factor of 1, a mean of 0 and the like change no bit.
     """
 
-    factor: float | None
-    shift: float
-    mean: tuple[float, ...] | None  # of the three output channels
-    divisors: tuple[tuple[float, ...], ...]
+    factor: float = 1.0
+    shift: float = 0.0
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
+    top: tuple[float, ...] = (1.0,) * 3  # EfficientNet's `include_top` divides once more
 
     def table(self) -> Table:
         """The result for every level of each channel, (3, 256)."""
-        levels = np.arange(256, dtype=np.uint8)[None].repeat(3, axis=0)
-        values: Table = levels.astype(np.float32)
-        if self.factor is not None:
-            values = (levels.astype(np.float64) * self.factor).astype(np.float32)
-        if self.shift:
-            values = values - np.float32(self.shift)
-        if self.mean is not None:
-            values = values - np.array(self.mean, np.float32)[:, None]
-        for divisor in self.divisors:
-            values = values / np.array(divisor, np.float32)[:, None]
+        levels = np.arange(256, dtype=np.float64)[None].repeat(3, axis=0)
+        mean, std, top = (np.array(each, np.float32)[:, None] for each in (self.mean, self.std, self.top))
+        values: Table = ((levels * self.factor).astype(np.float32) - np.float32(self.shift) - mean) / std / top
         return values
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, with steps that change nothing in place of those left out."""
-        std, top, *_ = (*self.divisors, (1.0,) * 3, (1.0,) * 3)
-        mean = self.mean or (0.0,) * 3
-        return {"factor": self.factor or 1.0, "shift": [self.shift] * 3, "mean": mean, "std": std, "top": top}
+        """JSON-ready, with one shift a channel."""
+        return {**asdict(self), "shift": [self.shift] * 3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +54,6 @@ class Preprocessing:
     config: dict[str, Any]  # as given, without the nesting of processor_config.json
     geometry: Geometry
     levels: Levels
-    table: Table  # (3, 256): the float of each level of each output channel
     flipped: bool = False  # blue first
 
     @classmethod
@@ -76,14 +68,17 @@ class Preprocessing:
         settings = settings_of(family, config)
         if "size" not in config and not any(key.endswith("_type") for key in config):
             raise UnsupportedPreprocessing("the preprocessing names neither image_processor_type nor size")
-        levels = _levels(family, settings)
         return cls(
             config,
             _geometry(family, settings),
-            levels,
-            levels.table(),
+            _levels(family, settings),
             flipped=bool(settings.get("do_flip_channel_order", False)),
         )
+
+    @cached_property
+    def table(self) -> Table:
+        """The float of each level of each output channel, (3, 256)."""
+        return self.levels.table()
 
     @property
     def input_size(self) -> Size:
@@ -211,19 +206,15 @@ def _resample(value: Any) -> int:
 
 def _levels(family: str, settings: dict[str, Any]) -> Levels:
     """Rescale and normalize, with the types and the order of transformers."""
-    rescaled = bool(settings["do_rescale"])
-    divisors, mean = [], None
+    changed: dict[str, Any] = {}
+    if settings["do_rescale"]:
+        changed["factor"] = float(_positive(settings, "rescale_factor"))
+        changed["shift"] = 1.0 if settings.get("rescale_offset") else 0.0
     if settings["do_normalize"] and family not in NEVER_NORMALIZED:
-        mean = _channels(settings, "image_mean")
-        divisors.append(_channels(settings, "image_std"))
+        changed |= {"mean": _channels(settings, "image_mean"), "std": _channels(settings, "image_std")}
     if settings.get("include_top"):
-        divisors.append(_channels(settings, "image_std"))
-    return Levels(
-        factor=float(_positive(settings, "rescale_factor")) if rescaled else None,
-        shift=1.0 if rescaled and settings.get("rescale_offset") else 0.0,
-        mean=mean,
-        divisors=tuple(divisors),
-    )
+        changed["top"] = _channels(settings, "image_std")
+    return Levels(**changed)
 
 
 def _positive(settings: dict[str, Any], key: str) -> float:

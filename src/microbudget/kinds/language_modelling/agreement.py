@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ... import metrics
 from ...errors import MissingExtra, UnsupportedModel
 from ...runtimes.gguf import importance
 from ...runtimes.gguf.llama.network import Network
@@ -43,7 +44,7 @@ def check(folder: Path, path: Path, texts: Sequence[str], dtype: str) -> float |
         for row in rows:
             logits, states = _of_source(source, row)
             answered, outputs = _of_file(network, row)
-            kl = _divergence(logits, answered)
+            kl = metrics.kl_divergence(logits, answered)
             lost, count = lost + float(kl.sum()), count + len(kl)
             if not lost / count <= MOST_KL[dtype]:
                 raise UnsupportedModel(
@@ -82,17 +83,6 @@ def _of_file(network: Network, tokens: Sequence[int]) -> tuple[NDArray[np.float3
         return context.process(tokens, len(tokens)), outputs
     finally:
         context.close()
-
-
-def _divergence(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> NDArray[np.float64]:
-    """KL of each row, nats: (tokens,)."""
-    ours, theirs = (_log_softmax(logits.astype(np.float64)) for logits in (reference, candidate))
-    return np.asarray((np.exp(ours) * (ours - theirs)).sum(axis=1))
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def _first_difference(states: Sequence[NDArray[np.float32]], outputs: dict[str, NDArray[np.float32]]) -> str:

@@ -10,24 +10,14 @@ import onnx
 from numpy.typing import NDArray
 
 from ...errors import BrokenModel
+from ...metrics import kl_divergence
 from ...runtimes.onnx.graph import OnnxGraph, attribute, is_standard
+from ...runtimes.onnx.interface import SMALLEST
 from .calibration import Calibration, broken_tensor, finite, watch
 
 Floats = NDArray[np.float64]
 
-SMALLEST = float(np.finfo(np.float32).tiny)  # a softmax's float32 underflows to 0, whose logarithm is no number
 NEAREST = 2.0**-24  # to 0 and to 1, of a sigmoid's float32
-
-
-def kl_divergence(logits: NDArray[Any], other: NDArray[Any]) -> Floats:
-    """KL(softmax(logits) || softmax(other)) in nats, for every example. (examples, ..., classes) -> (examples, ...)"""
-    p, q = _log_softmax(logits), _log_softmax(other)
-    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
-
-
-def _log_softmax(logits: NDArray[Any]) -> Floats:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def bernoulli_kl(p: NDArray[Any], q: NDArray[Any]) -> Floats:
