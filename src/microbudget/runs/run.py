@@ -20,9 +20,11 @@ from ..errors import AlreadyExists, BadInput, RunLocked, RunMismatch
 from ..judge.budget import Budget
 from ..machine import files
 from ..model import Model
+from ..progress import SILENT, Progress
 from ..task import Split, Task
 from . import candidates
 from .candidates import Candidate
+from .manifest import Changes, Manifest
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Run:
     def rows(self) -> Path:
         """The candidates, a JSON line each."""
         return self.folder / "candidates.jsonl"
+
+    @property
+    def manifest(self) -> Path:
+        """Which examples its splits have."""
+        return self.folder / "examples.json"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -138,11 +145,21 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(folder: Path, model: Model, data: str, task: Task, seed: int, *, force: bool = False) -> Iterator[Run]:
+def open_run(
+    folder: Path,
+    model: Model,
+    data: str,
+    task: Task,
+    seed: int,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Iterator[Run]:
     """Begin a run or go on with it, holding its lock.
 
-    Raises RunLocked while another process has it, RunMismatch when it was made from another model, other data or
-    another seed (`force` starts again), AlreadyExists for a folder that is no run.
+    Where a part of its data has changed the files are named and the run goes on: features and answers to the other
+    examples are still there. Raises RunLocked while another process has it, RunMismatch when it was made from another
+    model, other data or another seed (`force` starts again), AlreadyExists for a folder that is no run.
     """
     run = Run(folder)
     check_folder(folder)
@@ -153,7 +170,7 @@ def open_run(folder: Path, model: Model, data: str, task: Task, seed: int, *, fo
     except Timeout as error:
         raise RunLocked(f"{folder} is in use by another process: wait for it, or give another --out") from error
     try:
-        _begin(run, model, data, task, seed, force)
+        _begin(run, model, data, task, seed, force, progress)
         yield run
     finally:
         lock.release()
@@ -189,7 +206,7 @@ def _strangers(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if path.name not in (".lock", "cache", "models"))
 
 
-def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool) -> None:
+def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool, progress: Progress) -> None:
     identity = {
         "model": str(model.record.source or model.path),
         "model_fingerprint": model.fingerprint,
@@ -197,22 +214,40 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
         "data_fingerprint": task.fingerprint,
         "seed": seed,
     }
-    path = run.folder / "run.toml"
+    path, manifest = run.folder / "run.toml", Manifest.of(task)
     if path.is_file():
         before = run.settings
         changed = [key for key in ("model_fingerprint", "data_fingerprint", "seed") if before.get(key) != identity[key]]
         if not changed:
             return
-        if not force:
-            what = ", ".join(key.removesuffix("_fingerprint") for key in changed)
-            raise RunMismatch(
-                f"{run.folder} was made with another {what} (model {before.get('model')}, data {before.get('data')},"
-                f" seed {before.get('seed')}): give another --out, or --force to start again"
-            )
-        for name in ("models", "cache", "best", "answers"):
-            shutil.rmtree(run.folder / name, ignore_errors=True)
-        for name in ("candidates.jsonl", "report.html", "result.json", "budget.json", "prompts.json"):
-            (run.folder / name).unlink(missing_ok=True)
+        changes = Changes.between(Manifest.read(run.manifest), manifest)
+        if force:
+            _remove(run, ("models", "cache", "best"))
+        elif changed == ["data_fingerprint"] and before.get("data") == data and changes is not None and changes.small:
+            progress.warn(f"since {run.folder} began, {changes}. What depends on the data is built again")
+        else:
+            reasons = "; ".join(_reasons(before, identity, changed, changes))
+            raise RunMismatch(f"{run.folder} was made {reasons}: give another --out, or --force to start again")
+        _remove(run, ("answers", "candidates.jsonl", "report.html", "result.json", "budget.json", "prompts.json"))
+    manifest.save(run.manifest)
     # A JSON text and a whole number are TOML values too.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
     files.write_text(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))
+
+
+def _reasons(before: dict[str, Any], now: dict[str, Any], changed: list[str], changes: Changes | None) -> Iterator[str]:
+    """In what a run differs from what is asked, each after "was made"."""
+    for key in changed:
+        what = key.removesuffix("_fingerprint")
+        if before.get(what) != now[what]:
+            yield f"with another {what}, {before.get(what)}, and not {now[what]}"
+        elif what == "data" and changes is not None:
+            yield f"with another data set in {now[what]}: {changes}"
+        else:
+            yield f"with another {what}: what {now[what]} holds has changed since"
+
+
+def _remove(run: Run, names: tuple[str, ...]) -> None:
+    for name in names:
+        path = run.folder / name
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

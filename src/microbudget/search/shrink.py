@@ -57,7 +57,7 @@ def shrink(
         for line in space.forecast(how.fixed_threads):
             how.progress.say(line)
         job = Job(space, first, tuple(space.recipes(first)), budget, how, prompts, own_recipes=True)
-        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force) as run:
+        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force, progress=how.progress) as run:
             return search(run, job)
 
 
@@ -90,7 +90,7 @@ def run_recipe(
                     f" begin with finetune() or lora(), as in 'finetune() > {parsed}'"
                 )
         job = Job(space, tuple(first), (parsed,), budget or Budget(), how, prompts, own_recipes=False)
-        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force) as run:
+        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force, progress=how.progress) as run:
             return search(run, job)
 
 

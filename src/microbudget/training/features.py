@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..machine.files import open_whole
+from ..data.kept_rows import KeptRows
 from ..machine.processor import thread_count
 from ..progress import SILENT, Progress
 from ..runtimes.onnx.session import OnnxSession
@@ -23,7 +23,7 @@ CALL = 8  # examples in one call of the runtime
 
 
 class FeatureStore:
-    """Features of one backbone under one preprocessing; rows are kept in `folder` by split content and view."""
+    """Features of one backbone under one preprocessing; rows are kept in `folder` by view and example."""
 
     def __init__(self, backbone: bytes, preprocessing: dict[str, Any], folder: Path, threads: int = 0) -> None:
         self._backbone = backbone
@@ -36,24 +36,21 @@ class FeatureStore:
 
     def known(self, examples: Sequence[Example], view: int, seed: int = 0) -> bool:
         """Whether the rows of a view are in the folder."""
-        return self._path([example.key for example in examples], view, seed).is_file()
+        return self._kept(view, seed).known([example.key for example in examples])
 
     def rows(
         self, task: Task, examples: Sequence[Example], view: int, seed: int = 0, progress: Progress = SILENT
     ) -> NDArray[np.float32]:
         """Features (examples, width) of one view, from the folder where they are known."""
-        path = self._path([example.key for example in examples], view, seed)
-        if path.is_file():
-            stored: NDArray[np.float32] = np.load(path)
-            return stored
-        rows = np.concatenate(list(self._compute(task, examples, view, progress)))
-        with open_whole(path, same_bytes=True) as stream:
-            np.save(stream, rows)
-        return rows
 
-    def _path(self, keys: list[str], view: int, seed: int) -> Path:
-        made_of = json.dumps([self._name, keys, view, seed if view else 0])
-        return self._folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}.npy"
+        def compute(places: list[int]) -> NDArray[np.float32]:
+            return np.concatenate(list(self._compute(task, [examples[place] for place in places], view, progress)))
+
+        return self._kept(view, seed).complete([example.key for example in examples], compute)
+
+    def _kept(self, view: int, seed: int) -> KeptRows:
+        made_of = json.dumps([self._name, view, seed if view else 0])
+        return KeptRows(self._folder / hashlib.sha256(made_of.encode()).hexdigest()[:24])
 
     def _compute(
         self, task: Task, examples: Sequence[Example], view: int, progress: Progress

@@ -53,6 +53,7 @@ class TextTask:
 
     kind = KIND
     labels: tuple[str, ...] = ()
+    independent_examples = False  # a passage is read with the text before it
 
     @classmethod
     def open(
