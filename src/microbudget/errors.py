@@ -95,13 +95,17 @@ class BrokenModel(Failed):
     """A model whose answers are NaN, constant or of another shape: it is reported, not measured."""
 
 
-_SOURCE = re.compile(r"(?:[A-Za-z]:)?[/\\][^\s:,'\"]*\.(?:py|cc|cpp|c|h|hpp|rs)\b(?::\d+)?:?\s*")
+_SOURCE = re.compile(
+    r"(?:\b[A-Za-z]:)?[/\\][^\s:,'\"]*\.(?:py|cc|cpp|c|h|hpp|rs)\b(?::\d+)?:?\s*"
+    r"(?:(?:[\w:]+[\s*&]+)?\w+(?:::~?\w+)+\((?:[^()]|\([^()]*\))*\)\s*)?"  # the function of C++ that is there
+)
 
 
 def what_it_said(error: Exception) -> str:
     """Another library's error message, whole and in one line; the error's class where the message is empty.
 
-    The reason is often on the second line. Paths of the library's own sources are left out.
+    The reason is often on the second line. Paths of the library's own sources, and functions after
+    them, are left out.
     """
     text = " ".join(_SOURCE.sub("", str(error)).split())
     return text or type(error).__name__

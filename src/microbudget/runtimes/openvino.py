@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ..errors import MissingExtra, UnsupportedModel
+from ..errors import MissingExtra, UnsupportedModel, what_it_said
 from .signature import Batching, Port, Signature, has_channels_last
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class OpenVinoSession:
             network = core.read_model(str(path))
             self._request = core.compile_model(network, "CPU", config).create_infer_request()
         except RuntimeError as error:
-            raise UnsupportedModel(f"openvino cannot open {path}: {error}") from error
+            raise UnsupportedModel(f"openvino cannot open {path}: {what_it_said(error)}") from error
         self.signature = _signature(network, path)
         scores = self.signature.scores(classes, output)
         self._output = self.signature.outputs.index(scores)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import BadData, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel, WorkerFailed
+from ..errors import BadData, BadInput, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel, WorkerFailed
 from ..judge import memory, time_one, time_pair
 from ..judge.answering import Logits
 from ..judge.budget import Budget, Measurement
@@ -65,6 +65,7 @@ class Evaluation:
         # A network that diverged, no time left; of recipes that nobody chose also what does not suit model or data.
         self._refusals = (Failed, *((UnsupportedModel, BadData, InvalidOption) if setting.tolerant else ()))
         self.measuring_s = setting.durations.reference_s + setting.durations.pair_s  # at most, so far
+        self.refused: list[tuple[Recipe, str]] = []  # that the given model or data make impossible, and why
         self.late = False  # whether a recipe was given up for lack of time
 
     def __enter__(self) -> Evaluation:
@@ -105,6 +106,8 @@ class Evaluation:
             raise
         except self._refusals as error:
             self.late |= isinstance(error, OutOfTime)
+            if isinstance(error, BadInput):
+                self.refused.append((recipe, str(error)))
             return Candidate(str(recipe), "", "", failure=str(error), seconds=time.monotonic() - started)
         if known is not None and known.measurement is not None:
             return self._judged(known, steps[-1])
@@ -121,6 +124,8 @@ class Evaluation:
         except DiskFull:
             raise
         except self._refusals as error:
+            if isinstance(error, BadInput):
+                self.refused.append((recipe, str(error)))
             return self._add(str(recipe), model, started, failure=str(error))
         self.measuring_s = max(self.measuring_s, time.monotonic() - built)
         return self._add(str(recipe), model, started, **fields)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import BadData
+from ..errors import BadData, BadInput
 from ..judge.budget import Budget
 from ..judge.judging import Judging, judging_of
 from ..judge.measuring import choose_threads
@@ -88,6 +88,8 @@ def search(run: Run, job: Job) -> Shrunk:
         row = evaluation.reference_candidate(str(Recipe(job.first)))
         options.progress.say(f"reference {summary_line(row)}")
         found, interrupted = _try_all(evaluation, run, job, deadline)
+        if not interrupted and found and len(evaluation.refused) == len(found):
+            raise BadInput(_nothing_suits(job.given, evaluation.refused))
         result = _finish(evaluation, run, row, found, budget, interrupted)
     _write(run, result, options.progress)
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
@@ -176,6 +178,13 @@ def summary_line(candidate: Candidate) -> str:
     if verdict is not None:
         parts.append(f"change {format_change(verdict.change, measurement.metric)}, {verdict.decision}")
     return ", ".join(parts)
+
+
+def _nothing_suits(given: Model, refused: Sequence[tuple[Recipe, str]]) -> str:
+    """What a user reads where no recipe can be built from the given model and data: each reason once."""
+    reasons = {reason: recipe.short() for recipe, reason in reversed(refused)}
+    listed = "; ".join(f"{recipe}: {reason}" for reason, recipe in reversed(reasons.items()))
+    return f"none of the {len(refused)} recipes can be built from {given.path}. {listed}"
 
 
 def _finish(

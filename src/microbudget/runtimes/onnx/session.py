@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 from numpy.typing import NDArray
 
-from ...errors import UnsupportedModel
+from ...errors import UnsupportedModel, what_it_said
 from ..signature import Batching, Port, Signature, has_channels_last
 
 if TYPE_CHECKING:
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 
 LABELS_KEY = "microbudget.labels"
 PREPROCESSING_KEY = "microbudget.preprocessing"
+_TOO_NEW = (  # what a file has in a newer version than the runtime, as its messages say it
+    (
+        "IR version",
+        r"IR version: (\d+), max supported IR version: (\d+)",
+        "load it with onnx.load, set ir_version = {} and save it",
+    ),
+    (
+        "operator set",
+        r"Opset (\d+) is under development.* till opset (\d+)",
+        "export it again with opset_version={} or less, or convert it with onnx.version_converter.convert_version",
+    ),
+)
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}  # for onnxruntime's names of types
 
 
@@ -39,8 +52,8 @@ class OnnxSession:
                 source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            name = "the model" if isinstance(source, bytes) else source
-            raise UnsupportedModel(f"onnxruntime cannot open {name}: {error}") from error
+            name = "the model" if isinstance(source, bytes) else str(source)
+            raise UnsupportedModel(_why_not(name, what_it_said(error))) from error
         self.signature = _signature(self._session, source)
         self._outputs = [self.signature.scores(classes, output).name]
         self._silent = onnxruntime.RunOptions()
@@ -68,6 +81,18 @@ class OnnxSession:
 def open_session(model: Model, *, threads: int = 0) -> OnnxSession:
     """Open an `onnx` Model. threads: 0 means all cores."""
     return OnnxSession(model.weights, threads, output=model.record.output, classes=len(model.labels or ()) or None)
+
+
+def _why_not(name: str, said: str) -> str:
+    """Why a file does not open, and what to do where it is newer than the runtime."""
+    for what, pattern, remedy in _TOO_NEW:
+        if found := re.search(pattern, said):
+            given, most = found.groups()
+            return (
+                f"{name} is of ONNX's {what} {given}, and {OnnxSession.runtime} reads up to {most}:"
+                f" {remedy.format(most)}, or install a newer onnxruntime ({said})"
+            )
+    return f"{OnnxSession.runtime} cannot open {name}: {said}"
 
 
 def _signature(session: Any, source: Path | bytes) -> Signature:
