@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import BadData, InvalidOption
+from ..errors import BadData, BrokenModel, InvalidOption
 from ..task import Scores
 from . import statistics as stats
 from .statistics import Floats
@@ -23,8 +23,65 @@ from .statistics import Floats
 ERROR = 1 - stats.LEVEL  # of each decision, one-sided
 TAIL = ERROR / 2  # of each end of the interval
 UNBOUNDED = ("bits per byte",)  # metrics for which no value of an example is the worst
+CAPPED = ("wer", "cer")  # metrics of which an example counts at most its length for a judgement
 COSTLY = 0.5  # of its bits: what an unseen chunk may cost more, at least
 LONG = 0.95  # the further example of a rate is as long as the one below which this share of all words lies
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What each example loses, and what that is measured by: the loss of the metric is `loss.sum() / base.sum()`.
+
+    All arrays: (examples,). loss: above 0 where the candidate is worse. base: the denominators; for a relative loss the
+    reference's numerators. length: the denominators. gainable: what the reference has wrong, where that is bounded.
+    bounded: whether no example can lose or gain more than its length. share: whether each is right or wrong, and counts
+    once.
+    """
+
+    loss: Floats
+    base: Floats
+    length: Floats
+    gainable: Floats
+    relative: bool
+    bounded: bool
+    share: bool
+
+    @classmethod
+    def of(cls, reference: Scores, candidate: Scores, relative: bool) -> Differences:
+        """From the Scores of the same examples. Errors of a recording count up to its length.
+
+        Raises ValueError for scores that are no pair, BrokenModel where they are not finite, InvalidOption for bits
+        that are not relative.
+        """
+        check_pair(reference, candidate)
+        if is_unbounded(reference) and not relative:
+            raise InvalidOption(f"a loss of {reference.metric} has no points: give a relative one, for example 1%")
+        before, after = capped(reference), capped(candidate)
+        sign = -1 if reference.higher_is_better else 1
+        loss, length = sign * (after - before), reference.denominator
+        bounded = not is_unbounded(reference) and all(
+            bool(((each >= 0) & (each <= length)).all()) for each in (before, after)
+        )
+        gainable = length - before if reference.higher_is_better else before
+        share = is_share(reference) and is_share(candidate)
+        return cls(loss, before if relative else length, length, gainable, relative, bounded, share)
+
+    @property
+    def examples(self) -> int:
+        """All of them."""
+        return len(self.loss)
+
+    @cached_property
+    def estimate(self) -> float:
+        """The loss; NaN where there is nothing that it could be measured by."""
+        total = float(self.base.sum())
+        return float(self.loss.sum()) / total if total > 0 else math.nan
+
+    @cached_property
+    def residuals(self) -> Floats:
+        """What each example loses beyond what the estimate says, (examples,)."""
+        found: Floats = self.loss - self.estimate * self.base
+        return found
 
 
 class Evidence(Protocol):
@@ -194,6 +251,26 @@ def _worst_loss(reference: Scores, loss: Floats) -> float:
     if is_unbounded(reference):
         return max(COSTLY * stats.weighted_quantile(reference.numerator, LONG), 2 * largest)
     return max(stats.weighted_quantile(reference.denominator, LONG), largest)
+
+
+def check_pair(reference: Scores, candidate: Scores) -> None:
+    """Raise ValueError for scores that are not of the same examples, BrokenModel where they are not finite."""
+    same_kind = (reference.metric, reference.higher_is_better) == (candidate.metric, candidate.higher_is_better)
+    if not same_kind or not np.array_equal(reference.denominator, candidate.denominator):
+        raise ValueError("reference and candidate must be scored by the same metric on the same examples")
+    for name, scores in (("reference", reference), ("candidate", candidate)):
+        unfit = int((~np.isfinite(scores.numerator)).sum())
+        if unfit:
+            raise BrokenModel(
+                f"the {name}'s {scores.metric} is not finite on {unfit} of {len(scores.numerator)} examples"
+            )
+
+
+def capped(scores: Scores) -> Floats:
+    """The numerators; of an error rate at most the denominators: a recording is not more than wholly wrong."""
+    if scores.metric in CAPPED:
+        return np.minimum(scores.numerator, scores.denominator)
+    return scores.numerator
 
 
 def is_unbounded(scores: Scores) -> bool:

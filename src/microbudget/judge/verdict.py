@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-import numpy as np
-
-from ..errors import BadData, BrokenModel, InvalidOption
+from ..errors import BadData, InvalidOption
 from ..task import Scores
 from ..units import Drop
 from . import statistics as stats
-from .evidence import COSTLY, Evidence, Ratios, Shares, is_share, is_unbounded
+from .evidence import COSTLY, Evidence, Ratios, Shares, check_pair, is_share, is_unbounded
 
 Decision = Literal["within", "exceeds", "not shown"]
 
@@ -65,7 +63,7 @@ def judge_pair(
     but the change and its interval are reported. Raises InvalidOption for a limit that the metric cannot have, BadData
     without examples, BrokenModel for scores that are not finite, ValueError for scores that are not a pair.
     """
-    _check_pair(reference, candidate)
+    check_pair(reference, candidate)
     evidence = _evidence(reference, candidate, limit, unlabelled or (0, 0), seed)
     if limit is None:
         return _verdict(evidence, "not shown", "", None, f"{evidence}, and no limit to judge the loss by")
@@ -85,18 +83,6 @@ def can_show(limit: Drop, examples: int) -> tuple[bool, int]:
     """
     needed = stats.examples_to_show(min(limit.amount / COSTLY, COSTLY) if limit.relative else limit.amount)
     return examples >= needed, needed
-
-
-def _check_pair(reference: Scores, candidate: Scores) -> None:
-    same_kind = (reference.metric, reference.higher_is_better) == (candidate.metric, candidate.higher_is_better)
-    if not same_kind or not np.array_equal(reference.denominator, candidate.denominator):
-        raise ValueError("reference and candidate must be scored by the same metric on the same examples")
-    for name, scores in (("reference", reference), ("candidate", candidate)):
-        unfit = int((~np.isfinite(scores.numerator)).sum())
-        if unfit:
-            raise BrokenModel(
-                f"the {name}'s {scores.metric} is not finite on {unfit} of {len(scores.numerator)} examples"
-            )
 
 
 def _evidence(
