@@ -8,6 +8,7 @@ import re
 import stat
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -258,3 +259,17 @@ def test_without_a_server_the_commands_are_returned(tmp_path: Path, monkeypatch:
     assert done.commands == ollama.commands("lm", tmp_path / "best")
     with pytest.raises(ModelNotFound, match="holds no Modelfile"):
         ollama.publish("lm", tmp_path)
+
+
+def test_names_without_ascii_tell_two_models_apart() -> None:
+    assert ollama.model_name(Path("/runs/My Model_v2")) == "my-model_v2"
+    assert ollama.model_name(Path("/runs/Crème brûlée")) == "creme-brulee"
+    names = [ollama.model_name(Path("/runs") / name) for name in ("模型一", "模型二", "Łódź", "модель", "модель 2")]
+    assert len(set(names)) == 5
+    assert re.fullmatch("model-[0-9a-f]{6}", names[0])
+    assert names[2].startswith("odz-")
+    assert names[4].startswith("2-")
+    for name in names:
+        ollama.commands(name, Path("best"))  # as Ollama takes it
+    decomposed = unicodedata.normalize("NFD", "Łódź")
+    assert ollama.model_name(Path("/runs") / decomposed) == names[2], "macOS writes accents as characters of their own"

@@ -21,6 +21,7 @@ class Progress:
         self._quiet = quiet
         self._live = not quiet and self._stream.isatty()
         self._drawn_at = 0.0
+        self._said: set[str] = set()
 
     def say(self, text: str) -> None:
         """One whole line."""
@@ -28,9 +29,16 @@ class Progress:
             self.clear()
             print(text, file=self._stream, flush=True)
 
-    def warn(self, text: str) -> None:
-        """One whole line that begins with "warning:"."""
-        self.say(f"warning: {text}")
+    def say_once(self, text: str, about: str | None = None) -> None:
+        """One whole line, the first time: levels and candidates have the same to say. about: what makes it the same."""
+        about = text if about is None else about
+        if about not in self._said:
+            self._said.add(about)
+            self.say(text)
+
+    def warn(self, text: str, about: str | None = None) -> None:
+        """One whole line that begins with "warning:", once; see `say_once`."""
+        self.say_once(f"warning: {text}", about)
 
     def track(self, items: Sequence[T] | Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """Yield the items; on a terminal show how many are done and the time left."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -102,9 +104,16 @@ def commands(name: str, folder: Path) -> tuple[str, str]:
 
 
 def model_name(run: Path) -> str:
-    """The name of a run's folder, as Ollama takes it."""
-    plain = re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("-._")
-    return plain or "model"
+    """The name of a run's folder, as Ollama takes it: accents are left out.
+
+    Where other letters are lost too, the beginning of a hash of the name tells two models apart.
+    """
+    name = unicodedata.normalize("NFC", run.resolve().name)
+    letters = [c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c)]
+    plain = re.sub(r"[^a-z0-9._-]+", "-", "".join(letters)).strip("-._") or "model"
+    if all(letter.isascii() or not letter.isalnum() for letter in letters):
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def publish(name: str, folder: Path) -> Published:

@@ -78,7 +78,9 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
     batches = Batches(context.task, calibration, model.record.preprocessing or {}, feed, batch)
     half = [port.name for port in signature.inputs if port.dtype in HALF]
     if half:
-        context.progress.say(f"quantize  the float16 model is widened first: its input {half[0]} takes float32 now")
+        context.progress.say_once(
+            f"quantize  the float16 model is widened first: its input {half[0]} takes float32 now"
+        )
     outcome = quantize_graph(
         model.weights,
         batches,
@@ -93,7 +95,7 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
         **options,
     )
     for line in summary_lines(outcome):
-        context.progress.say(f"quantize  {line}")
+        context.progress.say_once(f"quantize  {line}")
     record = model.record.with_seen(example.key for example in calibration)
     return record.with_report("quantize", report(options, len(calibration), outcome))
 

@@ -192,5 +192,6 @@ def _warn_of_fallbacks(report: dict[str, Any], context: Context) -> None:
         context.progress.warn(
             f"{count} matrices have rows that are no multiple of their type's block, such as {first['tensor']}"
             f" ({first['columns']} values): {first['type']} in place of {first['wanted']}. All these fallbacks make"
-            f" {report['fallback_bytes']:+,} bytes"
+            f" {report['fallback_bytes']:+,} bytes",
+            about="fallbacks",  # of other levels they are in the report
         )
