@@ -10,12 +10,13 @@ import pytest
 
 from conftest import write_photos
 from microbudget.data.kept_rows import KeptRows
-from microbudget.errors import RunMismatch
+from microbudget.errors import InvalidOption, RunMismatch
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.model import Model, Record
 from microbudget.progress import Progress
 from microbudget.runs.manifest import Changes, Manifest
-from microbudget.runs.run import open_run
+from microbudget.runs.run import check_place, open_run
+from microbudget.search.shrink import shrink
 from microbudget.task import DataOptions, Example
 from microbudget.training.features import FeatureStore
 
@@ -149,6 +150,23 @@ def test_a_run_of_another_model_or_place_names_both(photos: Path, tmp_path: Path
     refusal = pytest.raises(RunMismatch, match=r"another model: what net\.onnx holds has changed since")
     with refusal, open_run(tmp_path / "run", changed, str(photos), task, 0):
         pass
+
+
+def test_a_run_lies_outside_of_what_was_given(photos: Path, tmp_path: Path) -> None:
+    """It would be read as data, and a classifier of photos learn the photos of its own report."""
+    (tmp_path / "model").mkdir()
+    for out in (photos, photos / "run", photos / ".." / "photos" / "a" / "b"):
+        with pytest.raises(InvalidOption, match=r"--out .* lies in the data .*photos, into which nothing is written"):
+            check_place(out, data=photos, model="owner/name")
+    with pytest.raises(InvalidOption, match="lies in the model"):
+        check_place(tmp_path / "model" / "run", data=photos, model=str(tmp_path / "model"))
+    text = tmp_path / "text.txt"
+    text.write_text("", encoding="utf-8")
+    check_place(tmp_path / "photos2", data=photos, model=tmp_path / "model")
+    check_place(tmp_path / "out", data=text, model=tmp_path / "net.onnx")
+    with pytest.raises(InvalidOption, match="lies in the data"):
+        shrink(tmp_path / "none.onnx", photos, out=photos / "run")
+    assert not (photos / "run").exists()
 
 
 def test_labels_are_compared_by_name() -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..errors import AlreadyExists, BadInput, RunLocked, RunMismatch
+from ..errors import AlreadyExists, BadInput, InvalidOption, RunLocked, RunMismatch
 from ..judge.budget import Budget
 from ..machine import files
 from ..model import Model
@@ -182,6 +182,20 @@ def check_folder(folder: Path) -> None:
         raise AlreadyExists(f"{folder} is a file: give a folder for the run")
     if folder.is_dir() and not (folder / "run.toml").is_file() and any(_strangers(folder)):
         raise AlreadyExists(f"{folder} holds files and is no run: give a new or empty folder")
+
+
+def check_place(folder: Path, **given: object) -> None:
+    """Raise InvalidOption for a run's folder that lies in a folder that the user gave: nothing is written into these.
+
+    given: paths by what they are, such as `data`; what is no folder is passed over.
+    """
+    for what, path in given.items():
+        if not isinstance(path, (str, Path)) or not Path(path).is_dir():
+            continue
+        if folder.resolve().is_relative_to(Path(path).resolve()):
+            raise InvalidOption(
+                f"--out {folder} lies in the {what} {path}, into which nothing is written: give a folder outside of it"
+            )
 
 
 @contextlib.contextmanager

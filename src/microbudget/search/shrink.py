@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack, cast
 
-from ..data.saved import is_saved
+from ..data.saved import Source, is_saved
 from ..errors import LabelsDisagree
 from ..judge.budget import Budget
 from ..judge.judging import judging_of
@@ -15,7 +15,7 @@ from ..methods import Method
 from ..methods.finetune import Finetune
 from ..model import Model
 from ..recipes.recipe import Recipe
-from ..runs.run import open_run, without_trace
+from ..runs.run import check_place, open_run, without_trace
 from ..runtimes.labels import knows_labels
 from ..runtimes.loading import load
 from ..task import DataOptions, Task, open_data
@@ -95,6 +95,7 @@ def run_recipe(
 
 
 def _open(model: str | Path | Model, data: str | Path | Task, out: Path, how: RunOptions) -> tuple[Model, Task, str]:
+    check_place(out, data=data.name if isinstance(data, Source) else data, model=model)
     given = load(model)
     if not isinstance(data, (str, Path)) and not is_saved(data):
         return given, data, type(data).__name__
