@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import pytest
 from PIL import Image
 
 from microbudget.data import saved
-from microbudget.errors import BadData
+from microbudget.errors import BadData, ModelNotFound
 from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.progress import Progress
+from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions, open_data
 
 datasets = pytest.importorskip("datasets")
@@ -205,6 +209,52 @@ def test_the_hub_is_asked_for_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_data("owner/flowers:small", "image-classification", JUDGED).labels == tuple(NAMES)
     open_data(saved.Source("flowers", "train[:50%]"), "image-classification", JUDGED)  # type: ignore[arg-type]
     assert asked == [("owner/flowers", "small", None), ("flowers", None, "train[:50%]")]
+
+
+@pytest.mark.parametrize("name", ["photos/flowrs", "./flowers", "~/flowers", "owner/flowers.parquet", "../x"])
+def test_a_mistyped_path_is_not_asked_of_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for data in (name, saved.Source(name, "test")):
+        with pytest.raises(
+            BadData, match=rf"there is no (folder|folder or file) {re.escape(str(Path(name)))}|{re.escape(name)}"
+        ):
+            open_data(data, "image-classification")  # type: ignore[arg-type]
+    with pytest.raises(ModelNotFound, match=f"there is no folder or file {re.escape(name)}: check the path"):
+        load(name)
+    with pytest.raises(BadData, match="photos is there, so the hub is not asked"):
+        open_data(saved.Source("photos/flowrs", "test"), "image-classification")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked"),
+    [
+        ({"question": "Why?", "answer": "So."}, "Why?"),
+        ({"query": "Why?", "response": "So.", "id": "7"}, "Why?"),
+        ({"system_prompt": "Be brief.", "question": "Why?", "response": "So."}, "Why?"),
+        ({"prompt": "Why?", "answer": "So."}, "Why?"),
+        ({"instruction": "Why?", "context": "", "response": "So."}, "Why?"),
+    ],
+)
+def test_columns_of_questions_and_answers_are_conversations(columns: dict[str, str], asked: str) -> None:
+    rows = [columns | {list(columns)[-1]: f"So {number}.", "at": datetime.date(2026, 1, 1)} for number in range(9)]
+    if "id" in columns:
+        rows = [columns | {"response": f"So {number}."} for number in range(9)]
+    task = open_data(datasets.Dataset.from_list(rows), "language-modelling", JUDGED)
+    assert isinstance(task, ChatTask)
+    example = task.examples("test")[0]
+    assert task.question(example) == asked
+    assert task.conversation(example)[-1]["content"].startswith("So")
+    assert (task.conversation(example)[0]["role"] == "system") == ("system_prompt" in columns)
+
+
+def test_a_question_without_an_answer_is_no_conversation() -> None:
+    rows = [{"question": "Why?", "text": "a text of its own " * 40}] * 20
+    assert not isinstance(open_data(datasets.Dataset.from_list(rows), "language-modelling", JUDGED), ChatTask)
 
 
 def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:

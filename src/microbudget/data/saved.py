@@ -27,7 +27,7 @@ from .splitting import SPLIT_FOLDERS, some, walk
 SUFFIXES = (".parquet", ".arrow")
 MARKS = ("dataset_dict.json", "state.json")  # of `save_to_disk`
 LABELS = ("label", "labels", "label_name", "class", "category")
-CONVERSATIONS = ("messages", "conversations", "conversation", "instruction", "prompt")
+FILES = (*SUFFIXES, ".txt", ".csv", ".tsv", ".json", ".jsonl", ".zip", ".onnx", ".gguf", ".safetensors")
 REVISION = 1  # of what is unpacked
 KEY_DIGITS = 16
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(?::[\w.-]+)?")
@@ -50,13 +50,15 @@ class Columns:
     """What a kind of model reads of a row.
 
     media: the feature that holds a file, or None for text alone. suffix: of a file that comes without a name.
-    texts: names of the column with the text, the first that is there.
+    texts: names of the column with the text, the first that is there. conversations: lists of columns; a row that has
+    all of one is a conversation.
     """
 
     media: Literal["Image", "Audio"] | None
     suffixes: Collection[str] = ()
     suffix: str = ""
     texts: tuple[str, ...] = ()
+    conversations: tuple[tuple[str, ...], ...] = ()
 
 
 def folder_of(data: Any, columns: Columns, progress: Progress = SILENT) -> Path:
@@ -88,7 +90,25 @@ def is_saved(data: Any) -> bool:
         return any((path / name).is_file() for name in MARKS) or next(_tables(path), None) is not None
     if path.is_file():
         return path.suffix.lower() in SUFFIXES
-    return isinstance(data, str) and _HUB_ID.fullmatch(data) is not None and _library_is_there()
+    return isinstance(data, str) and _HUB_ID.fullmatch(data) is not None and not is_path(data) and _library_is_there()
+
+
+def is_path(name: str) -> bool:
+    """Whether a name of nothing that is there is a mistyped path, for which the hub is not asked.
+
+    It begins as a path, its folder is there, or it ends as a file.
+    """
+    if name.startswith((".", "~", "/", "\\")):
+        return True
+    path = Path(name)
+    return (len(path.parts) > 1 and path.parent.exists()) or path.suffix.lower() in FILES
+
+
+def no_such_path(name: str) -> str:
+    """The message about a mistyped path."""
+    parent = Path(name).parent
+    there = f"; {parent} is there, so the hub is not asked for it" if parent.name and parent.exists() else ""
+    return f"there is no folder or file {name}: check the path{there}"
 
 
 def _tables(folder: Path) -> Iterator[Path]:
@@ -139,6 +159,8 @@ def _opened(data: Any, scratch: Path) -> Any:
             return library.load_dataset(builder, cache_dir=str(scratch), **files)
         if path.is_dir():
             return library.load_dataset(str(path.resolve()), split=split, cache_dir=str(scratch))
+        if not path.exists() and is_path(str(name)):
+            raise BadData(no_such_path(str(name)))
         if path.exists() or not _HUB_NAME.fullmatch(str(name)):
             raise BadData(f"{name} has no splits to choose from: give Parquet, Arrow, a saved folder or a hub id")
         owner, _, config = str(name).partition(":")
@@ -259,10 +281,10 @@ def _conversations_or_text(split: str, part: Any, columns: Columns, out: Path, p
     """Conversations as JSON lines, texts one below the other."""
     name = split or "data"
     rows = progress.track(part, f"unpacking {name}", len(part))
-    if "text" not in part.features and any(column in part.features for column in CONVERSATIONS):
+    if "text" not in part.features and any(set(row) <= set(part.features) for row in columns.conversations):
         with (out / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
             for row in rows:
-                stream.write(json.dumps(row) + "\n")
+                stream.write(json.dumps(row, default=str) + "\n")  # columns that are not read hold anything
         return
     read = _text(part, columns.texts)
     with (out / f"{name}.txt").open("w", encoding="utf-8", newline="\n") as stream:

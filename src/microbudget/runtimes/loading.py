@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import kind
+from ..data.saved import is_path, no_such_path
 from ..errors import MissingExtra, ModelNotFound, UnsafeModel, UnsupportedModel
 from ..model import CT2_NAME, GGUF_NAME, ONNX_NAME, Model, Record, backbone_of
 from .hf.checkpoint import Checkpoint
@@ -197,6 +198,8 @@ def read_preprocessing(folder: Path) -> dict[str, Any] | None:
 
 
 def _download(name: str, weights: bool = True) -> Path:
+    if is_path(name):
+        raise ModelNotFound(no_such_path(name))
     if not _HUB_ID.fullmatch(name):
         raise ModelNotFound(f"there is no folder or file {name!r}, and it is no hub id either")
     try:

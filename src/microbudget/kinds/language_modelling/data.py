@@ -8,9 +8,10 @@ from ...data import saved
 from ...errors import BadData
 from ...task import DataOptions
 from .chats import ChatTask, files
+from .layouts import COLUMNS_OF_A_ROW
 from .text import TextTask
 
-COLUMNS = saved.Columns(None, texts=("text", "content", "sentence"))
+COLUMNS = saved.Columns(None, texts=("text", "content", "sentence"), conversations=COLUMNS_OF_A_ROW)
 
 
 def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask:

@@ -23,8 +23,12 @@ ROLE_NAMES: Mapping[str, str] = {  # as data sets write them
     "model": "assistant",
 }
 TALKS = ("messages", "conversations", "conversation")
-PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("query", "response"))
+PAIRS = tuple(
+    (asked, answer) for asked in ("prompt", "question", "query") for answer in ("completion", "response", "answer")
+)
 INSTRUCTED = (("instruction", "input", "output"), ("instruction", "context", "response"))  # Alpaca, Dolly
+SYSTEM = ("system", "system_prompt")
+COLUMNS_OF_A_ROW = (*((key,) for key in TALKS), *((asked, answer) for asked, _, answer in INSTRUCTED), *PAIRS)
 WANTED = '{"messages": [{"role": ..., "content": ...}]}'
 OTHERS = (
     'read as well are {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]},'
@@ -46,7 +50,7 @@ def messages(row: Any, where: str) -> tuple[Message, ...]:
 
 
 def _messages(row: dict[str, Any], where: str) -> list[Message]:
-    system = row.get("system")
+    system = next((row[key] for key in SYSTEM if row.get(key)), None)
     first = [_message("system", system, f"{where}, system")] if system else []
     for key in TALKS:
         if row.get(key) is not None:
