@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from microbudget.audio.log_mel import LogMel, config_text, mel_filters
+from microbudget.audio.log_mel import FittedWindow, LogMel, config_text, mel_filters
 from microbudget.errors import UnsupportedPreprocessing
 
 transformers = pytest.importorskip("transformers")
@@ -96,4 +96,42 @@ def test_configuration_is_read_and_written() -> None:
 @pytest.mark.parametrize("config", [{"sampling_rate": 8_000}, {"do_normalize": True}, {"chunk_length": 0}])
 def test_other_front_ends_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedPreprocessing):
+        LogMel.parse(config)
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(0, 500_000), shortest=st.integers(1, 29), margin=st.integers(0, 9))
+def test_a_fitted_window_is_the_beginning_of_the_whole_one(length: int, shortest: int, margin: int) -> None:
+    """It holds the recording and its margin, and no frame differs from that of 30 s; an odd one would be lost."""
+    whole = LogMel(fitted=FittedWindow(shortest, margin))
+    fitted = whole.for_recording(length)
+    wanted = min(480_000, max(shortest * 16_000, length + margin * 16_000))
+    assert wanted <= fitted.samples < wanted + 320
+    assert fitted.frames % 2 == 0
+    assert LogMel().for_recording(length) == LogMel()
+
+
+def test_the_features_of_a_fitted_window_are_those_of_the_whole_one() -> None:
+    waveform = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
+    whole = LogMel(fitted=FittedWindow(2, 1))
+    fitted = whole.for_recording(len(waveform))
+    assert fitted.seconds == pytest.approx(2.26)
+    np.testing.assert_array_equal(fitted(waveform), whole(waveform)[:, : fitted.frames])
+
+
+def test_a_fitted_window_is_read_back_and_other_libraries_pass_over_it(tmp_path: Path) -> None:
+    front = LogMel(fitted=FittedWindow(12, 1.5))
+    text = config_text(front)
+    assert LogMel.parse(json.loads(text)) == front
+    (tmp_path / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    theirs = transformers.WhisperFeatureExtractor.from_pretrained(str(tmp_path))
+    assert theirs(np.zeros(9, np.float32), sampling_rate=16_000).input_features[0].shape == (80, 3000)
+
+
+@pytest.mark.parametrize(
+    "window", [12, {"shortest_s": 12}, {"shortest_s": "x", "margin_s": 1}, {"shortest_s": 12, "margin_s": -1}]
+)
+def test_a_damaged_fitted_window_is_named(window: Any) -> None:
+    config = {**json.loads(config_text(LogMel())), "fitted_window": window}
+    with pytest.raises(UnsupportedPreprocessing, match="fitted_window"):
         LogMel.parse(config)

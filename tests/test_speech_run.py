@@ -17,6 +17,7 @@ from microbudget.judge.budget import Budget
 from microbudget.judge.judging import judging_of
 from microbudget.judge.measuring import open_task
 from microbudget.judge.options import MeasureOptions
+from microbudget.kinds.transcription.amount import ENOUGH_S, OFTEN, Amount
 from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.kinds.transcription.judging import TIMEOUT_S
 from microbudget.kinds.transcription.players import encoded, marked
@@ -31,6 +32,8 @@ from toy_seq2seq import write_recordings, write_whisper
 
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
     pytest.importorskip(name)
+
+INT8 = "export(format='ct2', type='int8')"
 
 
 @pytest.fixture(scope="session")
@@ -201,23 +204,60 @@ def test_players_play_the_beginning_of_what_is_long(recordings: Path, monkeypatc
     assert len(begin) < 0.6 * len(whole)
 
 
-def test_the_ladder(folder: Path, recordings: Path, ran: Shrunk) -> None:
+def ladder(model: Path, task: TranscriptionTask) -> list[str]:
+    return [recipe.short() for recipe in SearchSpace(load(model), task).recipes(())]
+
+
+def test_what_is_tried_with_few_recordings(folder: Path, recordings: Path, ran: Shrunk) -> None:
+    """Nothing that trains layers: minutes of speech do not teach a decoder, and that is said before the start."""
     task = TranscriptionTask.open(recordings)
-    recipes = [recipe.short() for recipe in SearchSpace(load(folder), task).recipes(())]
-    assert recipes[0] == "export(format='ct2', type='int8')"
-    assert all(recipe.endswith(("type='int8')", "type='float32')")) for recipe in recipes)
+    space = SearchSpace(load(folder), task)
+    assert ladder(folder, task) == [INT8, f"trim(keep='auto') > {INT8}"]
+    (line,) = space.forecast(1)
+    assert line.startswith(f"nothing is trained: {len(task.examples('train'))} recordings of ")
+    assert "give 60.0 min or more of your own audio" in line
+    with pytest.raises(InvalidOption, match="is exported already"):
+        list(SearchSpace(load(ran.folder), task).recipes(()))
+
+
+def test_what_is_tried_with_enough_to_learn_from(folder: Path, recordings: Path) -> None:
+    """Hours of audio, or few words that are said often: then shorter windows and fewer layers are taught too."""
+    task = TranscriptionTask.open(recordings)
+    task._texts = dict.fromkeys(task._texts, "yes no " * OFTEN)
+    recipes = ladder(folder, task)
+    assert not list(SearchSpace(load(folder), task).forecast(1))
     assert any("window(seconds=3)" in recipe for recipe in recipes), "the longest utterance lasts 2.5 s"
-    trimmed = next(text for text in recipes if "trim" in text).removesuffix(" > export(format='ct2', type='int8')")
+    assert any("window(seconds=3, epochs=5)" in recipe for recipe in recipes)
     taught = [text for text in recipes if "distill" in text]
     assert len(taught) == 2
-    assert all(text.startswith(f"{trimmed} > distill(") for text in taught), "what is there is not made again"
+    assert all(text.startswith("window(seconds=3) > trim > distill(") for text in taught)
     assert all("epochs=60" in text and "batch_size=16" in text for text in taught)
     for text in recipes:
         assert Recipe.parse(text).formats("hf")[-1] == "ct2"
     assert window_s(load(folder), task) == 3
     assert fewer_layers(load(folder)) == [2, 1]
-    with pytest.raises(InvalidOption, match="is exported already"):
-        list(SearchSpace(load(ran.folder), task).recipes(()))
+
+
+def test_an_hour_of_audio_is_enough(recordings: Path) -> None:
+    task = TranscriptionTask.open(recordings)
+    assert not Amount.of(task).teaches
+    task._seconds = dict.fromkeys(task._seconds, ENOUGH_S / len(task.examples("train")) + 1)
+    assert Amount.of(task).teaches
+
+
+def test_short_recordings_get_windows_of_their_own(recordings: Path, tmp_path: Path) -> None:
+    """Of Whisper's 30 s. Where a limit is broken so, the whole window and floats are tried in addition."""
+    whole = write_whisper(tmp_path / "whole", max_source_positions=1500)
+    task = TranscriptionTask.open(recordings)
+    first, trimmed = ladder(whole, task)
+    assert first == f"window(seconds='each') > {INT8}"
+    assert trimmed == f"window(seconds='each') > trim(keep='auto') > {INT8}"
+    space = SearchSpace(load(whole), task)
+    fallbacks = [recipe.short() for recipe in space.fallbacks(Recipe.parse(first))]
+    assert fallbacks == [INT8, "window(seconds='each') > export(format='ct2', type='float32')"]
+    assert space.fallbacks(Recipe.parse(trimmed)) == ()
+    task._seconds = dict.fromkeys(task._seconds, 28.0)
+    assert ladder(whole, task)[0] == INT8, "windows of 29 s save too little"
 
 
 def test_one_long_recording_does_not_decide_the_window(folder: Path, recordings: Path) -> None:

@@ -285,7 +285,7 @@ def test_texts_are_needed(whisper: Model, tmp_path: Path) -> None:
 
 
 def test_odd_options_are_refused() -> None:
-    for options in ({"coverage": 1.5}, {"keep": -1}, {"keep": 2.5}, {"text": 3}):
+    for options in ({"coverage": 1.5}, {"keep": -1}, {"keep": 2.5}, {"keep": "all"}, {"max_loss": -1}, {"text": 3}):
         with pytest.raises(InvalidOption):
             Trim(**options)  # type: ignore[arg-type]
 

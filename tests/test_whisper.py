@@ -26,7 +26,7 @@ from microbudget.methods.export import Export
 from microbudget.model import Model
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
-from microbudget.runtimes.speech.whisper import LOOPS, without_loop
+from microbudget.runtimes.speech.whisper import LOOPS, SENTENCE, has_loop, without_loop
 from microbudget.task import DataOptions
 from toy_seq2seq import LANGUAGES, special_tokens, write_recordings, write_whisper
 
@@ -153,6 +153,18 @@ def test_a_loop_that_wanders_ends_where_it_begins() -> None:
     assert without_loop(tokens, len(tokens) + 1, spelled) == tokens
     varied = coin.integers(0, 50_000, 224).tolist()
     assert without_loop(varied, 224, spelled) == varied, "a window may be as full as that"
+
+
+@given(tokens=st.lists(st.integers(0, 2), max_size=40))
+def test_loops_are_found_anywhere(tokens: list[int]) -> None:
+    """Against the definition: a sentence twice in a row, or something shorter four times."""
+    found = any(
+        tokens[at : at + period] * times == tokens[at : at + period * times]
+        for period in range(1, len(tokens) + 1)
+        for times in [2 if period >= SENTENCE else LOOPS]
+        for at in range(len(tokens) - period * times + 1)
+    )
+    assert has_loop(tokens) == found
 
 
 def test_a_session_writes_no_loop(exported: Model, monkeypatch: pytest.MonkeyPatch) -> None:

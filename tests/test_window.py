@@ -195,3 +195,82 @@ def test_recordings_of_the_toy_are_sound(context: Context) -> None:
     samples, rate = soundfile.read(context.task.path_of(example))  # type: ignore[attr-defined]
     assert rate == RATE_HZ
     assert 0.5 * RATE_HZ <= len(samples) <= 2.5 * RATE_HZ
+
+
+@pytest.fixture(scope="session")
+def fitted(whisper: Model, context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A window of each recording's length, 2 s at least, of the model's own 10 s."""
+    return build_step(whisper, Window(seconds="each", shortest=2), context, tmp_path_factory.mktemp("store"))
+
+
+def test_a_window_for_each_recording_leaves_the_weights_alone(whisper: Model, fitted: Model) -> None:
+    """Every library opens the folder as it is, with the whole window; the record says what the tool takes."""
+    from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    for file in whisper.files:
+        if file.name != "preprocessor_config.json":
+            assert (fitted.path / file.name).read_bytes() == file.read_bytes(), file.name
+    front = WhisperFeatureExtractor.from_pretrained(str(fitted.path))
+    assert (front.chunk_length, front.nb_max_frames) == (10, 1000)
+    WhisperForConditionalGeneration.from_pretrained(str(fitted.path))
+    report = fitted.record.history["window"]
+    assert (report["before_s"], report["shortest_s"], report["margin_s"]) == (10, 2, 1)
+    assert 2 <= report["mean_s"] <= 3.5, "the toy recordings have 0.5 to 2.5 seconds"
+    assert (fitted.record.preprocessing or {})["fitted_window"] == {"shortest_s": 2, "margin_s": 1}
+
+
+def test_both_runtimes_take_the_window_of_each_recording(fitted: Model, tmp_path: Path) -> None:
+    """As the plain window of that length does, whose weights are cut; recordings longer than all are cut at pauses."""
+    from microbudget.kinds.transcription.network import open_speech
+    from microbudget.kinds.transcription.window import write
+    from microbudget.runtimes.ct2 import convert as convert_ct2
+
+    for folder in (tmp_path / "cut", tmp_path / "ct2"):
+        folder.mkdir()
+    convert_ct2.convert(fitted.path, tmp_path / "ct2", "float32")
+    torch_session = open_speech(fitted, threads=1, language="en")
+    ct2_session = open_speech(load(tmp_path / "ct2"), threads=1, language="en")
+    for length_s in (0.5, 4.0, 14.0):
+        waveform = np.random.default_rng(0).normal(0, 0.1, int(length_s * RATE_HZ)).astype(np.float32)
+        assert torch_session.text(waveform) == ct2_session.text(waveform)
+    write(fitted, 5, tmp_path / "cut")
+    plain = open_speech(load(tmp_path / "cut"), threads=1, language="en")
+    assert torch_session.text(waveform[: 4 * RATE_HZ]) == plain.text(waveform[: 4 * RATE_HZ])
+
+
+def test_a_text_that_repeats_itself_is_written_again_with_the_whole_window(
+    fitted: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session: Any = open_session(fitted)
+    frames: list[int] = []
+
+    def generate(features: np.ndarray, _prompt: Any) -> list[int]:
+        frames.append(features.shape[1])
+        return [ord("!"), ord("?")] * (16 if features.shape[1] < 1000 else 1)
+
+    monkeypatch.setattr(session.whisper, "generate", generate)
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE_HZ).astype(np.float32)
+    once = session.text(noise)
+    assert frames == [200, 1000]
+    assert session.second_tries() == 1
+    whole = np.random.default_rng(0).normal(0, 0.1, 10 * RATE_HZ).astype(np.float32)
+    assert session.text(whole) == once
+    assert frames[2:] == [1000], "the whole window has no second try"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seconds": "each", "epochs": 2}, "leave epochs out"),
+        ({"seconds": 10, "shortest": 5}, "are for seconds='each'"),
+        ({"seconds": "all"}, "must be a whole number"),
+    ],
+)
+def test_options_that_do_not_fit_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        Window(**options)
+
+
+def test_a_window_that_is_short_already_is_refused(short: Model, context: Context, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="take fewer seconds"):
+        build_step(short, Window(seconds="each"), context, tmp_path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -27,14 +27,51 @@ HIGHEST_HZ = 8_000.0
 BLOCK = 64  # frames at a time: they stay in the processor's cache, which is twice as fast as all at once
 
 
+FITTED = "fitted_window"  # the key of a `preprocessor_config.json`; other libraries pass over it
+
+
+@dataclass(frozen=True)
+class FittedWindow:
+    """A window for each recording: its length and some silence, but never shorter than `shortest_s`.
+
+    Whisper was trained on windows of 30 s. Of shorter ones it takes those well that end in silence and are not much
+    shorter than a third of that; below it repeats itself.
+    """
+
+    shortest_s: float
+    margin_s: float  # of silence after the recording
+
+    def samples(self, recording: int) -> int:
+        """The length of the window for a recording of so many samples."""
+        return round(max(self.shortest_s * RATE_HZ, recording + self.margin_s * RATE_HZ))
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any]) -> FittedWindow | None:
+        """From a `preprocessor_config.json`; None for one window for all. Raises UnsupportedPreprocessing."""
+        found = config.get(FITTED)
+        if found is None:
+            return None
+        try:
+            window = cls(float(found["shortest_s"]), float(found["margin_s"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnsupportedPreprocessing(f"{FITTED} is {found!r}: it has shortest_s and margin_s") from error
+        if not (window.shortest_s >= 0 and window.margin_s >= 0):  # nor NaN
+            raise UnsupportedPreprocessing(f"{FITTED} is {found!r}: neither may be negative")
+        return window
+
+
 @dataclass(frozen=True)
 class LogMel:
-    """A front end: the number of mel bands, and the length of the window that the model takes."""
+    """A front end: the number of mel bands, and the length of the window that the model takes.
+
+    fitted: where the window follows the recording; `samples` is then the longest.
+    """
 
     mels: int = 80
     samples: int = 480_000  # of the window
     size: int = 400  # of a frame, n_fft
     hop: int = 160
+    fitted: FittedWindow | None = None
 
     @classmethod
     def parse(cls, config: Mapping[str, Any]) -> LogMel:
@@ -50,7 +87,15 @@ class LogMel:
             raise UnsupportedPreprocessing(
                 f"chunk_length is {seconds}: a window has at least two hops of {hop} samples"
             )
-        return cls(int(config.get("feature_size", 80)), samples, int(config.get("n_fft", 400)), hop)
+        size = int(config.get("n_fft", 400))
+        return cls(int(config.get("feature_size", 80)), samples, size, hop, FittedWindow.parse(config))
+
+    def for_recording(self, samples: int) -> LogMel:
+        """The front end with the window for a recording of so many samples; itself where it has one window for all."""
+        if self.fitted is None:
+            return self
+        step = 2 * self.hop  # the encoder's second convolution takes every other frame
+        return replace(self, samples=min(self.samples, -(-self.fitted.samples(samples) // step) * step))
 
     @property
     def frames(self) -> int:
@@ -144,5 +189,6 @@ def config_text(front: LogMel) -> str:
         "padding_side": "right",
         "padding_value": 0.0,
         "return_attention_mask": False,
+        **({} if front.fitted is None else {FITTED: asdict(front.fitted)}),
     }
     return json.dumps(config, indent=2)

@@ -8,8 +8,9 @@ from typing import ClassVar
 from ..errors import InvalidOption
 from . import Method, option
 
-AUTO = "auto"
+AUTO, EACH = "auto", "each"
 LONGEST_S = 30
+SHORTEST_S, MARGIN_S = 12, 1  # of windows that follow the recording: a shorter one makes Whisper repeat itself
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,13 @@ class Window(Method):
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
-    seconds: int | str = option(10, "length in whole seconds, or 'auto': of the longest recording", always_shown=True)
+    seconds: int | str = option(
+        10,
+        "length in whole seconds; 'auto': of the longest recording; 'each': of each recording, which needs no training",
+        always_shown=True,
+    )
+    shortest: int = option(SHORTEST_S, "seconds of the shortest window of seconds='each'", low=1, high=LONGEST_S)
+    margin: int = option(MARGIN_S, "seconds of silence after each recording of seconds='each'", low=0, high=LONGEST_S)
     epochs: int = option(
         0, "epochs of fine-tuning on the transcripts that the model writes with its old window", low=0, high=1000
     )
@@ -31,7 +38,13 @@ class Window(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.seconds != AUTO and not (isinstance(self.seconds, int) and 1 <= self.seconds <= LONGEST_S):
+        number = isinstance(self.seconds, int) and 1 <= self.seconds <= LONGEST_S
+        if not number and self.seconds not in (AUTO, EACH):
             raise InvalidOption(
-                f"window: seconds must be a whole number in [1, {LONGEST_S}] or {AUTO!r}, not {self.seconds!r}"
+                f"window: seconds must be a whole number in [1, {LONGEST_S}], {AUTO!r} or {EACH!r},"
+                f" not {self.seconds!r}"
             )
+        if self.seconds == EACH and self.epochs:
+            raise InvalidOption(f"window: seconds={EACH!r} takes the model as it is: leave epochs out")
+        if self.seconds != EACH and (self.shortest, self.margin) != (SHORTEST_S, MARGIN_S):
+            raise InvalidOption(f"window: shortest and margin are for seconds={EACH!r}")

@@ -153,6 +153,8 @@ def _try_all(evaluation: Evaluation, run: Run, job: Job, deadline: float | None)
             unrounded = Recipe(recipe.steps[:-1])
             if job.own_recipes and candidate.slower_than_float and unrounded not in recipes:
                 recipes.append(unrounded)
+            if job.own_recipes and candidate.broken_limits(budget):
+                recipes += [other for other in job.space.fallbacks(recipe) if other not in recipes]
             if best(found, budget) is candidate:
                 deliver(run, evaluation.model(candidate), candidate, budget, job.task)
     except KeyboardInterrupt:

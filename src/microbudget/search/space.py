@@ -27,6 +27,10 @@ class SearchSpace:
         """Recipes to try, the safest first. first: the steps that teach the model the data's labels."""
         raise NotImplementedError
 
+    def fallbacks(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """What is tried in addition where the candidate of this recipe breaks a limit."""
+        return ()
+
     def forecast(self, threads: int) -> Iterator[str]:
         """A line for each thing that is known before anything is built."""
         yield from ()

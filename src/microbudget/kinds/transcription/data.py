@@ -22,6 +22,7 @@ from ...data.folders import some
 from ...data.splits import Splits
 from ...errors import BadData
 from ...progress import Progress
+from ...runtimes.speech.whisper import is_repetitive
 from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
 from . import utterances
 from .network import KIND
@@ -167,6 +168,10 @@ class TranscriptionTask:
             **{name: sum(getattr(one, name) for one in found) for name in ("substitutions", "deletions", "insertions")},
             "empty": sum(one.empty for one in found),
             "hallucinated": sum(one.hallucinated for one in found),
+            "runaways": sum(
+                one.word_errors > one.words or is_repetitive(str(text))
+                for one, text in zip(found, outputs, strict=True)
+            ),
             "audio_s": sum(self.seconds(example) for example in examples),
         }
 

@@ -1,29 +1,33 @@
-"""What `shrink` tries for Whisper, the safest first: integers, a window that fits, fewer words, fewer layers."""
+"""What `shrink` tries for Whisper, the safest first: integers in a window that fits, fewer words, fewer layers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
+from ...audio.log_mel import FittedWindow
+from ...audio.sound import RATE_HZ
 from ...errors import InvalidOption
 from ...methods import Method
 from ...methods.distill import Distill
 from ...methods.export import Export
-from ...methods.trim import Trim
-from ...methods.window import Window
+from ...methods.trim import AUTO, Trim
+from ...methods.window import EACH, MARGIN_S, SHORTEST_S, Window
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.speech.tokenizer import read_json
 from ...runtimes.speech.whisper import front_end
 from ...search import space
 from ...task import SPLITS, Split, Task
+from .amount import Amount
 from .task import SpokenTask
 
 FITTED = 0.95  # of the utterances fit into the window
 ROOM_S = 0.5  # of silence after the longest of them
 WORTH = 0.8  # of the window: a longer one saves too little
-SHORTEST_S = 2
+LEAST_S = 2
 EPOCHS = 5  # of the fine-tuning for a shorter window
+INT8 = Export(format="ct2", type="int8")
 SEEN: tuple[Split, ...] = tuple(split for split in SPLITS if split != "test")
 
 
@@ -31,25 +35,51 @@ class SearchSpace(space.SearchSpace):
     """Recipes for a Hugging Face folder of Whisper."""
 
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
-        """The safest first. Raises InvalidOption for a model that is exported already."""
+        """The safest first: what trains nothing. Layers are trained only where there is enough to learn from.
+
+        Raises InvalidOption for a model that is exported already.
+        """
         given = self.given
         if given.format != "hf":
             raise InvalidOption(
                 f"{given.path} is exported already ({given.format}): give the Hugging Face folder that it was made from"
             )
-        export = Export(format="ct2", type="int8")
-        yield Recipe((export,))
+        fitted = self._fitted()
+        yield Recipe((*fitted, INT8))
+        yield Recipe((*fitted, Trim(keep=AUTO), INT8))
+        if not Amount.of(self.task).teaches:
+            return
         seconds = window_s(given, self.task)
-        fitted: tuple[Method, ...] = (Window(seconds=seconds),) if seconds else ()
-        if fitted:
-            yield Recipe((*fitted, export))
-        yield Recipe((*fitted, Trim(), export))
-        yield Recipe((*fitted, Export(format="ct2", type="float32")))
-        if fitted:
-            yield Recipe((Window(seconds=seconds, epochs=EPOCHS), Trim(), export))
+        shorter: tuple[Method, ...] = (Window(seconds=seconds),) if seconds else fitted
+        if seconds:
+            yield Recipe((*shorter, INT8))
+            yield Recipe((Window(seconds=seconds, epochs=EPOCHS), Trim(), INT8))
         for layers in fewer_layers(given):
             # A small vocabulary makes an epoch cheap; few recordings need small batches and some patience.
-            yield Recipe((*fitted, Trim(), Distill(decoder_layers=layers, epochs=60, batch_size=16), export))
+            yield Recipe((*shorter, Trim(), Distill(decoder_layers=layers, epochs=60, batch_size=16), INT8))
+
+    def fallbacks(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """Of the first recipe: integers in the whole window, and floats. Nothing else is safer."""
+        fitted = self._fitted()
+        if recipe != Recipe((*fitted, INT8)):
+            return ()
+        floats = Recipe((*fitted, Export(format="ct2", type="float32")))
+        return (Recipe((INT8,)), floats) if fitted else (floats,)
+
+    def forecast(self, threads: int) -> Iterator[str]:
+        """Why nothing is trained, where that is so."""
+        amount = Amount.of(self.task)
+        if self.given.format == "hf" and not amount.teaches:
+            yield f"nothing is trained: {amount.lack()}"
+
+    def _fitted(self) -> tuple[Method, ...]:
+        """A window for each recording, where that saves time."""
+        lengths, longest = _lengths(self.task), front_end(self.given.path).seconds
+        if not lengths or WORTH * longest < SHORTEST_S:
+            return ()
+        fitted = FittedWindow(SHORTEST_S, MARGIN_S)
+        windows = [min(longest, fitted.samples(round(length * RATE_HZ)) / RATE_HZ) for length in lengths]
+        return (Window(seconds=EACH),) if sum(windows) <= WORTH * longest * len(windows) else ()
 
 
 def window_s(given: Model, task: Task) -> int:
@@ -57,13 +87,18 @@ def window_s(given: Model, task: Task) -> int:
 
     One recording that is much longer than the others must not cost all of them their time: it is transcribed in pieces.
     """
-    if not isinstance(task, SpokenTask):
-        return 0
-    lengths = sorted(task.seconds(example) for split in SEEN for example in task.examples(split))
+    lengths = _lengths(task)
     if not lengths:
         return 0
-    wanted = max(SHORTEST_S, math.ceil(lengths[math.ceil(FITTED * len(lengths)) - 1] + ROOM_S))
+    wanted = max(LEAST_S, math.ceil(lengths[math.ceil(FITTED * len(lengths)) - 1] + ROOM_S))
     return wanted if wanted <= WORTH * front_end(given.path).seconds else 0
+
+
+def _lengths(task: Task) -> list[float]:
+    """Seconds of the recordings of train and validation, ascending."""
+    if not isinstance(task, SpokenTask):
+        return []
+    return sorted(task.seconds(example) for split in SEEN for example in task.examples(split))
 
 
 def fewer_layers(given: Model) -> list[int]:

@@ -11,6 +11,7 @@ from ...model import Model
 from ...task import Example
 from ...training.objective import Trained
 from ...training.settings import Execution, Settings
+from .amount import Amount
 from .objective import TrainingData, objective
 from .pseudo_labels import PseudoLabels, pseudo_labels
 from .transcripts import count
@@ -27,6 +28,8 @@ def training_data(teacher: Model, context: Context, *, max_wer: float, longest_s
     OutOfTime.
     """
     task: Any = context.task
+    if not (amount := Amount.of(task)).teaches:
+        context.progress.warn(amount.lack())
     splits = [
         [*task.examples("train"), *task.examples("unlabelled")],
         [*task.examples("validation")],

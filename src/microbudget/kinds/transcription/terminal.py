@@ -13,7 +13,7 @@ def rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
     extra = measurement.extra
     kinds = ", ".join(f"{extra[name]} {name}" for name in ("substitutions", "deletions", "insertions"))
     yield "errors", f"{kinds} of {extra['words']} words ({extra['normalizer']} normalizer)"
-    yield "transcripts", f"{extra['empty']} empty, {extra['hallucinated']} made up"
+    yield "transcripts", f"{extra['empty']} empty, {extra['hallucinated']} made up, {extra.get('runaways', 0)} runaways"
     if long := extra.get("long_form"):
         of = f"{long['joined']} utterances joined" if long["joined"] else f"{long['recordings']} recordings"
         yield "long form", f"wer {long['wer']:.4f} on {long['words']} words, {of} to {format_seconds(long['seconds'])}"

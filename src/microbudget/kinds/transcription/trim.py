@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...methods import Context
 from ...model import Model
 from ...runtimes.speech.tokenizer import read_json
 from ...runtimes.speech.whisper import MULTILINGUAL
+
+if TYPE_CHECKING:
+    from .suppression import Suppression
 
 
 def texts(model: Model, context: Context) -> Iterable[str]:
@@ -24,6 +27,13 @@ def texts(model: Model, context: Context) -> Iterable[str]:
 
         labels = pseudo_labels(model, missing, context)
         yield from (labels.text(example) for example in missing)
+
+
+def losses(model: Model, context: Context) -> Suppression:
+    """What smaller vocabularies cost on recordings of the task. Raises BadData, OutOfTime."""
+    from .suppression import Suppression
+
+    return Suppression(model, context)
 
 
 def runtimes(folder: Path, rows: int) -> list[str]:

@@ -1,8 +1,9 @@
-"""window of a Whisper: fewer seconds of audio at once.
+"""window of a Whisper: fewer seconds of audio at once, the same number for all recordings or for each its own.
 
 The positions of the encoder and the front end's length change in the model's own files, so transformers opens the
 folder as it is; a longer recording is cut to the window by the runtime. Vaswani et al. 2017: positions are independent
-of each other, so the first ones stay what they were.
+of each other, so the first ones stay what they were. Where each recording has its own window, the weights stay as they
+are, and the front end's settings say how long a window is.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ...audio.log_mel import FITTED, FittedWindow
+from ...audio.sound import RATE_HZ
 from ...errors import BadData, InvalidOption, UnsupportedModel
 from ...methods import Context
-from ...methods.window import Window
+from ...methods.window import EACH, Window
 from ...model import Model, Record
 from ...training.settings import Settings
 
@@ -28,6 +31,8 @@ PER_SECOND = 50  # positions: 100 frames, and the second convolution takes every
 def apply(step: Window, model: Model, context: Context, out: Path) -> Record:
     """Write the model with the shorter window. Raises InvalidOption for a longer one than it has."""
     before = _window(model)
+    if step.seconds == EACH:
+        return _fit(step, model, context, before, out)
     seconds = _seconds(step, context, before)
     write(model, seconds, out)
     longer = sum(length > seconds for length in _lengths(context))
@@ -41,6 +46,37 @@ def apply(step: Window, model: Model, context: Context, out: Path) -> Record:
     context.progress.say(f"window    {before} s to {seconds} s; {longer} recordings are longer and will be cut")
     preprocessing = _front(record.preprocessing, seconds) if record.preprocessing else None
     return replace(record.with_report("window", report), preprocessing=preprocessing)
+
+
+def _fit(step: Window, model: Model, context: Context, longest: int, out: Path) -> Record:
+    """Write the model as it is, with a window that follows the recording."""
+    if step.shortest >= longest:
+        raise InvalidOption(
+            f"window: the model's own window is {longest} s, and shortest={step.shortest} leaves nothing to save:"
+            " take fewer seconds"
+        )
+    fitted = FittedWindow(step.shortest, step.margin)
+    named = [file for file in model.files if file.name in FRONT_ENDS]
+    if not named:
+        raise UnsupportedModel(f"{model.path} has no preprocessor_config.json: save the feature extractor there")
+    for file in model.files:
+        if file in named:
+            (out / file.name).write_text(json.dumps(_front(_read(file), fitted), indent=2), encoding="utf-8")
+        else:
+            shutil.copyfile(file, out / file.name)
+    lengths = _lengths(context)
+    windows = [min(longest, fitted.samples(round(length * RATE_HZ)) / RATE_HZ) for length in lengths]
+    mean_s = sum(windows) / len(windows) if windows else None
+    context.progress.say(
+        f"window    {longest} s to that of each recording"
+        + (f", {mean_s:.1f} s on average of {len(windows)}" if mean_s is not None else "")
+    )
+    report = {
+        "before_s": longest, **asdict(fitted), "mean_s": mean_s, "runtimes": list(_runtimes_of_fitted(longest)),
+    }  # fmt: skip
+    before = model.record.preprocessing
+    record = model.record.with_report("window", report)
+    return replace(record, preprocessing=_front(before, fitted) if before else None)
 
 
 def _seconds(step: Window, context: Context, before: int) -> int:
@@ -99,13 +135,16 @@ def _window(model: Model) -> int:
     return positions // PER_SECOND
 
 
-def _front(config: dict[str, Any], seconds: int) -> dict[str, Any]:
-    """A feature extractor's configuration for the window, also nested in a processor's."""
+def _front(config: dict[str, Any], window: int | FittedWindow) -> dict[str, Any]:
+    """A feature extractor's configuration for the window, also nested in a processor's. window: seconds, or fitted."""
     if isinstance(config.get("feature_extractor"), dict):
-        return {**config, "feature_extractor": _front(config["feature_extractor"], seconds)}
+        return {**config, "feature_extractor": _front(config["feature_extractor"], window)}
+    if isinstance(window, FittedWindow):
+        return {**config, FITTED: asdict(window)}
+    config = {key: value for key, value in config.items() if key != FITTED}
     rate, hop = config.get("sampling_rate", 16_000), config.get("hop_length", 160)
-    samples = seconds * rate
-    return {**config, "chunk_length": seconds, "n_samples": samples, "nb_max_frames": samples // hop}
+    samples = window * rate
+    return {**config, "chunk_length": window, "n_samples": samples, "nb_max_frames": samples // hop}
 
 
 def _write_positions(folder: Path, positions: int, out: Path) -> None:
@@ -135,6 +174,15 @@ def _runtimes(seconds: int) -> tuple[str, ...]:
         f"transformers opens the window of {seconds} s as it is; CTranslate2 takes features of {seconds} s as it is",
         "faster-whisper opens the export to ct2, but fills every piece up to 30 s and takes the time of 30 s; for"
         f" windows of {seconds} s see docs/whisper.md, or use `microbudget transcribe`",
+    )
+
+
+def _runtimes_of_fitted(longest: int) -> tuple[str, ...]:
+    """What takes the window of each recording, for the card."""
+    return (
+        "microbudget takes a window of each recording's length, in torch and in CTranslate2",
+        f"transformers and faster-whisper open the model too, with its whole window of {longest} s and the time that it"
+        " takes; for shorter windows see docs/whisper.md",
     )
 
 

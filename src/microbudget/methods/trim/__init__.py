@@ -5,7 +5,8 @@ configuration files; the bytes stay, so that every text can still be written, in
 tokens that stay are what they were.
 
 A kind's part, `kinds/<kind>/trim.py`, has two functions: `texts(model, context)`, the texts of the training examples,
-and `runtimes(folder, rows)`, what opens the trimmed model.
+and `runtimes(folder, rows)`, what opens the trimmed model. For `keep='auto'` it has a third, `losses(model, context)`:
+what vocabularies cost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,12 +23,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadData, Failed, UnsupportedModel
+from ...errors import BadData, Failed, InvalidOption, UnsupportedModel
 from ...model import Model, Record
 from .. import Context, Method, option
-from . import configs, tokenizer, weights, words
+from . import configs, curve, tokenizer, weights, words
 
 CONFIGS = ("config.json", "generation_config.json")
+AUTO = "auto"
 CHECKED = 1000  # texts that are written and read with the trimmed tokenizer
 
 
@@ -38,10 +40,18 @@ class Trim(Method):
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     coverage: float = option(1.0, "fraction of the words of the texts that keep tokens of their own", low=0, high=1)
-    keep: int = option(
-        0, "number of additional tokens: those that the tokenizer merged first, its most frequent", low=0
+    keep: int | str = option(
+        0,
+        "number of additional tokens: those that the tokenizer merged first, its most frequent; 'auto': as many as it"
+        " takes to lose at most max_loss, measured on your examples",
     )
+    max_loss: float = option(0.005, "error rate that keep='auto' may lose, 0.005 for half a point", low=0, high=1)
     text: str | None = option(None, "a .txt file, or a folder of them, with more of your language or domain")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep != AUTO and not (isinstance(self.keep, int) and self.keep >= 0):
+            raise InvalidOption(f"trim: keep must be a whole number of tokens or {AUTO!r}, not {self.keep!r}")
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the trimmed model. Raises UnsupportedModel for a tokenizer that cannot write every text in pieces."""
@@ -49,8 +59,12 @@ class Trim(Method):
         found = tokenizer.FolderTokenizer(model.path)
         config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
         rows = _rows(config, model.path)
+        if self.keep == AUTO:
+            frequent, measured = self._measured(part, model, context, _levels(found, rows, _required(model.path)))
+        else:
+            frequent, measured = set(), {}
         texts = self._texts(part.texts(model, context))
-        kept = found.kept(self._tokens(texts, found), rows, _required(model.path))
+        kept = found.kept(self._tokens(texts, found) | frequent, rows, _required(model.path))
         new = {int(old): index for index, old in enumerate(kept)}
         saved = _write(model, found, new, kept, rows, out)
         after = tokenizer.FolderTokenizer(out)
@@ -60,6 +74,7 @@ class Trim(Method):
             "saved_bytes": saved,
             "texts": len(texts),
             **_check(texts, found, after),
+            **measured,
             "runtimes": part.runtimes(model.path, rows),
         }
         context.progress.say(
@@ -93,7 +108,40 @@ class Trim(Method):
         if self.coverage == 1.0:
             tokens |= {token for text in texts for token in found.tokens(text)}
         there = found.pieces.closed(tokens | found.pieces.alphabet())
-        return tokens | set(itertools.islice((t for t in found.pieces.frequent() if t not in there), self.keep))
+        more = self.keep if isinstance(self.keep, int) else 0
+        return tokens | set(itertools.islice((t for t in found.pieces.frequent() if t not in there), more))
+
+    def _measured(
+        self, part: Any, model: Model, context: Context, levels: Iterable[curve.Level]
+    ) -> tuple[set[str], dict[str, Any]]:
+        """The first merges that are enough, without those that the texts need, and the curve for the report.
+
+        The texts' own tokens are left out of the measurement: the examples that it is made on would lose nothing.
+        """
+        if not hasattr(part, "losses"):
+            raise InvalidOption(f"trim: keep={AUTO!r} is for speech models: give a number of tokens")
+        losses = part.losses(model, context)
+        try:
+            chosen, points = curve.smallest(levels, losses, self.max_loss)
+        finally:
+            losses.close()
+        lost = points[-1 if len(points) == 1 or chosen.tokens == points[-1].tokens else -2]
+        context.progress.say(
+            f"trim      {lost.tokens:,} tokens lose {lost.added * 100:.1f} points of the error rate on"
+            f" {losses.recordings} recordings of {losses.words:,} words"
+        )
+        about = {"recordings": losses.recordings, "words": losses.words, "max_loss": self.max_loss}
+        return chosen.first, {"measured": {**about, "curve": curve.as_rows(points)}}
+
+
+def _levels(found: tokenizer.FolderTokenizer, rows: int, required: set[int]) -> Iterator[curve.Level]:
+    """Vocabularies of the first merges, from the largest to the smallest, with what runtimes cannot do without."""
+    merged = list(found.pieces.frequent())
+    always = {token for text in words.NON_SPEECH for token in found.tokens(text)}
+    always = found.pieces.closed(always | found.pieces.alphabet())
+    for share in curve.shares():
+        first = set(merged[: round(share * len(merged))])
+        yield curve.Level(first, found.ids(always | first, rows, required))
 
 
 def _read(path: Path) -> list[str]:

@@ -49,7 +49,11 @@ class FolderTokenizer:
         return found
 
     def kept(self, tokens: set[str], rows: int, required: set[int]) -> NDArray[np.int64]:
-        """The old ids that stay, ascending: these tokens, what they are made of, the bytes, and all that is special.
+        """The old ids that stay, ascending: these tokens, what they are made of, the bytes, and all that is special."""
+        return self.ids(self.pieces.closed(tokens | self.pieces.alphabet()), rows, required)
+
+    def ids(self, tokens: set[str], rows: int, required: set[int]) -> NDArray[np.int64]:
+        """The old ids of these tokens and of all that is special, ascending.
 
         rows: of the embedding. An id that is no text stays: an added token, or a row that the tokenizer does not name
         (older files of Whisper leave the timestamps out).
@@ -58,9 +62,8 @@ class FolderTokenizer:
         last = max((*vocabulary.values(), *self.added.values()))
         if last >= rows:
             raise UnsupportedModel(f"{self.folder}: the tokenizer goes up to {last}, the embedding has {rows} rows")
-        text = self.pieces.closed(tokens | self.pieces.alphabet())
         special = ({*range(rows)} - {*vocabulary.values()}) | {*self.added.values()} | required
-        return np.array(sorted(special | {vocabulary[token] for token in text if token in vocabulary}), np.int64)
+        return np.array(sorted(special | {vocabulary[token] for token in tokens if token in vocabulary}), np.int64)
 
     def write(self, new: Mapping[int, int], out: Path) -> None:
         """Write the trimmed tokenizer's files. new: new id by old one, of those that stay."""

@@ -21,6 +21,8 @@ except ImportError as error:
 from .pretrained import open_pretrained
 from .session import use_threads
 
+FRAMES = 2  # of the features for a position of the encoder
+
 
 class TorchWhisper:
     """An open `WhisperForConditionalGeneration`."""
@@ -33,9 +35,8 @@ class TorchWhisper:
 
     def generate(self, features: Features, prompt: Prompt) -> list[int]:
         """The tokens after the prompt for features (mels, frames)."""
-        batch = torch.from_numpy(features)[None]
         with torch.inference_mode():
-            encoded = self.network.model.encoder(batch)
+            encoded = self.encode(features)
             language = None
             if prompt.languages and prompt.language is None:
                 language = self._language(encoded, prompt)
@@ -65,7 +66,19 @@ class TorchWhisper:
     def detect_language(self, features: Features, prompt: Prompt) -> int:
         """The token of the likeliest language."""
         with torch.inference_mode():
-            return self._language(self.network.model.encoder(torch.from_numpy(features)[None]), prompt)
+            return self._language(self.encode(features), prompt)
+
+    def encode(self, features: Features) -> Any:
+        """The encoder's answer to (mels, frames). transformers refuses fewer frames than its table of positions has."""
+        encoder = self.network.model.encoder
+        whole, places = encoder.embed_positions, features.shape[-1] // FRAMES
+        if places < whole.num_embeddings:
+            encoder.embed_positions = torch.nn.Embedding(places, whole.embedding_dim, _weight=whole.weight[:places])
+            encoder.config.max_source_positions = places
+        try:
+            return encoder(torch.from_numpy(features)[None])
+        finally:
+            encoder.embed_positions, encoder.config.max_source_positions = whole, whole.num_embeddings
 
     def _language(self, encoded: Any, prompt: Prompt) -> int:
         """The token of the likeliest language."""

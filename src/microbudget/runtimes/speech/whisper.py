@@ -34,6 +34,7 @@ START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 POSITIONS = 448  # of every Whisper's decoder
 MULTILINGUAL = 51_865  # tokens; Whisper's vocabularies for several languages have at least as many
 LOOPS = 4  # repetitions at the end of a text that did not end that make it a loop
+SENTENCE = 6  # tokens that nobody says twice in a row without a change
 REPETITIVE = 2.4  # compression ratio by zlib above which Whisper calls a text repetitive
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 _TIME = re.compile(r"<\|[0-9]+\.[0-9]+\|>")
@@ -180,7 +181,8 @@ class WhisperSession:
     * `waveform` (n, samples) float32 of 16 kHz mono, with `length` (n,): how much of each row is sound.
     * `file` (n,): paths of sound files, which are read block by block.
 
-    Recordings longer than the window are cut at pauses, and the pieces' texts are joined.
+    Recordings longer than the window are cut at pauses, and the pieces' texts are joined. Where the window follows the
+    recording, a text that repeats itself is not taken: the recording is transcribed again with the whole window.
     """
 
     def __init__(self, whisper: Whisper, folder: Path, front: LogMel, language: str | None = None) -> None:
@@ -188,6 +190,11 @@ class WhisperSession:
         self._vocabulary = Vocabulary(folder)
         self._prompt = Prompt.of(folder, self._vocabulary, whisper.multilingual, language)
         self.runtime = whisper.runtime
+        self._second_tries = 0
+
+    def second_tries(self) -> int:
+        """How many windows were transcribed twice so far."""
+        return self._second_tries
 
     def answer(self, inputs: Inputs) -> NDArray[np.str_]:
         """What is said in each recording."""
@@ -245,8 +252,36 @@ class WhisperSession:
         """The text of one window. Silence is never given to Whisper, which makes up a text for it."""
         if pieces.is_silent(waveform):
             return ""
-        tokens = self.whisper.generate(self._front(waveform), self._prompt)
+        front = self._front.for_recording(len(waveform))
+        tokens = self.whisper.generate(front(waveform), self._prompt)
+        if front.samples < self._front.samples and self._repeats(tokens):
+            self._second_tries += 1
+            tokens = self.whisper.generate(self._front(waveform), self._prompt)
         return self._vocabulary.text(without_loop(tokens, self._prompt.longest, self._vocabulary.text))
+
+    def _repeats(self, tokens: Sequence[int]) -> bool:
+        """Whether a second try is worth its time; a sentence that is only said twice costs no more than that."""
+        return has_loop(tokens) or is_repetitive(self._vocabulary.text(tokens))
+
+
+def has_loop(tokens: Sequence[int]) -> bool:
+    """Whether a sentence (`SENTENCE` tokens or more) occurs twice in a row, or something shorter `LOOPS` times.
+
+    A window that is too short makes Whisper say a sentence again long before its text compresses too well.
+    """
+    for period in range(1, len(tokens) // 2 + 1):
+        wanted, run = period * ((2 if period >= SENTENCE else LOOPS) - 1), 0
+        for before, after in zip(tokens, tokens[period:], strict=False):
+            run = run + 1 if before == after else 0
+            if run >= wanted:
+                return True
+    return False
+
+
+def is_repetitive(text: str) -> bool:
+    """Whether a text compresses so well that Whisper calls it repetitive. Radford et al. 2022, section 4.5."""
+    said = text.encode()
+    return len(said) > REPETITIVE * len(zlib.compress(said))
 
 
 def without_loop(tokens: Sequence[int], longest: int, text: Callable[[Sequence[int]], str]) -> Sequence[int]:
@@ -269,8 +304,7 @@ def without_loop(tokens: Sequence[int], longest: int, text: Callable[[Sequence[i
             repeated = max(repeated, count)
     if repeated:
         return tokens[: len(tokens) - repeated]
-    said = text(tokens).encode()
-    return tokens[: _first_loop(tokens)] if len(said) > REPETITIVE * len(zlib.compress(said)) else tokens
+    return tokens[: _first_loop(tokens)] if is_repetitive(text(tokens)) else tokens
 
 
 def _first_loop(tokens: Sequence[int]) -> int:
