@@ -251,7 +251,7 @@ def test_a_text_that_repeats_itself_is_written_again_with_the_whole_window(
     monkeypatch.setattr(session.whisper, "generate", generate)
     noise = np.random.default_rng(0).normal(0, 0.1, RATE_HZ).astype(np.float32)
     once = session.text(noise)
-    assert frames == [200, 1000]
+    assert frames == [200, 1000], "longer than anyone speaks in a second, or repeated"
     assert session.second_tries() == 1
     whole = np.random.default_rng(0).normal(0, 0.1, 10 * RATE_HZ).astype(np.float32)
     assert session.text(whole) == once

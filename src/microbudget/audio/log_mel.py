@@ -34,8 +34,7 @@ FITTED = "fitted_window"  # the key of a `preprocessor_config.json`; other libra
 class FittedWindow:
     """A window for each recording: its length and some silence, but never shorter than `shortest_s`.
 
-    Whisper was trained on windows of 30 s. Of shorter ones it takes those well that end in silence and are not much
-    shorter than a third of that; below it repeats itself.
+    Whisper was trained on windows of 30 s. It takes half of that as well, and below a third it repeats itself.
     """
 
     shortest_s: float

@@ -10,7 +10,7 @@ from . import Method, option
 
 AUTO, EACH = "auto", "each"
 LONGEST_S = 30
-SHORTEST_S, MARGIN_S = 12, 1  # of windows that follow the recording: a shorter one makes Whisper repeat itself
+SHORTEST_S, MARGIN_S = 15, 1  # of windows that follow the recording; below, second tries cost what is saved
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ START, NO_TIMESTAMPS = "<|startoftranscript|>", "<|notimestamps|>"
 POSITIONS = 448  # of every Whisper's decoder
 MULTILINGUAL = 51_865  # tokens; Whisper's vocabularies for several languages have at least as many
 LOOPS = 4  # repetitions at the end of a text that did not end that make it a loop
+FIRST_TOKENS, TOKENS_PER_S = 24, 10  # of a first try: who speaks fast says six tokens in a second
 SENTENCE = 6  # tokens that nobody says twice in a row without a change
 REPETITIVE = 2.4  # compression ratio by zlib above which Whisper calls a text repetitive
 _LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
@@ -141,6 +142,10 @@ class Prompt:
     def longest(self) -> int:
         """The most tokens that are generated after the prompt: half of the positions, as in OpenAI's decoder."""
         return min(self.positions // 2, self.positions - len(self.tokens()) - 1)
+
+    def at_most(self, tokens: int) -> Prompt:
+        """The same for a text of so many tokens."""
+        return replace(self, positions=min(self.positions, 2 * max(tokens, len(self.tokens()) + 1)))
 
     def suppressed(self, rows: int) -> list[int]:
         """Ids that are never written: timestamps, also where the tokenizer does not name them. rows: of the embedding.
@@ -253,10 +258,13 @@ class WhisperSession:
         if pieces.is_silent(waveform):
             return ""
         front = self._front.for_recording(len(waveform))
-        tokens = self.whisper.generate(front(waveform), self._prompt)
-        if front.samples < self._front.samples and self._repeats(tokens):
+        if front.samples < self._front.samples:
+            prompt = self._prompt.at_most(FIRST_TOKENS + round(TOKENS_PER_S * len(waveform) / RATE_HZ))
+            tokens = self.whisper.generate(front(waveform), prompt)
+            if len(tokens) < prompt.longest and not self._repeats(tokens):
+                return self._vocabulary.text(tokens)
             self._second_tries += 1
-            tokens = self.whisper.generate(self._front(waveform), self._prompt)
+        tokens = self.whisper.generate(self._front(waveform), self._prompt)
         return self._vocabulary.text(without_loop(tokens, self._prompt.longest, self._vocabulary.text))
 
     def _repeats(self, tokens: Sequence[int]) -> bool:
