@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.kinds.image_classification.prune import open_target
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
-from microbudget.methods.prune import Prune, latency
+from microbudget.methods.prune import Prune, blocks, latency, sensitivity
 from microbudget.methods.prune.allocate import allocate, step_of, widths
 from microbudget.methods.prune.graph import trace
 from microbudget.methods.prune.importance import importance
 from microbudget.methods.prune.sensitivity import Curve, Family
 from microbudget.methods.prune.target import PruningTarget, choose_examples
 from microbudget.model import Model
+from microbudget.progress import Progress
 from microbudget.recipes.build import build, build_step
 from microbudget.recipes.recipe import Recipe
 from microbudget.report.steps import steps
@@ -154,10 +156,10 @@ def test_latency_is_measured_once_and_the_decision_kept(
     """A stopwatch that says how many bytes the networks have: another one would decide otherwise."""
     calls: list[float] = []
 
-    def by_size(before: bytes, after: bytes, inputs: dict[str, np.ndarray], threads: int) -> float:
+    def by_size(before: bytes, after: bytes, inputs: dict[str, np.ndarray], threads: int) -> latency.Ratio:
         assert inputs["pixel_values"].shape == (1, 3, PIXELS, PIXELS)
         calls.append(len(after) / len(before))
-        return calls[-1]
+        return latency.Ratio(calls[-1])
 
     monkeypatch.setattr(latency, "time_ratio", by_size)
     method = Prune(latency="0.7x", samples=8)
@@ -168,14 +170,65 @@ def test_latency_is_measured_once_and_the_decision_kept(
     assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
 
 
+def test_what_was_decided_on_a_busy_machine_is_measured_again_on_a_quiet_one(tmp_path: Path) -> None:
+    path = tmp_path / "decision.json"
+    quiet, busy = latency.Decision((3, 1), 0.5, 0.0), latency.Decision((4, 2), 0.45, 0.6)
+    quiet.save(path)
+    assert latency.Decision.read(path, lambda: 0.9) == latency.Decision.read(path, lambda: 0.0) == quiet
+    busy.save(path)
+    assert latency.Decision.read(path, lambda: 0.9) == busy
+    assert latency.Decision.read(path, lambda: 0.0) is None
+    path.write_text('{"counts": [3, 1], "measured": 0.5}')  # of an earlier version
+    assert latency.Decision.read(path, lambda: 0.0) == quiet
+
+
+class Killed(Progress):
+    """Progress that ends everything when so many parts of the work that it tracks are done; 0: never."""
+
+    def __init__(self, parts: int = 0) -> None:
+        super().__init__(quiet=True)
+        self.parts = parts
+
+    def track(self, items: Any, what: str, total: int | None = None) -> Iterator[Any]:
+        for done, item in enumerate(items):
+            if self.parts and done == self.parts:
+                raise KeyboardInterrupt
+            yield item
+
+
+@pytest.mark.parametrize("structure", ["channels", "layers"])
+def test_a_kill_between_layers_costs_one_of_them_and_changes_no_byte(
+    structure: str, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = load(write_classifier(tmp_path / "vit", "vit"))
+    measured: list[int] = []
+    module, name = {"channels": (sensitivity, "_nats"), "layers": (blocks, "_loss")}[structure]
+    original = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *arguments: measured.append(1) or original(*arguments))
+    method = Prune(structure=structure, sparsity=0.6, samples=4)
+    whole = build_step(given, method, replace(context, cache=tmp_path / "a"), tmp_path / "whole")
+    at_once = len(measured)
+    measured.clear()
+    killed = replace(context, cache=tmp_path / "b", progress=Killed(1))
+    with pytest.raises(KeyboardInterrupt):
+        build_step(given, method, killed, tmp_path / "parts")
+    before = len(measured)
+    assert 0 < before < at_once
+    parts = build_step(given, method, replace(killed, progress=Killed()), tmp_path / "parts")
+    assert len(measured) == at_once
+    assert (parts.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+    assert parts.record.history == whole.record.history
+    assert not (killed.cache / "checkpoints" / parts.path.name).exists()
+
+
 def test_blocks_go_until_it_is_fast_enough(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no longer than that; the number is kept, like that of channels."""
     given = load(write_classifier(tmp_path / "vit", "vit"))
     calls: list[float] = []
 
-    def by_size(before: bytes, after: bytes, inputs: dict[str, np.ndarray], threads: int) -> float:
+    def by_size(before: bytes, after: bytes, inputs: dict[str, np.ndarray], threads: int) -> latency.Ratio:
         calls.append(len(after) / len(before))
-        return calls[-1]
+        return latency.Ratio(calls[-1])
 
     monkeypatch.setattr(latency, "time_ratio", by_size)
     method = Prune(structure="layers", latency="0.6x", samples=8)
@@ -187,7 +240,7 @@ def test_blocks_go_until_it_is_fast_enough(context: Context, tmp_path: Path, mon
     again = build_step(given, method, context, tmp_path / "two")
     assert (first.path / "model.safetensors").read_bytes() == (again.path / "model.safetensors").read_bytes()
     assert again.record.history["prune"]["latency_left_measured"] == report["latency_left_measured"]
-    monkeypatch.setattr(latency, "time_ratio", lambda *_: 0.9)
+    monkeypatch.setattr(latency, "time_ratio", lambda *_: latency.Ratio(0.9))
     with pytest.raises(InvalidOption, match="cannot be reached by dropping blocks: 2 of 3 are too few"):
         build_step(given, replace(method, latency="0.5x"), context, tmp_path / "three")
 
@@ -242,7 +295,7 @@ def test_the_decision_outlives_the_cleaning_of_a_run(
 
     run = Run(tmp_path / "run")
     own = replace(context, cache=run.cache)
-    monkeypatch.setattr(latency, "time_ratio", lambda before, after, *_: len(after) / len(before))
+    monkeypatch.setattr(latency, "time_ratio", lambda before, after, *_: latency.Ratio(len(after) / len(before)))
     method = Prune(latency="0.7x", samples=8)
     first = build_step(taught, method, own, tmp_path / "one")
     (run.cache / "features").mkdir()
@@ -268,7 +321,7 @@ def test_a_vits_neurons_stand_in_its_config(context: Context, tmp_path: Path) ->
 def test_a_latency_out_of_reach_is_told(
     taught: Model, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(latency, "time_ratio", lambda *_: 0.93)
+    monkeypatch.setattr(latency, "time_ratio", lambda *_: latency.Ratio(0.93))
     with pytest.raises(InvalidOption, match=r"latency='0.5x' cannot be reached by removing channels: 0.93x"):
         build_step(taught, Prune(latency="0.5x", samples=8), context, tmp_path)
 
@@ -276,7 +329,7 @@ def test_a_latency_out_of_reach_is_told(
 def test_the_stopwatch_compares_two_files(taught: Model, context: Context, tmp_path: Path) -> None:
     file = build(taught, Recipe.parse("export"), context, tmp_path)[-1].weights.read_bytes()
     pixels = np.zeros((1, 3, PIXELS, PIXELS), np.float32)
-    assert latency.time_ratio(file, file, {"pixel_values": pixels}, 1) == pytest.approx(1, abs=0.7)
+    assert latency.time_ratio(file, file, {"pixel_values": pixels}, 1).times == pytest.approx(1, abs=0.7)
 
 
 @pytest.mark.parametrize("kind", ["magnitude", "taylor", "batchnorm"])

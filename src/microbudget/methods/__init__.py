@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from .. import kind as kinds
 from ..errors import InvalidOption, InvalidRecipe, MissingExtra, UnsupportedModel
+from ..machine.journal import Journal
 from ..model import Model, Record
 from ..progress import SILENT, Progress
 from ..task import Task
@@ -55,6 +56,10 @@ class Context:
     def checkpoint(self, name: str) -> Path | None:
         """The file that a training of this step resumes from (see `train`)."""
         return None if self.checkpoints is None else self.checkpoints / f"{name}.pt"
+
+    def journal(self, name: str) -> Journal:
+        """What this step has found of its parts, such as layers: a step that is killed goes on from there."""
+        return Journal(None if self.checkpoints is None else self.checkpoints / f"{name}.jsonl")
 
     def execution(self, name: str) -> Execution:
         """How a training of this step is run. name: of its checkpoint, and in messages."""

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InvalidOption
+from ...machine.waiting import WAITED
 from ...model import Model, Record
 from .. import Context, Method, option
 
 if TYPE_CHECKING:
     from .channels import Plan
+    from .latency import Decision, Ratio
     from .target import PruningTarget
 
 DEFAULT_SPARSITY = 0.5
@@ -100,7 +102,7 @@ class Prune(Method):
         from .configs import one_width, set_widths
 
         uniform = target.uniform or one_width(target.network.config)
-        made = plan(target, self.importance, context.progress, uniform=uniform)
+        made = plan(target, self.importance, context.progress, uniform=uniform, journal=context.journal("prune"))
         counts, measured = self._counts(made, model, context)
         network = made.cut(counts)
         report = finish(made, counts, network) | measured
@@ -126,7 +128,7 @@ class Prune(Method):
                 fractions["latency"], made.for_time, lambda counts: time(made.cut(counts), f"{sum(counts)} channels")
             )
             decided.save(path)
-        return decided.counts, {"latency_left_measured": decided.measured}
+        return decided.counts, _measured(decided)
 
     def _decision_file(self, model: Model, context: Context) -> Path:
         made_of = [model.fingerprint, str(self), self.revision, context.task.fingerprint, context.seed]
@@ -139,7 +141,8 @@ class Prune(Method):
 
         measured: dict[str, float] = {}
         enough = self._enough(target, model, context, measured) if self.latency else None
-        names, steps = choose(target, self.sparsity or DEFAULT_SPARSITY, context.progress, enough)
+        fraction, journal = self.sparsity or DEFAULT_SPARSITY, context.journal("prune")
+        names, steps = choose(target, fraction, context.progress, enough, journal)
         report = {"dropped": list(names), "steps": steps, "divergence": steps[-1]["divergence"], **measured}
         state, network = dict(model.record.state), target.network
         smaller = None if state.get("widths") or state.get("dropped") else shortened(network, names)
@@ -163,11 +166,13 @@ class Prune(Method):
             found = decided
             if time is not None:
                 with without(target.network, names):
-                    found = Decision((len(names),), time(target.network, f"{len(names)} blocks"))
+                    ratio = time(target.network, f"{len(names)} blocks")
+                found = Decision((len(names),), ratio.times, ratio.waited)
                 if found.measured <= limit:
                     found.save(path)
             assert found is not None
-            measured["latency_left_measured"] = found.measured
+            measured.clear()
+            measured.update(_measured(found))
             return len(names) >= found.counts[0] and found.measured <= limit
 
         return enough
@@ -209,12 +214,18 @@ def _fraction(option: str, text: str) -> float:
     return float(match[1])
 
 
+def _measured(decided: Decision) -> dict[str, float]:
+    """For the report; with the waiting where other programs had the processor."""
+    found = {"latency_left_measured": decided.measured}
+    return found if decided.waited < WAITED else {**found, "waited_for_processor": decided.waited}
+
+
 def _with(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
     """The state with these parts; empty ones are left out."""
     return {name: value for name, value in {**state, **parts}.items() if value}
 
 
-def _stopwatch(target: PruningTarget, context: Context) -> Callable[[Any, str], float]:
+def _stopwatch(target: PruningTarget, context: Context) -> Callable[[Any, str], Ratio]:
     """A smaller network, and what it lost, in words -> its time in units of the given one's."""
     from .latency import time_ratio
 
@@ -224,9 +235,10 @@ def _stopwatch(target: PruningTarget, context: Context) -> Callable[[Any, str], 
     before = export(target.network)
     inputs = {name: tensor[:1].numpy() for name, tensor in target.example.items()}
 
-    def ratio(network: Any, lost: str) -> float:
+    def ratio(network: Any, lost: str) -> Ratio:
         found = time_ratio(before, export(network), inputs, context.threads)
-        context.progress.say(f"prune     {lost} fewer: {found:.2f}x of the time")
+        busy = f", other programs had the processor for {min(1, found.waited):.0%} of it" if found.busy else ""
+        context.progress.say(f"prune     {lost} fewer: {found.times:.2f}x of the time{busy}")
         return found
 
     return ratio

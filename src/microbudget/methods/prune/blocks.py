@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import InvalidOption, UnsupportedModel
+from ...machine.journal import Journal
 from ...progress import Progress
 from ...runtimes.hf.widths import drop
 from .target import PruningTarget, divergence
@@ -83,12 +84,17 @@ def without(network: Any, names: Sequence[str]) -> Iterator[None]:
 
 
 def choose(
-    target: PruningTarget, fraction: float, progress: Progress, enough: Callable[[Sequence[str]], bool] | None = None
+    target: PruningTarget,
+    fraction: float,
+    progress: Progress,
+    enough: Callable[[Sequence[str]], bool] | None = None,
+    journal: Journal | None = None,
 ) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """The blocks to drop, one after the other, each time the one that costs the least; and what was measured.
 
     fraction: of all that can be dropped; at least one is dropped and one stays. enough: instead of it, whether those
-    that are dropped so far suffice. Raises UnsupportedModel, InvalidOption.
+    that are dropped so far suffice. journal: has what was measured before a kill. Raises UnsupportedModel,
+    InvalidOption.
     """
     candidates = droppable(target)
     if len(candidates) < 2:
@@ -104,9 +110,14 @@ def choose(
         )
     dropped: list[str] = []
     steps: list[dict[str, Any]] = []
-    reference = target.logits()
+    reference, journal = target.logits(), journal or Journal()
+
+    def loss(name: str) -> float:
+        names = [*dropped, name]
+        return journal.value(f"without {', '.join(names)}", lambda: _loss(target, reference, names))
+
     for _ in progress.track(range(count), "block to drop", count):
-        nats = {name: _loss(target, reference, [*dropped, name]) for name in candidates if name not in dropped}
+        nats = {name: loss(name) for name in candidates if name not in dropped}
         best = min(nats, key=nats.__getitem__)
         dropped.append(best)
         steps.append({"dropped": best, "divergence": nats[best], "others": nats})

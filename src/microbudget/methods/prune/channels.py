@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InvalidOption
+from ...machine.journal import Journal
 from ...progress import Progress
 from . import costs
 from .allocate import allocate, step_of, widths
@@ -70,11 +71,14 @@ class Plan:
         return network
 
 
-def plan(target: PruningTarget, kind: str, progress: Progress, *, uniform: bool) -> Plan:
+def plan(
+    target: PruningTarget, kind: str, progress: Progress, *, uniform: bool, journal: Journal | None = None
+) -> Plan:
     """Trace the network, order its channels by importance, measure each layer's sensitivity.
 
-    uniform: the same layer of all blocks keeps equally many, so that a config can express it. Raises UnsupportedModel,
-    InvalidOption where no layer has a channel to spare.
+    uniform: the same layer of all blocks keeps equally many, so that a config can express it. journal: has the
+    layers that were measured before a kill. Raises UnsupportedModel, InvalidOption where no layer has a channel to
+    spare.
     """
     graph = trace(target.network, target.example)
     sites = tuple(site for site in graph.sites if site.width > 1)
@@ -84,7 +88,8 @@ def plan(target: PruningTarget, kind: str, progress: Progress, *, uniform: bool)
             f" one and would lose its last channel. {OTHER_WAYS}"
         )
     families = _families(sites, importance(kind, target, graph), uniform)
-    return Plan(target, graph, families, curves(target, graph, families, target.logits(), progress))
+    losses = curves(target, graph, families, target.logits(), progress, journal or Journal())
+    return Plan(target, graph, families, losses)
 
 
 def _families(sites: Sequence[Site], scores: Scores, uniform: bool) -> tuple[Family, ...]:

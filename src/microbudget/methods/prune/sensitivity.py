@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...machine.journal import Journal
 from ...progress import Progress
 from .axes import Ids
 from .graph import Dependencies, Site
@@ -82,30 +84,39 @@ def masked(target: PruningTarget, graph: Dependencies, removed: Ids) -> Iterator
 
 
 def curves(
-    target: PruningTarget, graph: Dependencies, families: Sequence[Family], reference: torch.Tensor, progress: Progress
+    target: PruningTarget,
+    graph: Dependencies,
+    families: Sequence[Family],
+    reference: torch.Tensor,
+    progress: Progress,
+    journal: Journal,
 ) -> tuple[Curve, ...]:
     """The curve of each family, measured with the others whole and batch norm repaired.
 
-    reference: the network's answers, (rows, classes).
+    reference: the network's answers, (rows, classes). journal: has the families that were measured before a kill.
     """
     wanted = [input_moments(target, batch) for batch in target.batches]
-    return tuple(
-        _curve(target, graph, family, reference, wanted)
-        for family in progress.track(families, "sensitivity of layer", len(families))
-    )
+    found = []
+    for family in progress.track(families, "sensitivity of layer", len(families)):
+        counts = sorted({max(1, round(rate * family.width)) for rate in RATES if family.width > 1})
+        measure = partial(_nats, target, graph, family, counts, reference, wanted)
+        nats = journal.value(f"{family.name} without {counts} of {family.width}", measure)
+        grown = np.maximum.accumulate(np.nan_to_num([0.0, *nats], nan=np.inf, posinf=1e6))
+        found.append(Curve(np.array([0, *counts], float), grown))
+    return tuple(found)
 
 
-def _curve(
+def _nats(
     target: PruningTarget,
     graph: Dependencies,
     family: Family,
+    counts: Sequence[int],
     reference: torch.Tensor,
     wanted: Sequence[Mapping[str, Moments]],
-) -> Curve:
-    counts = sorted({max(1, round(rate * family.width)) for rate in RATES if family.width > 1})
-    nats = [0.0]
+) -> list[float]:
+    """The divergence without each of these counts of channels."""
+    nats = []
     for count in counts:
         with masked(target, graph, family.first(count)):
             nats.append(divergence(reference, repaired_logits(target, wanted)))
-    grown = np.maximum.accumulate(np.nan_to_num(nats, nan=np.inf, posinf=1e6))
-    return Curve(np.array([0, *counts], float), grown)
+    return nats
