@@ -167,13 +167,13 @@ def test_the_machines_ceilings_are_sane(measured):
 def test_they_are_measured_once_and_kept(measured, monkeypatch):
     folder, limits = measured
     monkeypatch.setattr(ceilings_module, "measure_ceilings", lambda threads: pytest.fail("measured again"))
-    monkeypatch.setattr(ceilings_module.machine, "load_average", lambda: 100.0)
+    monkeypatch.setattr(ceilings_module, "waiting_share", lambda threads: 1.0)
     assert ceilings(1, folder) == limits
 
 
 def test_what_was_measured_on_a_busy_machine_is_measured_again_and_the_better_kept(tmp_path, monkeypatch):
-    loads, found = iter([8.0, 7.0, 0.2, 0.1]), iter([LIMITS, OTHERS])
-    monkeypatch.setattr(ceilings_module.machine, "load_average", lambda: next(loads))
+    shares, found = iter([0.8, 0.7, 0.0]), iter([LIMITS, OTHERS])
+    monkeypatch.setattr(ceilings_module, "waiting_share", lambda threads: next(shares))
     monkeypatch.setattr(ceilings_module, "measure_ceilings", lambda threads: next(found))
     assert ceilings(2, tmp_path) == LIMITS
     assert ceilings(2, tmp_path) == LIMITS

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import toy_models
 from microbudget.errors import Failed
+from microbudget.judge import busy
 from microbudget.judge.timing import BlockPairs, pair_timing, plan, time_one, time_pair
 from microbudget.judge.worker import Worker
 from microbudget.machine import placement
@@ -44,7 +46,7 @@ def test_a_difference_below_the_resolution_is_not_called_however_narrow_the_inte
 
 
 def test_noise_that_hides_a_difference_is_told_as_such():
-    pair = time_pair(Simulated(1e-3, 0.5, 1), Simulated(1.05e-3, 0.5, 2), INPUTS, seconds=0.05)
+    pair = time_pair(Simulated(1e-3, 0.5, 5), Simulated(1.05e-3, 0.5, 6), INPUTS, seconds=0.05)
     assert pair.low < 1 < pair.high
     assert pair.verdict == "no difference shown"
     assert not pair.settled
@@ -61,6 +63,60 @@ def test_weather_that_hits_both_alike_cancels():
     pair = time_pair(Outdoors(1.1e-3, 0.02, 1), Outdoors(1e-3, 0.02, 2), INPUTS, seconds=10)
     assert pair.low < 1.1 < pair.high
     assert pair.verdict == "faster"
+
+
+def bursts(block):
+    """Another program has the processor in stretches of twenty blocks, and makes every call ten times as long."""
+    return 10.0 if block // 20 % 2 else 1.0
+
+
+def test_what_another_program_disturbs_is_left_out_where_enough_is_left():
+    """It makes the reference ten times as slow and leaves the candidate alone: the ratio of all blocks is nonsense."""
+    a, b = Simulated(2e-3, 0.02, seed=1, hog=bursts), Simulated(1e-3, 0.02, seed=2)
+    pair = time_pair(a, b, INPUTS, seconds=10)
+    assert pair.low < 2 < pair.high
+    assert pair.high / pair.low < 1.05
+    assert pair.dropped[busy.REASON] > 10
+    assert not pair.busy
+    assert pair.waited == 0
+
+
+def test_a_machine_that_is_busy_all_the_time_is_a_mark_on_what_was_measured():
+    a, b = Simulated(2e-3, seed=1, hog=lambda block: 4.0), Simulated(1e-3, seed=2, hog=lambda block: 2.0)
+    pair = time_pair(a, b, INPUTS, seconds=0.05)
+    assert pair.busy == "other programs had the processor for 75% of the time"
+    assert pair.waited == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert not pair.dropped
+    assert 3.5 < pair.ratio < 4.5
+    alone = time_one(Simulated(2e-3, hog=lambda block: 4.0), INPUTS, seconds=0.05)
+    assert "75%" in alone.busy
+    assert alone.median_s == pytest.approx(8e-3, rel=0.1)
+
+
+def test_one_model_alone_is_timed_where_no_other_program_disturbs_it():
+    timing = time_one(Simulated(2e-3, 0.02, hog=bursts), INPUTS, seconds=5)
+    assert timing.low_s < 2e-3 < timing.high_s
+    assert timing.dropped[busy.REASON] > 10
+    assert not timing.busy
+
+
+def test_where_no_system_says_who_waits_the_spread_of_the_times_does():
+    class Unknown(Simulated):
+        def time_block(self, calls, dropped, place=None):
+            return replace(super().time_block(calls, dropped, place), waited=None)
+
+    assert "spread over" in time_one(Unknown(2e-3, hog=bursts), INPUTS, seconds=0.2).busy
+    assert not time_one(Unknown(2e-3), INPUTS, seconds=0.2).busy
+
+
+def test_the_latencies_of_a_pair_have_its_ratio():
+    for seed in range(20):
+        weather = np.random.default_rng(seed).choice([1.0, 3.0], 3000)
+        a = Simulated(2e-3, 0.3, seed=seed, hog=lambda block, times=weather: times[block])
+        pair = time_pair(a, Simulated(1e-3, 0.3, seed=100 + seed), INPUTS, seconds=0.2)
+        assert pair.reference.median_s / pair.candidate.median_s == pytest.approx(pair.ratio)
+        assert pair.reference.median_s / pair.candidate.low_s == pytest.approx(pair.high)
+        assert pair.reference.median_s / pair.candidate.high_s == pytest.approx(pair.low)
 
 
 class Openings:

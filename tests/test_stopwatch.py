@@ -4,7 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from microbudget.machine.processor import cores
 from microbudget.machine.stopwatch import Clocks, time_calls
+from microbudget.machine.waiting import WAITED, waited_ns, waiting_share
 
 SECOND = 1_000_000_000
 
@@ -13,7 +15,7 @@ class Machine:
     """A machine whose calls take 1 ms, and whose clocks and cores can be disturbed at a given call."""
 
     def __init__(self, at: int = -1, **disturb: int) -> None:
-        self.time = self.sleep = self.step = self.calls = 0
+        self.time = self.sleep = self.step = self.calls = self.waited = 0
         self.cores = 4
         self.at, self.disturb = at, disturb
 
@@ -32,6 +34,7 @@ class Machine:
             since_boot=lambda: self.time + self.sleep,
             processor=lambda: 2 * self.time,
             cores=lambda: self.cores,
+            waited=lambda: self.waited,
         )
 
 
@@ -67,6 +70,36 @@ def test_clocks_that_are_slewed_a_little_are_no_trouble():
 def test_trouble_before_the_counted_calls_does_not_matter():
     machine = Machine(at=0, sleep=SECOND)
     assert time_calls(machine.call, calls=10, dropped=1, clocks=machine.clocks).trouble is None
+
+
+def test_a_block_whose_threads_wait_for_a_processor_is_not_quiet():
+    machine = Machine(at=5, waited=SECOND // 500)  # 2 of 11 ms
+    block = time_calls(machine.call, calls=10, dropped=1, clocks=machine.clocks)
+    assert block.waited == pytest.approx(2 / 11)
+    assert not block.quiet
+    assert block.trouble is None
+    machine = Machine()
+    assert time_calls(machine.call, calls=10, dropped=1, clocks=machine.clocks).quiet
+
+
+def test_where_no_system_says_who_waits_a_block_counts_as_quiet():
+    clocks = replace(Machine().clocks, waited=lambda: None)
+    block = time_calls(lambda: None, calls=3, clocks=clocks)
+    assert block.waited is None
+    assert block.quiet
+
+
+def test_the_waiting_of_all_threads_is_added_up_and_ended_ones_are_left_out(tmp_path):
+    for thread, text in (("1", "5 100 3\n"), ("2", "7 23 1\n"), ("3", ""), ("4", "no numbers")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(text)
+    assert waited_ns(tmp_path) == 123
+    assert waited_ns(tmp_path / "nothing") is None
+
+
+def test_a_process_that_computes_with_more_threads_than_cores_waits():
+    share = waiting_share(4 * cores(), seconds=0.05)
+    assert share is None or share > WAITED
 
 
 def test_the_real_clocks_time_a_real_call():

@@ -88,6 +88,11 @@ def format_joules(value: float) -> str:
     return _scaled(value, ((1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ")))
 
 
+def format_times(ratio: float) -> str:
+    """How many times, with as many digits as are worth reading: "238", "6.4", "1.03"."""
+    return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 1.95 else f"{ratio:.2f}"
+
+
 def format_change(change: float, metric: str) -> str:
     """A signed change as the metric has it: in points, or relative for bits per byte: -0.0125 -> "-1.25 %"."""
     return f"{change * 100:+.2f} %" if metric == "bits per byte" else format_points(change)

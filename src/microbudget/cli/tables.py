@@ -12,7 +12,7 @@ from rich.table import Table
 from ..kind import find_facet
 from ..report import phrases, terminal
 from ..runs.candidates import Candidate
-from ..units import format_bytes, format_change, format_joules, format_seconds
+from ..units import format_bytes, format_change, format_joules, format_seconds, format_times
 
 if TYPE_CHECKING:
     from ..judge.budget import Measurement
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..search.result import Shrunk
 
 MISSING = "-"
+BUSY = "*"  # of a speed that was measured on a busy machine
 LARGEST = 15  # tensors that a ledger shows
 OUTSIDE = ("graph", "metadata", "vocabulary", "files")  # what is in no tensor
 
@@ -84,6 +85,8 @@ def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if timing.get("dropped"):
         text = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
         yield "blocks dropped", text
+    if timing.get("busy"):
+        yield "machine", f"busy: {timing['busy']}"
     if timing.get("load_average") is not None:
         yield "machine's load", f"{timing['load_average']:.1f}"
 
@@ -170,8 +173,8 @@ def print_comparison(comparison: Comparison) -> None:
     low, high = row["speedup_low"], row["speedup_high"]
     size_change = phrases.size_change(comparison.a.size_bytes, comparison.b.size_bytes)
     console.print(
-        f"{second} is {size_change}; speed: {row['speed_verdict']}, {row['speedup']:.2f} times as fast"
-        f" ({low:.2f}..{high:.2f})"
+        f"{second} is {size_change}; speed: {row['speed_verdict']}, {format_times(row['speedup'])} times as fast"
+        f" ({format_times(low)}..{format_times(high)})"
     )
     timing = comparison.extra["timing"]
     threads = " and ".join(dict.fromkeys(str(m.threads) for m in (comparison.a, comparison.b)))
@@ -181,6 +184,8 @@ def print_comparison(comparison: Comparison) -> None:
     )
     metric = comparison.a.metric
     change, low, high = (format_change(row[f"quality_change{end}"], metric) for end in ("", "_low", "_high"))
+    if timing.get("busy"):
+        console.print(f"timed on a busy machine: {timing['busy']}; its speed is that of now")
     if timing["dropped"]:
         reasons = ", ".join(f"{count} ({reason})" for reason, count in timing["dropped"].items())
         console.print(f"pairs of blocks dropped: {reasons}")
@@ -204,6 +209,8 @@ def print_run(shrunk: Shrunk) -> None:
     for candidate in shrunk.candidates:
         if candidate.measurement is None:
             console.print(f"failed: {_short(candidate.recipe)}: {candidate.failure}", markup=False, soft_wrap=True)
+    if marked := [candidate for candidate in shrunk.candidates if candidate.busy]:
+        console.print(f"{BUSY} {phrases.busy(marked[0])}; give the command again when it is quiet", soft_wrap=True)
     if shrunk.best is None:
         console.print("no candidate could be built and measured")
         return
@@ -218,7 +225,7 @@ def print_run(shrunk: Shrunk) -> None:
     if shrunk.best.slower_than_float:
         speedup = shrunk.best.speed["over_float"]["speedup"]
         why = ", which breaks a limit" if shrunk.budget.limits_costs else ""
-        console.print(f"note: it has {speedup:.2f} times the speed of the same model in float{why}")
+        console.print(f"note: it has {format_times(speedup)} times the speed of the same model in float{why}")
     for sentence in shrunk.unmet:
         console.print(f"budget not met: {sentence}", style="bold red")
     console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
@@ -234,7 +241,7 @@ def _row(candidate: Candidate, reference: Candidate) -> list[str]:
         label,
         format_bytes(measurement.size_bytes),
         _latency(measurement),
-        f"{speedup:.1f}x" if speedup else MISSING,
+        f"{format_times(speedup)}x{BUSY if candidate.busy else ''}" if speedup else MISSING,
         f"{measurement.quality:.4f}",
         format_change(verdict.change, measurement.metric) if verdict else MISSING,
         verdict.decision if verdict else MISSING,

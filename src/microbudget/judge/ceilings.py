@@ -16,15 +16,15 @@ import numpy as np
 from ..data.cache import default_folder
 from ..machine import files
 from ..machine import processor as machine
+from ..machine.waiting import WAITED, waiting_share
 from ..model import Model, Record
 from ..task import Inputs
 from .worker import Worker
 
-VERSION = 2
+VERSION = 3
 ROWS = 512  # of the square matrices: near the peak, and over before a scheduler takes the core away
 SIZES_BYTES = (2**21, 2**23, 2**25, 2**27)  # from inside the caches to outside them
 ROUNDS = 8
-BUSY = 0.5  # load average from which on the machine was not ours alone
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,20 @@ class Ceilings:
 def ceilings(threads: int, folder: Path | None = None) -> Ceilings:
     """The kept ceilings of this machine for a number of threads; measured (about 2 s) when there are none.
 
-    What was measured on a busy machine is measured again on a quieter one, and the better of each is kept.
+    What was measured on a busy machine is measured again on a quieter one, and the better of each is kept: `waited` is
+    the share of the time for which threads waited for a processor.
     """
     path = (folder or default_folder()) / "ceilings.json"
     kept = _read(path)
     name = f"{machine.processor()}, {machine.cores()} cores, {threads} threads"
-    load = machine.load_average() or 0.0
-    if name not in kept or (kept[name]["load"] > BUSY and load < kept[name]["load"] / 2):
+    row = kept.get(name)
+    if row is not None and row["waited"] < WAITED:
+        return _row(row)
+    waited = waiting_share(threads) or 0.0
+    if row is None or waited < row["waited"] / 2:
         found = measure_ceilings(threads)
-        found = _better(found, _row(kept[name])) if name in kept else found
-        kept[name] = {**asdict(found), "load": load}
+        found = found if row is None else _better(found, _row(row))
+        kept[name] = {**asdict(found), "waited": waited}
         _write(path, kept)
     return _row(kept[name])
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..errors import Failed
 from ..machine.processor import load_average
 from ..machine.stopwatch import Block
 from ..task import Inputs
-from . import intervals
+from . import busy, intervals
 from .worker import Worker
 
 SpeedVerdict = Literal["faster", "slower", "no difference shown"]
@@ -51,17 +51,34 @@ class Timing:
     processor_s: float  # of all threads, per call
     blocks: int
     batch: int = 1
-    dropped: dict[str, int] = field(default_factory=dict)  # unreliable blocks, by reason
+    dropped: dict[str, int] = field(default_factory=dict)  # unreliable and disturbed blocks, by reason
     load_average: float | None = None
+    waited: float | None = None  # for a processor: share of the time, of all threads
+    busy: str = ""  # why this is the time on a busy machine
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return asdict(self)
 
+    def scaled(self, factor: float, low: float, high: float) -> Timing:
+        """All times multiplied by a factor, the interval by one for each of its ends."""
+        return replace(
+            self,
+            median_s=self.median_s * factor,
+            low_s=self.median_s * low,
+            high_s=self.median_s * high,
+            p90_s=self.p90_s * factor,
+            throughput_per_s=self.throughput_per_s / factor,
+            processor_s=self.processor_s * factor,
+        )
+
 
 @dataclass(frozen=True)
 class PairTiming:
-    """Two models, interleaved. `ratio` is reference over candidate: above 1 the candidate is faster."""
+    """Two models, interleaved. `ratio` is reference over candidate: above 1 the candidate is faster.
+
+    The candidate's times are the reference's over the ratio and its interval, so that all of them agree.
+    """
 
     ratio: float
     low: float
@@ -73,6 +90,8 @@ class PairTiming:
     openings: int = 1  # of the two processes; the interval of one lacks what varies between openings
     dropped: dict[str, int] = field(default_factory=dict)
     load_average: float | None = None
+    waited: float | None = None  # for a processor: share of the time, of all threads of both
+    busy: str = ""  # why this is the ratio on a busy machine
 
     @property
     def verdict(self) -> SpeedVerdict:
@@ -100,7 +119,7 @@ def plan(worker: Worker, block_s: float = BLOCK_S) -> Plan:
     first_s = worker.time_block(1, 0).median_s
     if first_s > SLOW_CALL_S:
         return Plan(1, 0, first_s)
-    call_s = worker.time_block(FEWEST_CALLS, 1).median_s
+    call_s = float(worker.time_block(FEWEST_CALLS, 1).durations_ns.min()) * 1e-9  # the least disturbed
     dropped = min(WARM_CALLS, max(1, math.ceil(WARM_S / call_s)))
     calls = max(FEWEST_CALLS, min(1000, math.ceil(block_s / call_s)))
     return Plan(calls, dropped, (calls + dropped) * call_s)
@@ -121,6 +140,8 @@ def summary(blocks: list[Block], batch: int = 1, dropped: Counter[str] | None = 
         batch=batch,
         dropped=dict(dropped or {}),
         load_average=load_average(),
+        waited=busy.waited(blocks),
+        busy=busy.mark(blocks),
     )
 
 
@@ -130,12 +151,16 @@ def log_ratios(pairs: list[tuple[Block, Block]]) -> intervals.Floats:
 
 
 class _Sampling:
-    """Counts blocks, or pairs of them, until their interval is settled or the time is up, and at least `fewest`."""
+    """Counts blocks, or pairs of them, until their interval is settled or the time is up, and at least `fewest`.
+
+    kept: the undisturbed ones, which decide when it is settled; disturbed: the others, where other programs had the
+    processor meanwhile.
+    """
 
     def __init__(self, seconds: float, fewest: int = intervals.FEWEST, first_look: int = FIRST_LOOK) -> None:
         self._deadline = time.monotonic() + seconds
         self._fewest, self._next_look = fewest, first_look
-        self.kept = 0
+        self.kept = self.disturbed = 0
         self.dropped = Counter[str]()
         self.settled = False
 
@@ -143,18 +168,20 @@ class _Sampling:
         """Whether to time another one. Raises Failed when none is reliable."""
         if self.settled:
             return False
-        late = time.monotonic() >= self._deadline
-        if late and self.kept < self._fewest and self.dropped.total() > 3 * intervals.FEWEST:
+        late, found = time.monotonic() >= self._deadline, self.kept + self.disturbed
+        if late and found < self._fewest and self.dropped.total() > 3 * intervals.FEWEST:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in self.dropped.most_common())
             raise Failed(f"no timing is reliable: {reasons}. Try again when the machine is steady")
-        return not late or self.kept < self._fewest
+        return not late or found < self._fewest
 
-    def count(self, trouble: str | None) -> bool:
-        """Count a block, or drop it for its trouble."""
+    def count(self, trouble: str | None, quiet: bool) -> bool:
+        """Count a block, or drop it for its trouble. quiet: whether it was undisturbed."""
         if trouble:
             self.dropped[trouble] += 1
-        else:
+        elif quiet:
             self.kept += 1
+        else:
+            self.disturbed += 1
         return not trouble
 
     def due(self) -> bool:
@@ -175,9 +202,13 @@ def time_one(worker: Worker, inputs: Inputs, *, seconds: float = 3.0) -> Timing:
     chosen, blocks, so_far = plan(worker), list[Block](), _Sampling(seconds)
     while so_far.goes_on():
         block = worker.time_block(chosen.calls, chosen.dropped)
-        if so_far.count(block.trouble):
+        if so_far.count(block.trouble, block.quiet):
             blocks.append(block)
-            so_far.settled = so_far.due() and _narrow_median(blocks)
+            so_far.settled = so_far.due() and _narrow_median([each for each in blocks if each.quiet])
+    quiet = [block for block in blocks if block.quiet]
+    if len(quiet) < len(blocks) and busy.enough(len(quiet), len(blocks)):
+        so_far.dropped[busy.REASON] += len(blocks) - len(quiet)
+        blocks = quiet
     return summary(blocks, batch_size(inputs), so_far.dropped)
 
 
@@ -208,6 +239,19 @@ class BlockPairs:
         """Whether the interval is narrow enough."""
         _, low, high = self.shift()
         return high - low <= 2 * PRECISION
+
+    def undisturbed(self) -> BlockPairs:
+        """These pairs without those that other programs disturbed, or all where too few are left."""
+        quiet = [place for place, pair in enumerate(self.pairs) if _quiet(pair)]
+        if len(quiet) == len(self.pairs) or not busy.enough(len(quiet), len(self.pairs)):
+            return self
+        dropped = self.dropped + Counter({busy.REASON: len(self.pairs) - len(quiet)})
+        openings = [self.openings[place] for place in quiet]
+        return BlockPairs([self.pairs[place] for place in quiet], dropped, self.settled, openings)
+
+
+def _quiet(pair: tuple[Block, Block]) -> bool:
+    return pair[0].quiet and pair[1].quiet
 
 
 class _Interleaving:
@@ -242,8 +286,9 @@ class _Interleaving:
             for side in self._coin.permutation(2).tolist():
                 worker, chosen = self._open[side]
                 blocks[side] = worker.time_block(chosen.calls, chosen.dropped, place)
-            if so_far.count(pair_trouble(blocks[0], blocks[1])):
-                self.found.pairs.append((blocks[0], blocks[1]))
+            pair = (blocks[0], blocks[1])
+            if so_far.count(pair_trouble(*pair), _quiet(pair)):
+                self.found.pairs.append(pair)
                 self.found.openings.append(self._opening)
                 so_far.settled = so_far.due() and _half_width(self.found.pairs[first:]) <= precision
         self.found.dropped += so_far.dropped
@@ -275,7 +320,7 @@ def interleave(
         with again() as fresh:
             interleaving.use(*fresh)
             interleaving.time(_Sampling(seconds / count, OPENING_PAIRS, intervals.FEWEST), own)
-        found.settled = number >= FEWEST_OPENINGS and found.narrow()
+        found.settled = number >= FEWEST_OPENINGS and found.undisturbed().narrow()
         if found.settled:
             break
     return found
@@ -310,22 +355,28 @@ def pair_trouble(a: Block, b: Block) -> str | None:
 
 
 def _half_width(pairs: list[tuple[Block, Block]]) -> float:
-    _, low, high = intervals.shift(log_ratios(pairs))
+    _, low, high = intervals.shift(log_ratios([pair for pair in pairs if _quiet(pair)]))
     return (high - low) / 2
 
 
 def pair_timing(found: BlockPairs, batch: int = 1) -> PairTiming:
-    """The ratio of the medians with its interval, and the time of each of the two."""
+    """The ratio of the medians with its interval, and the time of each of the two, which have this ratio."""
+    found = found.undisturbed()
     ratio, low, high = (math.exp(bound) for bound in found.shift())
+    reference, candidate = (summary([pair[side] for pair in found.pairs], batch) for side in (0, 1))
+    blocks = [block for pair in found.pairs for block in pair]
+    agreed = reference.median_s / candidate.median_s
     return PairTiming(
         ratio=ratio,
         low=low,
         high=high,
-        reference=summary([a for a, _ in found.pairs], batch),
-        candidate=summary([b for _, b in found.pairs], batch),
+        reference=reference,
+        candidate=candidate.scaled(agreed / ratio, agreed / high, agreed / low),
         pairs=len(found.pairs),
         settled=found.settled,
         openings=len(set(found.openings)),
         dropped=dict(found.dropped),
         load_average=load_average(),
+        waited=busy.waited(blocks),
+        busy=reference.busy or candidate.busy,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .processor import cores
+from .waiting import WAITED, waited_ns
 
 SLEEP_NS = 10_000_000  # clocks that drift apart by more than this inside one block: the machine slept or a clock jumped
 DRIFT = 0.01  # and by more than this share of the block
@@ -32,6 +33,7 @@ class Clocks:
     since_boot: Callable[[], int] = _since_boot_ns
     processor: Callable[[], int] = time.process_time_ns
     cores: Callable[[], int] = cores
+    waited: Callable[[], int | None] = waited_ns
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,19 @@ class Block:
     """Consecutive timed calls of one model.
 
     durations_ns: (calls,). processor_ns: time of all threads of the process over those calls. trouble: why the block
-    cannot be trusted, or None.
+    cannot be trusted, or None. waited: of all threads for a processor, as a share of the time; None: unknown.
     """
 
     durations_ns: NDArray[np.int64]
     processor_ns: int
     cores: int
     trouble: str | None = None
+    waited: float | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the threads had the processor when they were ready, as far as the system says."""
+        return self.waited is None or self.waited < WAITED
 
     @property
     def median_s(self) -> float:
@@ -92,6 +100,7 @@ def time_calls(call: Callable[[], object], calls: int, dropped: int = 1, clocks:
     collecting = gc.isenabled()
     gc.disable()
     try:
+        waited, started = clocks.waited(), now()  # reading it takes a moment, and so is not next to the counted calls
         for _ in range(dropped):
             call()
         before, processor = _Readings(clocks), clocks.processor()
@@ -104,4 +113,11 @@ def time_calls(call: Callable[[], object], calls: int, dropped: int = 1, clocks:
     finally:
         if collecting:
             gc.enable()
-    return Block(np.diff(marks), processor, after.cores, after.trouble(before))
+    share = _share(waited, clocks.waited(), int(marks[-1]) - started)
+    return Block(np.diff(marks), processor, after.cores, after.trouble(before), share)
+
+
+def _share(before_ns: int | None, after_ns: int | None, elapsed_ns: int) -> float | None:
+    if before_ns is None or after_ns is None or elapsed_ns <= 0:
+        return None
+    return max(0, after_ns - before_ns) / elapsed_ns

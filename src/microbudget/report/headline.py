@@ -109,11 +109,10 @@ def _quality(reference: Candidate, best: Candidate) -> str:
 
 def _speed_interval(best: Candidate) -> str:
     interval = phrases.speedup_interval(best.speed)
-    return (
-        f"Timed interleaved with the reference, it is {interval.removesuffix('×')} times as fast (95 %)."
-        if interval
-        else ""
-    )
+    if not interval:
+        return ""
+    text = f"Timed interleaved with the reference, it is {interval.removesuffix('×')} times as fast (95 %)."
+    return f"{text} The machine was busy then: {best.busy}." if best.busy else text
 
 
 def _loss(best: Candidate) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ..judge.budget import Measurement
 from ..judge.verdict import Verdict
 from ..runs.candidates import Candidate
-from ..units import format_bytes, format_points, format_seconds
+from ..units import format_bytes, format_points, format_seconds, format_times
 
 MISSING = "–"
 SHARES = frozenset({"accuracy", "wer", "cer"})  # metrics that people read in per cent
@@ -52,12 +52,19 @@ def memory(measurement: Measurement) -> str:
 
 def speedup(speed: dict[str, Any]) -> str:
     """How many times as fast as the reference: "6.4×"."""
-    return f"{_times(speed['speedup'])}×" if speed.get("speedup") else MISSING
+    return f"{format_times(speed['speedup'])}×" if speed.get("speedup") else MISSING
 
 
 def speedup_interval(speed: dict[str, Any]) -> str:
     """The 95 % interval of the speedup."""
-    return f"{_times(speed['low'])} to {_times(speed['high'])}×" if "low" in speed and "high" in speed else ""
+    return (
+        f"{format_times(speed['low'])} to {format_times(speed['high'])}×" if "low" in speed and "high" in speed else ""
+    )
+
+
+def busy(candidate: Candidate) -> str:
+    """A sentence where its speed is that on a busy machine."""
+    return f"timed on a busy machine: {candidate.busy}" if candidate.busy else ""
 
 
 def change(verdict: Verdict, value: float | None = None) -> str:
@@ -88,13 +95,13 @@ def size_change(before_bytes: float, after_bytes: float) -> str:
     if ratio < 1 + ABOUT_THE_SAME:
         return "about the same size"
     if ratio >= TIMES_FROM:
-        return f"{_times(ratio)} times {word}"
+        return f"{format_times(ratio)} times {word}"
     return f"{abs(before_bytes - after_bytes) / before_bytes * 100:.0f} % {word}"
 
 
 def ratio(larger: float, smaller: float) -> str:
     """How many times: "3.5"."""
-    return _times(larger / smaller)
+    return format_times(larger / smaller)
 
 
 def share(fraction: float) -> str:
@@ -104,10 +111,6 @@ def share(fraction: float) -> str:
     if fraction >= 0.1 or fraction == 0:
         return f"{fraction * 100:.0f} %"
     return f"{fraction * 100:.1f} %" if fraction >= 0.01 else f"{fraction * 100:.2g} %"
-
-
-def _times(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1.95 else f"{value:.2f}"
 
 
 def _to(low: str, high: str) -> str:

@@ -29,6 +29,7 @@ class Row:
     latency_interval: str = ""
     speedup: str = ""
     speedup_interval: str = ""
+    busy: str = ""  # why its speed is that on a busy machine
     quality: str = ""
     quality_interval: str = ""
     change: str = ""
@@ -68,6 +69,11 @@ def _steps(recipe: str) -> tuple[str, ...]:
         return (recipe,)
 
 
+def _reasons(candidate: Candidate) -> tuple[str, ...]:
+    verdict = candidate.verdict
+    return "" if verdict is None else verdict.reason, phrases.against_float(candidate), phrases.busy(candidate)
+
+
 def _row(candidate: Candidate, called: str, role: Role) -> Row:
     short, recipe = _steps(candidate.recipe), candidate.recipe or AS_GIVEN
     measurement, verdict = candidate.measurement, candidate.verdict
@@ -83,11 +89,12 @@ def _row(candidate: Candidate, called: str, role: Role) -> Row:
         latency_interval=phrases.latency_interval(measurement),
         speedup=phrases.speedup(candidate.speed),
         speedup_interval=phrases.speedup_interval(candidate.speed),
+        busy=candidate.busy,
         quality=phrases.quality(measurement),
         quality_interval=phrases.quality_interval(measurement),
         change=phrases.MISSING if verdict is None else phrases.change(verdict),
         change_interval="" if verdict is None else phrases.change_interval(verdict),
         verdict="" if verdict is None or not verdict.limit else SHOWN[verdict.decision],
-        reason="; ".join(filter(None, ("" if verdict is None else verdict.reason, phrases.against_float(candidate)))),
+        reason="; ".join(filter(None, _reasons(candidate))),
         memory=phrases.memory(measurement),
     )

@@ -23,7 +23,8 @@ class Candidate:
     path: str  # of the model, relative to the run
     measurement: Measurement | None = None
     verdict: Verdict | None = None
-    # The speedup over the reference with its interval and verdict; `over_float` the same over the unquantized model.
+    # The speedup over the reference with its interval and verdict, and the reference's time then (see `latencies`);
+    # `over_float`: the speedup over the unquantized model.
     speed: dict[str, Any] = field(default_factory=dict)
     test: Measurement | None = None
     test_verdict: Verdict | None = None
@@ -51,6 +52,11 @@ class Candidate:
         """Whether quantizing it was shown to cost speed on this machine. Levels of GGUF files are chosen by size."""
         gguf = self.measurement is not None and self.measurement.format == "gguf"
         return not gguf and bool(self.speed.get("over_float", {}).get("verdict") == "slower")
+
+    @property
+    def busy(self) -> str:
+        """Why its speed is that on a busy machine; "" where nothing says that it was busy."""
+        return str(self.speed.get("busy") or self.speed.get("slow") or "")
 
     def broken_limits(self, budget: Budget) -> list[str]:
         """A sentence for every limit of the budget that this candidate breaks; empty when it holds."""

@@ -24,6 +24,7 @@ from ..progress import SILENT, Progress
 from ..task import Split, Task
 from . import candidates
 from .candidates import Candidate
+from .latencies import agreeing
 from .manifest import Changes, Manifest
 
 
@@ -133,11 +134,11 @@ class Run:
         return outputs
 
     def candidates(self) -> list[Candidate]:
-        """The newest row of each recipe, in the order in which the recipes first appeared."""
+        """The newest row of each recipe, in the order in which the recipes first appeared; their latencies agree."""
         newest: dict[str, Candidate] = {}
         for row in candidates.read(self.rows):
             newest[row.fingerprint] = row
-        return list(newest.values())
+        return agreeing(list(newest.values()))
 
     def add(self, candidate: Candidate) -> None:
         """Append a row."""

@@ -15,7 +15,6 @@ from ..judge.answering import Logits
 from ..judge.budget import Budget, Measurement
 from ..judge.judging import Opening, judging_of
 from ..judge.measuring import Measured, cost_fields, measurement, quality_fields
-from ..judge.timing import PairTiming
 from ..judge.verdict import Verdict, judge_pair
 from ..methods import Context
 from ..model import Model
@@ -31,6 +30,7 @@ from .options import DURATIONS, Durations
 from .reference import Reference
 from .samples import samples_of
 from .space import SearchSpace
+from .speeds import ratio_of, speed_of
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,11 @@ class Evaluation:
                 judging, Measured(model, worker, sample, pair.candidate, weight, setting.threads, seconds)
             )
             costs["size_bytes"] = shipped_bytes(model, self._context.task)
-            speed = _speed(pair)
+            speed = speed_of(pair, self.reference.model.fingerprint)
             if unrounded is not None:
                 with judging.start_worker() as other:
                     other.open(unrounded, threads=setting.threads)
-                    speed["over_float"] = _speed(time_pair(other, worker, sample, seconds=setting.durations.float_s))
+                    speed["over_float"] = ratio_of(time_pair(other, worker, sample, seconds=setting.durations.float_s))
             divergence = self._answers.divergence(model, "validation", worker)
             logits = self._answers.of(model, "validation", worker)
             self._samples.write(model, worker)
@@ -240,8 +240,3 @@ class Evaluation:
         self._run.add(candidate)
         self._rows[candidate.fingerprint] = candidate
         return candidate
-
-
-def _speed(pair: PairTiming) -> dict[str, Any]:
-    """The `speed` of a Candidate: `speedup` above 1, the candidate is faster."""
-    return {"speedup": pair.ratio, "low": pair.low, "high": pair.high, "verdict": pair.verdict}

@@ -16,12 +16,14 @@ class Durations:
     """The most seconds that timing takes.
 
     reference_s: of the reference alone. pair_s: of a candidate with the reference. float_s: of a quantized model with
-    the model before `quantize`; 0 leaves that out. verb_s: in `measure` and `compare`; None: their own defaults.
+    the model before `quantize`; 0 leaves that out. again_s: of a candidate once more, where the machine was busy; 0
+    leaves that out too. verb_s: in `measure` and `compare`; None: their own defaults.
     """
 
     reference_s: float = 2.0
     pair_s: float = 6.0
     float_s: float = 2.0
+    again_s: float = 6.0
     verb_s: float | None = None
 
 

@@ -24,11 +24,13 @@ from ..runs.candidates import Candidate, best
 from ..runs.run import Run
 from ..ship import deliver
 from ..task import SPLITS, Task
-from ..units import format_bytes, format_change, format_seconds
+from ..units import format_bytes, format_change, format_seconds, format_times
 from .evaluation import Evaluation, Setting
 from .options import RunOptions
 from .result import Shrunk
+from .retiming import time_busy_again
 from .space import SearchSpace
+from .speeds import agreed
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def search(run: Run, job: Job) -> Shrunk:
         found, interrupted = _try_all(evaluation, run, job, deadline)
         if not interrupted and found and len(evaluation.refused) == len(found):
             raise BadInput(_nothing_suits(job.given, evaluation.refused))
+        row, found = agreed(row, found) if interrupted else time_busy_again(evaluation, run, setting, row, found)
         result = _finish(evaluation, run, row, found, budget, interrupted)
     _write(run, result, options.progress)
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
@@ -172,11 +175,12 @@ def summary_line(candidate: Candidate) -> str:
     if measurement.latency_s is not None:
         parts.insert(1, format_seconds(measurement.latency_s))
     if candidate.speed:
-        parts.append(f"{candidate.speed['speedup']:.1f} times as fast")
+        reference = f" as the reference ({format_seconds(candidate.speed['reference_s'])})"
+        busy = f", on a busy machine ({candidate.busy})" if candidate.busy else ""
+        parts.append(f"{format_times(candidate.speed['speedup'])} times as fast{reference}{busy}")
     if candidate.slower_than_float:
-        parts.append(
-            f"quantizing does not pay here: {candidate.speed['over_float']['speedup']:.2f} times float's speed"
-        )
+        times = format_times(candidate.speed["over_float"]["speedup"])
+        parts.append(f"quantizing does not pay here: {times} times float's speed")
     if verdict is not None:
         parts.append(f"change {format_change(verdict.change, measurement.metric)}, {verdict.decision}")
     return ", ".join(parts)

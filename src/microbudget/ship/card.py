@@ -12,7 +12,7 @@ from ..model import Model
 from ..report import phrases
 from ..report.part import usage_of, words_of
 from ..runs.candidates import Candidate
-from ..units import format_bytes, format_change, format_seconds
+from ..units import format_bytes, format_change, format_seconds, format_times
 from .shipping import shipping_of
 
 
@@ -30,7 +30,7 @@ def card(
     source = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters.update(
-        bytes=format_bytes, seconds=format_seconds, change=format_change, decision=phrases.decision
+        bytes=format_bytes, seconds=format_seconds, change=format_change, times=format_times, decision=phrases.decision
     )
     measurement = candidate.measurement
     assert measurement is not None

@@ -24,6 +24,7 @@ from .predictions import Predictions
 from .speeds import speeds
 from .task import LanguageTask
 
+WITH_LATENCY = {"decode_tokens_per_s": -1}  # see `judge.latency`
 TIMEOUT_S = 1800.0  # reading a passage takes a large model minutes
 
 

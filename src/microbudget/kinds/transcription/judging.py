@@ -17,6 +17,7 @@ from ...task import SPLITS, Example, Inputs
 from .long_form import long_form
 from .task import LONG_S, SpokenTask
 
+WITH_LATENCY = {"rtf": 1}  # see `judge.latency`
 TIMEOUT_S = 1800.0
 
 
