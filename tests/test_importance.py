@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,3 +143,16 @@ def test_bad_files_are_refused(pair: Pair, tmp_path: Path) -> None:
     (tmp_path / "c.gguf").write_bytes((tmp_path / "a.gguf").read_bytes()[:-40])
     with pytest.raises(UnsupportedModel):
         importance.load(tmp_path / "c.gguf")
+
+
+@pytest.mark.parametrize("name", ["old.dat", "my model.imatrix"])
+def test_the_older_format_is_refused_with_the_command_that_converts_it(name: str, tmp_path: Path) -> None:
+    tensor = b"blk.0.attn_q.weight"
+    numbers = struct.pack("<i", 1), struct.pack("<i", len(tensor)), tensor, struct.pack("<ii4f", 7, 4, 1, 2, 3, 4)
+    (tmp_path / name).write_bytes(b"".join(numbers))
+    with pytest.raises(UnsupportedModel) as raised:
+        importance.load(tmp_path / name)
+    command = str(raised.value).rpartition(": ")[2]
+    assert shlex.split(command) == [
+        "llama-imatrix", "--in-file", str(tmp_path / name), "-o", str((tmp_path / name).with_suffix(".gguf")),
+    ]  # fmt: skip

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,8 +140,12 @@ def test_a_folder_of_photos_without_those_that_a_model_has_seen(tmp_path, photos
     taught = model.with_record(seen=tuple(keys[:10]))
     rest = measure(taught, photos, threads=1, seconds=0)
     assert (rest.examples, rest.examples_left_out) == (50, 10)
-    both = compare(model, taught, photos, threads=1, seconds=0)
+    (tmp_path / "best").mkdir()
+    model.with_record(source="start.onnx").record.save(tmp_path / "best")
+    model.path.rename(tmp_path / "best" / "model.onnx")
+    both = compare(str(tmp_path / "best"), replace(taught, path=tmp_path / "best"), photos, threads=1, seconds=0)
     assert both.a.examples == both.b.examples == 50
+    assert both.a.model == str(tmp_path / "best"), "a run's model, and not what the run began with"
 
 
 def test_a_task_is_taken_as_it_is(task):

@@ -76,8 +76,11 @@ def compare(
         raise BadData(f"the {how.split} split holds no example to compare with")
     _say_what_can_be_shown(max_drop, judging.evidence(examples), how.progress)
     timed, agreement, unlabelled = _run(judging, models, examples, how, max_drop is not None)
-    qualities = zip(agreement.qualities, timed.costs, strict=True)
-    measured = [measurement(task, quality, costs, {}) for quality, costs in qualities]
+    parts = zip((a, b), agreement.qualities, timed.costs, strict=True)
+    measured = [
+        measurement(task, quality, costs | ({} if isinstance(name, Model) else {"model": str(name)}), {})
+        for name, quality, costs in parts
+    ]
     before, after = (quality.scores for quality in agreement.qualities)
     verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=how.seed)
     return _comparison(measured[0], measured[1], timed.pair, agreement, verdict)

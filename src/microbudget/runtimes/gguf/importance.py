@@ -7,6 +7,7 @@ error times the input's mean square. llama.cpp computes the inputs; its format o
 from __future__ import annotations
 
 import ctypes
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,11 @@ def load(path: Path) -> Matrix:
 
     Means that are all zero are of a tensor that was never run: they would weigh nothing, and are refused.
     """
-    if path.suffix.lower() == ".dat":
+    if path.is_file() and _is_older(path):
+        old, new = shlex.quote(str(path)), shlex.quote(str(path.with_suffix(".gguf")))
         raise UnsupportedModel(
-            f"{path} is an importance matrix in llama.cpp's older format. It converts it:"
-            f" llama-imatrix --in-file {path} --output-format gguf -o {path.stem}.gguf -m MODEL.gguf"
+            f"{path} is an importance matrix in llama.cpp's older format, which llama.cpp converts, without a model:"
+            f" llama-imatrix --in-file {old} -o {new}"
         )
     with GgufFile(path) as file:
         general_type: Any = file.get("general.type")
@@ -159,6 +161,15 @@ def load(path: Path) -> Matrix:
     if not matrix:
         raise UnsupportedModel(f"{path} holds no importance of any tensor")
     return matrix
+
+
+def _is_older(path: Path) -> bool:
+    """Whether a file has llama.cpp's format before GGUF, whatever its name: a count, then a name after its length."""
+    with path.open("rb") as stream:
+        head = stream.read(8)
+        count, length = (int.from_bytes(head[place : place + 4], "little") for place in (0, 4))
+        name = stream.read(length) if 0 < length < 256 else b""
+    return path.suffix.lower() == ".dat" or (0 < count < 1 << 20 and len(name) == length and name.endswith(b".weight"))
 
 
 def _mean(file: GgufFile, name: str) -> NDArray[np.float32]:
