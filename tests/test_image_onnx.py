@@ -309,8 +309,21 @@ def test_names_of_imagenet_are_matched_in_their_usual_forms(tmp_path: Path) -> N
     )
     assert match_labels(model, ("tench",)) == (0,)
     assert match_labels(model, ("Tinca_tinca", "n03126707")) == (0, 2)
-    with pytest.raises(LabelsDisagree):
-        match_labels(model, ("crane",))  # which of the two
+    both = r"label 'crane' could be each of the model's 'n02012849 crane' \(output 1\), 'n03126707 crane' \(output 2\)"
+    with pytest.raises(LabelsDisagree, match=both):
+        match_labels(model, ("crane",))
+    with pytest.raises(LabelsDisagree, match="such as 'heron'"):
+        match_labels(model, ("crane", "heron"))
+
+
+def test_two_outputs_of_one_name_are_warned_of_where_the_data_have_one(tmp_path: Path) -> None:
+    """ImageNet's two cranes."""
+    model = load(write_classifier(tmp_path)).with_record(labels=("crane", "owl", "crane"))
+    with pytest.warns(UserWarning, match="outputs 0 and 2 are both called 'crane', and the data have 1 class"):
+        for_labels(model, ("crane", "owl"))
+    assert match_labels(model, ("crane", "owl")) == (0, 1)
+    for_labels(model, ("crane", "crane", "owl"))  # in their order, without a warning
+    for_labels(model, ("owl",))
 
 
 @given(st.permutations(range(6)), st.integers(1, 6))

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import CONFIG
+from conftest import COLOURS, CONFIG
 from microbudget.images.preprocess import Preprocessing
 from microbudget.judge.budget import Budget
 from microbudget.kinds.image_classification import predict
+from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.kinds.image_classification.shipping import PLAN_KEY
 from microbudget.runtimes.loading import load
 from microbudget.search.shrink import run_recipe
+from microbudget.ship import shipped_bytes
 from quick import QUICK
+from test_refused_models import classifier
 
 
 def test_the_size_of_a_row_is_that_of_what_ships(resnet_onnx: Path, photos: Path, tmp_path: Path) -> None:
@@ -30,6 +33,19 @@ def test_the_size_of_a_row_is_that_of_what_ships(resnet_onnx: Path, photos: Path
     assert size == shipped.size_bytes == (tmp_path / "run" / "best" / "model.onnx").stat().st_size
     assert found.best.broken_limits(Budget(max_size_bytes=size)) == []
     assert found.best.broken_limits(Budget(max_size_bytes=size - 1))
+
+
+def test_the_reference_is_counted_as_the_candidates_are(photos: Path, tmp_path: Path) -> None:
+    """With the labels and the plan that delivering it would write into the file."""
+    file = tmp_path / "net.onnx"
+    classifier(file)
+    (tmp_path / "labels.txt").write_text("\n".join(COLOURS), encoding="utf-8")
+    config = CONFIG | {"size": {"height": 8, "width": 8}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = run_recipe(file, "quantize(samples=8)", photos, out=tmp_path / "run", threads=1, durations=QUICK)
+    assert found.reference.measurement is not None
+    assert found.reference.measurement.size_bytes == shipped_bytes(load(file), ImageTask.open(photos))
+    assert found.reference.measurement.size_bytes > file.stat().st_size
 
 
 def test_what_predict_needs_takes_few_bytes(resnet_onnx: Path, photos: Path, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+import warnings
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 
 from ..errors import InvalidOption, LabelsDisagree, UnsupportedModel
@@ -23,7 +24,10 @@ def match_labels(model: Model, labels: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(range(len(labels)))  # the judge checks the number of outputs
     found = _places(model.labels, labels)
     if found is None:
-        unknown = [label for label in labels if label not in model.labels] or list(labels)
+        if several := _ambiguous(model.labels, labels):
+            raise LabelsDisagree(several)
+        known = _by_alias(model.labels, labels)
+        unknown = [label for label, places in zip(labels, known, strict=True) if not places] or list(labels)
         raise LabelsDisagree(
             f"{len(unknown)} of the data's {len(labels)} labels are unknown to the model, such as {unknown[0]!r};"
             f" it knows {len(model.labels)}, such as {model.labels[0]!r}. Teach it yours: `microbudget shrink`"
@@ -49,13 +53,47 @@ def _matched(names: Sequence[str], labels: Sequence[str]) -> list[int | None]:
     ]
 
 
-def _matched_by_alias(names: Sequence[str], labels: Sequence[str]) -> list[int | None] | None:
-    """By names that mean one output only; None where a label has none, or two labels have the same."""
+def _by_alias(names: Sequence[str], labels: Sequence[str]) -> list[set[int]]:
+    """For each label the places of the outputs that it may mean."""
     outputs: dict[str, set[int]] = defaultdict(set)
     for position, name in enumerate(names):
         for alias in _aliases(name):
             outputs[alias].add(position)
-    found = [set[int]().union(*(outputs.get(alias, set()) for alias in _aliases(label))) for label in labels]
+    return [set[int]().union(*(outputs.get(alias, set()) for alias in _aliases(label))) for label in labels]
+
+
+def _ambiguous(names: Sequence[str], labels: Sequence[str]) -> str:
+    """The message about a label that may mean several outputs; "" where the others are unknown anyway."""
+    found = _by_alias(names, labels)
+    if not all(found):
+        return ""
+    for label, places in zip(labels, found, strict=True):
+        if len(places) > 1:
+            listed = ", ".join(f"{names[place]!r} (output {place})" for place in sorted(places))
+            return f"the data's label {label!r} could be each of the model's {listed}: call it by that whole name"
+    return ""
+
+
+def about_same_names(names: Sequence[str] | None, labels: Sequence[str]) -> str:
+    """The warning about a label of the data that is the name of several outputs; "" where there is none.
+
+    ImageNet has two outputs `crane` and two `maillot`. Data with as many such classes are matched in their order.
+    """
+    counts = Counter(names or ())
+    for label in dict.fromkeys(labels):
+        if counts[label] > 1 and labels.count(label) != counts[label]:
+            first, *others = (str(place) for place, name in enumerate(names or ()) if name == label)
+            return (
+                f"the model's outputs {first} and {', '.join(others)} are both called {label!r}, and the data have"
+                f" {labels.count(label)} class of that name, which is taken for output {first}. If that is wrong, give"
+                " the outputs different names (labels.txt) and the class the right one"
+            )
+    return ""
+
+
+def _matched_by_alias(names: Sequence[str], labels: Sequence[str]) -> list[int | None] | None:
+    """By names that mean one output only; None where a label has none, or two labels have the same."""
+    found = _by_alias(names, labels)
     if any(len(places) != 1 for places in found) or len(set[int]().union(*found)) < len(found):
         return None
     return [places.pop() for places in found]
@@ -108,9 +146,11 @@ def for_labels(model: Model, labels: tuple[str, ...], output: str | None = None)
     """The model with what only the data tell: which of several outputs has the scores, and the outputs' names.
 
     A model without names gets the data's labels where it has as many outputs. output: a name that the user chose.
-    Raises UnsupportedModel with the outputs where the right one is not known, InvalidOption for `output` of a format
-    without named outputs.
+    Warns of a class that is the name of several outputs. Raises UnsupportedModel with the outputs where the right one
+    is not known, InvalidOption for `output` of a format without named outputs.
     """
+    if about := about_same_names(model.labels, labels):
+        warnings.warn(about, stacklevel=2)
     if model.format != "onnx":
         if output is not None:
             raise InvalidOption(

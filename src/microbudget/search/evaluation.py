@@ -92,6 +92,7 @@ class Evaluation:
         costs = cost_fields(
             self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
         )
+        costs["size_bytes"] = shipped_bytes(model, self._context.task)  # as of the candidates
         return self._add(recipe, model, started, measurement=self._measurement(costs, logits, {}))
 
     def candidate(self, given: Model, recipe: Recipe) -> Candidate:
