@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from microbudget.errors import InvalidOption, ModelNotFound, UnsupportedModel
+from microbudget.judge.memory import of_model
+from microbudget.judge.worker import Worker
 from microbudget.kinds.language_modelling import fits, search_space
 from microbudget.methods.quantize.gguf.mixtures import Facts, choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
@@ -183,6 +185,12 @@ def test_memory_is_predicted_within_15_percent(tmp_path: Path) -> None:
                 command = [sys.executable, "-c", MEASURE, str(tmp_path / kind), str(context), str(at_once)]
                 measured = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
                 assert level.memory_bytes == pytest.approx(measured, rel=0.15), (kind, context)
+    text = np.frombuffer(b"def f(x):\n    return x\n" * 20, np.uint8)[None]
+    with Worker() as worker:  # what `measure` and the table of levels report
+        worker.open(Model(tmp_path / "Q8_0", "gguf", Record()), threads=1)
+        weight = of_model(worker, {"decode": text, "depth": np.array([128])})
+    (level,) = fits.levels(about, ["Q8_0"], context=129)
+    assert level.memory_bytes == pytest.approx(weight.bytes, rel=0.15)
 
 
 def test_what_cannot_be_predicted(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ class RequestHandler:
         self._inputs: Any = None
 
     def load_runtime(self, module: str) -> memory.Memory:
-        """Import a runtime. Returns the memory that the process takes without a model."""
+        """Import a runtime and the library that it loads by itself. Returns the memory that they take without a model."""
         importlib.import_module("numpy")
-        importlib.import_module(module)
+        load = getattr(importlib.import_module(module), "load_library", None)
+        if load is not None:
+            load()
         return memory.read()
 
     def open(self, opener: str, model: Any, runtime: str | None, threads: int) -> tuple[str, float]:

@@ -40,7 +40,7 @@ class Worker(ChildProcess):
         started = time.monotonic()
         module = self._opener.partition(":")[0]
         if self._opener == OPENER:
-            module = module_of(runtime or default_runtime(model.format))
+            module = module_of(runtime or default_runtime(model.format), model.task)
         self.baseline = self.ask("load_runtime", module=module)
         self.runtime, self.load_s = self.ask("open", opener=self._opener, model=model, runtime=runtime, threads=threads)
         self.open_s = time.monotonic() - started

@@ -1,7 +1,7 @@
 """Runtimes: open a Model and answer a batch. One small interface over ONNX Runtime, OpenVINO, torch and llama.cpp.
 
 Import a runtime's module only when a model of its format is opened: a worker process that times an ONNX file
-must not pay for torch.
+must not pay for torch. A module whose library is loaded with the first model has `load_library` to load it before.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...machine.processor import thread_count
 from ..language.session import LanguageSession
 from .file import GgufFile
-from .llama import version
+from .llama import library, version
 from .llama.network import Context, Network
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ def cache_row_bytes(file: GgufFile, cache: str = "F16") -> int:
     layers = file.whole(f"{architecture}.block_count", 0)
     all_heads = sum(shared) if len(shared) == layers else shared[0] * layers
     return all_heads * (keys + values) * {"F32": 4, "F16": 2}[cache]
+
+
+def load_library() -> None:
+    """Load llama.cpp, which is otherwise loaded with the first model: its memory is no model's."""
+    library()
 
 
 def open_session(model: Model, *, threads: int = 0) -> LanguageSession:
