@@ -3,9 +3,9 @@
     python benchmarks/error_patterns.py CT2_FOLDER     # about 5 minutes; writes benchmarks/error_patterns.csv
 
 CT2_FOLDER: whisper-tiny.en (`../shared/real/make.py whisper-tiny.en`) as `microbudget run MODEL "export() >
-quantize(bits=8)"` makes it. Each row: a recording of ../shared/assets/speech, a variant, the words that are said, and
-the word errors of both, without the removal of loops, so that runaways are seen. `benchmarks/sequential.py` and
-`benchmarks/few_recordings.py` draw their samples from these rows.
+quantize(bits=8)"` makes it. Each row: a recording of ../shared/assets/speech/read, a variant, the words that are said,
+and the word errors of both, without the removal of loops, so that runaways are seen. `benchmarks/looks.py` draws its
+samples from these rows.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from microbudget.kinds.transcription.transcripts import count, normalizer
 from microbudget.runtimes.ct2.session import Ct2Whisper
 from microbudget.runtimes.speech.whisper import Prompt, Vocabulary, front_end
 
-SPEECH = Path(__file__).parents[2] / "shared" / "assets" / "speech"
+SPEECH = Path(__file__).parents[2] / "shared" / "assets" / "speech" / "read"
 TABLE = Path(__file__).with_suffix(".csv")
 # Tokens whose merges stay, or the window in seconds: fixed, or so much longer than the recording.
 VARIANTS: dict[str, dict[str, float]] = {
     "30 s": {},
-    "20,000 tokens": {"tokens": 20_000},
-    "10,000 tokens": {"tokens": 10_000},
+    "20000 tokens": {"tokens": 20_000},
+    "10000 tokens": {"tokens": 10_000},
     "15 s": {"window": 15},
     "length + 4 s": {"more": 4},
     "length + 2 s": {"more": 2},
@@ -40,15 +40,9 @@ VARIANTS: dict[str, dict[str, float]] = {
 
 def recordings() -> Iterator[tuple[Path, str]]:
     """Files of read sentences, and what is said in them."""
-    known = set()
-    with (SPEECH / "read" / "metadata.csv").open(encoding="utf-8") as file:
+    with (SPEECH / "metadata.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            known.add(row["file_name"])
-            yield SPEECH / "read" / row["file_name"], row["transcription"]
-    for line in (SPEECH / "ljspeech" / "metadata.csv").read_text(encoding="utf-8").splitlines():
-        name, _, text = line.split("|")
-        if f"lj-{name}.flac" not in known:
-            yield SPEECH / "ljspeech" / f"{name}.flac", text
+            yield SPEECH / row["file_name"], row["transcription"]
 
 
 class Transcriber:

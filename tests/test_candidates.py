@@ -6,14 +6,16 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.errors import InvalidOption
 from microbudget.judge.budget import GOALS, Budget, Goal, Measurement
-from microbudget.judge.verdict import Verdict
+from microbudget.judge.verdict import Verdict, judge_pair
 from microbudget.runs.candidates import SAME_SIZE, Candidate, best, pareto
+from microbudget.task import Scores
 from microbudget.units import Drop
 
 SLOWER = {"over_float": {"speedup": 0.5, "low": 0.4, "high": 0.6, "verdict": "slower"}}
@@ -141,6 +143,28 @@ def test_to_prove_the_loss_must_be_shown_to_be_within() -> None:
     rows = [row("not shown", 1000), row("within", 2000, decision="within")]
     assert chosen(rows, max_drop=Drop(0.01)) == "not shown"
     assert chosen(rows, max_drop=Drop(0.01), prove=True) == "within"
+
+
+@pytest.mark.parametrize(
+    ("lost", "examples", "prove", "expected"),
+    [
+        (2, 60, False, "2 more of 60 examples are wrong, where 0 are allowed"),
+        (2, 120, False, "2 more of 120 examples are wrong, where 1 is allowed"),  # by a single one
+        (1, 60, False, "on test the loss is 1.67pt by the estimate (95 %: "),
+        (60, 300, False, "19.00pt beyond 1pt: 60 more of 300"),
+        (1, 100, False, None),  # at the limit
+        (0, 60, False, None),
+        (0, 60, True, "is not shown to be within 1pt"),
+    ],
+)
+def test_the_test_split_has_the_last_word(lost: int, examples: int, prove: bool, expected: str | None) -> None:
+    right = np.ones(examples)
+    wrong = np.where(np.arange(examples) < lost, 0.0, 1.0)
+    pair = [Scores("accuracy", each, np.ones(examples)) for each in (right, wrong)]
+    tested = replace(row("one"), test_verdict=judge_pair(pair[0], pair[1], Drop(0.01)))
+    broken = tested.broken_on_test(Budget(max_drop=Drop(0.01), prove=prove))
+    assert (expected is None and broken == []) or (expected is not None and len(broken) == 1 and expected in broken[0])
+    assert tested.broken_on_test(Budget()) == row("one").broken_on_test(Budget(max_drop=Drop(0.01))) == []
 
 
 @pytest.mark.parametrize("goal", GOALS)

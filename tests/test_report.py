@@ -80,6 +80,23 @@ def test_broken_limits_are_listed(tmp_path):
     assert "size 2.60 MB is above 2.00 MB" in page.text
 
 
+def test_a_loss_beyond_the_limit_by_the_test_is_never_met(tmp_path):
+    """Page, card and terminal: by how much, on how many examples, and nothing in green."""
+    made = make_run(tmp_path, wrong={0: 1, 1: 2, 2: 0, 3: 1, 4: 0})
+    judged = made.shrunk.best
+    assert judged.test_verdict.decision == "not shown"
+    unmet = judged.broken_on_test(made.shrunk.budget)
+    write_result(made, unmet=unmet)
+    page = made.page()
+    assert {"class": "state broken"} in page.all("span")
+    assert "is not met" in page.text
+    assert unmet[0] in page.text
+    assert "The estimate is beyond 1pt; whether the loss is, is not shown" in page.text
+    card = (made.run.best / "README.md").read_text(encoding="utf-8")
+    assert f"* **not met**: {unmet[0]}" in card
+    assert made.shrunk.as_dict()["met"] is False
+
+
 def test_table_has_every_candidate_with_its_numbers(page):
     rows = re.findall(r'<tr class="(\w+)">(.*?)</tr>', page.section("candidates"), re.DOTALL)
     assert [kind for kind, _ in rows] == ["reference", "best", "other", "other"]

@@ -125,9 +125,8 @@ def test_word_errors_change_by_the_difference_of_rates_above_zero_better():
     assert verdict.change == pytest.approx(reference.value - candidate.value)
     better = judge_pair(candidate, reference, ONE_POINT)
     assert better.change == pytest.approx(-verdict.change)
-    assert (better.change_low, better.change_high) == pytest.approx(
-        (-verdict.change_high, -verdict.change_low), abs=2e-3
-    )
+    for each in (verdict, better):  # a recording may lose all of its words, and gain what the reference has wrong
+        assert 0 < each.change_high - each.change < each.change - each.change_low
 
 
 def test_bits_per_byte_change_relative_to_the_reference():
@@ -159,6 +158,57 @@ def test_few_utterances_that_differ_show_nothing(differ):
     verdict = judge_pair(*word_errors(80, differ), ONE_POINT)
     assert verdict.decision == "not shown"
     assert verdict.change_low < -0.03
+
+
+def words(counts, errors):
+    return Scores("wer", np.array(errors, float), np.array(counts, float), higher_is_better=False)
+
+
+SIX = (12, 20, 9, 25, 14, 17)  # 97 words
+OURS = (1, 2, 1, 3, 2, 3)
+
+
+def test_sixty_points_on_97_words_exceed():
+    """A recording can gain no more than what the reference has wrong in it; it was taken to gain all of its words."""
+    verdict = judge_pair(words(SIX, OURS), words(SIX, (8, 14, 6, 18, 11, 13)), ONE_POINT)
+    assert verdict.decision == "exceeds"
+    assert verdict.change == pytest.approx(-58 / 97)
+    assert verdict.change_high < -0.1
+    three = judge_pair(words(SIX, OURS), words(SIX, (12, 20, 9, 3, 2, 3)), ONE_POINT)  # half of them wholly wrong
+    assert three.decision == "exceeds"
+
+
+def test_few_recordings_cannot_say_within_and_the_number_that_could_is_named():
+    verdict = judge_pair(words(SIX, OURS), words(SIX, OURS), ONE_POINT)
+    assert verdict.decision == "not shown"
+    assert verdict.change_low < -0.3
+    copies = math.ceil(1.1 * (verdict.more_examples + 6) / 6)
+    assert judge_pair(*[words(SIX * copies, OURS * copies)] * 2, ONE_POINT).decision == "within"
+    assert f"about {verdict.more_examples} more like them would" in verdict.reason
+
+
+def test_runaways_count_as_wholly_wrong_and_are_said_apart():
+    away = judge_pair(words(SIX, OURS), words(SIX, (1, 92, 1, 3, 2, 3)), ONE_POINT)
+    wrong = judge_pair(words(SIX, OURS), words(SIX, (1, 20, 1, 3, 2, 3)), ONE_POINT)
+    assert away.change == wrong.change == pytest.approx(-18 / 97)
+    assert (away.change_low, away.change_high) == (wrong.change_low, wrong.change_high)
+    low, high = stats.clopper_pearson(1, 6)
+    assert away.runaways == {"candidate": 1, "reference": 0, "examples": 6, "low": low, "high": high}
+    assert "1 of 6 examples has more errors than words, which count as wholly wrong" in away.reason
+    assert "(a share of 0.4 to 64.1 % at 95 %; 0 with the reference)" in away.reason
+    assert wrong.runaways["candidate"] == 0
+    assert "more errors than words" not in wrong.reason
+    assert judge_pair(*bits(30), ONE_PERCENT).runaways is None
+
+
+def test_what_is_beyond_the_limit_says_by_how_much():
+    verdict = judge_pair(words(SIX, OURS), words(SIX, (3, 2, 1, 3, 2, 2)), Drop(0.01))
+    assert verdict.beyond.startswith("the loss is 1.03pt by the estimate (95 %: ")
+    assert verdict.beyond.endswith("0.03pt beyond 1pt: 1 of 6 examples is worse, 1 better")
+    assert judge_pair(*accuracy(0, 3, 300), ONE_POINT).beyond == ""  # 1 point is not beyond 1 point
+    assert judge_pair(*accuracy(0, 4, 300), ONE_POINT).beyond.endswith(
+        "0.33pt beyond 1pt: 4 more of 300 examples are wrong, where 3 are allowed"
+    )
 
 
 def test_many_utterances_without_a_difference_show_the_limit():

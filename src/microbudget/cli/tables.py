@@ -202,7 +202,7 @@ def print_run(shrunk: Shrunk) -> None:
     table = terminal.table("recipe", "size", "latency", "speed", "quality", "change", "verdict")
     best = shrunk.best.fingerprint if shrunk.best else None
     for candidate in [shrunk.reference, *shrunk.candidates]:
-        style = "bold green" if candidate.fingerprint == best else None
+        style = ("bold green" if shrunk.met else "bold red") if candidate.fingerprint == best else None
         table.add_row(*_row(candidate, shrunk.reference), style=style)
     console = terminal.console()
     console.print(table)

@@ -97,6 +97,10 @@ class Evidence(Protocol):
         """The estimate."""
         ...
 
+    def excess(self, limit: float, /) -> str:
+        """How many examples make the loss that is beyond the limit."""
+        ...
+
     def interval(self) -> tuple[float, float]:
         """Two-sided 95 % interval of the change."""
         ...
@@ -143,6 +147,14 @@ class Shares:
         """The share gained less the share lost; 0 without labels."""
         return (self.gained - self.lost) / self.labelled if self.labelled else 0.0
 
+    def excess(self, limit: float, /) -> str:
+        """How many examples make the loss that is beyond the limit."""
+        more, allowed = self.lost - self.gained, math.floor(limit * self.labelled + 1e-9)
+        return (
+            f"{more} more of {_count(self.labelled, 'example')} {'is' if more == 1 else 'are'} wrong, where {allowed}"
+            f" {'is' if allowed == 1 else 'are'} allowed"
+        )
+
     def interval(self) -> tuple[float, float]:
         """The exact test inverted."""
         bounds = [
@@ -185,44 +197,72 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Ratios:
-    """Losses of examples over what they are measured by, judged by a bootstrap that reckons with one worse example."""
+class Further:
+    """One example that nobody has seen yet, and that speaks against the decision."""
 
-    loss: Floats  # (examples,), above 0 where the candidate is worse
-    base: Floats  # (examples,): the denominators; for relative changes the reference's numerators
-    worst: float  # what an example that we have not seen might lose
+    lost: float
+    gained: float
+    base: float  # of the one that loses
+    gaining_base: float
+
+    @classmethod
+    def of(cls, differences: Differences, reference: Scores) -> Further:
+        """Of a rate, a long example that loses wholly, or one that gains what the reference has wrong in one at most.
+
+        Bits have no such bound: half as much again as a long chunk needs, or twice the largest change seen.
+        """
+        d, largest = differences, float(np.abs(differences.loss).max())
+        base = stats.weighted_quantile(d.base, LONG)
+        if is_unbounded(reference):
+            changed = max(COSTLY * stats.weighted_quantile(reference.numerator, LONG), 2 * largest)
+            return cls(changed, changed, base, base)
+        lost = max(stats.weighted_quantile(d.length, LONG), largest)
+        if not d.bounded:
+            return cls(lost, lost, base, base)
+        return cls(lost, max(1.0, float(d.gainable.max())), base, float(d.base.mean()))
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Losses of examples over what they are measured by, judged by a bootstrap that reckons with a further example."""
+
+    differences: Differences
+    further: Further
     seed: int = 0
 
     @classmethod
     def of(cls, reference: Scores, candidate: Scores, relative: bool, seed: int) -> Ratios:
         """From any scores; relative: to the reference's value. Raises BadData or InvalidOption where it is 0."""
-        sign = -1 if reference.higher_is_better else 1
-        loss = sign * (candidate.numerator - reference.numerator)
-        base = reference.numerator if relative else reference.denominator
-        if not len(loss) or not reference.denominator.sum() > 0:
+        if not len(reference.numerator) or not reference.denominator.sum() > 0:
             raise BadData(f"there is nothing to judge {reference.metric} on: the examples are empty")
-        if not base.sum() > 0:
+        differences = Differences.of(reference, candidate, relative)
+        if not differences.base.sum() > 0:
             raise InvalidOption(
                 f"the reference's {reference.metric} is 0, so a loss cannot be relative to it: give it in points"
             )
-        return cls(loss, base, _worst_loss(reference, loss), seed)
+        return cls(differences, Further.of(differences, reference), seed)
 
     def __str__(self) -> str:
-        differ = int(np.count_nonzero(self.loss))
+        differ = int(np.count_nonzero(self.differences.loss))
         return f"{_count(self.examples, 'example')} of which {differ} differ{'s' * (differ == 1)}"
 
     @property
     def examples(self) -> int:
         """All of them."""
-        return len(self.loss)
+        return self.differences.examples
 
     @property
     def change(self) -> float:
         """The change of the ratio of sums."""
-        return 0.0 - float(self.loss.sum() / self.base.sum())
+        return 0.0 - self.differences.estimate
+
+    def excess(self, _limit: float, /) -> str:
+        """How many examples make the loss that is beyond the limit."""
+        worse, better = (int((sign * self.differences.loss > 0).sum()) for sign in (1, -1))
+        return f"{worse} of {_count(self.examples, 'example')} {'is' if worse == 1 else 'are'} worse, {better} better"
 
     def interval(self) -> tuple[float, float]:
-        """Quantiles of the draws with the worst, and with the best, further example."""
+        """Quantiles of the draws with the further example that loses, and with the one that gains."""
         return -float(np.quantile(self._losses(1), 1 - TAIL)), -float(np.quantile(self._losses(-1), TAIL))
 
     def shows_below(self, limit: float, growth: float = 1.0) -> bool:
@@ -235,22 +275,46 @@ class Ratios:
 
     def _losses(self, sign: int, growth: float = 1.0) -> Floats:
         """Draws of the loss, with a further example that loses (1) or gains (-1) as much as may be."""
-        return self._draws.ratios((sign * self.worst, stats.weighted_quantile(self.base, LONG)), growth)
+        further = self.further
+        example = (further.lost, further.base) if sign > 0 else (-further.gained, further.gaining_base)
+        return self._draws.ratios(example, growth)
 
     @cached_property
     def _draws(self) -> stats.RatioDraws:
-        return stats.paired_ratio_bootstrap(self.loss, self.base, seed=self.seed)
+        return stats.paired_ratio_bootstrap(self.differences.loss, self.differences.base, seed=self.seed)
 
 
-def _worst_loss(reference: Scores, loss: Floats) -> float:
-    """What the further example loses: of a rate, a long example wholly, or the largest change seen.
+@dataclass(frozen=True)
+class Runaways:
+    """Examples with more errors than words: a decoder that lost its place and wrote on.
 
-    Bits have no such bound: half as much again as a long chunk needs, or twice the largest change seen.
+    A judgement counts the errors of each up to its length, so how often it happens is said apart: whether the next
+    recording is one, no word error rate of a few recordings can tell.
     """
-    largest = float(np.abs(loss).max())
-    if is_unbounded(reference):
-        return max(COSTLY * stats.weighted_quantile(reference.numerator, LONG), 2 * largest)
-    return max(stats.weighted_quantile(reference.denominator, LONG), largest)
+
+    candidate: int
+    reference: int
+    examples: int
+
+    @classmethod
+    def of(cls, reference: Scores, candidate: Scores) -> Runaways | None:
+        """None for a metric that cannot run away."""
+        if reference.metric not in CAPPED:
+            return None
+        ours, theirs = (int((each.numerator > each.denominator).sum()) for each in (candidate, reference))
+        return cls(ours, theirs, len(reference.numerator))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Exact 95 % interval of the candidate's rate. Clopper & Pearson 1934."""
+        return stats.clopper_pearson(self.candidate, self.examples)
+
+    def __str__(self) -> str:
+        share = "{:.1f} to {:.1f} % at 95 %".format(*(end * 100 for end in self.interval))
+        return (
+            f"{self.candidate} of {_count(self.examples, 'example')} {'has' if self.candidate == 1 else 'have'} more"
+            f" errors than words, which count as wholly wrong (a share of {share}; {self.reference} with the reference)"
+        )
 
 
 def check_pair(reference: Scores, candidate: Scores) -> None:

@@ -6,16 +6,17 @@ A pair is judged by its differences, so that both may fail on the same hard exam
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from ..errors import BadData, InvalidOption
 from ..task import Scores
 from ..units import Drop
 from . import statistics as stats
-from .evidence import COSTLY, Evidence, Ratios, Shares, check_pair, is_share, is_unbounded
+from .evidence import COSTLY, Evidence, Ratios, Runaways, Shares, check_pair, is_share, is_unbounded
 
 Decision = Literal["within", "exceeds", "not shown"]
+TIE = 1e-12  # a loss that is the limit but for rounding is not beyond it
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Verdict:
     change: above 0 the candidate is better, whatever the metric; a fraction (0.01 = 1 pt), or relative to the
     reference for a relative limit and for bits per byte. change_low, change_high: its two-sided 95 % interval, whose
     ends lie further out than the one-sided 95 % bound that decides. more_examples: about how many more examples like
-    these would decide; None when it is decided, or when a million would not do.
+    these would decide; None when it is decided, or when a million would not do. beyond: by how much the estimate is
+    beyond the limit, and how many examples make it, "" where it is not. runaways: of word errors, how many examples
+    have more errors than words, which `change` counts as wholly wrong, and the exact 95 % interval of their share.
     """
 
     decision: Decision
@@ -36,6 +39,8 @@ class Verdict:
     examples: int
     more_examples: int | None
     reason: str
+    beyond: str = ""
+    runaways: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -65,14 +70,24 @@ def judge_pair(
     """
     check_pair(reference, candidate)
     evidence = _evidence(reference, candidate, limit, unlabelled or (0, 0), seed)
+    found = _judged(evidence, limit)
+    runaways = Runaways.of(reference, candidate)
+    if runaways is None:
+        return found
+    low, high = runaways.interval
+    reason = f"{found.reason}; {runaways}" if runaways.candidate else found.reason
+    return replace(found, reason=reason, runaways={**asdict(runaways), "low": low, "high": high})
+
+
+def _judged(evidence: Evidence, limit: Drop | None) -> Verdict:
     if limit is None:
-        return _verdict(evidence, "not shown", "", None, f"{evidence}, and no limit to judge the loss by")
+        return _verdict(evidence, "not shown", None, None, f"{evidence}, and no limit to judge the loss by")
     if evidence.shows_below(limit.amount):
-        return _verdict(evidence, "within", str(limit), None, f"{evidence} show at 95 % a loss below {limit}")
+        return _verdict(evidence, "within", limit, None, f"{evidence} show at 95 % a loss below {limit}")
     if evidence.shows_above(limit.amount):
-        return _verdict(evidence, "exceeds", str(limit), None, f"{evidence} show at 95 % a loss above {limit}")
+        return _verdict(evidence, "exceeds", limit, None, f"{evidence} show at 95 % a loss above {limit}")
     more = _more_examples(evidence, limit.amount)
-    return _verdict(evidence, "not shown", str(limit), more, _undecided(evidence, limit, more))
+    return _verdict(evidence, "not shown", limit, more, _undecided(evidence, limit, more))
 
 
 def can_show(limit: Drop, examples: int) -> tuple[bool, int]:
@@ -101,9 +116,26 @@ def _evidence(
     return shares
 
 
-def _verdict(evidence: Evidence, decision: Decision, limit: str, more: int | None, reason: str) -> Verdict:
+def _verdict(evidence: Evidence, decision: Decision, limit: Drop | None, more: int | None, reason: str) -> Verdict:
     low, high = evidence.interval()
-    return Verdict(decision, limit, evidence.change, low, high, evidence.examples, more, reason)
+    text, beyond = "", ""
+    if limit is not None:
+        text, beyond = str(limit), _beyond(evidence, limit, (low, high))
+    return Verdict(decision, text, evidence.change, low, high, evidence.examples, more, reason, beyond)
+
+
+def _beyond(evidence: Evidence, limit: Drop, interval: tuple[float, float]) -> str:
+    """By how much the estimated loss is beyond the limit; "" where it is not."""
+    loss = -evidence.change
+    if loss <= limit.amount + TIE:
+        return ""
+    low, high = (_amount(-end, limit) for end in reversed(interval))
+    excess = f"{_amount(loss - limit.amount, limit)} beyond {limit}: {evidence.excess(limit.amount)}"
+    return f"the loss is {_amount(loss, limit)} by the estimate (95 %: {low} to {high}), {excess}"
+
+
+def _amount(loss: float, limit: Drop) -> str:
+    return f"{loss * 100:.2f}{'%' if limit.relative else 'pt'}"
 
 
 def _more_examples(evidence: Evidence, limit: float) -> int | None:
@@ -122,7 +154,7 @@ def _rounded_up(number: int) -> int:
 
 def _undecided(evidence: Evidence, limit: Drop, more: int | None) -> str:
     within = -evidence.change <= limit.amount
-    estimate = f"{-evidence.change * 100:.2f}{'%' if limit.relative else 'pt'}"
+    estimate = _amount(-evidence.change, limit)
     aim = f"a limit of {limit}" if within else f"that the loss, estimated at {estimate}, exceeds {limit}"
     if more is None:
         return f"{evidence} cannot show {aim}, nor would a million like them: the estimate is too near the limit"

@@ -136,7 +136,8 @@ def _budget(outcome: Outcome) -> tuple[str, str]:
         return "none", "No limits were given."
     if outcome.best is None or outcome.unmet:
         return "broken", f"The budget ({limits}) is not met."
-    where = "" if outcome.budget.max_drop is None else ", the loss judged on validation"
+    tested = outcome.best.test_verdict is not None
+    where = "" if outcome.budget.max_drop is None else f", the loss on {'the test split' if tested else 'validation'}"
     return "met", f"The budget ({limits}) is met{where}."
 
 

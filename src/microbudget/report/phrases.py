@@ -80,6 +80,8 @@ def change_interval(verdict: Verdict) -> str:
 
 def decision(verdict: Verdict) -> str:
     """The verdict with its limit: "A loss within 1pt is shown"."""
+    if verdict.beyond and verdict.decision != "exceeds":
+        return f"The estimate is beyond {verdict.limit}; whether the loss is, is not shown"
     return {
         "within": f"A loss within {verdict.limit} is shown",
         "exceeds": f"A loss beyond {verdict.limit} is shown",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..judge.budget import Budget, Measurement
-from ..judge.verdict import Verdict
+from ..judge.verdict import TIE, Verdict
 
 SAME_SIZE = 0.01  # sizes that differ by less are one size: the choice then goes by quality and speed
 
@@ -64,13 +64,31 @@ class Candidate:
             return [self.failure or "was not measured"]
         broken = list(budget.broken_limits(self.measurement))
         if budget.max_drop is not None and self.verdict is not None:
-            if self.verdict.change < -budget.max_drop.amount - 1e-12:
-                broken.append(f"quality changes by {self.verdict.change * 100:+.2f}, limit {budget.max_drop}")
+            if self.verdict.change < -budget.max_drop.amount - TIE:
+                change = f"quality changes by {self.verdict.change * 100:+.2f}, limit {budget.max_drop}"
+                broken.append(f"on validation {self.verdict.beyond or change}")
             elif self.verdict.decision == "exceeds":
                 broken.append(f"the loss exceeds {budget.max_drop}")
             elif budget.prove and self.verdict.decision != "within":
                 broken.append(f"the loss is not shown to be within {budget.max_drop}: {self.verdict.reason}")
         return broken
+
+    def broken_on_test(self, budget: Budget) -> list[str]:
+        """A sentence where the test split has the last word against it; empty where it has none, or was not read.
+
+        The estimate decides: a loss beyond the limit is not met, however few examples it takes. With `prove` the loss
+        has to be shown to be within.
+        """
+        verdict = self.test_verdict
+        if verdict is None or budget.max_drop is None:
+            return []
+        if verdict.beyond:
+            return [f"on test {verdict.beyond}"]
+        if verdict.decision == "exceeds":
+            return [f"on test the loss exceeds {budget.max_drop}: {verdict.reason}"]
+        if budget.prove and verdict.decision != "within":
+            return [f"on test the loss is not shown to be within {budget.max_drop}: {verdict.reason}"]
+        return []
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:

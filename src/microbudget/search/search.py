@@ -203,12 +203,7 @@ def _finish(
         return Shrunk(run.folder, reference, found, None, budget, failures or ["nothing was built"], interrupted)
     judged = evaluation.on_test(chosen)
     reference = evaluation.on_test(reference)
-    unmet = judged.broken_limits(budget)
-    verdict = judged.test_verdict
-    if verdict is not None and verdict.decision == "exceeds":
-        unmet.append(f"on test the loss exceeds {budget.max_drop}: {verdict.reason}")
-    elif verdict is not None and budget.prove and verdict.decision != "within":
-        unmet.append(f"on test the loss is not shown to be within {budget.max_drop}: {verdict.reason}")
+    unmet = [*judged.broken_limits(budget), *judged.broken_on_test(budget)]
     deliver(run, evaluation.model(judged), judged, budget, evaluation.judging.task, reference)
     found = [judged if candidate.fingerprint == judged.fingerprint else candidate for candidate in found]
     return Shrunk(run.folder, reference, found, judged, budget, unmet, interrupted)

@@ -42,6 +42,7 @@ def card(
         "candidate": candidate,
         "reference": reference,
         "limits": {key: value for key, value in budget.as_dict().items() if value not in (None, False)},
+        "unmet": [*candidate.broken_limits(budget), *candidate.broken_on_test(budget)],
         "usage": usage_of(measurement.task, folder, measurement.format),
         "called": words_of(measurement.task),
         "pipeline_tag": shipping.pipeline_tag,
