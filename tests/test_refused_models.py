@@ -12,6 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from conftest import CONFIG, write_photos
 from microbudget.errors import BadInput, UnsupportedModel, what_it_said
+from microbudget.kinds.image_classification.search_space import SearchSpace
+from microbudget.recipes.recipe import Recipe
+from microbudget.runtimes.loading import load
 from microbudget.runtimes.onnx.session import OnnxSession
 from microbudget.search.shrink import shrink
 from quick import QUICK
@@ -77,3 +80,25 @@ def test_shrink_ends_with_bad_input_where_no_recipe_can_be_built_from_the_file(t
         shrink(tmp_path / "net.onnx", photos, out=tmp_path / "run", durations=QUICK)
     assert raised.value.exit_status == 2
     assert str(raised.value).count("already quantized") == 1
+
+
+def test_channels_in_groups_that_cannot_be_cut_are_refused_before_the_training(tmp_path: Path) -> None:
+    """After hours of finetune it was."""
+    import torch
+    from transformers import BitConfig, BitForImageClassification
+
+    config = BitConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_groups=4, layer_type="preactivation")
+    torch.manual_seed(0)
+    BitForImageClassification(config).save_pretrained(tmp_path)
+    sized = CONFIG | {"size": {"height": 16, "width": 16}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(sized), encoding="utf-8")
+    space = SearchSpace(load(tmp_path), None)  # type: ignore[arg-type] # data take no part in this
+
+    def check(recipe: str) -> None:
+        space.check([Recipe.parse(recipe)], Path, tmp_path)
+
+    with pytest.raises(UnsupportedModel, match=r"no channel .* its GroupNorm layers need groups of equal size"):
+        check("finetune() > prune(size='0.7x') > export()")
+    check("finetune() > prune(structure='weights') > export()")
+    check("finetune() > export() > quantize()")
+    check("prune() > export()")  # which fails by itself, at once

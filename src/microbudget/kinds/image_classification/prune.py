@@ -10,6 +10,7 @@ import torch
 from ...images.preprocess import Preprocessing
 from ...methods import Context
 from ...methods.prune import Prune
+from ...methods.prune.graph import trace
 from ...methods.prune.target import PruningTarget
 from ...model import Model
 from ...runtimes.hf.image_classifier import load_network, onnx_bytes
@@ -33,3 +34,14 @@ def open_target(step: Prune, model: Model, context: Context, examples: Sequence[
     height, width = Preprocessing.parse(preprocessing).input_size
     onnx = partial(onnx_bytes, height=height, width=width)
     return PruningTarget(network, batches, classes, tuple(example.key for example in examples), onnx=onnx)
+
+
+def check_groups(model: Model) -> None:
+    """Raise UnsupportedModel for a network with normalization in groups of which no channel can be removed.
+
+    Only such a network is traced here: others can be pruned nearly always, and tracing takes seconds.
+    """
+    network = load_network(model.path)
+    if any(isinstance(module, torch.nn.GroupNorm) for module in network.modules()):
+        height, width = Preprocessing.parse(preprocessing_of(model)).input_size
+        trace(network, {"pixel_values": torch.zeros(2, 3, height, width)})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from ...images.preprocess import Preprocessing
 from ...methods import Method
 from ...methods.export import Export
+from ...methods.prune import Prune
 from ...methods.quantize import Quantize
 from ...methods.resize import Resize
 from ...progress import Progress
@@ -18,6 +20,7 @@ SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160
 # Sizes are rounded to multiples of a seventh of the side, 32 pixels of 224: as often as networks halve their input. For
 # sizes between those, such as 112, both constants have to change.
 STEPS = 7
+SAME_LAYERS = ("finetune", "lora", "resize")  # steps after which the network has the layers that it had
 SMALLEST = 8  # pixels, that `resize` makes
 
 
@@ -40,6 +43,13 @@ class SearchSpace(space.SearchSpace):
         sizes = {round(side * scale / step) * step for scale in SCALES}
         return sorted((size for size in sizes if SMALLEST <= size < side), reverse=True)
 
+    def check(self, recipes: Sequence[Recipe], path_of: Callable[[Recipe], Path], folder: Path) -> None:
+        """A network whose channels `prune` cannot remove is refused before hours of training, not after them."""
+        if self.given.format == "hf" and any(map(_prunes_the_given_layers, recipes)):
+            from .prune import check_groups
+
+            check_groups(self.given)
+
     def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
         """Decode every photo once for all the input sizes of the recipes."""
         preprocessing = self.given.record.preprocessing
@@ -48,3 +58,11 @@ class SearchSpace(space.SearchSpace):
         resizes = {step.pixels for recipe in recipes for step in recipe.steps if isinstance(step, Resize)}
         full = Preprocessing.parse(preprocessing)
         self.task.prepare([preprocessing, *(full.resized(pixels) for pixels in sorted(resizes))], progress=progress)
+
+
+def _prunes_the_given_layers(recipe: Recipe) -> bool:
+    """Whether the first step that changes the layers removes channels, and steps that take long come before it."""
+    names = [step.name() for step in recipe.steps]
+    place = next((place for place, name in enumerate(names) if name not in SAME_LAYERS), 0)
+    step = recipe.steps[place]
+    return place > 0 and isinstance(step, Prune) and step.structure == "channels"
