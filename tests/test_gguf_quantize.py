@@ -187,6 +187,34 @@ def test_other_bad_input(f16: Path, text: TextTask, tmp_path: Path, monkeypatch:
         quantize_gguf(model, GgufOptions(), good, tmp_path)
 
 
+def test_a_stored_matrix_is_of_this_model_or_named(f16: Path, text: TextTask, tmp_path: Path) -> None:
+    """One of another model, or of a part of it, was used without a word."""
+    with GgufFile(f16 / "model.gguf") as file:
+        sizes = {name: tensor.columns for name, tensor in file.tensors.items() if name.startswith("blk.")}
+    matrices = {name: np.ones(size, np.float32) for name, size in sizes.items() if "norm" not in name}
+
+    def quantized(kind: str, **changed: object) -> list[str]:
+        importance.save(tmp_path / "stored.gguf", {**matrices, **changed}, 10)  # type: ignore[dict-item]
+        said = Said()
+        quantize_gguf(
+            load(f16), GgufOptions(kind, str(tmp_path / "stored.gguf")), context(text, tmp_path, said), tmp_path
+        )
+        return [line for line in said.lines if "importance" in line]
+
+    assert quantized("Q4_K_M") == []
+    with pytest.raises(UnsupportedModel, match=r"has 1 tensors that the model does not have, such as blk\.77\.attn_q"):
+        quantized("Q4_K_M", **{"blk.77.attn_q.weight": np.ones(256, np.float32)})
+    matrices = {name: values for name, values in matrices.items() if not name.startswith("blk.0.ffn")}
+    (warning,) = quantized("Q4_K_M")
+    for name in ("lacks 3 of", "blk.0.ffn_down.weight", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight"):
+        assert name in warning
+    with pytest.raises(UnsupportedModel, match=r"no values for blk\.0\.ffn_.*, which IQ2_XS needs, nor for 2 others"):
+        quantized("IQ2_XS")
+    matrices = {"output.weight": np.ones(256, np.float32)}
+    with pytest.raises(UnsupportedModel, match=r"covers no layer of the model|that the model does not have"):
+        quantized("Q4_K_M")
+
+
 def test_no_training_text_is_said(f16: Path, tmp_path: Path) -> None:
     class Photos:
         kind = "image-classification"

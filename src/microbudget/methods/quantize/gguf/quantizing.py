@@ -18,7 +18,7 @@ from ....runtimes.gguf import importance
 from ....runtimes.gguf.file import GgufFile, TensorInfo
 from ....task import Example
 from ... import Context
-from .mixtures import MIXTURES, Choice, Facts, choose, overrides, quantizable, refuse_unweighted
+from .mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix, overrides, quantizable, refuse_unweighted
 from .rewrite import layout, ordered, rewrite
 
 # Types whose rounding takes no account of an importance matrix: none is computed for them.
@@ -103,7 +103,7 @@ def _importance(
         return None, (), None
     if isinstance(options.imatrix, str):
         stored = importance.load(Path(options.imatrix))
-        _check_coverage(stored, choices, options.imatrix, context)
+        _check_coverage(stored, choices, options, context)
         return stored, (), options.imatrix
     examples = evenly_spaced(context.task.examples("train"), options.samples)
     texts = find_facet(context.task.kind, "quantize")
@@ -122,12 +122,16 @@ def _importance(
     return importance.load(path), examples, "training text"
 
 
-def _check_coverage(matrix: importance.Matrix, choices: Sequence[Choice], name: str, context: Context) -> None:
+def _check_coverage(
+    matrix: importance.Matrix, choices: Sequence[Choice], options: GgufOptions, context: Context
+) -> None:
     """Whether a stored matrix is of this model. Raises UnsupportedModel; warns of tensors that it lacks.
 
-    llama.cpp leaves out the embedding, which is no product, and the output unless it is asked for.
+    A type that is useless without a matrix is refused where one tensor lacks it, also where its rows make it fall back
+    to another type: what was asked for cannot be had. llama.cpp leaves out the embedding, which is no product, and the
+    output unless it is asked for.
     """
-    tensors = {choice.tensor.name for choice in choices}
+    name, tensors = options.imatrix, {choice.tensor.name for choice in choices}
     foreign = sorted(matrix.keys() - tensors)
     if foreign:
         raise UnsupportedModel(
@@ -139,6 +143,14 @@ def _check_coverage(matrix: importance.Matrix, choices: Sequence[Choice], name: 
     missing = [item for item in expected if item not in matrix]
     if expected and len(missing) == len(expected):
         raise UnsupportedModel(f"the importance matrix {name} covers no layer of the model, such as {missing[0]}")
+    kind = options.type.upper()
+    wanted = (choice for choice in choices if needs_imatrix(replace(choice, type=choice.wanted), kind))
+    if garbage := [choice.tensor.name for choice in wanted if choice.tensor.name in missing]:
+        others = f", nor for {len(garbage) - 1} others" if len(garbage) > 1 else ""
+        raise UnsupportedModel(
+            f"the importance matrix {name} has no values for {garbage[0]}, which {kind} needs{others}: compute it for"
+            " this model (imatrix=True with training text), or choose Q2_K or larger"
+        )
     if missing:
         context.progress.warn(
             f"the importance matrix {name} lacks {len(missing)} of {len(expected)} tensors, which are rounded without:"
