@@ -16,6 +16,7 @@ from microbudget.methods.quantize import Quantize
 from microbudget.methods.quantize.layer_report import LayerReport
 from microbudget.methods.quantize.onnx_model import Batches, summary_lines
 from microbudget.methods.quantize.quantizing import Outcome
+from microbudget.metrics import kl_divergence
 from microbudget.model import Model
 from microbudget.progress import Progress
 from microbudget.recipes.build import build_step
@@ -130,6 +131,33 @@ def test_the_record_holds_the_table_of_layers_and_the_reasons(quantized) -> None
     assert report["notes"][0] in said.getvalue()
     assert f"{report['kl']:.2g} nats" in said.getvalue()
     assert set(made.record.seen) == {f"{i:04x}" for i in range(24)}
+
+
+class Divided(Pictures):
+    """With 60 pictures to validate on."""
+
+    fingerprint = "divided"
+
+    def examples(self, split):
+        everything = super().examples("train")
+        return {"train": everything[60:], "validation": everything[:60]}.get(split, [])
+
+
+def test_divergence_is_measured_on_examples_that_nothing_was_fitted_to(quantized, model: Model) -> None:
+    said = io.StringIO()
+    made = quantized(Divided(100), said, bits=3)
+    pixels = images(100)
+    ours, floats = (open_session(each, threads=1).answer({"x": pixels}) for each in (made, model))
+    kl = kl_divergence(floats, ours)
+    report = made.record.history["quantize"]
+    assert report["kl"] == pytest.approx(kl[:60].mean(), rel=0.2)
+    assert report["kl"] > 2 * kl[60:84].mean(), "those of calibration diverge less"
+    assert report["kl_is_fitted"] is False
+    assert "nats on examples that it was not calibrated with" in said.getvalue()
+    assert "On examples that it was not calibrated with, its answers diverge" in layers(made.record).summary
+    alone = quantized(Pictures(24), bits=3).record  # there are no others
+    assert alone.history["quantize"]["kl_is_fitted"] is True
+    assert "On calibration data its answers diverge" in layers(alone).summary
 
 
 def test_reasons_are_printed_where_the_answers_diverge() -> None:

@@ -55,7 +55,8 @@ def layers(record: Record | None) -> Layers | None:
     rows = tuple(_row(row, worst) for row in sorted(found, key=_error, reverse=True))
     notes = report.get("notes")
     decisions = tuple(map(str, notes)) if isinstance(notes, list) else ()
-    return Layers(rows, decisions, _summary(found, report.get("kl")), _worst(rows))
+    summary = _summary(found, report.get("kl"), bool(report.get("kl_is_fitted", True)))
+    return Layers(rows, decisions, summary, _worst(rows))
 
 
 def without_layers(record: Record) -> Record:
@@ -112,15 +113,14 @@ def _percent(value: Any) -> str:
     return "0 %" if value == 0 else "< 0.001 %" if abs(value) < 1e-5 else f"{value * 100:.2g} %"
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], kl: Any) -> str:
+def _summary(rows: Sequence[Mapping[str, Any]], kl: Any, fitted: bool) -> str:
     counts = Counter(_bits(row.get("bits")) for row in rows)
     by_bits = ", ".join(
         f"{count} {'float' if bits == 'float' else f'with {bits} bits'}" for bits, count in counts.items()
     )
+    where = "On calibration data" if fitted else "On examples that it was not calibrated with,"
     divergence = (
-        f" On calibration data its answers diverge from the float model's by {kl:.2g} nats (KL)."
-        if isinstance(kl, float)
-        else ""
+        f" {where} its answers diverge from the float model's by {kl:.2g} nats (KL)." if isinstance(kl, float) else ""
     )
     return f"{len(rows)} layers: {by_bits}.{divergence}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from ...model import ONNX_NAME, Model, Record
 from ...runtimes.onnx.interface import read_signature
 from ...runtimes.onnx.session import OnnxSession, write_metadata
 from ...runtimes.signature import Signature
-from ...task import Example, Inputs, Task
+from ...task import Example, Inputs, Split, Task
 from .. import Context
 from .layer_report import LayerReport
-from .quantizing import Outcome, quantize_graph
+from .quantizing import CHECKED_EXAMPLES, Outcome, quantize_graph
 
 EXAMPLES_AT_ONCE = 8
+FRESH: tuple[Split, ...] = ("validation", "train")
 HALF = ("float16", "bfloat16")  # types that are widened
 SHOWN = 3  # layers whose reasons are printed
 NOTABLE_KL = 0.01  # nats: below it hardly an answer in a hundred changes, and the reasons are in the report only
@@ -74,8 +76,9 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
     path = out / ONNX_NAME
     batch = _batch(model, context.task, calibration)
     signature = read_signature(model.weights)
-    feed = _of_float32(signature).feed
-    batches = Batches(context.task, calibration, model.record.preprocessing or {}, feed, batch)
+    feed, preprocessing = _of_float32(signature).feed, model.record.preprocessing or {}
+    batches = Batches(context.task, calibration, preprocessing, feed, batch)
+    fresh = fresh_examples(context.task, calibration)
     half = [port.name for port in signature.inputs if port.dtype in HALF]
     if half:
         context.progress.say_once(
@@ -85,6 +88,7 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
         model.weights,
         batches,
         path,
+        fresh=Batches(context.task, fresh, preprocessing, feed, batch) if fresh else None,
         describe=lambda proto: write_metadata(proto, model.labels, model.record.preprocessing),
         examples=len(batches),
         output=model.record.output,
@@ -100,11 +104,19 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
     return record.with_report("quantize", report(options, len(calibration), outcome))
 
 
+def fresh_examples(task: Task, calibration: Sequence[Example]) -> list[Example]:
+    """Examples that rounding is not fitted to, on which the divergence is measured: of validation, else of train."""
+    fitted = {example.key for example in calibration}
+    others = (example for split in FRESH for example in task.examples(split) if example.key not in fitted)
+    return list(islice(others, CHECKED_EXAMPLES))
+
+
 def summary_lines(outcome: Outcome) -> Iterator[str]:
     """The decisions, their divergence, and where that is large the worst layers with their reasons."""
     yield from outcome.notes
     if outcome.kl is not None:
-        yield f"the answers diverge by {outcome.kl:.2g} nats on calibration data"
+        where = "on calibration data" if outcome.kl_is_fitted else "on examples that it was not calibrated with"
+        yield f"the answers diverge by {outcome.kl:.2g} nats {where}"
     if outcome.kl is not None and outcome.kl < NOTABLE_KL:
         return
     with_reason = [layer for layer in worst_first(outcome.layers) if layer.reason]
@@ -128,6 +140,7 @@ def report(options: Mapping[str, Any], samples: int, outcome: Outcome) -> dict[s
         "samples": samples,
         "repair": ", ".join(outcome.corrections) or "none",
         "kl": None if outcome.kl is None else float(f"{outcome.kl:.4g}"),
+        "kl_is_fitted": outcome.kl_is_fitted,
         "notes": list(outcome.notes),
         "layers": [_short(layer.as_dict()) for layer in worst_first(outcome.layers)],
     }

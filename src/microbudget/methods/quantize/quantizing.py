@@ -72,13 +72,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result: the layers, the decisions in words, and the answers' divergence on calibration data."""
+    """The result: the layers, the decisions in words, and the answers' divergence."""
 
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...]
-    kl: float | None  # nats per answer, on calibration data; None without any
+    kl: float | None  # nats per answer; None without any data
     size_bytes: int
     corrections: tuple[str, ...] = ()  # what was done, `auto` spelled out
+    kl_is_fitted: bool = True  # whether the divergence is that on the calibration data, which rounding was fitted to
 
 
 def quantize_graph(
@@ -86,6 +87,7 @@ def quantize_graph(
     calibration: Calibration | None,
     out_path: Path | str,
     *,
+    fresh: Calibration | None = None,
     describe: Callable[[Any], None] | None = None,
     progress: Progress = SILENT,
     **options: Any,
@@ -93,8 +95,10 @@ def quantize_graph(
     """Quantize the model of `float_path` into `out_path`; the options are the fields of Options.
 
     calibration: batches of inputs by name, without labels; give something that can be iterated again, else it is kept
-    in memory. None is enough where nothing needs data. describe: puts metadata into the `onnx.ModelProto`, whose bytes
-    count in `size_bytes`. Raises UnsupportedModel, BrokenModel, BadData or InvalidOption.
+    in memory. None is enough where nothing needs data. fresh: other such batches, on which the divergence that is
+    reported is measured; without them it is measured on the calibration data, to which rounding was fitted. describe:
+    puts metadata into the `onnx.ModelProto`, whose bytes count in `size_bytes`. Raises UnsupportedModel, BrokenModel,
+    BadData or InvalidOption.
     """
     chosen = Options(**options)
     graph = read_graph(float_path)
@@ -102,7 +106,7 @@ def quantize_graph(
         describe(graph.model)
     if chosen.batch is not None:
         _fix_batch(graph.model, chosen.batch)
-    return _Quantization(graph, calibration, chosen, progress).run(Path(out_path))
+    return _Quantization(graph, (calibration, fresh), chosen, progress).run(Path(out_path))
 
 
 def _fix_batch(model: Any, size: int) -> None:
@@ -123,7 +127,13 @@ def _ordered_outputs(model: Any, names: Sequence[str]) -> None:
 class _Quantization:
     """One quantization, step by step."""
 
-    def __init__(self, graph: Graph, calibration: Calibration | None, options: Options, progress: Progress) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        data: tuple[Calibration | None, Calibration | None],
+        options: Options,
+        progress: Progress,
+    ) -> None:
         chosen = options.corrections if options.corrections != AUTO_CORRECTIONS else _auto_corrections(graph, options)
         self.graph, self.options, self.progress = graph, replace(options, corrections=chosen), progress
         _check_layers(graph, options.keep_float)
@@ -131,7 +141,9 @@ class _Quantization:
         if options.output is not None:
             _ordered_outputs(graph.model, [options.output])  # until the file is written
         self.machine = options.machine or Machine.here()
-        self.calibration = None if calibration is None else checked(calibration, input_shapes(graph.model))
+        self.calibration, self.fresh = (
+            None if each is None else checked(each, input_shapes(graph.model)) for each in data
+        )
         self.notes: list[str] = []
         self.examples = self.options.examples
         self.observed: dict[str, Observed] = {}
@@ -257,22 +269,37 @@ class _Quantization:
         limit, size = self.options.size_bytes, model.ByteSize()
         if limit is not None and size > limit:
             raise InvalidOption(f"size_bytes={limit} cannot be met: the file would have {size} bytes")
-        kl = self._checked(model)
+        kl = self._diverges_by(model)
         _ordered_outputs(model, self._outputs)
         onnx.save(model, str(out))
         reports = with_shares([self._report(plan, placement, layer, losses) for layer in self.graph.layers])
-        return Outcome(reports, tuple(self.notes), kl, out.stat().st_size, self.options.corrections)
+        return Outcome(reports, tuple(self.notes), kl, out.stat().st_size, self.options.corrections, self.fresh is None)
+
+    def _diverges_by(self, model: Any) -> float | None:
+        """The divergence that is reported; a note where it is beyond the limit that the calibration data keep."""
+        if self.fresh is None:
+            return self._checked(model)
+        kl, most = self._measured(model, self.fresh), self.options.max_kl
+        if most is not None and kl > most:
+            self.notes.append(
+                f"max_kl={most:g} holds on the calibration data, not on others ({kl:.2g} nats): give more samples"
+            )
+        return kl
 
     def _checked(self, model: Any) -> float | None:
-        """The divergence of the written model's answers; raises BrokenModel when they are not finite."""
+        """The divergence of the written model's answers on calibration data."""
         if self.calibration is None:
             return None
         data: Calibration = self.calibration
         if self.options.max_kl is None:  # a limit must hold on all calibration data
             data = first_examples(data, CHECKED_EXAMPLES, self.graph.model)
+        return self._measured(model, data)
+
+    def _measured(self, model: Any, data: Calibration) -> float:
+        """The divergence of the written model's answers; raises BrokenModel when they are not finite."""
         kl = mean_kl(self.graph.model, [model], data, threads=self.options.threads, fused=True)[0]
         if not np.isfinite(kl):
-            raise BrokenModel("the quantized model's answers are NaN or infinite on calibration data")
+            raise BrokenModel("the quantized model's answers are NaN or infinite")
         return kl
 
     def _report(self, plan: Plan, placement: Placement, layer: Layer, losses: dict[str, float]) -> LayerReport:
