@@ -43,12 +43,16 @@ def with_transformers(folder: str, threads: int) -> Hear:
 
 
 def with_faster_whisper(folder: str, threads: int, options: argparse.Namespace) -> Hear:
-    """Greedy by default, one temperature, and no guesses at what is no speech: the same work for all."""
+    """One temperature, and no guesses at what is no speech: the same work for all. With --defaults, as it is."""
     import faster_whisper
 
     if options.window:  # by itself it fills every piece up to 30 seconds
         faster_whisper.transcribe.pad_or_trim = lambda piece, length=options.window * 100: _pad(piece, length)
     model = faster_whisper.WhisperModel(folder, device="cpu", compute_type=options.type, cpu_threads=threads)
+
+    def by_default(waveform: np.ndarray) -> str:
+        segments, _ = model.transcribe(waveform, language="en")
+        return " ".join(segment.text.strip() for segment in segments)
 
     def transcribe(waveform: np.ndarray) -> str:
         segments, _ = model.transcribe(
@@ -64,7 +68,7 @@ def with_faster_whisper(folder: str, threads: int, options: argparse.Namespace) 
         )
         return " ".join(segment.text.strip() for segment in segments)
 
-    return transcribe
+    return by_default if options.defaults else transcribe
 
 
 def _pad(piece: np.ndarray, length: int) -> np.ndarray:
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("--type", default="int8")
     parser.add_argument("--beam", type=int, default=1)
     parser.add_argument("--window", type=int, default=0)
+    parser.add_argument("--defaults", action="store_true", help="faster-whisper: beam of 5, timestamps, fallbacks")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.kind == "transformers":

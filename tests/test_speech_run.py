@@ -33,7 +33,7 @@ from toy_seq2seq import write_recordings, write_whisper
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
     pytest.importorskip(name)
 
-INT8 = "export(format='ct2', type='int8')"
+INT8 = "export(format='ct2', type='int8_float16')"
 
 
 @pytest.fixture(scope="session")

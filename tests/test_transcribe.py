@@ -128,6 +128,7 @@ def test_silence_and_noise(capsys: pytest.CaptureFixture[str], model: Path, tmp_
         (["a.wav", "--out", "empty"], "is a folder: give a file"),
         (["both", "--out", "a.wav"], "is a file: give a folder"),
         (["bad"], "none of the 1 recordings could be read"),
+        (["a.wav", "--beam", "0"], "a beam has at least 1 hypothesis, not 0"),
     ],
 )
 def test_bad_input(

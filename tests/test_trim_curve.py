@@ -18,7 +18,7 @@ from microbudget.methods.trim.curve import Level, Loss, shares, smallest
 from microbudget.model import Model
 from microbudget.recipes.build import build_step
 from microbudget.runtimes.loading import load
-from microbudget.task import DataOptions
+from microbudget.task import SPLITS, DataOptions
 from toy_seq2seq import write_recordings, write_whisper
 
 
@@ -34,7 +34,7 @@ def context(whisper: Model, tmp_path_factory: pytest.TempPathFactory) -> Context
     folder = tmp_path_factory.mktemp("speech")
     task = TranscriptionTask.open(write_recordings(folder / "data", 12), DataOptions(cache=folder / "cache"))
     session = open_speech(whisper, threads=1)
-    examples = [example for split in ("train", "validation", "test") for example in task.examples(split)]  # type: ignore[arg-type]
+    examples = [example for split in SPLITS for example in task.examples(split)]
     task._texts = {example.name: session.text(task.waveform(example)) for example in examples}
     session.close()
     return Context(task, folder / "cache", threads=1)

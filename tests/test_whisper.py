@@ -95,6 +95,21 @@ def test_both_runtimes_write_the_same(folder: Path, exported: Model, language: s
     assert ct2_session.runtime.startswith("ctranslate2 ")
 
 
+def test_a_beam_is_the_runtimes_own(folder: Path, exported: Model) -> None:
+    """As CTranslate2 itself searches with five hypotheses; torch takes the option too."""
+    import ctranslate2
+
+    session, waveform = open_speech(exported, threads=1, language="en", beam=5), noise(1.0)
+    prompt, features = session._prompt, session._front(waveform)
+    (found,) = session.whisper._network.generate(  # type: ignore[attr-defined]
+        ctranslate2.StorageView.from_array(features[None]), [prompt.tokens()], beam_size=5,
+        max_length=2 * prompt.longest, suppress_tokens=[-1, *prompt.suppressed(session.whisper._tokens)],  # type: ignore[attr-defined]
+    )  # fmt: skip
+    written = without_loop(found.sequences_ids[0], prompt.longest, session._vocabulary.text)
+    assert session.text(waveform) == session._vocabulary.text(written)
+    assert open_speech(load(folder), threads=1, language="en", beam=5).text(waveform)
+
+
 def test_as_transformers_generates(folder: Path) -> None:
     """The session against transformers' own way, from the feature extractor to `generate`."""
     import torch
@@ -337,7 +352,7 @@ def test_an_english_model_takes_no_language(folder: Path, tmp_path: Path) -> Non
         open_speech(load(english), language="de")
 
 
-@pytest.mark.parametrize("type", ["int8", "int8_float32", "float32"])
+@pytest.mark.parametrize("type", ["int8", "int8_float16", "int8_float32", "float32"])
 def test_types(folder: Path, task: TranscriptionTask, tmp_path: Path, type: str) -> None:
     """Every byte of the file is in the ledger; integers take about a quarter."""
     from microbudget.judge.ledger import ledger

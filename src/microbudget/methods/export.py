@@ -25,7 +25,11 @@ class Export(Method):
         choices=("float32", "float16", "bfloat16"),
     )
 
-    type: str | None = option(None, "ct2: type of the weights, else int8", choices=("int8", "int8_float32", "float32"))
+    type: str | None = option(
+        None,
+        "ct2: type of the weights, else int8; int8_float16 keeps what stays float in 16 bits",
+        choices=("int8", "int8_float16", "int8_float32", "float32"),
+    )
 
     def output_format(self, input_format: str) -> str:
         """The format that comes out. Raises InvalidRecipe when the input's format does not fit."""

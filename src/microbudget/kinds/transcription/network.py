@@ -37,8 +37,8 @@ def foreign_record(folder: Path, model_format: str) -> Record:
     return Record(task=KIND, preprocessing=read_preprocessing(folder), source=str(folder))
 
 
-def open_speech(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
-    """Open a speech model for recordings of any length. language: a code, else it is detected."""
+def open_speech(model: Model, *, threads: int = 0, language: str | None = None, beam: int = 1) -> WhisperSession:
+    """Open a speech model for recordings of any length. language: a code, else it is detected. beam: 1 is greedy."""
     module = importlib.import_module(module_of(default_runtime(model.format), KIND))
-    session: WhisperSession = module.open_session(model, threads=threads, language=language)
+    session: WhisperSession = module.open_session(model, threads=threads, language=language, beam=beam)
     return session

@@ -27,7 +27,7 @@ ROOM_S = 0.5  # of silence after the longest of them
 WORTH = 0.8  # of the window: a longer one saves too little
 LEAST_S = 2
 EPOCHS = 5  # of the fine-tuning for a shorter window
-INT8 = Export(format="ct2", type="int8")
+INT8 = Export(format="ct2", type="int8_float16")
 SEEN: tuple[Split, ...] = tuple(split for split in SPLITS if split != "test")
 
 

@@ -27,6 +27,7 @@ from .decoding import Rules, decode
 from .transcripts import count
 
 MOST = 96  # recordings
+ENOUGH_WORDS = 200  # one word is half a point, the loss that is allowed
 SPLITS = ("validation", "train", "unlabelled")
 
 
@@ -91,10 +92,15 @@ class Suppression:
         return int(self._whisper.network.config.vocab_size)
 
     def _chosen(self, task: Any) -> list[Example]:
-        """Recordings that fit into the window; those with a transcript by a person first."""
+        """Recordings that fit into the window: those with transcripts, which are what the model is judged by.
+
+        The others may be of another kind; they are taken too where the transcripts have few words.
+        """
         every = [example for split in SPLITS for example in task.examples(split)]
         short = [example for example in every if task.seconds(example) <= self._front.seconds]
-        return sorted(short, key=lambda example: task.text(example) is None)[:MOST]
+        known = [example for example in short if task.text(example) is not None]
+        enough = sum(len(self._normalize(task.text(example)).split()) for example in known) >= ENOUGH_WORDS
+        return (known if enough else [*known, *(example for example in short if task.text(example) is None)])[:MOST]
 
     def _whole(self, task: Any, example: Example) -> _Recording | None:
         """A recording with its transcript by the whole vocabulary; None for silence."""

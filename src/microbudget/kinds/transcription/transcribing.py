@@ -56,8 +56,9 @@ class Transcriber:
     """An open speech model that transcribes recordings. Use it as a context manager.
 
     language: the code of a language, for a multilingual model; else it is detected. longest_s: the longest piece that
-    is transcribed at once, at most the model's window. Raises UnsupportedModel for other than speech models,
-    InvalidOption for a language that the model does not know.
+    is transcribed at once, at most the model's window. beam: hypotheses that are followed at once; 1 is greedy, as
+    models are measured. Raises UnsupportedModel for other than speech models, InvalidOption for a language that the
+    model does not know.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Transcriber:
         threads: int = 0,
         language: str | None = None,
         longest_s: float | None = None,
+        beam: int = 1,
         progress: Progress = SILENT,
     ) -> None:
         opened = load(model)
@@ -74,7 +76,9 @@ class Transcriber:
             raise UnsupportedModel(f"{opened.path} is no speech model: give a folder of Whisper")
         if longest_s is not None and not longest_s >= 1:
             raise InvalidOption(f"a piece lasts at least 1 s, not {longest_s}")
-        self._session = open_speech(opened, threads=threads, language=language)
+        if beam < 1:
+            raise InvalidOption(f"a beam has at least 1 hypothesis, not {beam}")
+        self._session = open_speech(opened, threads=threads, language=language, beam=beam)
         self._longest_s, self._progress = longest_s, progress
         self.model = opened.record.source or str(opened.path)
 

@@ -32,6 +32,8 @@ def add_verbs(verbs: Any, verb: Any, _show_json: Any) -> None:
     parser.add_argument("--out", type=Path, help="file, or folder for a folder of recordings (default: stdout)")
     parser.add_argument("--language", metavar="de", help="or german, of a model that knows several (default: detected)")
     about = "the longest piece transcribed at once (default: the model's window; 7 for subtitles)"
+    beam = "hypotheses followed at once; 5 as in faster-whisper takes longer (default: 1, as models are measured)"
+    parser.add_argument("--beam", type=int, default=1, metavar="N", help=beam)
     parser.add_argument("--longest", type=float, metavar="SECONDS", help=about)
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 
@@ -48,6 +50,7 @@ def transcribe(options: argparse.Namespace, progress: Progress) -> int:
         threads=fixed_threads(options.threads),
         language=options.language,
         longest_s=longest_of(form, options.longest),
+        beam=options.beam,
         progress=progress,
     ) as transcriber:
         if form == "json":

@@ -18,7 +18,7 @@ from ..speech import tokenizer
 from ..speech.tokenizer import read_json
 from ..speech.whisper import MULTILINGUAL, NO_TIMESTAMPS, Vocabulary, front_end
 
-TYPES = ("int8", "int8_float32", "float32")
+TYPES = ("int8", "int8_float16", "int8_float32", "float32")
 TIMESTAMP_S = 0.02
 POSITIONS = 1500  # of 30 seconds
 

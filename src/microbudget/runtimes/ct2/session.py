@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +26,14 @@ try:
 except ImportError as error:
     raise MissingExtra("a CTranslate2 model needs ctranslate2: pip install 'microbudget[speech]'") from error
 
+ctranslate2.set_log_level(logging.ERROR)  # it warns of every folder with float16, which it computes in float32 on a CPU
+
 
 class Ct2Whisper:
     """An open CTranslate2 folder of Whisper."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
+    def __init__(self, folder: Path, threads: int = 0, beam: int = 1) -> None:
+        self._beam = beam
         self.runtime = f"ctranslate2 {ctranslate2.__version__}"
         try:
             self._network = ctranslate2.models.Whisper(
@@ -56,7 +60,7 @@ class Ct2Whisper:
         (written,) = self._network.generate(
             encoded,
             [start],
-            beam_size=1,
+            beam_size=self._beam,
             sampling_topk=1,
             max_length=2 * prompt.longest,  # of which it takes half
             suppress_blank=True,
@@ -93,9 +97,9 @@ class Ct2Whisper:
         del self._network
 
 
-def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
-    """Open a `ct2` Model. threads: 0 means all cores. language: its code, else detected."""
-    whisper = Ct2Whisper(model.path, threads)
+def open_session(model: Model, *, threads: int = 0, language: str | None = None, beam: int = 1) -> WhisperSession:
+    """Open a `ct2` Model. threads: 0 means all cores. language: its code, else detected. beam: 1 is greedy."""
+    whisper = Ct2Whisper(model.path, threads, beam)
     return WhisperSession(whisper, model.path, front_end(model.path, whisper.mels), language)
 
 

@@ -27,7 +27,8 @@ FRAMES = 2  # of the features for a position of the encoder
 class TorchWhisper:
     """An open `WhisperForConditionalGeneration`."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
+    def __init__(self, folder: Path, threads: int = 0, beam: int = 1) -> None:
+        self._beam = beam
         use_threads(threads)
         self.runtime = f"torch {torch.__version__}"
         self.network = load_network(folder)
@@ -47,7 +48,7 @@ class TorchWhisper:
                 encoder_outputs=encoded,
                 decoder_input_ids=start,
                 do_sample=False,
-                num_beams=1,
+                num_beams=self._beam,
                 max_new_tokens=prompt.longest,
                 suppress_tokens=self._suppressed(prompt),
             )
@@ -96,6 +97,6 @@ def load_network(folder: Path) -> Any:
     return network
 
 
-def open_session(model: Model, *, threads: int = 0, language: str | None = None) -> WhisperSession:
-    """Open an `hf` Whisper. threads: 0 means torch's own choice, all cores. language: its code, else detected."""
-    return WhisperSession(TorchWhisper(model.path, threads), model.path, front_end(model.path), language)
+def open_session(model: Model, *, threads: int = 0, language: str | None = None, beam: int = 1) -> WhisperSession:
+    """Open an `hf` Whisper. threads: 0 means torch's choice. language: its code, else detected. beam: 1 is greedy."""
+    return WhisperSession(TorchWhisper(model.path, threads, beam), model.path, front_end(model.path), language)
