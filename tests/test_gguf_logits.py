@@ -87,7 +87,7 @@ def test_llama_cpp_computes_what_the_blocks_say(kind: str, folder: Path, tmp_pat
         exact = into_torch(folder, folder / "F32.gguf")(input_ids=torch.tensor([tokens])).logits[0].numpy()
     reader = GgufReader(path, threads=1, cache="F32")
     reader.reserve(len(tokens), len(tokens))
-    found = reader.process(tokens, len(tokens))
+    found = reader.process(tokens, len(tokens)).copy()  # else valid until it is closed
     reader.close()
     assert apart(found, expected) < TOLERANCE
     if kind != "Q8_0":  # whose weights lose less than 8 bits of activations do

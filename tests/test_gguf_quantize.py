@@ -11,14 +11,17 @@ from microbudget.errors import BadData, DiskFull, InvalidOption, InvalidRecipe, 
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.machine import files
 from microbudget.methods import Context
+from microbudget.methods.quantize.gguf import convergence
 from microbudget.methods.quantize.gguf.quantizing import GgufOptions, quantize_gguf, stored_hash
 from microbudget.methods.quantize.gguf.rewrite import as_float
 from microbudget.model import Model
 from microbudget.progress import Progress
 from microbudget.runtimes.gguf import convert as convert_gguf
-from microbudget.runtimes.gguf import importance
+from microbudget.runtimes.gguf import importance, inputs
 from microbudget.runtimes.gguf.file import GgufFile
+from microbudget.runtimes.gguf.llama import quantizing
 from microbudget.runtimes.gguf.llama.network import Network
+from microbudget.runtimes.gguf.types import TYPES
 from microbudget.runtimes.loading import load
 from toy_language_models import TEXT, train_byte_level, write_network
 
@@ -82,6 +85,55 @@ def test_the_importance_matrix_lowers_the_error_where_the_inputs_are_large(
         for imatrix in (False, True)
     }
     assert errors[True] < 0.97 * errors[False]
+
+
+def test_reading_stops_when_more_would_not_change_the_rounding(
+    f16: Path, text: TextTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read is what the model has seen, also where the matrix is there already."""
+    monkeypatch.setattr(convergence, "FIRST_LOOK", 32)
+    told, records = [], []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        said = Said()
+        records.append(quantize_gguf(load(f16), GgufOptions("Q2_K"), context(text, tmp_path, said), tmp_path / name))
+        told.append(" ".join(said.lines))
+    assert "more would not change it" in told[0]
+    assert "imatrix " not in told[1]
+    assert records[0].seen == records[1].seen
+    assert 0 < len(records[0].seen) < len(text.examples("train"))
+
+
+def test_the_loss_of_too_little_text_is_that_of_the_definition(f16: Path) -> None:
+    """Two texts with other inputs: the rounding of one, weighted by both, is worse than that of both."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(8, 256)).astype(np.float32)
+    sums = inputs.Sums()
+    asked = convergence.Convergence({"w": rows})
+    scale = rng.lognormal(0, 2, 256)
+    sums.add("w", (rng.normal(size=(3000, 256)) * scale).astype(np.float32))
+    sums.tokens = 1000
+    assert not asked(sums)  # before the first look
+    assert asked.tokens == 0
+    sums.tokens = 3000
+    assert not asked(sums)
+    assert (asked.tokens, asked.loses) == (3000, None)
+    first = sums.means()["w"]
+    sums.add("w", (rng.normal(size=(3000, 256)) * scale[::-1]).astype(np.float32))
+    sums.tokens = 6000
+    assert not asked(sums)
+    both = sums.means()["w"]
+
+    def error(importance: np.ndarray) -> float:
+        rounded = quantizing.dequantize(quantizing.quantize(rows, TYPES["Q2_K"].id, importance), TYPES["Q2_K"].id, 256)
+        return float((((rounded - rows).astype(np.float64) ** 2) * both).sum())
+
+    assert asked.loses == pytest.approx(error(first) / error(both) - 1, rel=1e-6)
+    assert asked.loses > convergence.LOSES
+    sums.add("w", np.sqrt(np.tile(both, (6000, 1))))  # nothing new
+    sums.tokens = 12000
+    assert asked(sums)
+    assert asked.loses == pytest.approx(0, abs=1e-4)
 
 
 def test_a_stored_matrix_gives_the_same_file_and_decides_the_hash(f16: Path, text: TextTask, tmp_path: Path) -> None:

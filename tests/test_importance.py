@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microbudget.errors import BadData, ModelNotFound, UnsupportedModel
-from microbudget.runtimes.gguf import importance
+from microbudget.runtimes.gguf import importance, inputs
 from microbudget.runtimes.gguf.write import Layout, entry
 from microbudget.runtimes.hf.causal import CausalReader
 from toy_pair import Pair, needs_llama, prose, write_pair
@@ -81,6 +82,37 @@ def test_the_matrix_is_what_torch_sees(pair: Pair) -> None:
 def test_the_same_texts_give_the_same_matrix(pair: Pair) -> None:
     first, second = (importance.collect(pair.gguf, [prose(200)], threads=1)[0] for _ in range(2))
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@needs_llama
+def test_reading_that_was_interrupted_goes_on_as_if_it_had_not(pair: Pair, tmp_path: Path) -> None:
+    """Ctrl-C comes out of the middle of llama.cpp's computation; what was kept before is enough to go on."""
+    texts = [prose(150, seed) for seed in range(4)]
+    whole = inputs.Sums()
+    inputs.read(pair.gguf, texts, whole, context=64, threads=1)
+
+    def interrupt_later(sums: inputs.Sums) -> bool:
+        if sums.tokens == 128:  # of some 1,500: in the middle of a text
+            sums.save(tmp_path / "begun.npz")
+            original = sums.add
+
+            def add(name: str, values: np.ndarray) -> None:
+                signal.raise_signal(signal.SIGINT)
+                original(name, values)
+
+            monkeypatch.setattr(sums, "add", add)
+        return False
+
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(KeyboardInterrupt):
+        inputs.read(pair.gguf, texts, inputs.Sums(), context=64, threads=1, enough=interrupt_later)
+    again = inputs.Sums.load(tmp_path / "begun.npz")
+    assert (again.tokens, again.texts) == (128, 1)
+    inputs.read(pair.gguf, texts, again, context=64, threads=1)
+    assert (again.tokens, again.texts) == (whole.tokens, 4)
+    for name, means in whole.means().items():
+        np.testing.assert_array_equal(again.means()[name], means)
+    (tmp_path / "begun.npz").write_bytes(b"PK damaged")
+    assert inputs.Sums.load(tmp_path / "begun.npz").tokens == 0
 
 
 @needs_llama

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import os
 import re
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import test_chat
 from microbudget.errors import Failed, InvalidOption, ModelNotFound, UnsupportedModel
 from microbudget.kinds.language_modelling import go_template, ollama
 from microbudget.runtimes.gguf.write import Layout, entry
@@ -62,14 +64,73 @@ TEMPLATES = {
 }  # fmt: skip
 
 
+TEMPLATES |= {
+    "smollm2": (  # its BOS is the token that begins every turn
+        "{% for m in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are SmolLM<|im_end|>\n' }}{% endif %}"
+        "{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}", "<|im_start|>", "<|im_end|>",
+    ),
+    **{name: (text, "<s>", "</s>") for name, text in (
+        ("chatml-trimmed", test_chat.CHATML), ("llama2-strict", test_chat.LLAMA2), ("plain", test_chat.PLAIN.text),
+        ("qwen3", test_chat.AS_QWEN),
+    )},
+}  # fmt: skip
+# Where nobody writes BOS before a text, these write it at the first turn alone, which no such format has.
+WITHOUT_BEGIN = ("llama3", "mistral")
+
+
 def go(template: str, system: str, prompt: str, response: str) -> str:
     """What Go's template engine does with the few constructs that are used: an oracle of its own."""
     text = re.sub(
         r"\{\{ if \.System \}\}(.*?)\{\{ else \}\}(.*?)\{\{ end \}\}",
         lambda match: match[1] if system else match[2], template, flags=re.DOTALL,
     )  # fmt: skip
-    values = {".System": system, ".Prompt": prompt, ".Response": response, '"{{"': "{{"}
+    values = {".System": system, ".Prompt": prompt, ".Response": response, '"{{"': "{{", '"{"': "{"}
     return re.sub(r"\{\{ (\S+) \}\}", lambda match: values[match[1]], text)
+
+
+def go_conversation(template: str, messages: list[dict[str, str]]) -> str:
+    """What Ollama makes of a conversation (`Template.Execute` in its template.go): turn by turn, and the last one up to
+    the answer that is to come."""
+    text, turn = "", dict.fromkeys(("system", "user", "assistant"), "")
+    for message in messages:
+        ends = {"system": turn["user"] or turn["assistant"], "user": turn["assistant"], "assistant": ""}
+        if ends[message["role"]]:
+            text += go(template, *turn.values())
+            turn = dict.fromkeys(turn, "")
+        turn[message["role"]] = message["content"]
+    return text + go(template.partition("{{ .Response }}")[0], turn["system"], turn["user"], "")
+
+
+@pytest.mark.parametrize("adds_begin", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_ollama_writes_what_the_models_own_template_writes(name: str, adds_begin: bool) -> None:
+    """With and without a system prompt, in one turn and in several, with what the runtime writes before: BOS."""
+    template = ChatTemplate(*TEMPLATES[name])
+    if name in WITHOUT_BEGIN and not adds_begin:
+        with pytest.raises(UnsupportedModel, match="the first turn differs"):
+            go_template.derive(template, adds_begin)
+        return
+    form = go_template.derive(template, adds_begin)
+    turns = [
+        ("user", "Why {x}?"),
+        ("assistant", "So."),
+        ("user", "{{ Really }}?"),
+        ("assistant", "Yes."),
+        ("user", "!"),
+    ]
+    for count, system in itertools.product((1, 3, 5), ("", "Be {kind}.") if form.takes_system else ("",)):
+        talk = [{"role": role, "content": text} for role, text in turns[:count]]
+        given = [{"role": "system", "content": system}] if system else []
+        default = [{"role": "system", "content": form.system}] if form.system and not given else []
+        written = go_conversation(form.go(), given + default + talk)  # SYSTEM of the Modelfile is the default
+        before = template.bos_token if adds_begin else ""
+        expected = render(template, given + talk)
+        if name in ("llama2", "llama2-strict", "plain"):  # which put a space before answers: models write it themselves
+            written, expected = written.replace(" ", ""), expected.replace(" ", "")
+        assert form.adds_begin == (bool(before) and not expected.startswith(before))
+        assert written == expected if form.adds_begin else before + written == expected
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -117,13 +178,14 @@ def test_other_templates_are_not_guessed_at(template: str, reason: str) -> None:
         go_template.derive(ChatTemplate(template))
 
 
-def write_model(folder: Path, template: str | None = CHATML) -> Path:
+def write_model(folder: Path, template: str | None = CHATML, adds_begin: bool = False) -> Path:
     entries = [
         entry("general.architecture", "llama", "str"),
         entry("llama.context_length", 512, "u32"),
         entry("tokenizer.ggml.tokens", ["<s>", "<|im_end|>", "a"], "[str]"),
         entry("tokenizer.ggml.bos_token_id", 0, "u32"),
         entry("tokenizer.ggml.eos_token_id", 1, "u32"),
+        entry("tokenizer.ggml.add_bos_token", adds_begin, "bool"),
     ]
     if template is not None:
         entries.append(entry("tokenizer.chat_template", template, "str"))
@@ -157,6 +219,11 @@ def test_a_base_model_and_a_strange_template_are_noted(tmp_path: Path) -> None:
     assert "Ollama chooses one by itself" in strange.notes[0]
     with pytest.raises(ModelNotFound, match=r"holds no model\.gguf"):
         ollama.write(tmp_path)
+
+
+def test_a_begin_that_the_models_own_template_does_not_write_is_noted(tmp_path: Path) -> None:
+    (note,) = ollama.write(write_model(tmp_path, adds_begin=True)).notes
+    assert note == "the file asks for <s> before every text, which the model's own chat template does not write"
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -58,10 +58,11 @@ def test_passages_are_the_file_and_each_is_text(
     assert all(passage.length <= 2 * stride + 4 for passage in passages)
     assert all(passage.length > 0 for passage in passages[:-1])
     for passage in passages:
-        history = file.history(passage, 3 * stride)
-        assert history.end == passage.start
-        assert history.length <= 3 * stride
-        read(history)
+        judged = file.judged(passage)
+        assert judged.end == passage.end
+        assert passage.start + passage.length // 4 <= judged.start or passage.start == file.start
+        assert judged.start <= passage.start + passage.length // 2 + 4
+        read(judged)
 
 
 def test_passages_begin_with_lines_else_with_words_else_with_characters(tmp_path: Path) -> None:
@@ -254,11 +255,35 @@ def test_passages_cost_what_the_definition_says(pair: Pair, tmp_path: Path, runt
     reader = CausalReader(pair.hf, 1) if runtime == "causal" else GgufReader(pair.gguf, 1, cache="F32")
     answered = LanguageSession(reader).answer(task.collate(examples, {}))
     for example, (cost, tokens) in zip(examples, answered, strict=True):
-        start = int(example.name.split(":")[1])
-        history = (tmp_path / "a.txt").read_bytes()[:start].decode()
-        expected, count = naive_nats(pair, history, task.text(example), 128)
+        judged = int(task.score(np.zeros((1, 2)), [example]).denominator[0])
+        whole = task.text(example).encode()
+        assert judged == len(whole) if example is examples[0] else len(whole) / 2 < judged <= len(whole) * 3 / 4
+        lead, text = whole[: len(whole) - judged].decode(), whole[len(whole) - judged :].decode()
+        expected, count = naive_nats(pair, lead, text, 128)
         assert tokens == count
         assert cost == pytest.approx(expected, rel=2e-5)
+    reader.close()
+
+
+@pytest.mark.parametrize("runtime", ["causal", pytest.param("gguf", marks=needs_llama)])
+def test_every_token_of_a_text_is_processed_once(
+    pair: Pair, tmp_path: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the logits of a passage are computed in several parts; the text is 1 token after each passage."""
+    task = TextTask.open(write(tmp_path / "a.txt", prose(400)), DataOptions(splits=False), context=256, stride=128)
+    reader = CausalReader(pair.hf, 1) if runtime == "causal" else GgufReader(pair.gguf, 1, cache="F32")
+    session, examples, counts = LanguageSession(reader), task.examples("test"), [0]
+    process = reader.process
+    monkeypatch.setattr(session, "_rows", 7)
+    monkeypatch.setattr(
+        reader, "process", lambda tokens, rows=0: (counts.append(counts.pop() + len(tokens)), process(tokens, rows))[1]
+    )
+    answered = session.answer(task.collate(examples, {}))
+    encoded = sum(len(reader.encode(task.text(example))) for example in examples)
+    assert abs(counts[0] - encoded) <= 2 * len(examples)  # the cut may divide a token, the last one is not read
+    monkeypatch.undo()
+    del session._rows
+    np.testing.assert_allclose(session.answer(task.collate(examples, {})), answered, rtol=1e-5)
     reader.close()
 
 
@@ -317,8 +342,8 @@ def test_scores_are_bits_and_bytes(tmp_path: Path) -> None:
     examples = task.examples("test")
     outputs = np.array([[math.log(2) * 100, 50.0]] * len(examples))
     scores = task.score(outputs, examples)
-    assert scores.denominator.sum() == 3000
-    assert scores.value == pytest.approx(100 * len(examples) / 3000)
+    assert scores.denominator.tolist() == [1024, 1024 * 3 / 4, 952 * 3 / 4]  # nothing is before the first
+    assert scores.value == pytest.approx(300 / (1024 + (1024 + 952) * 3 / 4))
     assert not scores.higher_is_better
     assert task.extra(outputs)["perplexity"] == pytest.approx(4.0)
     assert task.extra(outputs)["tokens"] == 50 * len(examples)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ... import metrics
 from ...errors import MissingExtra, UnsupportedModel
-from ...runtimes.gguf import importance
+from ...runtimes.gguf import inputs
 from ...runtimes.gguf.llama.network import Network
 from ...runtimes.gguf.llama.structures import Tensor
 
@@ -75,7 +75,7 @@ def _of_file(network: Network, tokens: Sequence[int]) -> tuple[NDArray[np.float3
         name = str(tensor.name.decode("utf-8", "replace"))
         wanted = name.startswith("l_out-") or name == "result_norm"
         if wanted and not before:
-            outputs[name] = importance.values(tensor).copy()
+            outputs[name] = inputs.values(tensor).copy()
         return wanted or not before
 
     context = network.context(len(tokens), threads=1, rows=len(tokens), cache="F32", watch=watch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import UnsupportedModel
 from ...runtimes.language.chat import ChatTemplate, Message
@@ -31,6 +31,7 @@ class PromptFormat:
     after_answer: str
     system: str = ""  # the template's own system prompt, where the user gives none
     takes_system: bool = True
+    adds_begin: bool = False  # the runtime writes BOS before a text, and the model's own template does not
 
     def go(self) -> str:
         """The Go template."""
@@ -75,10 +76,18 @@ class _Writer:
     dropped: str
 
     def write(self, *talk: tuple[str, str]) -> str:
+        return self._whole(*talk).removeprefix(self.dropped)
+
+    @property
+    def begins(self) -> bool:
+        """Whether the template writes the BOS itself."""
+        return self._whole(("user", USER)).startswith(self.dropped)
+
+    def _whole(self, *talk: tuple[str, str]) -> str:
         written = self.renderer.render(self.template, [{"role": role, "content": text} for role, text in talk])
         if _DATED.search(written):
             raise _irregular("it writes the date")
-        return written.removeprefix(self.dropped)
+        return written
 
 
 def derive(template: ChatTemplate, adds_bos: bool = True) -> PromptFormat:
@@ -90,7 +99,8 @@ def derive(template: ChatTemplate, adds_bos: bool = True) -> PromptFormat:
     """
     with Renderer() as renderer:
         writer = _Writer(renderer, template, template.bos_token if adds_bos else "")
-        return _verified(*_derived(writer), writer)
+        found = _verified(*_derived(writer), writer)
+        return replace(found, adds_begin=bool(writer.dropped) and not writer.begins)
 
 
 def _derived(writer: _Writer) -> tuple[PromptFormat, bool]:

@@ -75,6 +75,8 @@ def modelfile(
             lines.append(_quoted("TEMPLATE", form.go()))
         except UnsupportedModel as error:
             notes.append(f"TEMPLATE is left out, and Ollama chooses one by itself ({error})")
+    if form is not None and form.adds_begin:
+        notes.append(f"the file asks for {begin} before every text, which the model's own chat template does not write")
     if form is not None and form.system:
         try:
             lines.append(_quoted("SYSTEM", form.system))

@@ -1,7 +1,8 @@
 """Passages: a text file in pieces of about equal length, each cut at the beginning of a line if possible.
 
 The place of a cut depends only on the bytes around it, so that a file of any size is never read as a whole, and the
-same text gives the same pieces for every tokenizer.
+same text gives the same pieces for every tokenizer. A passage is read alone: its first part is the context in which the
+rest is judged, so that every byte is read once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ...errors import BadData
 
 UTF8_MARK = b"\xef\xbb\xbf"
 NEWLINES, SPACES = b"\n", b" \t\r\n"
+LEAD = 4  # the first quarter of a passage is read and not judged
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,13 @@ class TextFile:
         end = self.size if index == self.count - 1 else self._border(index + 1)
         return Passage(self.path, self._border(index), end)
 
-    def history(self, passage: Passage, length: int) -> Passage:
-        """About `length` bytes before a passage, or fewer where the file begins."""
-        wanted = passage.start - length
-        if wanted <= self.start:
-            return Passage(self.path, self.start, passage.start)
-        return Passage(self.path, self._cut(wanted, length // 4), passage.start)
+    def judged(self, passage: Passage) -> Passage:
+        """The part of a passage that is judged: all of it where the file begins, else what follows its context."""
+        if passage.start == self.start:
+            return passage
+        length = passage.length // LEAD
+        place = self._cut(passage.start + length, length) if length else passage.start
+        return Passage(self.path, min(place, passage.end), passage.end)
 
     def _border(self, index: int) -> int:
         return self.start if index == 0 else self._cut(self.start + index * self.stride, self.stride // 2)

@@ -1,8 +1,8 @@
 """Language modelling: the bits that a model needs for each byte of unseen text.
 
-The text is cut into passages of about `stride` bytes, the same for every model. Each is judged separately, with the
-text before it as history: as many tokens as fit into `context`. Bits per byte can be compared across tokenizers,
-perplexity cannot.
+The text is cut into passages of about `stride` bytes, the same for every model. Each is read alone and judged after its
+first quarter, so that every token is processed once. Bits per byte can be compared across tokenizers, perplexity
+cannot.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from .passages import Passage, TextFile, read
 
 METRIC = "bits per byte"
 CONTEXT, STRIDE = 512, 1024  # tokens; bytes, which are 200 to 400 tokens
-BYTES_PER_TOKEN = 8  # of the history that a session gets: more than the average of tokenizers
 MOST: Mapping[str, int] = {"train": 8192, "validation": 1024, "test": 1024}  # passages: 8 MB and 1 MB
 LARGEST_FILE = 1 << 16  # passages of one file that are considered: those of 67 MB
 BLOCK = 16  # neighbouring passages, which resemble each other, go to the same split
@@ -97,27 +96,25 @@ class TextTask:
         return read(self._passage(example)).decode("utf-8")
 
     def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
-        """Each passage after its history, as bytes: the inputs of a language session's `answer`."""
-        parts = [self._with_history(example) for example in examples]
-        width = max(len(history) + len(judged) for history, judged in parts)
-        text = np.zeros((len(parts), width), np.uint8)
-        for row, (history, judged) in zip(text, parts, strict=True):
-            row[: len(history) + len(judged)] = np.frombuffer(history + judged, np.uint8)
-        begin = np.array([len(history) for history, _ in parts])
-        end = begin + [len(judged) for _, judged in parts]
+        """Each passage as bytes, and where its judged part begins: the inputs of a language session's `answer`."""
+        parts = [read(self._passage(example)) for example in examples]
+        text = np.zeros((len(parts), max(map(len, parts))), np.uint8)
+        for row, part in zip(text, parts, strict=True):
+            row[: len(part)] = np.frombuffer(part, np.uint8)
+        end = np.array([len(part) for part in parts])
+        begin = end - [self._judged(example).length for example in examples]
         return {"text": text, "begin": begin, "end": end, "context": np.full(len(parts), self.context)}
 
     def sample(self, examples: Sequence[Example]) -> Inputs:
         """The inputs for timing one token: the text before it, and the number of tokens of that text."""
         if not examples:
             raise BadData("there is no text to measure with")
-        history, judged = self._with_history(examples[len(examples) // 2])
-        text = np.frombuffer(history + judged, np.uint8)[None]
+        text = np.frombuffer(read(self._passage(examples[len(examples) // 2])), np.uint8)[None]
         return {"decode": text, "depth": np.array([min(DEPTH, self.context - 1)])}
 
     def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
-        """Bits and bytes of each passage. outputs: (examples, 2), nats and tokens."""
-        lengths = np.array([self._passage(example).length for example in examples], np.float64)
+        """Bits and judged bytes of each passage. outputs: (examples, 2), nats and tokens."""
+        lengths = np.array([self._judged(example).length for example in examples], np.float64)
         bits = np.asarray(outputs[:, 0], np.float64) / math.log(2)
         return Scores(METRIC, bits, lengths, higher_is_better=False)
 
@@ -139,11 +136,9 @@ class TextTask:
         file, index = self._places[example.name]
         return file.passage(index)
 
-    def _with_history(self, example: Example) -> tuple[bytes, bytes]:
-        file, _ = self._places[example.name]
+    def _judged(self, example: Example) -> Passage:
         passage = self._passage(example)
-        history = file.history(passage, BYTES_PER_TOKEN * self.context)
-        return (read(history) if history.length else b""), read(passage)
+        return self._places[example.name][0].judged(passage)
 
 
 def _files(root: Path) -> list[Path]:

@@ -26,7 +26,7 @@ FOR_GGUF = ("type", "imatrix", "tensors")
 class Quantize(Method):
     """Small integers in place of floats: a quarter of the size or less, and faster where there is int8 arithmetic."""
 
-    revision: ClassVar[int] = 5
+    revision: ClassVar[int] = 6
     formats: ClassVar[dict[str, str]] = {"onnx": "onnx", "gguf": "gguf"}
 
     bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2))

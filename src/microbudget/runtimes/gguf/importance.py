@@ -6,123 +6,41 @@ error times the input's mean square. llama.cpp computes the inputs; its format o
 
 from __future__ import annotations
 
-import ctypes
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadData, BrokenModel, UnsupportedModel
-from ...machine.processor import thread_count
+from ...errors import UnsupportedModel
+from . import inputs
 from .file import GgufFile, TensorInfo
-from .llama import library
-from .llama.network import Network
-from .llama.structures import Tensor
+from .inputs import CONTEXT
 from .types import TYPES
 from .write import Layout, entry
 
 Matrix = dict[str, NDArray[np.float32]]  # by the tensor's name: mean squares, (columns,)
-CONTEXT = 512  # tokens of a chunk, as llama.cpp's own tool has it
-ROWS = 128  # tokens processed at once: their logits are computed too, else the last layer would see one token
 F32 = TYPES["F32"]
+TEXTS = "microbudget.imatrix.texts"  # an entry that llama.cpp does not read
 SUMS, COUNTS = ".in_sum2", ".counts"  # after a tensor's name in the file
-
-
-class _Sums:
-    """Adds up the squares of the inputs of every product with a weight matrix."""
-
-    def __init__(self) -> None:
-        self.squares: dict[str, NDArray[np.float64]] = {}
-        self.counts: dict[str, int] = {}
-        self._operations: dict[int, bool] = {}
-
-    def watch(self, tensor: Tensor, before: bool) -> bool:
-        """Called by llama.cpp before and after each operation."""
-        if not self._is_product(tensor.op):
-            return not before  # the result is not needed, or: go on
-        weights, inputs = (Tensor.from_address(tensor.src[place]) for place in (0, 1))
-        name = weights.name.decode("utf-8", "replace")
-        if before:
-            return name.endswith(".weight") and bool(inputs.type == F32.id)
-        self._add(name, values(inputs))
-        return True
-
-    def _is_product(self, operation: int) -> bool:
-        if operation not in self._operations:
-            self._operations[operation] = library().ggml_op_name(operation) == b"MUL_MAT"
-        return self._operations[operation]
-
-    def _add(self, name: str, inputs: NDArray[np.float32]) -> None:
-        squares = np.square(inputs).sum(axis=0, dtype=np.float64)
-        self.squares[name] = self.squares.get(name, 0.0) + squares
-        self.counts[name] = self.counts.get(name, 0) + len(inputs)
-
-
-def values(tensor: Tensor) -> NDArray[np.float32]:
-    """The values of a float32 tensor in this process's memory: (rows, columns)."""
-    shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
-    bytes_there = sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True)) + 4
-    memory = (ctypes.c_char * bytes_there).from_address(tensor.data)
-    return np.ndarray(shape, np.float32, memory, 0, strides).reshape(-1, shape[-1])
 
 
 def collect(path: Path, texts: Iterable[str], *, context: int = CONTEXT, threads: int = 0) -> tuple[Matrix, int]:
     """The mean square of every column's input, for every weight matrix of a GGUF file; and over how many tokens.
 
-    texts: one after another, cut into chunks of `context` tokens. threads: 0 means all cores. Raises BadData for texts
-    of less than 16 tokens, BrokenModel for inputs that are not finite, and what opening the file raises.
+    Arguments and errors as of `inputs.read`.
     """
-    with GgufFile(path):  # a damaged file would end the process in llama.cpp
-        network, sums = Network(path), _Sums()
-    try:
-        size = min(context, network.trained_context)
-        run = network.context(size, threads=thread_count(threads), rows=min(ROWS, size), watch=sums.watch)
-        try:
-            count = 0
-            for chunk in _chunks(network, texts, size):
-                run.rewind()
-                for start in range(0, len(chunk), run.rows):
-                    part = chunk[start : start + run.rows]
-                    run.feed(part, len(part))
-                count += len(chunk)
-        finally:
-            run.close()
-    finally:
-        network.close()
-    if count < 16:
-        raise BadData(f"an importance matrix of {count} tokens is too small: give more text")
-    return _means(sums, path), count
+    sums = inputs.Sums()
+    inputs.read(path, texts, sums, context=context, threads=threads)
+    return sums.means(), sums.tokens
 
 
-def _chunks(network: Network, texts: Iterable[str], size: int) -> Iterator[list[int]]:
-    """All tokens in chunks of `size`, each with the token that begins texts where the model wants it."""
-    words = network.vocabulary
-    first = [words.begin] if words.adds_begin and words.begin is not None else []
-    waiting: list[int] = []
-    for text in texts:
-        waiting += words.encode(text)
-        while len(waiting) >= size - len(first):
-            yield first + waiting[: size - len(first)]
-            waiting = waiting[size - len(first) :]
-    if waiting:
-        yield first + waiting
-
-
-def _means(sums: _Sums, path: Path) -> Matrix:
-    means = {name: (squares / sums.counts[name]).astype(np.float32) for name, squares in sums.squares.items()}
-    broken = [name for name, mean in means.items() if not np.isfinite(mean).all()]
-    if broken:
-        raise BrokenModel(f"{path} computes NaN or infinity before {broken[0]}")
-    return means
-
-
-def save(path: Path, matrix: Mapping[str, NDArray[np.float32]], tokens: int, source: str = "") -> None:
+def save(path: Path, matrix: Mapping[str, NDArray[np.float32]], tokens: int, source: str = "", texts: int = 0) -> None:
     """Write the matrix as llama.cpp's `llama-imatrix` does, sums of squares with their counts.
 
-    tokens: over how many the means are; source: of what text, for people. Raises DiskFull.
+    tokens: over how many the means are; source: of what text, for people; texts: how many were read. Raises DiskFull.
     """
     values: dict[str, NDArray[np.float32]] = {}
     for name, means in sorted(matrix.items()):
@@ -133,6 +51,7 @@ def save(path: Path, matrix: Mapping[str, NDArray[np.float32]], tokens: int, sou
         entry("imatrix.datasets", [source] if source else [], "[str]"),
         entry("imatrix.chunk_count", -(-tokens // CONTEXT), "u32"),
         entry("imatrix.chunk_size", CONTEXT, "u32"),
+        entry(TEXTS, texts, "u32"),
     )
     offset, tensors = 0, []
     for name, array in values.items():
@@ -170,6 +89,12 @@ def _is_older(path: Path) -> bool:
         count, length = (int.from_bytes(head[place : place + 4], "little") for place in (0, 4))
         name = stream.read(length) if 0 < length < 256 else b""
     return path.suffix.lower() == ".dat" or (0 < count < 1 << 20 and len(name) == length and name.endswith(b".weight"))
+
+
+def texts_read(path: Path) -> int:
+    """How many texts the matrix in a file of `save` was computed with; 0 where the file does not say it."""
+    with GgufFile(path) as file:
+        return file.whole(TEXTS, 0)
 
 
 def _mean(file: GgufFile, name: str) -> NDArray[np.float32]:

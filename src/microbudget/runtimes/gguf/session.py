@@ -57,8 +57,8 @@ class GgufReader:
         self._context = self._network.context(size, threads=self._threads, rows=rows, cache=self._cache)
 
     def process(self, tokens: Sequence[int], rows: int = 0) -> NDArray[np.float32]:
-        """Append tokens; the logits after each of the last `rows`, (rows, vocabulary)."""
-        return self._opened().process(tokens, rows)
+        """Append tokens; the logits after each of the last `rows`, (rows, vocabulary), valid until the next call."""
+        return self._opened().view(tokens, rows)
 
     def rewind(self, position: int = 0) -> None:
         """Forget the tokens from a position on."""

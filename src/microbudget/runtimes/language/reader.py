@@ -40,7 +40,10 @@ class Reader(Protocol):
         ...
 
     def process(self, tokens: Sequence[int], rows: int = 0) -> Logits:
-        """Append tokens. Returns the logits after each of the last `rows` of them, (rows, vocabulary)."""
+        """Append tokens. Returns the logits after each of the last `rows` of them, (rows, vocabulary).
+
+        They are valid until the next call.
+        """
         ...
 
     def rewind(self, position: int = 0) -> None:

@@ -23,7 +23,7 @@ from .reader import Logits, Reader
 from .renderer import Renderer
 
 Inputs = dict[str, NDArray[Any]]
-ROWS = 256  # tokens whose logits are computed at once: with a vocabulary of 128,000 they take 131 MB
+LOGITS = 1 << 25  # computed at once: 134 MB, of 680 tokens with a vocabulary of 49,152, of 256 with one of 131,072
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LanguageSession:
     * `chat` (n, bytes) with `end` (n,): conversations as JSON, rendered by the model's own template; the last answer is
       judged, as below.
     * `text` (n, bytes) with `begin`, `end` (n,): the bytes of each example from `begin` to `end` are judged, those
-      before are its history; `context` (n,): tokens. The answer is (n, 2): nats, and the number of judged tokens.
+      before are its context; `context` (n,): tokens. The answer is (n, 2): nats, and the number of judged tokens.
     * `decode` (1, bytes): one token more after the first `depth` (1,) tokens of that text.
     * `prefill` (1, bytes): read the first `depth` (1,) tokens of that text.
 
@@ -91,7 +91,7 @@ class LanguageSession:
         The logits are (tokens, vocabulary).
         """
         ((text, begin, context, special),) = self._examples(inputs)
-        parts = list(self._judged(text, begin, context, special))
+        parts = [(part, rows.copy()) for part, rows in self._judged(text, begin, context, special)]
         targets = [token for part, _ in parts for token in part]
         return np.array(targets, np.int64), np.concatenate([rows for _, rows in parts])
 
@@ -123,7 +123,7 @@ class LanguageSession:
         self.reader.close()
 
     def _examples(self, inputs: Inputs) -> Iterator[tuple[bytes, int, int, bool]]:
-        """Text with its history, where it begins, the tokens of context, and whether it has special tokens."""
+        """Text, where its judged part begins, the tokens of context, and whether it has special tokens."""
         if "text" in inputs:
             return ((*example, False) for example in _examples(inputs))
         return (
@@ -153,9 +153,9 @@ class LanguageSession:
         history = reader.encode(text[:begin].decode("utf-8"), special)
         passage = text[begin:].decode("utf-8")
         judged = self._continuation(passage) if begin else reader.encode(passage)
-        self._reserve(size, min(ROWS, size))
-        # A text with more tokens than fit is judged in pieces of half the context, each with a history.
-        step = max(1, len(judged) if len(judged) < size else size // 2)
+        self._reserve(size, min(self._rows, size))
+        # A text with more tokens than fit is judged in pieces, each after a quarter of the context.
+        step = max(1, len(judged) if len(judged) < size else size - size // 4)
         for start in range(0, len(judged), step):
             before, piece = history + judged[:start], judged[start : start + step]
             yield from self._read(window(before, piece, size, reader.bos, reader.adds_bos))
@@ -179,16 +179,23 @@ class LanguageSession:
         return both[len(self._newline) :] if whole else self.reader.encode(text)
 
     def _read(self, part: Window) -> Iterator[tuple[list[int], Logits]]:
+        """Tokens to judge with the logits before each, which are valid until the next ones; each is processed once."""
         tokens, first = part.tokens, len(part.tokens) - part.judged
         self.reader.rewind()
         if first == 0:  # nothing is before the first token: all are equally likely
             yield [tokens[0]], np.zeros((1, self.reader.vocabulary), np.float32)
             first = 1
-        if first > 1:
-            self.reader.process(tokens[: first - 1])
-        for start in range(first, len(tokens), ROWS):
-            targets = tokens[start : start + ROWS]
-            yield list(targets), self.reader.process(tokens[start - 1 : start - 1 + len(targets)], len(targets))
+        processed = 0
+        for start in range(first, len(tokens), self._rows):
+            targets = tokens[start : start + self._rows]
+            end = start - 1 + len(targets)  # nothing follows the last token
+            yield list(targets), self.reader.process(tokens[processed:end], len(targets))
+            processed = end
+
+    @cached_property
+    def _rows(self) -> int:
+        """Tokens whose logits are computed at once."""
+        return max(16, LOGITS // self.reader.vocabulary)
 
     def _reserve(self, size: int, rows: int) -> None:
         if self._reserved != (size, rows):
@@ -220,7 +227,7 @@ class LanguageSession:
 
 
 def _examples(inputs: Inputs) -> Iterator[tuple[bytes, int, int]]:
-    """Text with its history, where it begins, and the tokens of context, of each example."""
+    """Text, where its judged part begins, and the tokens of context, of each example."""
     for text, begin, end, context in zip(
         inputs["text"], inputs["begin"], inputs["end"], inputs["context"], strict=True
     ):

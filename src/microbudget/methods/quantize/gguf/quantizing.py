@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,18 @@ from ....kind import find_facet
 from ....machine.files import check_space
 from ....machine.processor import thread_count
 from ....model import GGUF_NAME, Model, Record
-from ....runtimes.gguf import importance
+from ....runtimes.gguf import importance, inputs
 from ....runtimes.gguf.file import GgufFile, TensorInfo
+from ....runtimes.gguf.inputs import Sums
 from ....task import Example
 from ... import Context
+from .convergence import Convergence
 from .mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix, overrides, quantizable, refuse_unweighted
 from .rewrite import layout, ordered, rewrite
 
 # Types whose rounding takes no account of an importance matrix: none is computed for them.
 LEFT_OUT = ("token_embd.weight", "output.weight")
+KEPT_EVERY_S = 20.0  # seconds of reading that a kill may cost
 UNWEIGHTED = frozenset(("F32", "F16", "BF16", "Q8_0", "MXFP4", "TQ1_0", "TQ2_0"))
 
 
@@ -51,7 +56,7 @@ def quantize_gguf(model: Model, options: GgufOptions, context: Context, out: Pat
             refuse_unweighted(choices, file_type)
         _warn_of_losses(choices, context)
         check_space(out, layout(file, choices, file_type).size_bytes, "the model takes")
-        matrix, used, origin = _importance(model, options, choices, context)
+        matrix, used, origin = _importance(file, model, options, choices, context)
         made = rewrite(
             file, choices, file_type, out / GGUF_NAME,
             importance=matrix,
@@ -96,7 +101,7 @@ def _warn_of_losses(choices: Sequence[Choice], context: Context) -> None:
 
 
 def _importance(
-    model: Model, options: GgufOptions, choices: Sequence[Choice], context: Context
+    file: GgufFile, model: Model, options: GgufOptions, choices: Sequence[Choice], context: Context
 ) -> tuple[importance.Matrix | None, Sequence[Example], str | None]:
     """The importance matrix, the examples that it was computed with, and where it comes from."""
     if options.imatrix is False or all(choice.type.name in UNWEIGHTED for choice in choices):
@@ -112,14 +117,36 @@ def _importance(
             "quantize: an importance matrix needs training text: give a .txt file or a folder of them as data, or"
             " imatrix=False"
         )
+    random.Random(0).shuffle(examples)  # so that the first of them are spread over the text as well
     path = context.cache / f"imatrix-{_key(model, examples)}.gguf"
     if not path.is_file():
-        passages = texts.calibration_texts(context.task, examples)
-        matrix, tokens = importance.collect(model.weights, passages, threads=context.threads)
-        context.cache.mkdir(parents=True, exist_ok=True)
-        importance.save(path, matrix, tokens, source=f"{len(examples)} passages")
-        context.progress.say(f"imatrix   {tokens} tokens of {len(examples)} passages")
-    return importance.load(path), examples, "training text"
+        weighted = [choice.tensor for choice in choices if quantizable(choice.tensor)]
+        convergence = Convergence.of(file, [tensor for tensor in weighted if tensor.name not in LEFT_OUT])
+        tracked = context.progress.track(
+            texts.calibration_texts(context.task, examples), "importance matrix, passages at most", len(examples)
+        )
+        sums = _read(model.weights, tracked, convergence, context, path.with_suffix(".begun.npz"))
+        importance.save(path, sums.means(), sums.tokens, f"{sums.texts} passages", sums.texts)
+        why = "more would not change it" if convergence.done else "all that there are"
+        context.progress.say(f"imatrix   {sums.tokens} tokens of {sums.texts} passages: {why}")
+    return importance.load(path), examples[: importance.texts_read(path)], "training text"
+
+
+def _read(weights: Path, texts: Iterable[str], convergence: Convergence, context: Context, begun: Path) -> Sums:
+    """The sums over as many of the texts as change the matrix. begun: the file of what an earlier try has read."""
+    sums, kept_at = Sums.load(begun), time.monotonic()
+
+    def enough(sums: Sums) -> bool:
+        nonlocal kept_at
+        if time.monotonic() - kept_at > KEPT_EVERY_S:
+            sums.save(begun)
+            kept_at = time.monotonic()
+        return convergence(sums)
+
+    inputs.read(weights, texts, sums, threads=context.threads, enough=enough)
+    context.cache.mkdir(parents=True, exist_ok=True)
+    begun.unlink(missing_ok=True)
+    return sums
 
 
 def _check_coverage(

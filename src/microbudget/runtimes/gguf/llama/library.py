@@ -37,7 +37,7 @@ PROTOTYPES: dict[str, tuple[object, tuple[object, ...]]] = {
     "llama_decode": (c_int32, (c_void_p, Batch)),
     "llama_detokenize": (c_int32, (c_void_p, _Tokens, c_int32, c_char_p, c_int32, c_bool, c_bool)),
     "llama_free": (None, (c_void_p,)),
-    "llama_get_logits_ith": (_Floats, (c_void_p, c_int32)),
+    "llama_get_logits": (_Floats, (c_void_p,)),
     "llama_get_memory": (c_void_p, (c_void_p,)),
     "llama_init_from_model": (c_void_p, (c_void_p, ContextParams)),
     "llama_log_set": (None, (c_void_p, c_void_p)),

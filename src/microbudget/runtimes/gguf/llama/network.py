@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import BrokenModel, UnsupportedModel
+from ....machine.interrupts import stopping
 from .library import last_words, library, refused
 from .structures import Batch, EvalCallback, Tensor
 
@@ -119,8 +120,8 @@ class Context:
     ) -> None:
         """size: tokens. rows: the most logits that one call of `process` returns. cache: type of the keys and values.
 
-        watch is called twice for every operation: before it, to say whether the result is needed, and after it.
-        Raises BrokenModel.
+        watch is called twice for every operation: before it, to say whether the result is needed, and after it. An
+        exception that it raises, and Ctrl-C, end the computation and come out of `feed`. Raises BrokenModel.
         """
         lib, self.size, self.rows = network._lib, size, rows
         self._lib, self._vocabulary = lib, network.vocabulary.size
@@ -133,6 +134,7 @@ class Context:
         if cache == "F32":
             parameters.flash_attn_type = 0  # flash attention rounds to half precision on the way
         self._error: BaseException | None = None
+        self._stopped, self._watched = False, watch is not None
         self._watch = EvalCallback(self._guarded(watch)) if watch else EvalCallback()
         parameters.cb_eval = self._watch
         self._handle = lib.llama_init_from_model(network._handle, parameters)
@@ -143,16 +145,18 @@ class Context:
         self.filled = 0
 
     def process(self, tokens: Sequence[int], rows: int = 0) -> Logits:
-        """Append tokens; the logits after each of the last `rows`, (rows, vocabulary).
+        """Append tokens; a copy of the logits after each of the last `rows`, (rows, vocabulary).
 
         Raises BrokenModel when llama.cpp fails.
         """
+        return self.view(tokens, rows).copy()
+
+    def view(self, tokens: Sequence[int], rows: int = 0) -> Logits:
+        """As `process`, in llama.cpp's own memory: valid until the next call and until `close`."""
         self.feed(tokens, rows)
-        found = np.empty((rows, self._vocabulary), np.float32)
-        for row in range(rows):
-            source = self._lib.llama_get_logits_ith(self._handle, len(tokens) - rows + row)
-            found[row] = np.ctypeslib.as_array(source, (self._vocabulary,))
-        return found
+        if not rows:
+            return np.empty((0, self._vocabulary), np.float32)
+        return np.ctypeslib.as_array(self._lib.llama_get_logits(self._handle), (rows, self._vocabulary))
 
     def feed(self, tokens: Sequence[int], rows: int) -> None:
         """Append tokens and compute the logits after each of the last `rows`, without reading them."""
@@ -161,22 +165,37 @@ class Context:
             raise ValueError(f"{count} tokens with {rows} rows do not fit: {self.filled} of {self.size} filled")
         ids = (c_int32 * count)(*tokens)
         wanted = (c_int8 * count)(*[0] * (count - rows), *[1] * rows)
-        status = self._lib.llama_decode(self._handle, Batch(count, ids, None, None, None, None, wanted))
+        status = self._decode(Batch(count, ids, None, None, None, None, wanted))
         if self._error is not None:
             raise self._error
         if status:
             raise BrokenModel(f"llama.cpp failed to process {count} tokens (status {status}): {last_words()}")
         self.filled += count
 
+    def _decode(self, batch: Batch) -> int:
+        if not self._watched:  # what only reads is done in worker processes, which end at once
+            return int(self._lib.llama_decode(self._handle, batch))
+        self._stopped = False
+        with stopping(self._stop):
+            return int(self._lib.llama_decode(self._handle, batch))
+
+    def _stop(self) -> None:
+        self._stopped = True
+
     def _guarded(self, watch: Watch) -> Callable[[int, bool, int], bool]:
-        """ctypes would print an exception and go on; here it ends the computation, and `process` raises it."""
+        """ctypes would print an exception and go on; here it ends the computation, and `feed` raises it.
+
+        llama.cpp stops after an operation whose result was said to be needed.
+        """
 
         def call(tensor: int, before: bool, _data: int) -> bool:
+            if self._stopped:
+                return before
             try:
-                return self._error is None and watch(Tensor.from_address(tensor), before)
+                return watch(Tensor.from_address(tensor), before)
             except BaseException as error:
-                self._error = error
-                return False
+                self._error, self._stopped = error, True
+                return before
 
         return call
 
