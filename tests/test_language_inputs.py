@@ -52,13 +52,19 @@ def test_a_copy_of_the_embedding_is_no_head_of_its_own(tied: Path, tmp_path: Pat
 
 
 @needs_llama
-def test_an_export_is_compared_with_its_source(tied: Path, tmp_path: Path) -> None:
+def test_an_export_is_compared_with_its_source(
+    tied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch")
     conversion = convert.plan(tied)
     conversion.write(tmp_path / "good.gguf")
     found = agreement.check(tied, tmp_path / "good.gguf", TEXT[:2], "float16")
     assert found is not None
     assert found < 1e-3
+    first = agreement.check(tied, tmp_path / "good.gguf", TEXT[:1], "float16")
+    monkeypatch.setattr(agreement, "LARGE_BYTES", 0)  # layer by layer from the disk, and only the first text
+    assert agreement.check(tied, tmp_path / "good.gguf", TEXT[:2], "float16") == pytest.approx(first, rel=1e-3)
+    monkeypatch.undo()
 
     class Swapped(convert.Conversion):
         def _data(self, tensor: Any, checkpoint: Any) -> Any:

@@ -5,6 +5,7 @@ Float types only round, so that a larger difference is a fault of the conversion
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ...runtimes.gguf.llama.structures import Tensor
 
 TOKENS = 96  # of each text
 MOST_KL = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-2}  # nats a token; llama.cpp rounds inputs to the type too
+LARGE_BYTES = 1 << 29  # of the file: float32 weights of more than 1 GB are not held in memory
+Answer = tuple[NDArray[np.float32], list[NDArray[np.float32]]]
 DIFFERS = 0.05  # of a layer's values, relative to their root mean square
 
 
@@ -29,20 +32,15 @@ def check(folder: Path, path: Path, texts: Sequence[str], dtype: str) -> float |
     Raises UnsupportedModel above MOST_KL, with the first layer that differs.
     """
     try:
-        from ...runtimes.hf import causal
+        expected = list(_of_sources(folder, texts, large=path.stat().st_size > LARGE_BYTES))
     except MissingExtra:
         return None
-    source, tokenizer = causal.load_network(folder), causal.load_tokenizer(folder)
-    longest = min(TOKENS, int(getattr(source.config, "max_position_embeddings", None) or TOKENS))
-    rows = [tokenizer(text, verbose=False)["input_ids"][:longest] for text in texts]
-    rows = [row for row in rows if row]
-    if not rows:
+    if not expected:
         return None
     network = Network(path)
     try:
         lost, count = 0.0, 0
-        for row in rows:
-            logits, states = _of_source(source, row)
+        for row, (logits, states) in expected:
             answered, outputs = _of_file(network, row)
             kl = metrics.kl_divergence(logits, answered)
             lost, count = lost + float(kl.sum()), count + len(kl)
@@ -58,7 +56,22 @@ def check(folder: Path, path: Path, texts: Sequence[str], dtype: str) -> float |
     return lost / count
 
 
-def _of_source(network: Any, tokens: Sequence[int]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+def _of_sources(folder: Path, texts: Sequence[str], large: bool) -> Iterator[tuple[list[int], Answer]]:
+    """The tokens of each text with what the source computes; the source is closed before a file is opened.
+
+    large: its layers are read from the disk one by one, and only the first text is. Raises MissingExtra.
+    """
+    from ...runtimes.hf import causal
+
+    with tempfile.TemporaryDirectory(prefix="microbudget-") as offload:
+        source, tokenizer = causal.load_network(folder, Path(offload) if large else None), causal.load_tokenizer(folder)
+        longest = min(TOKENS, int(getattr(source.config, "max_position_embeddings", None) or TOKENS))
+        rows = [tokenizer(text, verbose=False)["input_ids"][:longest] for text in texts]
+        for row in [row for row in rows if row][: 1 if large else None]:
+            yield row, _of_source(source, row)
+
+
+def _of_source(network: Any, tokens: Sequence[int]) -> Answer:
     """Logits (tokens, vocabulary), and the output of the embedding, of each layer, of the norm: (tokens, width)."""
     import torch
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MissingExtra, UnsupportedModel, what_it_said
-from ...model import backbone_of
+from ...model import Record, backbone_of
 from ..language.session import LanguageSession
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ try:
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
 
-from .pretrained import open_network
+from . import widths
+from .pretrained import open_network, open_pretrained
 from .session import use_threads
 
 UNBOUNDED = 2048  # tokens, for a model whose config has no context length
@@ -95,9 +96,16 @@ class CausalReader:
         del self._network, self._cache
 
 
-def load_network(folder: Path) -> Any:
-    """The language model in a Hugging Face folder, in float32 and eval mode. Raises what `open_network` raises."""
-    return open_network(transformers.AutoModelForCausalLM, folder, "a language model")
+def load_network(folder: Path, offload: Path | None = None) -> Any:
+    """The language model in a Hugging Face folder, in float32 and eval mode. Raises what `open_network` raises.
+
+    offload: as of `open_pretrained`, for a folder as transformers writes it.
+    """
+    auto, what = transformers.AutoModelForCausalLM, "a language model"
+    record = Record.read(folder)
+    if offload is None or backbone_of(folder) is not None or (record is not None and widths.special(record.state)):
+        return open_network(auto, folder, what)
+    return open_pretrained(auto, folder, what, offload)
 
 
 def load_tokenizer(folder: Path) -> Any:

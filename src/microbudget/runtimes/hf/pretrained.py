@@ -49,9 +49,11 @@ def _open_adapted(auto: Any, folder: Path, what: str, backbone: Path, record: Re
     return merged(network, folder)
 
 
-def open_pretrained(auto: Any, folder: Path, what: str) -> Any:
+def open_pretrained(auto: Any, folder: Path, what: str, offload: Path | None = None) -> Any:
     """The network in a folder, in float32 and eval mode. auto: a class of transformers; what: "a language model".
 
+    offload: a folder for what the weights' own files cannot serve; then each layer is read when it is computed, and the
+    memory is that of one layer.
     Only safetensors are read, remote code is not run, and weights that are missing or of another shape are an error:
     transformers would initialize them randomly and go on. Raises UnsupportedModel.
     """
@@ -64,6 +66,7 @@ def open_pretrained(auto: Any, folder: Path, what: str) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **({} if offload is None else {"device_map": {"": "disk"}, "offload_folder": str(offload)}),
         )
     except MemoryError:
         raise
