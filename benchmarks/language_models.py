@@ -32,8 +32,8 @@ from microbudget.kinds.language_modelling.divergence import compare_with_kept, k
 from microbudget.kinds.language_modelling.levels import level_name
 from microbudget.kinds.language_modelling.predictions import Predictions
 from microbudget.kinds.language_modelling.text import TextTask
-from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
 from microbudget.runs.run import Run
+from microbudget.runtimes.gguf.types import UNWEIGHTED
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions
 from results import Results

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from microbudget.errors import InvalidOption
 from microbudget.judge.budget import GOALS, Budget, Goal, Measurement
 from microbudget.judge.verdict import Verdict, judge_pair
-from microbudget.runs.candidates import SAME_SIZE, Candidate, best, pareto
+from microbudget.runs.candidates import FEW, SAME_SIZE, Candidate, best, by_divergence, pareto
 from microbudget.task import Scores
 from microbudget.units import Drop
 
@@ -278,3 +278,21 @@ def test_no_row_that_may_be_chosen_is_better_by_the_goal(rows: list[Candidate], 
         known = [value for value in joules if value is not None]
         assert found.measurement is not None
         assert found.measurement.energy_j == (min(known) if known else None)
+
+
+def test_few_examples_tell_equal_sizes_apart_by_divergence() -> None:
+    """It needs no labels and varies less: with 10 examples a luckier model is not a better one."""
+
+    def diverging(one: Candidate, kl: float, examples: int) -> Candidate:
+        assert one.measurement is not None
+        return replace(one, measurement=replace(one.measurement, examples=examples, extra={"kl": kl}))
+
+    lucky, close = row("lucky", change=0.1), row("close", change=0.0)
+    for examples, expected in ((FEW - 1, "close"), (FEW, "lucky")):
+        rows = [diverging(lucky, 0.5, examples), diverging(close, 0.002, examples)]
+        for goal in ("size", "quality"):
+            assert best(rows, Budget(goal=goal)).recipe == expected  # type: ignore[arg-type, union-attr]
+        assert by_divergence(rows) == (expected == "close")
+    smaller = diverging(row("smaller", size=500), 0.5, 10)
+    assert best([smaller, diverging(close, 0.002, 10)], Budget()) is smaller  # the goal decides first
+    assert not by_divergence([smaller, close])  # rows of an earlier version do not say

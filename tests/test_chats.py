@@ -160,7 +160,7 @@ def test_a_model_is_shrunk_onconversation_rows(
     (level,) = [row for row in rows if "Q8_0" in row["recipe"]]
     assert level["measurement"]["extra"]["kl"] > 0
     asked = json.loads((out / "prompts.json").read_text(encoding="utf-8"))["prompts"]
-    task = ChatTask.open(chats)
+    task = ChatTask.open(chats, DataOptions(use="nothing"))
     said = {task.question(example) for example in task.examples("validation")}
     assert len(asked) == 4
     assert {prompt["text"] for prompt in asked} <= said

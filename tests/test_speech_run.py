@@ -22,10 +22,12 @@ from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.kinds.transcription.judging import TIMEOUT_S
 from microbudget.kinds.transcription.players import encoded, marked
 from microbudget.kinds.transcription.search_space import SearchSpace, fewer_layers, window_s
+from microbudget.methods import Context
 from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
 from microbudget.search.result import Shrunk
 from microbudget.search.shrink import run_recipe
+from microbudget.task import DataOptions
 from microbudget.units import Drop
 from quick import QUICK
 from toy_seq2seq import write_recordings, write_whisper
@@ -109,7 +111,6 @@ def test_long_audio_is_judged_too(ran: Shrunk) -> None:
 
 
 def test_the_card_tells_what_runtimes_take(folder: Path, recordings: Path, ran: Shrunk, tmp_path: Path) -> None:
-    from microbudget.methods import Context
     from microbudget.recipes.build import build
     from microbudget.runs.run import Run
     from microbudget.ship import deliver
@@ -176,19 +177,24 @@ def test_a_long_recording_is_asked_for_alone(recordings: Path, monkeypatch: pyte
     assert size * longest * 16_000 * 4 <= 2_500_000 < (size + 1) * longest * 16_000 * 4
 
 
-def test_an_export_is_compared_on_short_recordings(recordings: Path) -> None:
+def test_an_export_is_compared_on_short_recordings(recordings: Path, tmp_path: Path) -> None:
     task = TranscriptionTask.open(recordings)
+    context = Context(task, tmp_path)
     examples = task.examples("train")
     task._seconds[examples[0].name] = 3600.0
     from microbudget.kinds.transcription.export import recordings as compared
 
-    heard = compared(task, 6.0)
+    heard = compared(context, 6.0)
     assert len(heard) == min(16, len(examples) - 1)
     for example in examples:
         task._seconds[example.name] = 3600.0
-    heard = compared(task, 0.25)  # the beginning, of so much as a window holds
+    heard = compared(context, 0.25)  # the beginning, of so much as a window holds
     assert len(heard) == min(16, len(examples))
     assert all(one["waveform"].shape == (1, 4000) for one in heard)
+    judged = TranscriptionTask.open(
+        recordings, DataOptions(use="nothing")
+    )  # all are evidence: those to choose by serve
+    assert len(compared(Context(judged, tmp_path), 6.0)) == len(judged.examples("validation"))
 
 
 def test_players_play_the_beginning_of_what_is_long(recordings: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,10 @@ class Progress:
             yield item
         self.clear()
 
+    def without_lines(self) -> Progress:
+        """A Progress that shows the running line alone, for work that is done again."""
+        return _RunningLine(self._stream, self._quiet)
+
     @property
     def live(self) -> bool:
         """Whether there is a line that is rewritten."""
@@ -77,6 +81,11 @@ class Progress:
         if self._live:
             self._stream.write("\r\x1b[2K")
             self._stream.flush()
+
+
+class _RunningLine(Progress):
+    def say(self, text: str) -> None:
+        """Whole lines are left out."""
 
 
 SILENT = Progress(quiet=True)

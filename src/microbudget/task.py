@@ -15,6 +15,9 @@ from .progress import SILENT, Progress
 
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Use = Literal["nothing", "calibration", "training"]
+USES: tuple[Use, ...] = ("nothing", "calibration", "training")  # from the least to the most of the data
+CALIBRATION = 512  # examples at most that are kept out of the evidence where nothing trains
 Inputs = dict[str, NDArray[Any]]
 
 
@@ -76,14 +79,16 @@ class Task(Protocol):
 class DataOptions:
     """How the data at a path become a Task.
 
-    splits: True to train: missing splits are cut, seeded. False to judge: everything to judge on is in "test", which is
-    the data's test split, else its validation split, else all of them; without the examples whose key is in
-    `leave_out`. cache: a folder for what is decoded, by default the user's. threads: 0 means all cores. normalizer: of
-    transcripts, before they are compared. Warnings go to `progress`.
+    splits: True for a run: missing splits are cut, seeded, and `use` says what from: see `data.splits.complete`. False
+    to judge: everything to judge on is in "test", which is the data's test split, else its validation split, else all
+    of them. leave_out: keys of examples that the model was made with: they are not judged on, and a cut puts them into
+    train where nothing trains. cache: a folder for what is decoded, by default the user's. threads: 0 means all cores.
+    normalizer: of transcripts, before they are compared. Warnings go to `progress`.
     """
 
     seed: int = 0
     splits: bool = True
+    use: Use = "training"
     leave_out: frozenset[str] = frozenset()
     cache: Path | None = None
     threads: int = 0

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..kind import find_facet
 from ..report import phrases, terminal
+from ..report.part import words_of
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_joules, format_seconds, format_times
 
@@ -206,6 +207,8 @@ def print_run(shrunk: Shrunk) -> None:
         table.add_row(*_row(candidate, shrunk.reference), style=style)
     console = terminal.console()
     console.print(table)
+    if shrunk.examples:
+        console.print(_evidence(shrunk), soft_wrap=True)
     for candidate in shrunk.candidates:
         if candidate.measurement is None:
             console.print(f"failed: {_short(candidate.recipe)}: {candidate.failure}", markup=False, soft_wrap=True)
@@ -229,6 +232,16 @@ def print_run(shrunk: Shrunk) -> None:
     for sentence in shrunk.unmet:
         console.print(f"budget not met: {sentence}", style="bold red")
     console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
+
+
+def _evidence(shrunk: Shrunk) -> str:
+    """How many examples stand behind the verdicts."""
+    known, measured = shrunk.examples, shrunk.reference.measurement
+    examples = words_of("" if measured is None else measured.task).examples
+    use = {"nothing": "", "calibration": f", {known['train']:,} calibrate", "training": f", {known['train']:,} train"}
+    text = f"judged on {known['validation']:,} {examples}, {known['test']:,} others test the best{use[known['use']]}"
+    chosen = "; so few that models of equal size were told apart by their divergence from the reference"
+    return text + (chosen if known["chosen_by"] == "divergence" else "")
 
 
 def _row(candidate: Candidate, reference: Candidate) -> list[str]:

@@ -1,18 +1,26 @@
-"""Train, validation and test: keeping copies out of two splits, and cutting the splits that a folder does not have."""
+"""Train, validation and test: keeping copies out of two splits, and cutting the splits that a folder does not have.
+
+What a run learns from the data decides the cut. Where something trains, most examples are to train on. Where nothing
+does, a few calibrate, and all others are evidence: validation, by which the best is chosen, and test.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import BadData
-from ..task import Example
+from ..task import CALIBRATION, Example, Use
 
-WHOLE = (0.7, 0.15, 0.15)  # train, validation, test of what has neither validation nor test
+Fractions = tuple[float, float, float]  # of train, validation and test
+WHOLE: Fractions = (0.7, 0.15, 0.15)  # of what has neither validation nor test, where something trains
+CALIBRATING = 0.3  # of it at most, where nothing does; the rest is evidence
+EVIDENCE = (0.4, 0.6)  # of the evidence: validation, test
 VALIDATION_OF_TRAIN = (0.8, 0.2)
 HALVES = (0.5, 0.5)
+ENOUGH = 4000  # examples of a split that decide nearly everything: more only where `WHOLE` has more
 PRECEDENCE = ("test", "validation", "train", "unlabelled")  # an example stays in the first of these
 
 Splits = dict[str, list[Example]]
@@ -66,31 +74,99 @@ def to_judge(splits: Splits, leave_out: frozenset[str], what: str, nothing: str)
     return kept, len(chosen) - len(kept)
 
 
-def complete(splits: Mapping[str, Sequence[Example]], seed: int) -> Splits:
-    """Cut the missing splits: without validation and test 70/15/15 of train; a missing test is half of validation.
+def complete(
+    splits: Mapping[str, Sequence[Example]],
+    seed: int,
+    use: Use = "training",
+    seen: frozenset[str] = frozenset(),
+    enough: int = ENOUGH,
+) -> Splits:
+    """Cut the missing splits, by what is learnt from the data.
 
-    Where only validation is missing, it is a fifth of train. Stratified, and decided by the contents and the seed
-    alone: neither names nor order matter, and copies go the same way. Raises BadData without train examples.
+    Without validation and test: "training" gives 70/15/15 of train; "calibration" at most 30 % and CALIBRATION examples
+    to train, "nothing" none, and the rest is evidence, two fifths of it validation and three fifths test. Of a split no
+    more than `enough` is taken than "training" would take. seen: keys of what the model was made with; where nothing
+    trains they stay in train, which is no evidence. Data of a single split, whatever its name, are cut where nothing
+    trains. Where only validation is missing, it is a fifth of train; a missing test is half of validation.
+
+    Stratified, and decided by the contents and the seed alone: neither names nor order matter, and copies go the same
+    way. Raises BadData where there are no examples to train on and something trains, and where there are too few.
     """
     done = {name: list(examples) for name, examples in splits.items()}
-    if not done.get("train"):
+    there = [name for name in ("train", "validation", "test") if done.get(name)]
+    if not done.get("train") and use == "training":
         raise BadData(f"there are no examples to train on, only {', '.join(splits)}: add a folder train")
-    if not done.get("validation") and not done.get("test"):
-        parts = divide(done["train"], WHOLE, seed)
-        done["train"], done["validation"], done["test"] = parts
-    elif not done.get("validation"):
-        done["train"], done["validation"] = divide(done["train"], VALIDATION_OF_TRAIN, seed)
-    elif not done.get("test"):
+    if len(there) == 1 and (there == ["train"] or use != "training"):
+        whole = done.pop(there[0])
+        done["train"], done["validation"], done["test"] = _cut(whole, seed, use, seen, enough)
+    elif there == ["validation", "test"] and use == "calibration":
+        share = calibrating(len(done["validation"]), use)
+        done["train"], done["validation"] = divide(done["validation"], (share, 1 - share), seed)
+    elif "validation" not in there:
+        done["train"], done["validation"] = divide(done.get("train", ()), VALIDATION_OF_TRAIN, seed)
+    elif "test" not in there:
         done["validation"], done["test"] = divide(done["validation"], HALVES, seed)
+    done.setdefault("train", [])
     for name in ("validation", "test"):
         if not done[name]:
             count = sum(len(examples) for examples in done.values())
-            raise BadData(f"{count} different examples are too few to cut a {name} split from: give 4 or more a class")
+            known = f", after the {len(seen)} that the model was made with" if use != "training" and seen else ""
+            raise BadData(
+                f"{count} different examples are too few to cut a {name} split from{known}: give 4 or more a class"
+            )
     return done
+
+
+def about_cut(splits: Mapping[str, Sequence[Example]], use: Use, seen: frozenset[str], what: str) -> Iterator[str]:
+    """What of the data is no evidence although nothing trains. splits: before `complete`; what: "images"."""
+    given = [name for name in ("train", "validation", "test") if splits.get(name)]
+    train = len(splits.get("train", ()))
+    if use != "training" and len(given) > 1 and train > (CALIBRATION if use == "calibration" else 0):
+        judged = sum(len(splits.get(name, ())) for name in ("validation", "test"))
+        spared = "not used" if use == "nothing" else "only used to calibrate"
+        yield (
+            f"nothing trains, so the {train:,} {what} of the split train are {spared}. Where the model was not trained"
+            f" on them either, they could be {train / judged:.1f} times as much evidence as the {judged:,} others: give"
+            " all of them without folders of splits"
+        )
+    known = 0 if use == "training" or len(given) > 1 else sum(each.key in seen for each in splits.get("train", ()))
+    if known:
+        yield f"the model was made with {known:,} of the {what}: it is judged on the others"
+
+
+def _cut(examples: Sequence[Example], seed: int, use: Use, seen: frozenset[str], enough: int) -> list[list[Example]]:
+    """Train, validation and test of examples that no split was given for."""
+    known = [example for example in examples if example.key in seen] if use != "training" else []
+    if not known:
+        return divide(examples, fractions(len(examples), use, enough), seed)
+    fresh = [example for example in examples if example.key not in seen]
+    wanted = calibrating(len(examples), use) * len(examples)
+    share = max(0.0, wanted - len(known)) / max(1, len(fresh))
+    train, validation, test = divide(fresh, _evidence(share, len(fresh), enough), seed)
+    return [[*known, *train], validation, test]
+
+
+def fractions(count: int, use: Use, enough: int = ENOUGH) -> Fractions:
+    """The shares of train, validation and test in so many examples: they sum to 1. See `complete`."""
+    return WHOLE if use == "training" else _evidence(calibrating(count, use), count, enough)
+
+
+def calibrating(count: int, use: Use) -> float:
+    """The share of so many examples that calibrates, where nothing trains."""
+    return min(CALIBRATING, CALIBRATION / max(1, count)) if use == "calibration" else 0.0
+
+
+def _evidence(kept: float, count: int, enough: int) -> Fractions:
+    """Where a share of so many examples is kept out of the evidence; what is more than enough joins it."""
+    most = max(WHOLE[1], enough / max(1, count))
+    validation, test = (min((1 - kept) * share, most) for share in EVIDENCE)
+    return max(0.0, round(1 - validation - test, 12)), validation, test
 
 
 def divide(examples: Iterable[Example], fractions: Sequence[float], seed: int) -> list[list[Example]]:
     """Cut examples into parts of about these fractions, each class by itself; copies stay together."""
+    if not fractions[0]:
+        return [[], *divide(examples, fractions[1:], seed)]
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         groups[example.key].append(example)

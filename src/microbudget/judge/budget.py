@@ -43,6 +43,12 @@ class Measurement:
     machine: dict[str, Any] = field(default_factory=dict)
     not_measured: list[str] = field(default_factory=list)
 
+    @property
+    def divergence(self) -> float | None:
+        """How far the answers are from the reference's, in the kind's own measure: nats or words; None: not known."""
+        found = (self.extra.get(name) for name in ("kl", "word_difference"))
+        return next((float(value) for value in found if value is not None), None)
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values, in the order of the design's contract."""
         return asdict(self)

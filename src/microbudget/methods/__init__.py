@@ -14,6 +14,7 @@ import pkgutil
 import types
 import typing
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from ..errors import InvalidOption, InvalidRecipe, MissingExtra, UnsupportedMode
 from ..machine.journal import Journal
 from ..model import Model, Record
 from ..progress import SILENT, Progress
-from ..task import Task
+from ..task import Example, Task, Use
 from ..training.settings import Execution
 
 DECISIONS = "decisions"
@@ -52,6 +53,11 @@ class Context:
     def decisions(self) -> Path:
         """The folder of measurements that decided something. Unlike the rest of the cache it outlives a run."""
         return self.cache / DECISIONS
+
+    @property
+    def compared(self) -> Sequence[Example]:
+        """Examples on which a conversion is checked, which learns nothing: of train, else of validation."""
+        return self.task.examples("train") or self.task.examples("validation")
 
     def checkpoint(self, name: str) -> Path | None:
         """The file that a training of this step resumes from (see `train`)."""
@@ -99,10 +105,12 @@ class Method(metaclass=_Options):
     """A step of a recipe. Its fields are its options; `apply` writes files into a folder and returns their record.
 
     A subclass lives in the file of its name: `Finetune` in finetune.py. `revision` goes up when the same options
-    give another result, so that old steps in a run are made again.
+    give another result, so that old steps in a run are made again. `learns` is what the step learns from the data,
+    which decides how data without splits are cut.
     """
 
     revision: ClassVar[int] = 1
+    learns: ClassVar[Use] = "training"
     formats: ClassVar[dict[str, str]] = {}  # input format -> output format
 
     def __post_init__(self) -> None:
@@ -122,6 +130,13 @@ class Method(metaclass=_Options):
             takes = " or ".join(self.formats)
             raise InvalidRecipe(f"{self.name()} takes {takes}, but gets {input_format}")
         return self.formats[input_format]
+
+    def learns_from(self, input_format: str) -> Use:
+        """What the step learns from the data, with its options, on a model of this format.
+
+        "nothing": it reads none, or only to check itself. "calibration": a few examples. "training": all it can get.
+        """
+        return self.learns
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the new model's files into the empty folder `out`; the input stays as it is."""

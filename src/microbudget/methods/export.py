@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ..errors import InvalidOption
 from ..model import Model
+from ..task import Use
 from . import Context, Method, option
 
 
@@ -16,6 +17,7 @@ class Export(Method):
     """Convert to the format of a fast runtime: ONNX, GGUF for language models, CTranslate2 for speech; compared."""
 
     revision: ClassVar[int] = 2  # a head of its own is kept beside a flag that says tied
+    learns: ClassVar[Use] = "nothing"
     formats: ClassVar[dict[str, str]] = {"hf": "onnx"}
 
     format: str = option("onnx", "the format to convert into", choices=("onnx", "gguf", "ct2"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..task import Use
 from . import Method, option
 
 
@@ -12,6 +13,7 @@ from . import Method, option
 class Resize(Method):
     """Take smaller images: the preprocessing and the model's own input size change together."""
 
+    learns: ClassVar[Use] = "nothing"
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
 
     pixels: int = option(160, "height and width of the new input", low=8, high=4096, always_shown=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import InvalidOption
+from ..task import Use
 from . import Method, option
 
 AUTO, EACH = "auto", "each"
@@ -48,3 +49,7 @@ class Window(Method):
             raise InvalidOption(f"window: seconds={EACH!r} takes the model as it is: leave epochs out")
         if self.seconds != EACH and (self.shortest, self.margin) != (SHORTEST_S, MARGIN_S):
             raise InvalidOption(f"window: shortest and margin are for seconds={EACH!r}")
+
+    def learns_from(self, input_format: str) -> Use:
+        """Only the epochs train; without them the lengths of the recordings are read, at most."""
+        return "training" if self.epochs else "nothing"

@@ -12,6 +12,7 @@ from typing import Any
 from .. import methods
 from ..errors import InvalidRecipe
 from ..methods import Method
+from ..task import USES, Use
 
 MAX_LENGTH = 10_000
 
@@ -63,6 +64,12 @@ class Recipe:
             input_format = step.output_format(input_format)
             result.append(input_format)
         return tuple(result)
+
+    def learns_from(self, input_format: str) -> Use:
+        """The most that one of its steps learns from the data. Raises InvalidRecipe at a step that does not fit."""
+        inputs = (input_format, *self.formats(input_format))
+        found = [step.learns_from(before) for step, before in zip(self.steps, inputs, strict=False)]
+        return max(found, key=USES.index, default="nothing")
 
     def short(self) -> str:
         """The recipe with only the options that differ from their defaults; it can be read back as well."""

@@ -11,6 +11,7 @@ from ..units import format_seconds
 from .outcome import Outcome
 from .part import Part, words_of
 
+UNTRAINED = {"calibration": "calibration", "nothing": "not used"}  # what a train split is where nothing trains
 Facts = tuple[tuple[str, str], ...]
 
 
@@ -55,6 +56,8 @@ def _named(settings: dict[str, Any], what: str) -> str:
 def _splits(outcome: Outcome, part: Part) -> str:
     """Examples per split: from the data where the kind opened them, else from what was measured."""
     sizes = dict(part.split_sizes)
+    if "train" in sizes and (name := UNTRAINED.get(outcome.settings.get("use", ""))):
+        sizes = {name: sizes.pop("train"), **sizes}
     if not sizes and outcome.reference.measurement is not None:
         sizes["validation"] = outcome.reference.measurement.examples
         if outcome.reference.test is not None:

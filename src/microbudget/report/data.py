@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ..errors import MicrobudgetError
+from ..model import Record
 from ..task import DataOptions, Split, Task, open_data
 from .outcome import Outcome
 
@@ -29,16 +32,23 @@ def reopened(outcome: Outcome, *, normalizer: str = "basic") -> Iterator[tuple[T
 
 
 def _open(outcome: Outcome, cache: Path, normalizer: str) -> tuple[Task | None, str]:
-    data, seed = str(outcome.settings.get("data", "")), int(outcome.settings.get("seed", 0))
+    data = str(outcome.settings.get("data", ""))
     if not Path(data).exists():
         return None, f"the data {data} are not there (any more, or as seen from this working directory)"
     try:
-        task = open_data(data, outcome.kind, DataOptions(seed=seed, cache=cache, normalizer=normalizer))
+        task = open_data(data, outcome.kind, replace(_cut(outcome.settings), cache=cache, normalizer=normalizer))
     except (MicrobudgetError, OSError) as error:
         return None, f"the data {data} cannot be read: {error}"
     if task.fingerprint != outcome.settings.get("data_fingerprint"):
         return None, f"the data {data} have changed since the run"
     return task, ""
+
+
+def _cut(settings: dict[str, Any]) -> DataOptions:
+    """What decided the run's splits. What the given model has seen is known while it is there."""
+    record = Record.read(Path(str(settings.get("model_path", ""))))
+    seen = frozenset(() if record is None else record.seen)
+    return DataOptions(seed=int(settings.get("seed", 0)), use=settings.get("use", "training"), leave_out=seen)
 
 
 def split_sizes(task: Task) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 from ..judge.budget import Budget, Measurement
 from ..judge.verdict import TIE, Verdict
 
+FEW = 30  # examples: with fewer, one answer is more than 3 points, and equal models are told apart by divergence
 SAME_SIZE = 0.01  # sizes that differ by less are one size: the choice then goes by quality and speed
 
 
@@ -104,19 +105,30 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
         return None
     fewest = min(len(candidate.broken_limits(budget)) for candidate in measured)
     nearest = [candidate for candidate in measured if len(candidate.broken_limits(budget)) == fewest]
-    return max(nearest, key=lambda candidate: (_quality(candidate), -_size(candidate)))
+    better = _closer if by_divergence(nearest) else _quality
+    return max(nearest, key=lambda candidate: (better(candidate), -_size(candidate)))
+
+
+def by_divergence(candidates: Sequence[Candidate]) -> bool:
+    """Whether the choice is by divergence from the reference in place of quality: with FEW examples or less.
+
+    It needs no labels, and varies less from sample to sample than the number of right answers.
+    """
+    measured = [one.measurement for one in candidates if one.measurement is not None]
+    return bool(measured) and all(one.examples < FEW and one.divergence is not None for one in measured)
 
 
 def _best_by_goal(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
+    better = _closer if by_divergence(candidates) else _quality
     if budget.goal == "quality":
-        return max(candidates, key=lambda candidate: (_quality(candidate), -_size(candidate), -_latency(candidate)))
+        return max(candidates, key=lambda candidate: (better(candidate), -_size(candidate), -_latency(candidate)))
     if budget.goal == "latency":
         return min(candidates, key=lambda candidate: (_latency(candidate), _size(candidate)))
     if budget.goal == "energy":
         return min(candidates, key=lambda candidate: (_energy(candidate), _size(candidate)))
     smallest = min(map(_size, candidates))
     tied = [candidate for candidate in candidates if _size(candidate) <= smallest * (1 + SAME_SIZE)]
-    return max(tied, key=lambda candidate: (_quality(candidate), -_latency(candidate)))
+    return max(tied, key=lambda candidate: (better(candidate), -_latency(candidate)))
 
 
 def _quality(candidate: Candidate) -> float:
@@ -124,6 +136,12 @@ def _quality(candidate: Candidate) -> float:
     if candidate.verdict is not None:
         return round(candidate.verdict.change, 9)
     return 0.0
+
+
+def _closer(candidate: Candidate) -> float:
+    """Higher is nearer to the reference; two digits, since differences of rounding decide nothing."""
+    found = candidate.measurement.divergence if candidate.measurement else None
+    return -float(f"{found:.1e}") if found is not None else float("-inf")
 
 
 def _size(candidate: Candidate) -> int:

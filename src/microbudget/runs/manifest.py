@@ -93,6 +93,11 @@ class Changes:
         )
 
     @property
+    def only_moved(self) -> bool:
+        """Whether the examples are the same in other splits."""
+        return bool(self.moved) and not any((self.contents, self.vanished, self.appeared, self.relabelled))
+
+    @property
     def small(self) -> bool:
         """Whether it is still the same data set."""
         return len(self.contents) + len(self.vanished) + len(self.appeared) <= MOST_CHANGED * self.total

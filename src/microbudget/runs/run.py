@@ -21,7 +21,7 @@ from ..judge.budget import Budget
 from ..machine import files
 from ..model import Model
 from ..progress import SILENT, Progress
-from ..task import Split, Task
+from ..task import Split, Task, Use
 from . import candidates
 from .candidates import Candidate
 from .latencies import agreeing
@@ -177,6 +177,16 @@ def open_run(
         lock.release()
 
 
+def kept_use(folder: Path) -> Use:
+    """What the recipes of a run have learnt from its data, which decided how these were cut; "nothing" where no run is.
+
+    Runs of earlier versions have the cut of a training.
+    """
+    run = Run(folder)
+    found: Use = run.settings.get("use", "training") if (folder / "run.toml").is_file() else "nothing"
+    return found
+
+
 def check_folder(folder: Path) -> None:
     """Raise AlreadyExists for a folder that cannot become a run; nothing is written."""
     if folder.exists() and not folder.is_dir():
@@ -224,10 +234,12 @@ def _strangers(folder: Path) -> Iterator[Path]:
 def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool, progress: Progress) -> None:
     identity = {
         "model": str(model.record.source or model.path),
+        "model_path": str(model.path.resolve()),
         "model_fingerprint": model.fingerprint,
         "data": data,
         "data_fingerprint": task.fingerprint,
         "seed": seed,
+        "use": getattr(task, "use", "training"),
     }
     path, manifest = run.folder / "run.toml", Manifest.of(task)
     if path.is_file():
@@ -236,6 +248,10 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
         if not changed:
             return
         changes = Changes.between(Manifest.read(run.manifest), manifest)
+        use = kept_use(run.folder)
+        now: Use = getattr(task, "use", "training")
+        if use != now and not force and changes is not None and changes.only_moved:
+            raise RunMismatch(_more_is_learnt(run.folder, use, now))
         if force:
             _remove(run, ("models", "cache", "best"))
         elif changed == ["data_fingerprint"] and before.get("data") == data and changes is not None and changes.small:
@@ -266,3 +282,12 @@ def _remove(run: Run, names: tuple[str, ...]) -> None:
     for name in names:
         path = run.folder / name
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _more_is_learnt(folder: Path, before: Use, now: Use) -> str:
+    purpose = {"calibration": "calibrate with", "training": "train on"}[now]
+    return (
+        f"{folder} was made by recipes that learn {before} from the data, so the others were kept to judge by; this"
+        f" one needs more of them to {purpose}, and models are compared on the same examples only: give another --out,"
+        " or --force to start again"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.kept_rows import KeptRows
 from ..judge.answering import Logits
+from ..judge.difference import difference
 from ..judge.judging import Judging, Opening
 from ..judge.worker import Worker
 from ..model import Model
@@ -55,9 +56,12 @@ class Answers:
         )
 
     def divergence(self, model: Model, split: Split, worker: Worker | None = None) -> dict[str, Any]:
-        """How far a candidate's predictions are from the reference's, where its kind has that; its outputs are kept."""
-        if not self._judging.compares_predictions or self._reference.is_model(model):
+        """How far a candidate's answers are from the reference's, where its kind can say; its outputs are kept."""
+        if self._reference.is_model(model):
             return {}
+        if not self._judging.compares_predictions:
+            reference = self.of(self._reference.model, split)
+            return difference(self._judging.task, reference, self.of(model, split, worker))
         self.of(self._reference.model, split)  # which keeps its predictions
         with self._judging.opened(model, worker, self._opening) as opened:
             outputs, found = self._judging.divergence(

@@ -12,7 +12,10 @@ from ..runs.candidates import Candidate
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What a run ends with. `unmet` says which limits the best candidate breaks; empty: the budget is met."""
+    """What a run ends with. `unmet` says which limits the best candidate breaks; empty: the budget is met.
+
+    examples: what the recipes learn from the data, the examples of each split, and what the best was chosen by.
+    """
 
     folder: Path
     reference: Candidate
@@ -21,6 +24,7 @@ class Shrunk:
     budget: Budget
     unmet: list[str] = field(default_factory=list)
     interrupted: bool = False
+    examples: dict[str, Any] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
@@ -37,4 +41,5 @@ class Shrunk:
             "met": self.met,
             "unmet": self.unmet,
             "interrupted": self.interrupted,
+            "examples": self.examples,
         }

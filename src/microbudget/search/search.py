@@ -23,9 +23,10 @@ from ..report import write_report
 from ..runs.candidates import Candidate, best
 from ..runs.run import Run
 from ..ship import deliver
-from ..task import SPLITS, Task
+from ..task import SPLITS, Split, Task, Use
 from ..units import format_bytes, format_change, format_seconds, format_times
 from .evaluation import Evaluation, Setting
+from .examples import about_splits, counts
 from .options import RunOptions
 from .result import Shrunk
 from .retiming import time_busy_again
@@ -39,7 +40,7 @@ class Job:
 
     first: what makes the reference of the given model. prompts: see `Samples`. own_recipes: whether the recipes are of
     the search space and nobody chose them: one is tried without `quantize` where that made the model slower, and one
-    that does not suit the data is a row.
+    that does not suit the data is a row. use: what the recipes learn from the data.
     """
 
     space: SearchSpace
@@ -49,6 +50,7 @@ class Job:
     options: RunOptions
     prompts: tuple[str, ...] | None
     own_recipes: bool
+    use: Use = "training"
 
     @property
     def given(self) -> Model:
@@ -70,7 +72,7 @@ def search(run: Run, job: Job) -> Shrunk:
     deadline = time.monotonic() + budget.minutes * 60 if budget.minutes else None
     context = Context(job.task, run.cache, options.seed, options.fixed_threads, progress=options.progress)
     judging = judging_of(job.task)
-    _check_splits(judging, budget, options.progress)
+    _check_splits(judging, budget, job.use, options.progress)
     run.save_budget(budget)
     _prepare(run, job, context)
     reference = build(job.given, Recipe(job.first), context, run.models)[-1] if job.first else job.given
@@ -94,6 +96,7 @@ def search(run: Run, job: Job) -> Shrunk:
             raise BadInput(_nothing_suits(job.given, evaluation.refused))
         row, found = agreed(row, found) if interrupted else time_busy_again(evaluation, run, setting, row, found)
         result = _finish(evaluation, run, row, found, budget, interrupted)
+        result = replace(result, examples=counts(job.task, job.use, found))
     _write(run, result, options.progress)
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
         remove_unused_models(run, reference, found)
@@ -113,21 +116,23 @@ def _prepare(run: Run, job: Job, context: Context) -> None:
     job.space.prepare(new, context.progress)
 
 
-def _check_splits(judging: Judging, budget: Budget, progress: Progress) -> None:
+def _check_splits(judging: Judging, budget: Budget, use: Use, progress: Progress) -> None:
     """Enough examples to choose and to judge by; with --prove, whether the test split could show the limit at all."""
     task = judging.task
-    for split in SPLITS:
+    needed: tuple[Split, ...] = ("validation", "test") if use == "nothing" else SPLITS
+    for split in needed:
         if not task.examples(split):
             raise BadData(f"the data have no {split} examples: add some")
+    progress.say(about_splits(task, use))
     if budget.max_drop is None:
         return
     judging.check_limit(budget.max_drop)
     examples = judging.evidence(task.examples("test"))
-    possible, needed = can_show(budget.max_drop, examples)
+    possible, least = can_show(budget.max_drop, examples)
     if not possible:
         text = (
             f"{examples} test and unlabelled examples cannot show a loss within {budget.max_drop} at 95 %, even if no"
-            f" answer changes: that takes {needed}"
+            f" answer changes: that takes {least}"
         )
         if budget.prove:
             raise BadData(f"{text}. {judging.more_evidence}, or drop --prove")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Unpack
 
-from ..data.saved import Source, is_saved
+from ..data.saved import Source
 from ..errors import LabelsDisagree
 from ..judge.budget import Budget
 from ..judge.judging import judging_of
@@ -18,7 +17,8 @@ from ..recipes.recipe import Recipe
 from ..runs.run import check_place, open_run, without_trace
 from ..runtimes.labels import knows_labels
 from ..runtimes.loading import load
-from ..task import DataOptions, Task, open_data
+from ..task import Task
+from .opening import Opened, Plan, RunData
 from .options import RunKeywords, RunOptions
 from .result import Shrunk
 from .samples import read_prompts
@@ -44,21 +44,25 @@ def shrink(
     """
     with without_trace(Path(out)):
         how = RunOptions(**options)
-        given, task, data_name = _open(model, data, Path(out), how)
+        check_place(Path(out), data=data.name if isinstance(data, Source) else data, model=model)
+        given = load(model)
         prompts = read_prompts(how.prompts, given)
-        space = search_space(judging_of(task).resolved(given, how.output), task)
+
+        def plan(task: Task) -> Plan:
+            space = search_space(judging_of(task).resolved(given, how.output), task)
+            first = () if knows_labels(space.given, task.labels) else (Finetune(),)
+            return Plan(space, first, tuple(space.recipes(first)))
+
+        opened = RunData(given, data, Path(out), how).opened(plan)
+        space, first = opened.plan.space, opened.plan.first
         budget = budget or Budget()
         if budget.max_drop is None:
             budget = replace(budget, max_drop=space.default_drop)
-        first: tuple[Method, ...] = ()
-        if not knows_labels(space.given, task.labels):
+        if first:
             how.progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
-            first = (Finetune(),)
         for line in space.forecast(how.fixed_threads):
             how.progress.say(line)
-        job = Job(space, first, tuple(space.recipes(first)), budget, how, prompts, own_recipes=True)
-        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force, progress=how.progress) as run:
-            return search(run, job)
+        return _searched(opened, budget, Path(out), how, prompts, own_recipes=True)
 
 
 def run_recipe(
@@ -77,28 +81,38 @@ def run_recipe(
     with without_trace(Path(out)):
         how = RunOptions(**options)
         parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
-        given, task, data_name = _open(model, data, Path(out), how)
+        check_place(Path(out), data=data.name if isinstance(data, Source) else data, model=model)
+        given = load(model)
         prompts = read_prompts(how.prompts, given)
         parsed.formats(given.format)
-        space = search_space(judging_of(task).resolved(given, how.output), task)
-        first: Sequence[Method] = ()
-        if not knows_labels(space.given, task.labels):
-            first = tuple(step for step in parsed.steps if step.name() in TRAINERS)[:1]
-            if not first:
-                raise LabelsDisagree(
-                    f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe"
-                    f" begin with finetune() or lora(), as in 'finetune() > {parsed}'"
-                )
-        job = Job(space, tuple(first), (parsed,), budget or Budget(), how, prompts, own_recipes=False)
-        with open_run(Path(out), space.given, data_name, task, how.seed, force=how.force, progress=how.progress) as run:
-            return search(run, job)
+
+        def plan(task: Task) -> Plan:
+            space = search_space(judging_of(task).resolved(given, how.output), task)
+            known = knows_labels(space.given, task.labels)
+            return Plan(space, () if known else _teaching(parsed, task), (parsed,))
+
+        opened = RunData(given, data, Path(out), how).opened(plan, parsed.learns_from(given.format))
+        return _searched(opened, budget or Budget(), Path(out), how, prompts, own_recipes=False)
 
 
-def _open(model: str | Path | Model, data: str | Path | Task, out: Path, how: RunOptions) -> tuple[Model, Task, str]:
-    check_place(out, data=data.name if isinstance(data, Source) else data, model=model)
-    given = load(model)
-    if not isinstance(data, (str, Path)) and not is_saved(data):
-        return given, data, type(data).__name__
-    options = DataOptions(seed=how.seed, cache=out / "cache", normalizer=how.normalizer, progress=how.progress)
-    task = open_data(cast(str, data), given.task, options)
-    return given, task, str(Path(getattr(task, "root", str(data))).resolve())
+def _teaching(recipe: Recipe, task: Task) -> tuple[Method, ...]:
+    """The step of a recipe that teaches the data's labels. Raises LabelsDisagree without one."""
+    first = tuple(step for step in recipe.steps if step.name() in TRAINERS)[:1]
+    if not first:
+        raise LabelsDisagree(
+            f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe begin with"
+            f" finetune() or lora(), as in 'finetune() > {recipe}'"
+        )
+    return first
+
+
+def _searched(
+    opened: Opened, budget: Budget, out: Path, how: RunOptions, prompts: tuple[str, ...] | None, *, own_recipes: bool
+) -> Shrunk:
+    """The run's folder is opened, or gone on with, and the recipes are tried."""
+    plan = opened.plan
+    job = Job(plan.space, plan.first, plan.recipes, budget, how, prompts, own_recipes, opened.use)
+    with open_run(
+        out, plan.space.given, opened.name, opened.task, how.seed, force=how.force, progress=how.progress
+    ) as run:
+        return search(run, job)

@@ -26,7 +26,7 @@ from ...images.pixels import PixelCache, Pixels, Rendering
 from ...images.preprocess import Preprocessing
 from ...metrics import cross_entropy
 from ...progress import SILENT, Progress
-from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
 from .network import KIND
 
 COLUMNS = saved.Columns("Image", FORMATS.extensions, ".png")
@@ -48,6 +48,7 @@ class ImageTask:
     warnings: list[str]
     duplicates: tuple[Duplicate, ...]
     left_out: int  # examples that the model has seen and that are therefore not judged
+    use: Use = "training"  # what is learnt from it, which decided the cut
     kind: str = KIND
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _cache: PixelCache = field(default_factory=lambda: PixelCache(default_folder()), repr=False)
@@ -67,8 +68,9 @@ class ImageTask:
         distinct, duplicates = cutting.keep_apart(_examples(listing, known))
         warnings = [*listing.warnings, *_about_files(root, known), *_about_copies(duplicates)]
         if options.splits:
-            done, left_out = cutting.complete(distinct, options.seed), 0
-            warnings += _about_classes(done, listing.labels)
+            done, left_out = cutting.complete(distinct, options.seed, options.use, options.leave_out), 0
+            warnings += cutting.about_cut(distinct, options.use, options.leave_out, "images")
+            warnings += _about_classes(done, listing.labels, trained=options.use == "training")
         else:
             done, left_out = _to_judge(root, distinct, options.leave_out)
         ordered = {name: tuple(sorted(examples, key=_order)) for name, examples in done.items()}
@@ -79,6 +81,7 @@ class ImageTask:
             labels=listing.labels,
             fingerprint=_fingerprint(listing.labels, ordered),
             seed=options.seed,
+            use=options.use,
             warnings=warnings,
             duplicates=tuple(duplicates),
             left_out=left_out,
@@ -230,16 +233,18 @@ def _about_copies(duplicates: Sequence[Duplicate]) -> Iterator[str]:
             yield f"{len(found)} {what}: {some(str(pair) for pair in found)}"
 
 
-def _about_classes(splits: Splits, labels: Sequence[str]) -> Iterator[str]:
+def _about_classes(splits: Splits, labels: Sequence[str], *, trained: bool) -> Iterator[str]:
+    """What each class lacks. trained: whether something is learnt from the labels of the train split."""
     counts = {name: Counter(example.label for example in splits[name]) for name in SPLITS}
-    absent = [label for index, label in enumerate(labels) if not counts["train"][index]]
-    if absent:
-        yield f"classes without an image to train on: {some(absent)}"
     rest = counts["validation"] + counts["test"]
+    absent = [label for index, label in enumerate(labels) if not counts["train"][index]]
     single = [label for index, label in enumerate(labels) if counts["train"][index] == 1 and not rest[index]]
-    if single:
+    if trained and absent:
+        yield f"classes without an image to train on: {some(absent)}"
+    if trained and single:
         yield f"classes with a single image (trained on, never judged): {some(single)}"
-    unjudged = [label for index, label in enumerate(labels) if not counts["test"][index] and label not in single]
+    explained = single if trained else ()
+    unjudged = [label for index, label in enumerate(labels) if not counts["test"][index] and label not in explained]
     if unjudged:
         yield f"classes without an image in test: {some(unjudged)}"
 

@@ -42,7 +42,7 @@ def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
 
 def _compare(network: Any, session: Any, model: Model, context: Context) -> dict[str, float]:
     """Answers of both on calibration images, in batches of 1 and more. Raises Failed when they disagree."""
-    examples = context.task.examples("train")[:CHECKED]
+    examples = context.compared[:CHECKED]
     inputs = context.task.collate(examples, model.record.preprocessing or {})
     with torch.inference_mode():
         expected = network(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits.numpy()

@@ -21,10 +21,10 @@ from ...data.contents import content_key
 from ...data.folders import SPLIT_FOLDERS
 from ...data.metadata import read_text
 from ...errors import BadData
-from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
 from . import layouts
 from .network import KIND
-from .text import CONTEXT, DEPTH, METRIC, TextTask
+from .text import CONTEXT, DEPTH, ENOUGH, METRIC, TextTask
 
 LINES, LIST = (".jsonl", ".ndjson"), ".json"
 Conversation = tuple[Mapping[str, str], ...]
@@ -39,6 +39,7 @@ class ChatTask:
     context: int
     stride: int = 1  # bytes of an answer, on average: conversations are not cut into passages
     left_out: int = 0
+    use: Use = "training"  # what is learnt from them, which decided the cut
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _conversations: dict[str, Conversation] = field(default_factory=dict, repr=False)  # by the example's key
@@ -59,11 +60,15 @@ class ChatTask:
             found.setdefault(_split_of(file, root), []).extend(_examples(file, root, conversations))
         disjoint, _ = cutting.keep_apart(found)
         if options.splits:
-            chosen, left_out = cutting.complete(disjoint, options.seed), 0
+            chosen = cutting.complete(disjoint, options.seed, options.use, options.leave_out, ENOUGH)
+            left_out = 0
+            warnings = list(cutting.about_cut(disjoint, options.use, options.leave_out, "conversations"))
         else:
             what, nothing = f"conversations of {root}", f"{root} holds no conversation"
             kept, left_out = cutting.to_judge(disjoint, options.leave_out, what, nothing)
-            chosen = {"test": kept}
+            chosen, warnings = {"test": kept}, []
+        for warning in warnings:
+            options.progress.warn(warning)
         ordered = {name: tuple(examples) for name, examples in chosen.items()}
         content = {name: [example.key for example in ordered[name]] for name in sorted(ordered)}
         digest = hashlib.sha256(json.dumps([context, content]).encode()).hexdigest()[:16]
@@ -71,7 +76,7 @@ class ChatTask:
             len(conversations[example.key][-1]["content"].encode()) for part in ordered.values() for example in part
         ]
         stride = max(1, round(sum(judged) / max(1, len(judged))))
-        return cls(root, digest, context, stride, left_out, [], ordered, conversations)
+        return cls(root, digest, context, stride, left_out, options.use, warnings, ordered, conversations)
 
     def examples(self, split: Split) -> Sequence[Example]:
         """The conversations of a split."""

@@ -57,7 +57,7 @@ def _write(conversion: convert.Conversion, chosen: str | None, path: Path, conte
 
 def _texts(context: Context) -> list[str]:
     """A few texts to compare on: of the training data, else those that tokenizers are compared on."""
-    examples = context.task.examples("train") if isinstance(context.task, TextTask | ChatTask) else ()
+    examples = context.compared if isinstance(context.task, TextTask | ChatTask) else ()
     if not examples or not isinstance(context.task, TextTask | ChatTask):
         return list(token_check.PROBES)
     places = sorted({0, len(examples) // 2, len(examples) - 1})

@@ -23,7 +23,7 @@ from ...data import splits as cutting
 from ...data.contents import content_key
 from ...data.folders import SPLIT_FOLDERS, some
 from ...errors import BadData, InvalidOption
-from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
 from .network import KIND
 from .passages import Passage, TextFile, read
 
@@ -31,6 +31,7 @@ METRIC = "bits per byte"
 CONTEXT, STRIDE = 512, 1024  # tokens; bytes, which are 200 to 400 tokens
 MOST: Mapping[str, int] = {"train": 8192, "validation": 1024, "test": 1024}  # passages: 8 MB and 1 MB
 LARGEST_FILE = 1 << 16  # passages of one file that are considered: those of 67 MB
+ENOUGH = 160  # passages of a split where nothing trains: a model reads each for a second
 BLOCK = 16  # neighbouring passages, which resemble each other, go to the same split
 DEPTH = 128  # tokens before the one that is timed
 
@@ -46,6 +47,7 @@ class TextTask:
     context: int
     stride: int
     left_out: int = 0
+    use: Use = "training"  # what is learnt from it, which decided the cut
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _places: dict[str, _Place] = field(default_factory=dict, repr=False)  # by the example's name
@@ -74,18 +76,19 @@ class TextTask:
             raise InvalidOption(f"a context has 8 tokens and a stride 16 bytes at least, not {context} and {stride}")
         root = Path(path)
         found = _by_split(_files(root), root, stride, judging=not options.splits)
-        chosen, warnings = _choose(_cut(found, options.seed) if options.splits else {"test": _to_judge(found)}, most)
+        chosen, warnings = _choose(_cut(found, options) if options.splits else {"test": _to_judge(found)}, most)
         warnings += _about_splits(found, root, judging=not options.splits)
         examples, places = _examples(chosen, root)
         kept, _ = cutting.keep_apart(examples)
-        seen = frozenset() if options.splits else options.leave_out
-        left = {name: tuple(example for example in kept[name] if example.key not in seen) for name in kept}
+        left = _without_seen(kept, options)
         if not options.splits and not left["test"]:
             raise BadData(f"the model was made with all {len(kept['test'])} passages of {root}: give other text")
         for warning in warnings:
             options.progress.warn(warning)
         left_out = 0 if options.splits else len(kept["test"]) - len(left["test"])
-        return cls(root, _fingerprint(left, context, stride), context, stride, left_out, warnings, left, places)
+        return cls(
+            root, _fingerprint(left, context, stride), context, stride, left_out, options.use, warnings, left, places
+        )
 
     def examples(self, split: Split) -> Sequence[Example]:
         """The passages of a split, in the order of the text."""
@@ -199,11 +202,15 @@ def _to_judge(found: Mapping[str, list[_Place]]) -> list[_Place]:
     return next(found[name] for name in ("test", "validation", "train") if found.get(name))
 
 
-def _cut(found: Mapping[str, list[_Place]], seed: int) -> dict[str, list[_Place]]:
-    """Cut the missing splits from train, or test from validation, in blocks of neighbouring passages."""
-    done = dict(found)
+def _cut(found: Mapping[str, list[_Place]], options: DataOptions) -> dict[str, list[_Place]]:
+    """Cut the missing splits from train, or test from validation, in blocks of neighbouring passages.
+
+    As in `data.splits.complete`, what is learnt from the text decides how much of it is evidence.
+    """
+    done, seed = dict(found), options.seed
     if "validation" not in done and "test" not in done:
-        done["train"], done["validation"], done["test"] = _divide(done["train"], cutting.WHOLE, seed)
+        fractions = cutting.fractions(len(done["train"]), options.use, ENOUGH)
+        done["train"], done["validation"], done["test"] = _divide(done["train"], fractions, seed)
     elif "validation" not in done:
         done["train"], done["validation"] = _divide(done["train"], cutting.VALIDATION_OF_TRAIN, seed)
     elif "test" not in done:
@@ -211,7 +218,16 @@ def _cut(found: Mapping[str, list[_Place]], seed: int) -> dict[str, list[_Place]
     return done
 
 
+def _without_seen(found: Mapping[str, list[Example]], options: DataOptions) -> dict[str, tuple[Example, ...]]:
+    """What the model was made with is no evidence: it is left out, or stays in train where a run trains nothing."""
+    seen = options.leave_out if not options.splits or options.use != "training" else frozenset()
+    left = {name: tuple(each for each in found[name] if each.key not in seen) for name in found}
+    return {**left, "train": tuple(found["train"])} if options.splits and "train" in found else left
+
+
 def _divide(places: list[_Place], fractions: Sequence[float], seed: int) -> list[list[_Place]]:
+    if not fractions[0]:
+        return [[], *_divide(places, fractions[1:], seed)]
     if len(places) < 2 * len(fractions):
         raise BadData(f"a text of {len(places)} passages is too short to cut splits from: give {2 * len(fractions)} kB")
     block = max(1, min(BLOCK, len(places) // 20))

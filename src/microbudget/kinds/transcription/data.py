@@ -23,13 +23,14 @@ from ...data.splits import Splits
 from ...errors import BadData
 from ...progress import Progress
 from ...runtimes.speech.whisper import is_repetitive
-from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split
+from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
 from . import utterances
 from .network import KIND
 from .task import LONG_S
 from .transcripts import Errors, Normalizer, count, normalizer
 
 METRIC = "wer"
+ENOUGH = 400  # recordings of a split: a reference takes half a second for each
 COLUMNS = saved.Columns("Audio", sound.FORMATS.extensions, ".wav", utterances.TEXT_COLUMNS)
 
 
@@ -47,6 +48,7 @@ class TranscriptionTask:
     normalizer: str
     warnings: list[str]
     left_out: int = 0  # examples that the model has seen and that are therefore not judged
+    use: Use = "training"  # what is learnt from it, which decided the cut
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _texts: dict[str, str] = field(default_factory=dict, repr=False)  # by the example's name
     _seconds: dict[str, float] = field(default_factory=dict, repr=False)
@@ -74,7 +76,8 @@ class TranscriptionTask:
         if duplicates:
             warnings.append(f"{len(duplicates)} copies: {some(map(str, duplicates))}")
         if options.splits:
-            done, left_out = _complete(distinct, options.seed, root), 0
+            done, left_out = _complete(distinct, options, root), 0
+            warnings += cutting.about_cut(distinct, options.use, options.leave_out, "recordings")
         else:
             done, left_out = _to_judge(root, distinct, options.leave_out)
         ordered = {name: tuple(sorted(examples, key=_order)) for name, examples in done.items()}
@@ -84,6 +87,7 @@ class TranscriptionTask:
             root=root,
             fingerprint=_fingerprint(options.normalizer, ordered, texts),
             normalizer=options.normalizer,
+            use=options.use,
             warnings=warnings,
             left_out=left_out,
             _splits=ordered,
@@ -212,7 +216,7 @@ def _examples(listing: utterances.Listing, known: Mapping[str, Content]) -> Spli
     return splits
 
 
-def _complete(splits: Splits, seed: int, root: Path) -> Splits:
+def _complete(splits: Splits, options: DataOptions, root: Path) -> Splits:
     """Missing splits are cut; where no recording to train on has a transcript, those without one are it."""
     judged = any(splits.get(name) for name in SPLITS)
     if not judged:
@@ -220,9 +224,9 @@ def _complete(splits: Splits, seed: int, root: Path) -> Splits:
             f"none of the recordings in {root} has a transcript: add a metadata.csv with the columns"
             " file_name,transcription; at least what is judged on needs it"
         )
-    if not splits.get("train") and splits.get("unlabelled"):
+    if options.use == "training" and not splits.get("train") and splits.get("unlabelled"):
         splits = {**splits, "train": splits["unlabelled"], "unlabelled": []}
-    return cutting.complete(splits, seed)
+    return cutting.complete(splits, options.seed, options.use, options.leave_out, ENOUGH)
 
 
 def _to_judge(root: Path, splits: Splits, leave_out: frozenset[str]) -> tuple[Splits, int]:

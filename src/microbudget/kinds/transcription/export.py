@@ -25,7 +25,7 @@ def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
     """Converted from the folder alone; then both models transcribe some calibration recordings."""
     weights = step.type or "int8"
     original = hf.open_session(model, threads=context.threads)
-    inputs = recordings(context.task, original.window_s)
+    inputs = recordings(context, original.window_s)
     report = convert.convert(model.path, out, weights)
     if convert.needs_language(out) and (language := original.language(inputs)) is not None:
         convert.settle_language(out, language)
@@ -61,9 +61,10 @@ def _about_words(count: int) -> str:
     )
 
 
-def recordings(task: Any, window_s: float) -> list[dict[str, Any]]:
+def recordings(context: Context, window_s: float) -> list[dict[str, Any]]:
     """What both models transcribe to be compared: recordings up to a minute, or the first window of longer ones."""
-    examples = task.examples("train")
+    task: Any = context.task
+    examples = context.compared
     short = [example for example in examples if task.seconds(example) <= LONG_S]
     if short:
         return [task.collate([example], {}) for example in short[:CHECKED]]

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from ...audio.sound import RATE_HZ
 from ...judge import judging
+from ...judge.answering import Logits
 from ...judge.timing import Timing
 from ...judge.worker import Worker
 from ...model import Model
 from ...task import SPLITS, Example, Inputs
 from .long_form import long_form
 from .task import LONG_S, SpokenTask
+from .transcripts import count, normalizer
 
 WITH_LATENCY = {"rtf": 1}  # see `judge.latency`
 TIMEOUT_S = 1800.0
@@ -74,3 +76,11 @@ class Judging(judging.Judging):
     def extra(self, summary: NDArray[Any], examples: Sequence[Example]) -> dict[str, Any]:
         """Character errors, and what kinds of errors there are."""
         return self._recordings.extra(summary, examples)
+
+
+def difference(task: SpokenTask, reference: Logits, outputs: Logits) -> dict[str, float]:
+    """The word error rate of texts against the reference's, both (examples,)."""
+    clean = normalizer(task.normalizer)
+    found = [count(clean(str(a)), clean(str(b))) for a, b in zip(reference, outputs, strict=True)]
+    words = sum(one.words for one in found)
+    return {"word_difference": sum(one.word_errors for one in found) / words} if words else {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...errors import InvalidOption
 from ...machine.waiting import WAITED
 from ...model import Model, Record
+from ...task import CALIBRATION, Use
 from .. import Context, Method, option
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Prune(Method):
         return {
             name: _fraction(name, text) for name in ("latency", "size") if (text := getattr(self, name)) is not None
         }
+
+    def learns_from(self, input_format: str) -> Use:
+        """Importance and losses are measured on a few examples."""
+        return "calibration" if self.samples <= CALIBRATION else "training"
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the smaller model; what was measured goes into the record. Raises what tracing and allocation raise."""

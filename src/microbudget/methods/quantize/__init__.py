@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from ...errors import InvalidOption, InvalidRecipe
 from ...model import Model, Record
-from ...runtimes.gguf.types import FILE_TYPES
+from ...runtimes.gguf.types import FILE_TYPES, UNWEIGHTED
+from ...task import CALIBRATION, Use
 from ...units import parse_bytes
 from .. import Context, Method, option
 from .corrections import parsed
@@ -87,6 +88,12 @@ class Quantize(Method):
     def level(self) -> str:
         """The type of a GGUF file, by `type` or else by `bits`."""
         return self.type or TYPE_OF_BITS[self.bits]
+
+    def learns_from(self, input_format: str) -> Use:
+        """Ranges and corrections are fitted to calibration examples; a GGUF file learns its importance matrix alone."""
+        if input_format == "gguf" and (self.imatrix is not True or (self.level in UNWEIGHTED and not self.tensors)):
+            return "nothing"
+        return "calibration" if self.samples <= CALIBRATION else "training"
 
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """The content of a stored importance matrix."""

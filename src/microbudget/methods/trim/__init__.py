@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ...errors import BadData, Failed, InvalidOption, UnsupportedModel
 from ...model import Model, Record
+from ...task import Use
 from .. import Context, Method, option
 from . import configs, curve, tokenizer, weights, words
 
@@ -52,6 +53,10 @@ class Trim(Method):
         super().__post_init__()
         if self.keep != AUTO and not (isinstance(self.keep, int) and self.keep >= 0):
             raise InvalidOption(f"trim: keep must be a whole number of tokens or {AUTO!r}, not {self.keep!r}")
+
+    def learns_from(self, input_format: str) -> Use:
+        """Which tokens the texts need; how many of the first merges are enough is measured on a few examples."""
+        return "calibration" if self.keep == AUTO else "training"
 
     def apply(self, model: Model, context: Context, out: Path) -> Record:
         """Write the trimmed model. Raises UnsupportedModel for a tokenizer that cannot write every text in pieces."""

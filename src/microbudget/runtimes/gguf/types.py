@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from ...errors import InvalidOption
 
+# Types whose rounding takes no account of an importance matrix: none is computed for them.
+UNWEIGHTED = frozenset(("F32", "F16", "BF16", "Q8_0", "MXFP4", "TQ1_0", "TQ2_0"))
+
 
 @dataclass(frozen=True)
 class GgmlType:

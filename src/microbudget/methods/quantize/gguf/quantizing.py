@@ -19,16 +19,15 @@ from ....model import GGUF_NAME, Model, Record
 from ....runtimes.gguf import importance, inputs
 from ....runtimes.gguf.file import GgufFile, TensorInfo
 from ....runtimes.gguf.inputs import Sums
+from ....runtimes.gguf.types import UNWEIGHTED
 from ....task import Example
 from ... import Context
 from .convergence import Convergence
 from .mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix, overrides, quantizable, refuse_unweighted
 from .rewrite import layout, ordered, rewrite
 
-# Types whose rounding takes no account of an importance matrix: none is computed for them.
 LEFT_OUT = ("token_embd.weight", "output.weight")
 KEPT_EVERY_S = 20.0  # seconds of reading that a kill may cost
-UNWEIGHTED = frozenset(("F32", "F16", "BF16", "Q8_0", "MXFP4", "TQ1_0", "TQ2_0"))
 
 
 @dataclass(frozen=True)
