@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from microbudget.errors import InvalidOption
 from microbudget.judge.budget import GOALS, Budget, Goal, Measurement
 from microbudget.judge.verdict import Verdict, judge_pair
-from microbudget.runs.candidates import FEW, SAME_SIZE, Candidate, best, by_divergence, pareto
+from microbudget.runs.candidates import FEW, SAME_SIZE, Candidate, append, best, by_divergence, pareto, read
 from microbudget.task import Scores
 from microbudget.units import Drop
 
@@ -296,3 +297,11 @@ def test_few_examples_tell_equal_sizes_apart_by_divergence() -> None:
     smaller = diverging(row("smaller", size=500), 0.5, 10)
     assert best([smaller, diverging(close, 0.002, 10)], Budget()) is smaller  # the goal decides first
     assert not by_divergence([smaller, close])  # rows of an earlier version do not say
+
+
+def test_a_row_may_hold_any_character(tmp_path: Path) -> None:
+    """str.splitlines would cut it at U+2028, and the row be lost."""
+    rows = [failed("a\u2028b\u0085c"), failed("d")]
+    for row in rows:
+        append(tmp_path / "candidates.jsonl", row)
+    assert list(read(tmp_path / "candidates.jsonl")) == rows

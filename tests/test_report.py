@@ -137,6 +137,18 @@ def test_page_refers_to_nothing_outside(page):
     assert "default-src 'none'" in policy
 
 
+def test_signs_of_links_and_markup_in_the_names_of_photos_are_text(tmp_path):
+    made = make_run(tmp_path)
+    for number, path in enumerate(sorted((tmp_path / "data").rglob("*.png"))):
+        path.rename(path.with_name(f"R#{number} 100% <b>.png"))  # the same contents: the same data
+    page = made.page()
+    photos = [image for image in page.all("img") if "R#" in (image["alt"] or "")]
+    assert photos
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in photos)
+    assert all((image["alt"] or "").endswith(" 100% <b>.png") for image in photos)
+    assert "100% &lt;b&gt;.png" in page.source
+
+
 def test_every_reference_inside_the_page_has_its_target(page):
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import CONFIG
+from microbudget import cli
 from microbudget.data import saved
 from microbudget.errors import BadData, ModelNotFound
 from microbudget.kinds.image_classification.data import ImageTask
@@ -20,6 +22,8 @@ from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.progress import Progress
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions, open_data
+from quick import QUICK
+from test_refused_models import classifier
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")
@@ -267,3 +271,17 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     said = r"there is no folder or file owner/flowers, and as a data set of the hub .*OfflineModeIsEnabled"
     with pytest.raises(BadData, match=said):
         open_data("owner/flowers", "image-classification")
+
+
+def test_a_split_is_chosen_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classifier(tmp_path / "net.onnx")
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    config = CONFIG | {"size": {"height": 8, "width": 8}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config), encoding="utf-8")
+    parts = {"train": photos(12), "holdout": photos(6, first=40)}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "flowers"))
+    command = ["measure", str(tmp_path / "net.onnx"), "--data", str(tmp_path / "flowers"), "--threads", "1", "--json"]
+    assert cli.main([*command, "--split", "holdout"], durations=QUICK) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 6
+    assert cli.main([*command, "--split", "tset"], durations=QUICK) == 2
+    assert "has train, holdout, not the split 'tset'" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from .kind import facet
 from .progress import SILENT, Progress
 
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
 Split = Literal["train", "validation", "test", "unlabelled"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Use = Literal["nothing", "calibration", "training"]
 USES: tuple[Use, ...] = ("nothing", "calibration", "training")  # from the least to the most of the data
 CALIBRATION = 512  # examples at most that are kept out of the evidence where nothing trains
 Inputs = dict[str, NDArray[Any]]
+Data: TypeAlias = "str | Path | Task | Dataset | DatasetDict"  # what the verbs take as data
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class RequestHandler:
         self._inputs: Any = None
 
     def load_runtime(self, module: str) -> memory.Memory:
-        """Import a runtime and the library that it loads by itself. Returns the memory that they take without a model."""
+        """Import a runtime and the library that it loads. Returns the memory that they take without a model."""
         importlib.import_module("numpy")
         load = getattr(importlib.import_module(module), "load_library", None)
         if load is not None:

@@ -13,7 +13,7 @@ from ..model import Model
 from ..progress import Progress
 from ..runtimes.labels import output_names
 from ..runtimes.loading import load
-from ..task import Example, Task
+from ..task import Data, Example
 from ..units import Drop
 from . import memory
 from .budget import Measurement
@@ -52,7 +52,7 @@ class Comparison:
 def compare(
     a: str | Path | Model,
     b: str | Path | Model,
-    data: str | Path | Task,
+    data: Data,
     *,
     max_drop: Drop | None = None,
     **options: Unpack[MeasureKeywords],

@@ -14,7 +14,7 @@ from ..machine import processor as machine
 from ..machine.processor import check_threads
 from ..model import Model
 from ..runtimes.loading import load
-from ..task import TO_JUDGE, Example, Inputs, Task, open_data
+from ..task import TO_JUDGE, Data, Example, Inputs, Task, open_data
 from . import energy, memory, roofline
 from .budget import Measurement
 from .judging import Judging, judging_of
@@ -30,7 +30,7 @@ AUTO_S = 2.0  # what the choice between one thread and all may take
 SECONDS = 3.0  # the most that timing one model takes
 
 
-def open_task(data: str | Path | Task, models: Sequence[Model], options: MeasureOptions | None = None) -> Task:
+def open_task(data: Data, models: Sequence[Model], options: MeasureOptions | None = None) -> Task:
     """The task of a path, without the examples that one of the models has seen; a Task as it is.
 
     Raises InvalidOption for models of different kinds.
@@ -49,7 +49,7 @@ def open_task(data: str | Path | Task, models: Sequence[Model], options: Measure
 
 def measure(
     model: str | Path | Model,
-    data: str | Path | Task,
+    data: Data,
     *,
     ledger: bool = False,
     batches: Iterable[int] = (),

@@ -23,15 +23,15 @@ class Journal:
 
     def _read(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8", errors="replace")
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        *whole, rest = text.split("\n")  # a text may hold U+2028, where splitlines would cut
         for line in whole:
             try:
                 name, value = json.loads(line)
             except ValueError:  # of a disk that was full
                 continue
             self._values[name] = value
-        if len(whole) < len(text.splitlines()):  # a kill cut the last line short: the next must not continue it
-            files.write_text(path, "".join(whole))
+        if rest:  # a kill cut the last line short: the next must not continue it
+            files.write_text(path, "".join(f"{line}\n" for line in whole))
 
     def value(self, name: str, find: Callable[[], T]) -> T:
         """The value that the journal has, else the one that `find` finds: JSON-ready, and kept from now on."""

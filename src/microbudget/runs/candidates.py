@@ -185,7 +185,7 @@ def read(path: Path) -> Iterator[Candidate]:
     """The rows, oldest first. A last row that a kill cut short is left out."""
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # a text may hold U+2028, where splitlines would cut
         try:
             row = json.loads(line)
         except ValueError:

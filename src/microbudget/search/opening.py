@@ -14,7 +14,7 @@ from ..model import Model
 from ..progress import Progress
 from ..recipes.recipe import Recipe
 from ..runs.run import kept_use
-from ..task import USES, DataOptions, Task, Use, open_data
+from ..task import USES, Data, DataOptions, Task, Use, open_data
 from .options import RunOptions
 from .space import SearchSpace
 
@@ -48,7 +48,7 @@ class Opened:
 class RunData:
     """What `shrink` or `run` got as data, to be opened as the recipes need it."""
 
-    def __init__(self, given: Model, data: str | Path | Task, out: Path, how: RunOptions) -> None:
+    def __init__(self, given: Model, data: Data, out: Path, how: RunOptions) -> None:
         self._given, self._data, self._out, self._how = given, data, out, how
 
     def opened(self, plan: Callable[[Task], Plan], use: Use | None = None) -> Opened:

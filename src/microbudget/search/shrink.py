@@ -17,7 +17,7 @@ from ..recipes.recipe import Recipe
 from ..runs.run import check_place, open_run, without_trace
 from ..runtimes.labels import knows_labels
 from ..runtimes.loading import load
-from ..task import Task
+from ..task import Data, Task
 from .opening import Opened, Plan, RunData
 from .options import RunKeywords, RunOptions
 from .result import Shrunk
@@ -30,7 +30,7 @@ TRAINERS = ("finetune", "lora")  # the methods that teach a model the data's lab
 
 def shrink(
     model: str | Path | Model,
-    data: str | Path | Task,
+    data: Data,
     budget: Budget | None = None,
     *,
     out: str | Path,
@@ -68,7 +68,7 @@ def shrink(
 def run_recipe(
     model: str | Path | Model,
     recipe: str | Recipe,
-    data: str | Path | Task,
+    data: Data,
     budget: Budget | None = None,
     *,
     out: str | Path,

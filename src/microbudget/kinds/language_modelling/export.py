@@ -48,7 +48,7 @@ def _write(conversion: convert.Conversion, chosen: str | None, path: Path, conte
     except convert.BeyondFloat16 as error:
         if chosen is not None:
             raise
-        conversion, dtype = convert.wider(conversion)
+        conversion, dtype = convert.wider(conversion), convert.WIDER
         context.progress.warn(f"{str(error).partition(':')[0]}: exported in {dtype}")
         conversion.write(path, context.progress)
         return dtype

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import BrokenModel
 from ...metrics import kl_divergence
 from ...runtimes.onnx.graph import OnnxGraph, attribute, is_standard
-from ...runtimes.onnx.interface import SMALLEST
+from ...runtimes.onnx.interface import INDEPENDENT, LOGITS, PROBABILITIES, SMALLEST, scale_of
 from .calibration import Calibration, broken_tensor, finite, watch
 
 Floats = NDArray[np.float64]
@@ -30,30 +30,29 @@ def bernoulli_kl(p: NDArray[Any], q: NDArray[Any]) -> Floats:
 class Answers:
     """What the numbers of a model's first output are."""
 
-    scale: str  # logits, probabilities (of a Softmax), or independent (probabilities of a Sigmoid)
+    scale: str  # LOGITS, PROBABILITIES or INDEPENDENT
     axis: int = -1  # of the classes
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Answers:
-        """Read from the node that makes the output, through any Identity."""
-        node = OnnxGraph(model.graph).producer(model.graph.output[0].name, skipping=("Identity",))
-        op_type = node.op_type if node is not None and is_standard(node) else ""
-        if node is None or op_type not in ("Softmax", "LogSoftmax"):
-            return cls("independent" if op_type == "Sigmoid" else "logits")
-        return cls("probabilities" if op_type == "Softmax" else "logits", attribute(node, "axis", -1))
+        """As `scale_of` reads the first output; the axis of a Softmax is read through any Identity."""
+        output = model.graph.output[0].name
+        node = OnnxGraph(model.graph).producer(output, skipping=("Identity",))
+        softmax = node is not None and is_standard(node) and node.op_type in ("Softmax", "LogSoftmax")
+        return cls(scale_of(model, output), attribute(node, "axis", -1) if softmax else -1)
 
     def divergence(self, true: NDArray[Any], other: NDArray[Any]) -> Floats:
         """The KL divergence of every answer, in nats: (examples, ..., classes) -> (examples, ...)"""
-        if self.scale == "independent":
+        if self.scale == INDEPENDENT:
             return bernoulli_kl(true, other)
         true, other = (np.moveaxis(value, self.axis, -1) for value in (true, other))
-        if self.scale == "probabilities":
+        if self.scale == PROBABILITIES:
             true, other = (np.log(np.maximum(np.asarray(value, np.float64), SMALLEST)) for value in (true, other))
         return kl_divergence(true, other)
 
     def single(self, values: NDArray[Any]) -> bool:
         """Whether an answer is one number: a regression, or a single logit."""
-        return self.scale == "logits" and (values.ndim < 2 or values.shape[-1] == 1)
+        return self.scale == LOGITS and (values.ndim < 2 or values.shape[-1] == 1)
 
 
 class _Normals:
