@@ -18,6 +18,7 @@ from microbudget.runs import candidates
 from microbudget.runs.candidates import Candidate
 from microbudget.runs.latencies import SLOW, agreeing
 from microbudget.runs.run import Run
+from microbudget.search.retiming import quiet_soon
 from microbudget.search.speeds import quieter
 
 CPU = "AMD EPYC"
@@ -188,3 +189,12 @@ def test_the_rows_of_a_run_agree_when_they_are_read(tmp_path: Path) -> None:
     assert ratio(first, b) == pytest.approx(3.0)
     assert json.dumps([row.as_dict() for row in run.candidates()])
     assert [row.fingerprint for row in candidates.read(run.rows)] == ["ref", "a", "b"]
+
+
+def test_a_machine_that_stays_busy_is_not_timed_again() -> None:
+    pauses: list[float] = []
+    assert not quiet_soon(lambda: 0.9, pauses.append)
+    assert 3 < sum(pauses) < 10
+    shares = iter([0.9, 0.2, 0.01])
+    assert quiet_soon(lambda: next(shares), pauses.append)
+    assert quiet_soon(lambda: None, pauses.append)  # where the system does not say

@@ -106,6 +106,12 @@ def between(differences: Floats, openings: Integers, confidence: float = 0.95) -
     return max(1.0, across / freedom * (len(differences) - 1) / whole * widened**2)
 
 
+def widened(middle: float, low: float, high: float, deviation: float, confidence: float = 0.95) -> tuple[float, float]:
+    """An interval around `middle` with a further, independent and normal deviation of the same unit."""
+    further = _z(confidence) * deviation
+    return middle - math.hypot(middle - low, further), middle + math.hypot(high - middle, further)
+
+
 def independent(series: Floats) -> float:
     """How many independent values a series is worth: n (1 - r) / (1 + r) with the lag-one autocorrelation of its ranks.
 

@@ -34,6 +34,9 @@ WARM_S, WARM_CALLS = 0.003, 3  # the first calls of a block find cold caches: th
 FIRST_LOOK = 24  # blocks, before the interval may end the timing
 OPENINGS, FEWEST_OPENINGS = 8, 5  # of the two processes; below 5 Student's quantile makes the interval useless
 OPENING_PAIRS = 3  # of blocks, of each opening
+OPENING_SD = (
+    0.009  # of the log of a ratio, from one opening to the next: .8 % in float32, .4 % in int8 (docs/measuring.md)
+)
 SLOW_CALL_S = 1.0  # a call this long is a block of its own
 PRECISION = 0.01  # half-width of the interval, relative, at which the timing ends
 RESOLUTION = 0.01  # differences below this come and go with the memory layout of a process (Mytkowicz et al. 2009)
@@ -87,7 +90,7 @@ class PairTiming:
     candidate: Timing
     pairs: int
     settled: bool  # the interval became narrow enough
-    openings: int = 1  # of the two processes; the interval of one lacks what varies between openings
+    openings: int = 1  # of the two processes; the interval of one holds what openings usually vary by
     dropped: dict[str, int] = field(default_factory=dict)
     load_average: float | None = None
     waited: float | None = None  # for a processor: share of the time, of all threads of both
@@ -362,7 +365,10 @@ def _half_width(pairs: list[tuple[Block, Block]]) -> float:
 def pair_timing(found: BlockPairs, batch: int = 1) -> PairTiming:
     """The ratio of the medians with its interval, and the time of each of the two, which have this ratio."""
     found = found.undisturbed()
-    ratio, low, high = (math.exp(bound) for bound in found.shift())
+    middle, lowest, highest = found.shift()
+    if len(set(found.openings)) == 1:
+        lowest, highest = intervals.widened(middle, lowest, highest, OPENING_SD)
+    ratio, low, high = (math.exp(bound) for bound in (middle, lowest, highest))
     reference, candidate = (summary([pair[side] for pair in found.pairs], batch) for side in (0, 1))
     blocks = [block for pair in found.pairs for block in pair]
     agreed = reference.median_s / candidate.median_s

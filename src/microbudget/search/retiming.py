@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ..errors import DiskFull, Failed
 from ..judge import time_pair
+from ..machine.waiting import WAITED, waiting_share
+from ..recipes.recipe import Recipe
 from ..runs.candidates import Candidate
 from ..runs.run import Run
 from .evaluation import Evaluation, Setting
 from .speeds import agreed, quieter, speed_of
 
+LOOKS, PAUSE_S = 10, 0.4  # at whether the machine is quiet
 OPENING_S = 10.0  # what opening a model may take besides
 
 
@@ -28,12 +32,30 @@ def time_busy_again(
         for row in marked if seconds else ():
             if deadline is not None and time.monotonic() + seconds + OPENING_S > deadline:
                 break
-            progress.say(f"timing again, as {row.busy}: {row.recipe}")
+            if not quiet_soon():
+                progress.say("the machine is still busy: give the same command again when it is quiet")
+                break
+            progress.say(f"timing again, as {row.busy}: {Recipe.parse(row.recipe).short()}")
             timed = _timed_again(evaluation, run, setting, row)
             found = [timed if each is row else each for each in found]
     except KeyboardInterrupt:
         progress.say("stopped: the timings that there are count")
     return agreed(reference, found)
+
+
+def quiet_soon(
+    waiting: Callable[[], float | None] = waiting_share, pause: Callable[[float], None] = time.sleep, looks: int = LOOKS
+) -> bool:
+    """Whether the machine is quiet now, or within some seconds: another timing would otherwise find what this one did.
+
+    waiting: for what share of the time a thread waits for a processor now.
+    """
+    for look in range(looks):
+        if look:
+            pause(PAUSE_S)
+        if (waiting() or 0.0) < WAITED:
+            return True
+    return False
 
 
 def _timed_again(evaluation: Evaluation, run: Run, setting: Setting, candidate: Candidate) -> Candidate:
