@@ -5,7 +5,7 @@
 Opening: each of `../shared/cases` in a process of its own, from the start of Python to a Model and a Task, or to the
 sentence that refuses them. Generality: EfficientNet-Lite0 as its exporter wrote it (input `input.1`), asked through
 `OnnxSession`, which `measure` times, and by a bare loop over an onnxruntime session. Both are open in one process on
-one thread; calls alternate, and the thread's processor time is compared, which other programs on the machine change less.
+one thread; calls alternate, and the thread's processor time is compared: other programs on the machine change it less.
 """
 
 from __future__ import annotations
