@@ -60,7 +60,7 @@ def test_the_mixture_is_the_integral_of_the_likelihoods():
     mixture = sequential._Mixture(found, None)
     worse, base = mixture._further[1]
     y = np.append(x, worse)
-    assert worse == pytest.approx(x.mean() - 2.5 * np.abs(x - x.mean()).max())
+    assert worse == pytest.approx(x.mean() - 2.75 * np.abs(x - x.mean()).max())
     assert base == 1
 
     effects, scales = np.linspace(0, 9, 901), np.exp(np.linspace(-4, 6, 1001))
@@ -166,6 +166,11 @@ def test_the_interval_holds_the_estimate_and_shrinks():
     assert widths == sorted(widths, reverse=True)
     assert found.low < -0.05 < found.high
     assert found.high - found.low < 0.02
+
+
+def test_where_nothing_is_known_the_interval_is_all_that_there_can_be():
+    found = look(*passages(np.array([0.1, 0.2, 0.1])), TWO_PERCENT)
+    assert (found.decision, found.low, found.high) == (None, -sequential.FARTHEST, 1)
 
 
 @settings(max_examples=30, deadline=None)

@@ -36,10 +36,10 @@ BETS = np.arange(1, 21) / 20
 # Prior precision of the mean in deviations. Levels far from the limit (10 deviations) are decided by 6 passages; larger
 # values need more there, smaller ones near the limit.
 PRECISION = 1.0
-FARTHER = 2.5  # the further example: so many times as far from the estimate as the farthest
+FARTHER = 2.75  # the further example: so many times as far from the estimate as the farthest
 FEWEST = 4  # uneven examples, before which nothing is decided
 STEPS = 16  # halvings that find a bound
-FARTHEST = 100.0  # a bound beyond this is none
+FARTHEST = 100.0  # times the reference: a bound beyond this is none
 
 Decision = Literal["within", "exceeds"]
 Side = Literal[-1, 1]  # evidence that the loss is below, or above, a value
@@ -50,8 +50,8 @@ class Look:
     """What the examples read so far say about the loss.
 
     decision: None where neither side of the limit is excluded yet. change: the estimate, above 0 where the candidate
-    is better, as in a Verdict. low, high: its 95 % interval, valid at all looks together; infinite where nothing is
-    known yet.
+    is better, as in a Verdict. low, high: its 95 % interval, valid at all looks together; of a relative change -100
+    (FARTHEST) and 1 where nothing is known yet.
     """
 
     decision: Decision | None
@@ -78,7 +78,7 @@ def look(
     evidence = _evidence(differences, longest)
     low, high = (_bound(evidence, differences, side, error / 2) for side in (1, -1))
     decision = _decision(evidence, limit.amount, error)
-    return Look(decision, 0.0 - differences.estimate, -high, -low, differences.examples)
+    return Look(decision, 0.0 - differences.estimate, max(-high, -FARTHEST), min(-low, 1.0), differences.examples)
 
 
 def decide(
