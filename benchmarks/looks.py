@@ -206,7 +206,9 @@ def page(trials: int) -> str:
     return f"""
 **False decisions with a look after every block.** The true loss is the limit, so every decision is wrong; at most 5 %
 of runs may decide for each side: *within* / *exceeds*. Up to {EXAMPLES} examples, {trials} runs a row. Losses of
-whisper-tiny.en are those of 72 real recordings, drawn with replacement.
+whisper-tiny.en are those of 72 real recordings, drawn with replacement. The promise ends where a large loss is too rare
+to be among the passages that were read: one in 100 that costs half as much again is seen by no interval of so few. The
+final test reads a fixed number and reckons with such a passage.
 
 {wrong}
 
