@@ -199,7 +199,7 @@ def test_an_untied_model_without_its_head_lacks_a_weight(llama: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"model_type": "gpt_neox"}, r"architecture 'gpt_neox', .* known are llama, mistral, qwen2, qwen3, stablelm"),
+        ({"model_type": "gpt_neox"}, r"architecture 'gpt_neox', .* known are llama, mistral, qwen2, qwen3, smollm3"),
         ({"model_type": None}, "architecture None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "writes no text"),
         ({"hidden_act": "gelu"}, "hidden_act 'silu', not 'gelu'"),
@@ -216,6 +216,10 @@ def test_an_untied_model_without_its_head_lacks_a_weight(llama: Path, tmp_path: 
         ({"num_hidden_layers": 10**12}, "num_hidden_layers must be a whole number"),
         ({"num_key_value_heads": 3}, "4 heads cannot share 3"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps must be a number"),
+        ({"model_type": "olmo2", "attention_bias": True}, "no attention_bias for olmo2"),
+        ({"model_type": "smollm3", "no_rope_layer_interval": 3}, "in every fourth layer, and only there"),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "in every fourth layer, and only there"),
+        ({"model_type": "phi3", "rope_parameters": {"rope_type": "longrope"}}, "scaled by 'longrope'"),
     ],
 )
 def test_settings_that_cannot_be_converted(

@@ -149,6 +149,56 @@ def test_large_models_are_predicted_without_their_weights(name: str, tmp_path: P
     assert all(row.memory_bytes > row.size_bytes - 10_000 for row in rows)
 
 
+# As their authors published them. hidden, inner, layers, heads, heads of keys, vocabulary.
+PUBLISHED: dict[str, tuple[tuple[int, ...], dict[str, object]]] = {
+    "SmolLM2-135M": ((576, 1536, 30, 9, 3, 49152), {"model_type": "llama", "tie_word_embeddings": True}),
+    "Llama-3.1-8B": (
+        (4096, 14336, 32, 32, 8, 128256),
+        {
+            "model_type": "llama", "max_position_embeddings": 131072,
+            "rope_parameters": {
+                "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+            },
+        },
+    ),
+    "Mistral-7B-v0.3": ((4096, 14336, 32, 32, 8, 32768), {"model_type": "mistral", "sliding_window": None}),
+    "Qwen2-0.5B": ((896, 4864, 24, 14, 2, 151936), {"model_type": "qwen2", "tie_word_embeddings": True}),
+    "Qwen3-0.6B": (
+        (1024, 3072, 28, 16, 8, 151936), {"model_type": "qwen3", "head_dim": 128, "tie_word_embeddings": True},
+    ),
+    "SmolLM3-3B": ((2048, 11008, 36, 16, 4, 128256), {"model_type": "smollm3", "tie_word_embeddings": True}),
+    "OLMo-2-1B": ((2048, 8192, 16, 16, 16, 100352), {"model_type": "olmo2"}),
+    "Phi-3-mini": ((3072, 8192, 32, 32, 32, 32064), {"model_type": "phi3", "max_position_embeddings": 4096}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_config_alone_is_enough(name: str, tmp_path: Path) -> None:
+    """The predicted file holds all parameters of the network that transformers makes of the config."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    (hidden, inner, layers, heads, kv_heads, vocabulary), more = PUBLISHED[name]
+    config = transformers.AutoConfig.for_model(
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, vocab_size=vocabulary, pad_token_id=None, **more,
+    )  # fmt: skip
+    train_byte_level(tmp_path)
+    config.save_pretrained(str(tmp_path))
+    with torch.device("meta"):
+        network = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    about = fits.anatomy(hf(tmp_path))
+    factors = sum(tensor.parameters for tensor in about.tensors if tensor.name == "rope_freqs.weight")  # of llama3
+    assert sum(tensor.parameters for tensor in about.tensors) - factors == network.num_parameters()
+    rows = fits.levels(about, ["F16", "Q8_0", "Q4_K_M"], context=2048)
+    assert [row.type for row in rows] == ["F16", "Q8_0", "Q4_K_M"]
+    assert 16 <= rows[0].bits_per_weight < 16.1
+    assert rows[0].size_bytes > rows[1].size_bytes > rows[2].size_bytes
+    assert (
+        rows[0].cache_bytes
+        == layers * kv_heads * 2 * (config.head_dim if "head_dim" in more else hidden // heads) * 2048 * 2
+    )
+
+
 MEASURE = """
 import sys
 from collections.abc import Iterator

@@ -49,6 +49,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
     },
     "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 32},
+    "smollm3": {"model_type": "smollm3", "num_hidden_layers": 5, "num_key_value_heads": 2, "pad_token_id": None},
+    "olmo2": {"model_type": "olmo2", "num_key_value_heads": 2, "pad_token_id": None},
+    "phi3": {"model_type": "phi3", "num_key_value_heads": 2, "pad_token_id": None},
     "stablelm": {"model_type": "stablelm", "num_key_value_heads": 4, "use_qkv_bias": True},
     "stablelm-parallel": {
         "model_type": "stablelm", "num_key_value_heads": 2, "use_parallel_residual": True, "qk_layernorm": True,

@@ -26,6 +26,7 @@ ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
 }
 _FOREIGN_YARN = ("attention_factor", "mscale", "mscale_all_dim")  # other than llama.cpp's own 1 + 0.1 ln(factor)
 SLIDING_WINDOW = 4096  # of transformers, where a family has one and config.json is silent
+NO_POSITIONS = 4  # of SmolLM3: every so many layers see no positions
 LARGEST = 2**31 - 1
 # More than any model has; without limits a config of a few bytes would make names and tokens fill the memory.
 MOST = {"num_hidden_layers": 4096, "vocab_size": 2**21}
@@ -82,12 +83,8 @@ def _decoder(
     """The rows that all these families share; a bias is always there, never, or when a setting says so."""
     heads, kv_heads = ("heads", "kv_heads") if permuted else ("", "")
     qkv, out, mlp = (_condition(flag) for flag in (qkv_bias, output_bias, mlp_bias))
-    norm = _condition(norm_bias)
     return (
-        *_row("model.embed_tokens", "token_embd", "vocabulary", "hidden"),
-        *_both("model.norm", "output_norm", "hidden", bias=norm),
-        *_row("lm_head", "output", "vocabulary", "hidden", when=lambda config: not config.tied),
-        *_both(LAYER + "input_layernorm", BLOCK + "attn_norm", "hidden", bias=norm),
+        *_ends(_condition(norm_bias)),
         *_both(LAYER + "self_attn.q_proj", BLOCK + "attn_q", "queries", "hidden", bias=qkv, permuted=heads),
         *_both(LAYER + "self_attn.k_proj", BLOCK + "attn_k", "keys", "hidden", bias=qkv, permuted=kv_heads),
         *_both(LAYER + "self_attn.v_proj", BLOCK + "attn_v", "keys", "hidden", bias=qkv),
@@ -95,6 +92,15 @@ def _decoder(
         *_both(LAYER + "mlp.gate_proj", BLOCK + "ffn_gate", "inner", "hidden", bias=mlp),
         *_both(LAYER + "mlp.up_proj", BLOCK + "ffn_up", "inner", "hidden", bias=mlp),
         *_both(LAYER + "mlp.down_proj", BLOCK + "ffn_down", "hidden", "inner", bias=mlp),
+    )
+
+
+def _ends(norm_bias: Callable[[LanguageConfig], bool] = lambda _: False) -> tuple[Row, ...]:
+    """What is before the first layer and after the last."""
+    return (
+        *_row("model.embed_tokens", "token_embd", "vocabulary", "hidden"),
+        *_both("model.norm", "output_norm", "hidden", bias=norm_bias),
+        *_row("lm_head", "output", "vocabulary", "hidden", when=lambda config: not config.tied),
     )
 
 
@@ -106,16 +112,33 @@ def _parallel(config: LanguageConfig) -> bool:
     return bool(config.raw.get("use_parallel_residual", False))
 
 
+_ATTENTION_NORM = _row(LAYER + "input_layernorm", BLOCK + "attn_norm", "hidden")
 _FFN_NORM = _row(LAYER + "post_attention_layernorm", BLOCK + "ffn_norm", "hidden")
+_NORMS = (*_ATTENTION_NORM, *_FFN_NORM)
 _LLAMA = (
     *_decoder(permuted=True, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
-    *_FFN_NORM,
+    *_NORMS,
+)
+_OLMO2_NORMS = (  # of what attention and the feed-forward part add, and of all heads together
+    *_row(LAYER + "self_attn.q_norm", BLOCK + "attn_q_norm", "queries"),
+    *_row(LAYER + "self_attn.k_norm", BLOCK + "attn_k_norm", "keys"),
+    *_row(LAYER + "post_attention_layernorm", BLOCK + "post_attention_norm", "hidden"),
+    *_row(LAYER + "post_feedforward_layernorm", BLOCK + "post_ffw_norm", "hidden"),
+)
+_PHI3 = (
+    *_ends(),
+    *_row(LAYER + "self_attn.qkv_proj", BLOCK + "attn_qkv", "attention_inputs", "hidden"),
+    *_row(LAYER + "self_attn.o_proj", BLOCK + "attn_output", "hidden", "queries"),
+    *_row(LAYER + "mlp.gate_up_proj", BLOCK + "ffn_up", "gate_and_up", "hidden"),
+    *_row(LAYER + "mlp.down_proj", BLOCK + "ffn_down", "hidden", "inner"),
+    *_NORMS,
 )
 _QWEN3_NORMS = (
     *_row(LAYER + "self_attn.q_norm", BLOCK + "attn_q_norm", "head"),
     *_row(LAYER + "self_attn.k_norm", BLOCK + "attn_k_norm", "head"),
 )
 _STABLELM_NORMS = (
+    *_both(LAYER + "input_layernorm", BLOCK + "attn_norm", "hidden", bias=lambda _: True),
     *_row(LAYER + "post_attention_layernorm", BLOCK + "ffn_norm", "hidden", when=lambda config: not _parallel(config)),
     Row(
         LAYER + "post_attention_layernorm.bias",
@@ -142,12 +165,15 @@ _STABLELM_NORMS = (
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", _LLAMA),
     "mistral": Family("llama", _LLAMA, defaults={"num_key_value_heads": 8}),
-    "qwen2": Family("qwen2", (*_decoder(qkv_bias=True, output_bias=False, mlp_bias=False), *_FFN_NORM)),
+    "qwen2": Family("qwen2", (*_decoder(qkv_bias=True, output_bias=False, mlp_bias=False), *_NORMS)),
     "qwen3": Family(
         "qwen3",
-        (*_decoder(qkv_bias=False, output_bias=False, mlp_bias=False), *_FFN_NORM, *_QWEN3_NORMS),
+        (*_decoder(qkv_bias=False, output_bias=False, mlp_bias=False), *_NORMS, *_QWEN3_NORMS),
         defaults={"head_dim": 128},
     ),
+    "smollm3": Family("smollm3", _LLAMA),
+    "olmo2": Family("olmo2", (*_decoder(qkv_bias=False, output_bias=False, mlp_bias=False), *_OLMO2_NORMS)),
+    "phi3": Family("phi3", _PHI3),
     "stablelm": Family(
         "stablelm",
         (*_decoder(qkv_bias="use_qkv_bias", output_bias=False, mlp_bias=False, norm_bias=True), *_STABLELM_NORMS),
@@ -189,6 +215,16 @@ class LanguageConfig:
     def keys(self) -> int:
         """Width of all keys of a token, and of all values."""
         return self.kv_heads * self.head
+
+    @property
+    def attention_inputs(self) -> int:
+        """Width of queries, keys and values together."""
+        return self.queries + 2 * self.keys
+
+    @property
+    def gate_and_up(self) -> int:
+        """Width of both halves of the feed-forward part together."""
+        return 2 * self.inner
 
     def tensors(self) -> Iterator[tuple[Row, str, str, tuple[int, ...]]]:
         """Every tensor of the model: its row, name in transformers, name in llama.cpp, shape."""
@@ -280,8 +316,20 @@ def _refuse_unknown(settings: dict[str, Any], name: str) -> None:
         given = settings["quantization_config"]
         method = given.get("quant_method", "unknown") if isinstance(given, dict) else "unknown"
         raise UnsupportedModel(f"{name}: the weights are quantized already ({method}); give the original float model")
-    if settings.get("model_type") == "qwen3" and settings.get("attention_bias"):
-        raise UnsupportedModel(f"{name}: llama.cpp has no attention_bias for qwen3")
+    model_type = settings["model_type"]
+    if model_type in ("qwen3", "olmo2", "phi3") and settings.get("attention_bias"):
+        raise UnsupportedModel(f"{name}: llama.cpp has no attention_bias for {model_type}")
+    if model_type == "smollm3":
+        _refuse_other_positions(settings, name)
+
+
+def _refuse_other_positions(settings: dict[str, Any], name: str) -> None:
+    """Every fourth layer of a SmolLM3 sees no positions: llama.cpp knows no other interval."""
+    layers = settings.get("num_hidden_layers")
+    rotated = settings.get("no_rope_layers") or []
+    expected = [int((layer + 1) % NO_POSITIONS != 0) for layer in range(layers if type(layers) is int else 0)]
+    if settings.get("no_rope_layer_interval", NO_POSITIONS) != NO_POSITIONS or (rotated and rotated != expected):
+        raise UnsupportedModel(f"{name}: llama.cpp leaves out the positions in every fourth layer, and only there")
 
 
 def _rope(settings: dict[str, Any], family: Family, name: str) -> tuple[dict[str, Any], float, float]:
@@ -313,8 +361,10 @@ def _context(raw: dict[str, Any], settings: dict[str, Any], name: str) -> int:
     llama.cpp's graphs of these families look back over everything; within one window the two are the same.
     """
     positions = _whole(settings, "max_position_embeddings", name)
-    slides = settings["model_type"] == "mistral" or settings.get("use_sliding_window")
-    window = raw.get("sliding_window", SLIDING_WINDOW) if slides else None
+    family = settings["model_type"]
+    slides = family in ("mistral", "phi3") or settings.get("use_sliding_window")
+    silent = None if family == "phi3" else SLIDING_WINDOW
+    window = raw.get("sliding_window", silent) if slides else None
     if window is None:
         return positions
     window = _whole({"sliding_window": window}, "sliding_window", name)

@@ -24,6 +24,7 @@ from .renderer import Renderer
 
 Inputs = dict[str, NDArray[Any]]
 LOGITS = 1 << 25  # computed at once: 134 MB, of 680 tokens with a vocabulary of 49,152, of 256 with one of 131,072
+AT_ONCE = 4  # rows of logits in a copy: with a vocabulary of 49,152 they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,15 @@ def window(history: Sequence[int], judged: Sequence[int], size: int, bos: int | 
 
 def nats(logits: Logits, targets: Sequence[int]) -> NDArray[np.float64]:
     """The cross entropy of each target, -ln p: logits (tokens, vocabulary) -> (tokens,)."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    total = np.log(np.exp(shifted).sum(axis=1, dtype=np.float64))
-    return np.asarray(total - shifted[np.arange(len(logits)), list(targets)])
+    found = np.empty(len(logits))
+    buffer = np.empty((AT_ONCE, logits.shape[1]), np.float32)
+    for start in range(0, len(logits), AT_ONCE):
+        rows = logits[start : start + AT_ONCE]
+        shifted = np.subtract(rows, rows.max(axis=1, keepdims=True), out=buffer[: len(rows)])
+        chosen = shifted[np.arange(len(rows)), list(targets[start : start + AT_ONCE])].astype(np.float64)
+        total = np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64)
+        found[start : start + AT_ONCE] = np.log(total) - chosen
+    return found
 
 
 class LanguageSession:
