@@ -37,10 +37,10 @@ from microbudget.search.shrink import shrink
 from microbudget.units import Drop, format_seconds, format_times, parse_seconds
 
 HOG = """
-import random, sys, time
-coin = random.Random(0)
+import os, random, sys, time
+coin, parent = random.Random(0), os.getppid()
 begin = float(sys.argv[1])
-while True:
+while os.getppid() == parent:
     work, rest = coin.uniform(0.2, 3), coin.uniform(0.2, 3)
     while time.time() < begin + work:
         pass
