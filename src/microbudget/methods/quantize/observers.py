@@ -166,17 +166,20 @@ def _divergence(x: Floats, counts: Floats, low: float, high: float, bits: int, s
 
 def _search(cost: Cost, low: float, high: float) -> Range:
     """The (low, high) of least cost: first a threshold on the magnitude, then each end, in large and small steps."""
-    best, least = (low, high), cost(low, high)
+    best = low, high
+    costs = {best: cost(low, high)}
 
     def consider(candidate: Range) -> float:
-        nonlocal best, least
-        if (found := cost(*candidate)) < least:
-            best, least = candidate, found
-        return found
+        nonlocal best
+        if candidate not in costs:  # most are new, but an end at zero, such as ReLU's, does not move
+            costs[candidate] = cost(*candidate)
+        if costs[candidate] < costs[best]:
+            best = candidate
+        return costs[candidate]
 
     for threshold in np.geomspace(1, 0.02, 60).tolist():
         limit = max(-low, high) * threshold
-        if consider((max(low, -limit), min(high, limit))) > MUCH_WORSE * least:
+        if consider((max(low, -limit), min(high, limit))) > MUCH_WORSE * costs[best]:
             break
     for spread in (0.3, 0.05):
         for end in (0, 1):
