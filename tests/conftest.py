@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -15,10 +16,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+import preloaded
+from microbudget.machine import child_process
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 # As many workers as cores run the tests: threads of torch and BLAS that wait for each other in turns of the scheduler
 # make a training several times slower. What a test asks for by name (`threads=2`) it still gets.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as in every worker: those of the tests are forks of one process
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # Each test process and its children keep to cores of their own: two whose threads wait for each other by spinning
     # make a training of one second take thirty.
@@ -38,6 +43,7 @@ CONFIG = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
+START = child_process.start
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
@@ -56,6 +62,32 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MICROBUDGET_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _preloaded_workers() -> Iterator[None]:
+    """Workers are forks of a process that has imported torch: a fresh one spends up to eight seconds on imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child_process, "start", preloaded.Worker)
+        yield
+
+
+@pytest.fixture
+def fresh_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers as users have them, for tests of a worker's memory, time, start and end."""
+    monkeypatch.setattr(child_process, "start", START)
+
+
+@pytest.fixture
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages as where matplotlib is not installed: drawing takes most of a page's time."""
+    monkeypatch.setattr("microbudget.report.plots.available", lambda: False)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made stays for good: no later collection of garbage needs to walk over it."""
+    gc.collect()
+    gc.freeze()
 
 
 def write_photos(folder: Path, per_class: int = 20, size: int = PIXELS, seed: int = 0) -> Path:

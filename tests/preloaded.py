@@ -1,18 +1,41 @@
 """Python processes that begin with torch and transformers imported: from scratch each needs five seconds for them.
 
 They are forks of a server that has imported and done nothing else; what they compute is what a fresh process computes.
+What a fresh process takes of memory or time is another matter: tests of that ask for `fresh_workers`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from typing import IO
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "transformers.modeling_utils", "accelerate", "onnx", "onnxruntime"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "torch",
+        "transformers.modeling_utils",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.whisper.modeling_whisper",
+        "accelerate",
+        "onnx",
+        "onnxruntime",
+        "microbudget.judge.child",
+        "microbudget.runtimes.hf.causal",
+        "microbudget.runtimes.hf.image_classifier",
+        "microbudget.runtimes.hf.whisper",
+        "microbudget.runtimes.onnx.session",
+    ]
+)
 
 
 def start(code: str, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> ForkServerProcess:
@@ -26,6 +49,50 @@ def status(process: ForkServerProcess) -> int | None:
     """Wait for the process; its exit status, negative for a signal."""
     process.join()
     return process.exitcode
+
+
+class Worker:
+    """In place of the `subprocess.Popen` that `machine.child_process.start` returns: a fork that serves `handler`."""
+
+    def __init__(self, handler: str, stderr: IO[bytes]) -> None:
+        theirs, requests = os.pipe()
+        replies, ours = os.pipe()
+        ends = [
+            Connection(theirs, writable=False),
+            Connection(ours, readable=False),
+            Connection(os.dup(stderr.fileno())),
+        ]
+        self._process = _CONTEXT.Process(target=_serve, args=(handler, ends, dict(os.environ)), daemon=True)
+        self._process.start()
+        for end in ends:
+            end.close()
+        self.stdin, self.stdout = os.fdopen(requests, "wb"), os.fdopen(replies, "rb")
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a forked worker", timeout or 0)
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _serve(handler: str, ends: Sequence[Connection], environment: Mapping[str, str]) -> None:
+    from microbudget.machine.request_loop import serve
+
+    with contextlib.suppress(OSError, AttributeError):  # what the imports have freed would be a model's for nothing
+        ctypes.CDLL(None).malloc_trim(0)
+    for number, end in enumerate(ends):
+        os.dup2(end.fileno(), number)
+        end.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    serve(handler)
 
 
 def _run(code: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -76,7 +76,7 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("verb", ["shrink", "run"])
-def test_a_disk_that_is_too_small_is_told_before_anything_is_measured(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_measured(
     verb: str, folder: Path, options: list[str], unmeasured: None, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -134,15 +134,15 @@ def test_fits_refuses_a_context_of_nothing(folder: Path, capsys: pytest.CaptureF
     assert "at least 1 token" in capsys.readouterr().err
 
 
-def test_without_a_server_the_commands_are_told(
+def test_without_a_server_the_commands_are_reported(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ollama.HOST_VARIABLE, "127.0.0.1:1")
     assert cli.main(["ollama", str(run)]) == 0
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     modelfile = shlex.quote(str(run / "best" / "Modelfile"))
-    assert told.out.splitlines() == [f"ollama create my-run -f {modelfile}", "ollama run my-run"]
-    assert "no Ollama server" in told.err
+    assert printed.out.splitlines() == [f"ollama create my-run -f {modelfile}", "ollama run my-run"]
+    assert "no Ollama server" in printed.err
 
 
 def test_with_a_server_the_model_is_made(

@@ -234,7 +234,7 @@ def test_settings_that_cannot_be_converted(
     [
         ({"model_type": "mistral", "sliding_window": 64}, 64),
         ({"model_type": "mistral", "sliding_window": None}, 256),
-        ({"model_type": "mistral", "max_position_embeddings": 8192}, 4096),  # the family's own where none is told
+        ({"model_type": "mistral", "max_position_embeddings": 8192}, 4096),  # the family's own where none is given
         ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, 64),
         ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": False}, 256),
     ],

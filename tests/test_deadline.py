@@ -1,4 +1,4 @@
-"""--minutes: what does not fit is given up early and told, keeps what it has, and is never passed off as whole."""
+"""--minutes: what does not fit is given up early and reported, keeps what it has, and is never passed off as whole."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from microbudget.units import Drop
 from quick import QUICK
 from toy_seq2seq import write_recordings, write_whisper
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 EXPORT = "export(format='ct2')"
 TAUGHT = f"distill(decoder_layers=1, epochs=30, patience=30, batch_size=8, max_wer=1000000000.0) > {EXPORT}"
 
@@ -42,7 +44,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     return Hands(monkeypatch)
 
 
-def steps_until_told(hands: Hands, minutes: float, steps_s: Sequence[float]) -> tuple[int, str]:
+def steps_until_given_up(hands: Hands, minutes: float, steps_s: Sequence[float]) -> tuple[int, str]:
     """How many steps of a loop are done before it is given up, and what is said; all of them and "" where it fits."""
     clock = Clock(time.monotonic() + 60 * minutes, "walking")
     for done, step_s in enumerate(steps_s, start=1):
@@ -55,29 +57,29 @@ def steps_until_told(hands: Hands, minutes: float, steps_s: Sequence[float]) -> 
 
 
 def test_what_cannot_fit_ends_after_a_few_steps(hands: Hands) -> None:
-    done, told = steps_until_told(hands, 10, [10] * 100)
+    done, message = steps_until_given_up(hands, 10, [10] * 100)
     assert done == FIRST_LOOK
-    assert re.match(r"walking would take 15.* min more, and 9.* min are left; .* more --minutes", told), told
+    assert re.match(r"walking would take 15.* min more, and 9.* min are left; .* more --minutes", message), message
 
 
 def test_what_fits_is_left_alone(hands: Hands) -> None:
-    assert steps_until_told(hands, 10, [10] * 50) == (50, "")
-    assert steps_until_told(hands, 10, [1200]) == (1, ""), "it is done"
+    assert steps_until_given_up(hands, 10, [10] * 50) == (50, "")
+    assert steps_until_given_up(hands, 10, [1200]) == (1, ""), "it is done"
     clock = Clock(None, "walking")
     hands.ahead_s += 1e9
     clock.tick(1_000_000)
 
 
-def test_nothing_goes_on_behind_the_deadline(hands: Hands) -> None:
-    done, told = steps_until_told(hands, 1, [25] * 4)
+def test_nothing_goes_on_after_the_deadline(hands: Hands) -> None:
+    done, message = steps_until_given_up(hands, 1, [25] * 4)
     assert done == 3
-    assert "the time is up in the middle of walking" in told
+    assert "the time is up in the middle of walking" in message
 
 
 def test_a_loop_that_gets_slower_is_given_up_later(hands: Hands) -> None:
-    done, told = steps_until_told(hands, 1, [0.1] * 6 + [2.0] * 94)
+    done, message = steps_until_given_up(hands, 1, [0.1] * 6 + [2.0] * 94)
     assert done == 2 * FIRST_LOOK
-    assert "would take" in told
+    assert "would take" in message
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +130,8 @@ def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
     assert not [path for path in (out / "models").iterdir() if (path / "model.safetensors").is_file()], "no student"
     spent, hands.ahead_s = calls[0], 0.0
 
-    second, told = command(minutes=600)
-    assert f"goes on at step {FIRST_LOOK} of" in told
+    second, printed = command(minutes=600)
+    assert f"goes on at step {FIRST_LOOK} of" in printed
     taught = next(row for row in second.candidates if "distill" in row.recipe)
     assert taught.measurement is not None
     assert second.best is not None
@@ -162,7 +164,7 @@ def test_a_slow_recipe_does_not_keep_a_distillation_from_its_chance(
     assert "distill" in distilled.recipe
 
 
-def test_the_teacher_keeps_what_it_has_heard(
+def test_the_teacher_keeps_what_it_has_transcribed(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from microbudget.kinds.transcription import pseudo_labels as teacher
@@ -180,14 +182,9 @@ def test_the_teacher_keeps_what_it_has_heard(
 def test_a_recipe_of_our_own_that_does_not_suit_the_data_is_a_row(
     folder: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A random teacher's words are none to learn from. Who asked for that recipe is told so; `shrink` goes on."""
-    recipes = SearchSpace.recipes
-
-    def ends(space: SearchSpace, steps: Any) -> list[Recipe]:
-        first, *_, last = recipes(space, steps)
-        return [last, first]
-
-    monkeypatch.setattr(SearchSpace, "recipes", ends)
+    """A random teacher's words are none to learn from. Who asked for that recipe gets the error; `shrink` goes on."""
+    texts = (f"distill(decoder_layers=1) > {EXPORT}", EXPORT)
+    monkeypatch.setattr(SearchSpace, "recipes", lambda *_: [Recipe.parse(text) for text in texts])
     result = shrink(folder, recordings, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", threads=1, durations=QUICK)
     assert "there is nothing to learn from" in (result.candidates[0].failure or "")
     assert result.best is not None

@@ -386,7 +386,7 @@ def test_methods_combine_in_any_order(
             assert np.isclose(after.size_bytes, before.size_bytes, rtol=0.01)
 
 
-def test_what_a_configuration_cannot_say_is_told(
+def test_what_a_configuration_cannot_say_is_reported(
     taught: Model, hf_model: Path, context: Context, tmp_path: Path
 ) -> None:
     network = student.load_network(hf_model)

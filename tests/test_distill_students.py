@@ -123,7 +123,7 @@ def test_a_narrower_efficientnet_answers(tmp_path: Path) -> None:
     assert sum(each.numel() for each in cut.parameters()) < 0.6 * sum(each.numel() for each in whole.parameters())
 
 
-class Heard(Progress):
+class Recorded(Progress):
     """What was said."""
 
     def __init__(self) -> None:
@@ -164,25 +164,25 @@ def test_a_config_alone_brings_its_preprocessing(taught: Model, context: Context
     before = step_fingerprint(taught, step, context)
     (folder / "preprocessor_config.json").write_text(json.dumps({**CONFIG, "size": {"height": 16, "width": 16}}))
     assert step_fingerprint(taught, step, context) != before
-    heard = Heard()
-    made = build_step(taught, step, replace(context, progress=heard), tmp_path / "store")
+    progress = Recorded()
+    made = build_step(taught, step, replace(context, progress=progress), tmp_path / "store")
     assert (made.record.preprocessing or {})["size"] == {"height": 16, "width": 16}
-    assert any("alone has a config.json without weights: randomly initialized" in line for line in heard.lines)
+    assert any("alone has a config.json without weights: randomly initialized" in line for line in progress.lines)
 
 
 def test_a_config_with_weights_beside_it_is_their_folder(taught: Model, context: Context, tmp_path: Path) -> None:
     whole = replace(QUICK, epochs=0, student=str(taught.path))
     by_file = replace(whole, student=str(taught.path / "config.json"))
     assert student.fingerprint(str(taught.path / "config.json")) == taught.fingerprint
-    heard = Heard()
-    made = build_step(taught, by_file, replace(context, progress=heard), tmp_path / "store")
+    progress = Recorded()
+    made = build_step(taught, by_file, replace(context, progress=progress), tmp_path / "store")
     for name, tensor in student.load_network(made.path).state_dict().items():
         torch.testing.assert_close(tensor, student.load_network(taught.path).state_dict()[name])
-    assert not any("at random" in line for line in heard.lines)
+    assert not any("at random" in line for line in progress.lines)
 
 
 @pytest.mark.parametrize("kind", ["Deit", "Levit"])
-def test_a_config_that_does_not_say_which_classifier_is_told_what_to_add(kind: str, tmp_path: Path) -> None:
+def test_a_config_that_does_not_say_which_classifier_is_refused_with_what_to_add(kind: str, tmp_path: Path) -> None:
     import transformers
 
     getattr(transformers, {"Deit": "DeiTConfig", "Levit": "LevitConfig"}[kind])().save_pretrained(str(tmp_path))
@@ -203,7 +203,7 @@ def test_each_option_is_read_by_a_kind() -> None:
     assert set.intersection(*read) == {"epochs", "patience", "learning_rate", "batch_size"}
 
 
-def test_a_student_that_does_not_take_the_photos_is_told_before_the_teacher_is_asked(
+def test_a_student_that_does_not_take_the_photos_is_reported_before_the_teacher_is_asked(
     taught: Model, context: Context, tmp_path: Path, images_answered: list[int]
 ) -> None:
     folder = tmp_path / "small"
@@ -217,7 +217,7 @@ def test_a_student_that_does_not_take_the_photos_is_told_before_the_teacher_is_a
     assert not images_answered
 
 
-def test_a_cut_that_does_not_run_is_told_before_the_teacher_is_asked(
+def test_a_cut_that_does_not_run_is_reported_before_the_teacher_is_asked(
     context: Context, tmp_path: Path, images_answered: list[int]
 ) -> None:
     """TextNet's stages read other words of its configuration than the ones that say their widths."""

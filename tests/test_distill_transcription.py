@@ -38,9 +38,9 @@ EASY: dict[str, Any] = {"max_wer": 1e9, "epochs": 2, "batch_size": 8}  # a rando
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("whisper") / "toy"
     write_whisper(folder, max_target_positions=16, max_source_positions=150)
-    told = json.loads((folder / "generation_config.json").read_text())
-    told["alignment_heads"] = [[0, 1], [1, 0], [3, 1]]
-    (folder / "generation_config.json").write_text(json.dumps(told))
+    generation = json.loads((folder / "generation_config.json").read_text())
+    generation["alignment_heads"] = [[0, 1], [1, 0], [3, 1]]
+    (folder / "generation_config.json").write_text(json.dumps(generation))
     return load(folder)
 
 
@@ -83,8 +83,8 @@ def test_transformers_opens_the_student(student: Model) -> None:
     network = WhisperForConditionalGeneration.from_pretrained(str(student.path))
     assert (network.config.decoder_layers, network.config.encoder_layers) == (2, 2)
     assert len(network.model.decoder.layers) == 2
-    told = json.loads((student.path / "generation_config.json").read_text())
-    assert told["alignment_heads"] == [[0, 1], [1, 1]]  # of layers 0 and 3
+    generation = json.loads((student.path / "generation_config.json").read_text())
+    assert generation["alignment_heads"] == [[0, 1], [1, 1]]  # of layers 0 and 3
 
 
 def test_without_epochs_it_is_cut_alone(whisper: Model, context: Context, tmp_path: Path) -> None:

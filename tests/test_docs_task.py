@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
 
 import microbudget
 from microbudget.task import Task
 from quick import QUICK
 from toy_models import SIZE, linear
+
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 PAGE = Path(__file__).parents[1] / "docs" / "tasks.md"
 
@@ -45,6 +46,8 @@ def test_the_example_is_a_task(example):
 
 
 def test_its_metric_is_balanced_accuracy_even_in_pieces(example):
+    from sklearn.metrics import balanced_accuracy_score
+
     task = example["Arrays"]("digits.npz", ["even", "odd"])
     examples = task.examples("test")
     outputs = np.random.default_rng(1).normal(size=(len(examples), 2))
@@ -60,6 +63,8 @@ def test_its_metric_is_balanced_accuracy_even_in_pieces(example):
 
 
 def test_measure_takes_it(example, capsys, monkeypatch):
+    from sklearn.metrics import balanced_accuracy_score
+
     quick = microbudget.measure
     monkeypatch.setattr(microbudget, "measure", lambda model, task: quick(model, task, seconds=0.2, threads=1))
     exec(compile(code()[1], PAGE.name, "exec"), example)

@@ -90,11 +90,16 @@ def test_which_errors_say_that_the_disk_is_full() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     over = RuntimeError("cannot write")
     over.__cause__ = full
-    told = BrokenModel("it diverged")
-    told.__cause__ = full
+    diverged = BrokenModel("it diverged")
+    diverged.__cause__ = full
     rust = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert all(map(files.is_disk_full, (full, over, rust)))
-    others = (OSError(errno.EACCES, "no"), RuntimeError("no"), told, SafetensorError("Error while serializing: NaN"))
+    others = (
+        OSError(errno.EACCES, "no"),
+        RuntimeError("no"),
+        diverged,
+        SafetensorError("Error while serializing: NaN"),
+    )
     assert not any(map(files.is_disk_full, others))
     with pytest.raises(DiskFull, match="free some"), files.explain_full_disk("free some"):
         raise over

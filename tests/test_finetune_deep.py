@@ -67,7 +67,7 @@ def test_last_moves_the_last_block_alone(resnet: Path, context: Context, tmp_pat
     assert all(name.startswith(("resnet.encoder.stages.1.layers.0.", "classifier.")) for name in moved)
 
 
-def test_the_last_block_of_a_mobilenet_takes_the_convolution_behind_it(hf_model: Path) -> None:
+def test_the_last_block_of_a_mobilenet_takes_the_convolution_after_it(hf_model: Path) -> None:
     network = load_network(hf_model)
     chosen = {id(parameter) for parameter in classifiers.last_block(network)}
     names = [name for name, parameter in network.named_parameters() if id(parameter) in chosen]
@@ -146,9 +146,9 @@ def trained_with(given: Model, context: Context, store: Path, monkeypatch: pytes
 
 
 def test_a_network_that_was_cut_learns_more(
-    hf_model: Path, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resnet: Path, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = load(hf_model)
+    whole = load(resnet)
     pruned = build(whole, Recipe.parse("finetune(epochs=3) > prune(sparsity=0.3, samples=8)"), context, tmp_path)[-1]
     for given, backbone in ((whole, 1e-4), (pruned, 3e-4)):
         seen = trained_with(given, context, tmp_path / str(backbone), monkeypatch)

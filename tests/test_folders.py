@@ -71,7 +71,7 @@ class TestClassFolders:
         make(tmp_path, "bus/1.jpg", "car/1.jpg", "train/1.jpg")
         assert folders.find(tmp_path, FORMATS).labels == ("bus", "car", "train")
 
-    def test_that_train_is_a_class_is_told(self, tmp_path):
+    def test_that_train_is_a_class_is_reported(self, tmp_path):
         make(tmp_path, "bus/1.jpg", "test/1.jpg", "train/1.jpg")
         (warning,) = folders.find(tmp_path, FORMATS).warnings
         assert "test, train" in warning
@@ -121,7 +121,7 @@ class TestClassFolders:
         with pytest.raises(BadData, match="val, validation"):
             folders.find(tmp_path, FORMATS)
 
-    def test_what_stands_beside_the_splits_is_told(self, tmp_path):
+    def test_what_stands_beside_the_splits_is_reported(self, tmp_path):
         make(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "spare/a/1.jpg")
         listing = folders.find(tmp_path, FORMATS)
         assert len(listing.files) == 2
@@ -132,7 +132,7 @@ class TestClassFolders:
         listing = folders.find(tmp_path, FORMATS)
         assert (len(listing.files), listing.labels, listing.warnings) == (2, ("a", "b"), ())
 
-    def test_stray_files_empty_classes_and_foreign_formats_are_told(self, tmp_path):
+    def test_stray_files_empty_classes_and_foreign_formats_are_reported(self, tmp_path):
         make(tmp_path, "a/1.jpg", "b/1.jpg", "cover.png", "a/2.HEIC", "b/3.heic")
         (tmp_path / "c").mkdir()
         stray, empty, foreign = folders.find(tmp_path, FORMATS).warnings
@@ -203,7 +203,7 @@ class TestMetadata:
         with pytest.raises(BadData, match="'a' and 'b'"):
             folders.find(tmp_path, FORMATS)
 
-    def test_two_labels_of_one_name_are_told(self, tmp_path):
+    def test_two_labels_of_one_name_are_reported(self, tmp_path):
         """ImageNet has two classes "crane"."""
         make(tmp_path, "1.jpg", "2.jpg")
         write_csv(tmp_path / "metadata.csv", "file_name,label,label_name\n1.jpg,134,crane\n2.jpg,517,crane\n")
@@ -221,7 +221,7 @@ class TestMetadata:
         write_csv(tmp_path / "metadata.csv", "file_name,label\n\u00e9.jpg,a\n2.jpg,b\n")
         assert folders.find(tmp_path, FORMATS).labels == ("a", "b")
 
-    def test_odd_rows_are_told_and_nothing_is_lost(self, tmp_path):
+    def test_odd_rows_are_reported_and_nothing_is_lost(self, tmp_path):
         make(tmp_path, *(f"{number}.jpg" for number in range(20)))
         rows = [f"{number}.jpg,{'ab'[number % 2]}" for number in range(18)]
         rows += ["18.jpg,", "gone.jpg,a", "3.jpg,b"]
@@ -509,7 +509,7 @@ class TestCopies:
         kept, duplicates = keep_apart(pair)
         assert (kept["train"], len(kept["validation"]), len(duplicates)) == ([], 1, 1)
 
-    def test_one_photo_under_two_labels_is_told_and_kept(self):
+    def test_one_photo_under_two_labels_is_reported_and_kept(self):
         pair = [example("same", 0, "a/1.jpg"), example("same", 1, "b/2.jpg")]
         kept, (duplicate,) = keep_apart({"train": pair})
         assert kept["train"] == pair

@@ -92,14 +92,14 @@ def test_reading_stops_when_more_would_not_change_the_rounding(
 ) -> None:
     """What was read is what the model has seen, also where the matrix is there already."""
     monkeypatch.setattr(convergence, "FIRST_LOOK", 32)
-    told, records = [], []
+    printed, records = [], []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         said = Said()
         records.append(quantize_gguf(load(f16), GgufOptions("Q2_K"), context(text, tmp_path, said), tmp_path / name))
-        told.append(" ".join(said.lines))
-    assert "more would not change it" in told[0]
-    assert "imatrix " not in told[1]
+        printed.append(" ".join(said.lines))
+    assert "more would not change it" in printed[0]
+    assert "imatrix " not in printed[1]
     assert records[0].seen == records[1].seen
     assert 0 < len(records[0].seen) < len(text.examples("train"))
 

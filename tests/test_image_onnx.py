@@ -28,6 +28,8 @@ from microbudget.runtimes.onnx.interface import as_logits, read_signature, scale
 from microbudget.runtimes.signature import Batching, Port, Signature
 from quick import QUICK
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 SIDE = 8
 PURE = {"blue": (20, 30, 220), "green": (20, 220, 30), "red": (220, 30, 20)}
 SCALED = {**CONFIG, "size": {"height": SIDE, "width": SIDE}, "do_normalize": False}

@@ -130,19 +130,19 @@ def test_copies_are_reported_and_test_stays_clean(tmp_path, store):
     shutil.copy(tmp_path / "test" / "a" / "0.png", tmp_path / "train" / "a" / "leak.png")
     shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "train" / "b" / "twice.png")
     task = ImageTask.open(tmp_path, DataOptions(cache=store))
-    dropped, doubted = sorted(task.duplicates, key=lambda pair: pair.dropped is None)
+    dropped, ambiguous = sorted(task.duplicates, key=lambda pair: pair.dropped is None)
     assert (dropped.first, dropped.second) == ("test/a/0.png", "train/a/leak.png")
-    assert {doubted.first, doubted.second} == {"train/a/0.png", "train/b/twice.png"}
+    assert {ambiguous.first, ambiguous.second} == {"train/a/0.png", "train/b/twice.png"}
     assert not {e.key for e in task.examples("train")} & {e.key for e in task.examples("test")}
     assert len(task.examples("train")) == 5
     assert any("train/a/leak.png" in warning for warning in task.warnings)
     assert any("two labels" in warning for warning in task.warnings)
     values = task.collate(task.examples("train"), SMALL)["pixel_values"]
-    same = [position for position, e in enumerate(task.examples("train")) if e.key == doubted_key(task, doubted)]
+    same = [position for position, e in enumerate(task.examples("train")) if e.key == ambiguous_key(task, ambiguous)]
     np.testing.assert_array_equal(values[same[0]], values[same[1]])
 
 
-def doubted_key(task, pair):
+def ambiguous_key(task, pair):
     return content_key((task.root / pair.first).read_bytes())
 
 
@@ -255,7 +255,7 @@ class TestBadFiles:
             with pytest.raises(photos.UnreadableImage, match=said):
                 photos.read_photo(tmp_path / "x.tif")
 
-    def test_damage_after_the_start_is_told(self, folder, store):
+    def test_damage_after_the_start_is_reported(self, folder, store):
         task = ImageTask.open(folder, DataOptions(cache=store))
         victim = task.path_of(task.examples("test")[0])
         victim.write_bytes(b"gone bad")

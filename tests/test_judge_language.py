@@ -111,6 +111,7 @@ def test_a_rounded_model_diverges_and_itself_does_not(pair: Pair, rounded: Path,
     assert 0.3 < other.same_top1 < 1
 
 
+@pytest.mark.usefixtures("fresh_workers")
 def test_measure_tells_reading_and_writing_apart(pair: Pair, text: Path) -> None:
     task = TextTask.open(text, DataOptions(splits=False), most={"test": 6})
     found = measure(pair.gguf, task, seconds=0.3, threads=1, ledger=True)

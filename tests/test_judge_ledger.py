@@ -194,7 +194,7 @@ def test_safetensors_add_up_and_statistics_are_no_parameters(tmp_path):
     assert book.bits_per_weight == pytest.approx((108 * 16 + 4 * 32) / 112)
 
 
-def test_damaged_files_are_told(tmp_path):
+def test_damaged_files_are_reported(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"\x00\x01no")
     with pytest.raises(UnsupportedModel, match="is not an ONNX model"):
         ledger(Model(tmp_path / "a.onnx", "onnx", Record()))

@@ -46,6 +46,7 @@ def model(tmp_path):
     return toy_models.random_linear(tmp_path / "a.onnx")
 
 
+@pytest.mark.usefixtures("fresh_workers")
 def test_a_measurement_has_the_fields_of_the_design(model, task):
     found = measure(model, task, threads=1, seconds=0.2, ledger=True, batches=[4])
     row = json.loads(json.dumps(found.as_dict()))
@@ -81,6 +82,7 @@ def test_a_broken_model_and_foreign_labels_are_refused(tmp_path, task):
         measure(toy_models.linear(tmp_path / "b.onnx", weights, bias, ("x", "y", "z")), task, seconds=0)
 
 
+@pytest.mark.usefixtures("fresh_workers")
 def test_a_model_above_its_memory_limit_is_stopped(tmp_path, task):
     labels = (*toy_models.CLASSES, *map(str, range(50_000)))
     wide = toy_models.linear(tmp_path / "w.onnx", np.ones((192, len(labels))), np.zeros(len(labels)), labels)

@@ -12,6 +12,8 @@ from microbudget.judge.roofline import least_s, roofline
 from microbudget.judge.work import Work, count
 from microbudget.model import Model, Record
 
+pytestmark = pytest.mark.usefixtures("fresh_workers")
+
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 
 
@@ -96,7 +98,7 @@ def test_a_product_between_dequantized_tensors_is_int8_and_weights_alone_are_not
     assert count(saved(tmp_path / "b.onnx", weights, quantized, (2, 6)), {"x": (2, 6)}).multiply_adds == {"float32": 60}
 
 
-def test_shapes_go_on_behind_operators_that_onnx_does_not_know(tmp_path):
+def test_shapes_go_on_after_operators_that_onnx_does_not_know(tmp_path):
     nodes = [
         helper.make_node(
             "MatMulNBits",
@@ -118,7 +120,7 @@ def test_shapes_go_on_behind_operators_that_onnx_does_not_know(tmp_path):
     assert work.not_counted == {"FastGelu": 1}
 
 
-def test_a_product_of_unknown_shape_is_told_and_not_counted(tmp_path):
+def test_a_product_of_unknown_shape_is_reported_and_not_counted(tmp_path):
     nodes = [
         helper.make_node("NonZero", ["x"], ["i"]),
         helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),

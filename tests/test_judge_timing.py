@@ -21,6 +21,8 @@ from microbudget.machine import placement
 from microbudget.machine.stopwatch import Block
 from toy_timing import Simulated
 
+pytestmark = pytest.mark.usefixtures("fresh_workers")
+
 INPUTS = {"pixel_values": np.zeros((1, 3, 8, 8), "f")}
 
 
@@ -33,7 +35,7 @@ def test_a_true_ratio_lies_in_the_interval_and_is_called():
     assert time_pair(Simulated(1e-3, seed=1), Simulated(2e-3, seed=2), INPUTS, seconds=10).verdict == "slower"
 
 
-def test_equal_twins_are_not_told_apart():
+def test_equal_twins_are_not_distinguished():
     verdicts = {
         time_pair(Simulated(1e-3, seed=seed), Simulated(1e-3, seed=1000 + seed), INPUTS, seconds=10, seed=seed).verdict
         for seed in range(20)
@@ -48,7 +50,7 @@ def test_a_difference_below_the_resolution_is_not_called_however_narrow_the_inte
     assert pair.verdict == "no difference shown"
 
 
-def test_noise_that_hides_a_difference_is_told_as_such():
+def test_noise_that_hides_a_difference_is_reported_as_such():
     pair = time_pair(Simulated(1e-3, 0.5, 5), Simulated(1.05e-3, 0.5, 6), INPUTS, seconds=0.05)
     assert pair.low < 1 < pair.high
     assert pair.verdict == "no difference shown"
@@ -196,7 +198,7 @@ def test_models_that_open_or_run_too_slowly_are_opened_once():
     assert 5 <= Openings(open_s=0.4, effect=0.05).time(5).openings < 8
 
 
-def test_the_dropped_blocks_of_all_openings_are_told():
+def test_the_dropped_blocks_of_all_openings_are_reported():
     openings = Openings(effect=0.05)
     original = openings.worker
 
@@ -209,7 +211,7 @@ def test_the_dropped_blocks_of_all_openings_are_told():
     assert openings.time(5).dropped["the machine slept"] >= 8
 
 
-def test_blocks_in_trouble_are_dropped_in_pairs_and_told():
+def test_blocks_in_trouble_are_dropped_in_pairs_and_reported():
     a, b = Simulated(1e-3, seed=1, ill=5), Simulated(1e-3, seed=2)
     pair = time_pair(a, b, INPUTS, seconds=10)
     assert pair.dropped == {"the machine slept": pair.dropped["the machine slept"]}

@@ -16,6 +16,8 @@ from microbudget.judge.worker import Worker
 from microbudget.machine import memory
 from microbudget.model import Model, Record
 
+pytestmark = pytest.mark.usefixtures("fresh_workers")
+
 INPUTS = {"x": np.arange(6.0).reshape(2, 3)}
 
 
@@ -114,7 +116,7 @@ def test_a_worker_within_its_memory_limit_answers():
         np.testing.assert_array_equal(worker.answer(INPUTS), INPUTS["x"])
 
 
-def test_out_of_memory_is_told():
+def test_out_of_memory_is_reported():
     with opened("exhausted") as worker, pytest.raises(WorkerFailed, match="MemoryError"):
         worker.answer(INPUTS)
 

@@ -73,7 +73,7 @@ def test_the_filters(mels: int) -> None:
     np.testing.assert_allclose(mel_filters(mels, 400), extractor(mels, 30).mel_filters, atol=1e-9)
 
 
-def test_only_what_is_heard_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_used_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds in a window of thirty: 201 transforms, not 3,000."""
     rows = []
     original = np.fft.rfft

@@ -53,6 +53,18 @@ def images(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
+@pytest.fixture(scope="session")
+def quick(reader: Model, text: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """What QUICK makes of `reader`. Do not write into it."""
+    return build_step(reader, QUICK, text, tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="session")
+def apart(reader: Model, text: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """An adapter of `reader`, kept apart from it. Do not write into it."""
+    return build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path_factory.mktemp("apart"))
+
+
 def logits(model: Model) -> np.ndarray:
     tokens = torch.arange(20)[None] + 3
     with torch.inference_mode():
@@ -77,8 +89,8 @@ def test_a_language_model_learns_and_goes_on_to_gguf(reader: Model, text: Contex
     assert set(text.task.examples("train")[0].key.split()) <= set(adapted.record.seen)
 
 
-def test_merged_and_kept_apart_answer_the_same(reader: Model, text: Context, tmp_path: Path) -> None:
-    merged = build_step(reader, QUICK, text, tmp_path / "m")
+def test_merged_and_kept_apart_answer_the_same(quick: Model, reader: Model, text: Context, tmp_path: Path) -> None:
+    merged = quick
     kept = build_step(reader, Lora(rank=2, epochs=2, length=64, batch_size=4, merge=False), text, tmp_path / "k")
     np.testing.assert_allclose(logits(load(kept.path)), logits(merged), rtol=1e-4, atol=1e-4)
     assert np.abs(logits(merged) - logits(reader)).max() > 0.01
@@ -90,18 +102,17 @@ def test_merged_and_kept_apart_answer_the_same(reader: Model, text: Context, tmp
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_an_adapter_opens_in_peft_itself(reader: Model, text: Context, tmp_path: Path) -> None:
+def test_an_adapter_opens_in_peft_itself(apart: Model) -> None:
     from peft import AutoPeftModelForCausalLM
 
-    kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path)
     with torch.inference_mode():
-        theirs = AutoPeftModelForCausalLM.from_pretrained(str(kept.path))(torch.arange(20)[None] + 3).logits.numpy()
-    np.testing.assert_allclose(logits(kept), theirs, rtol=1e-4, atol=1e-4)
+        theirs = AutoPeftModelForCausalLM.from_pretrained(str(apart.path))(torch.arange(20)[None] + 3).logits.numpy()
+    np.testing.assert_allclose(logits(apart), theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_folder_with_adapter_and_backbone_is_its_own(reader: Model, text: Context, tmp_path: Path) -> None:
+def test_a_folder_with_adapter_and_backbone_is_its_own(apart: Model, tmp_path: Path) -> None:
     """As RUN/best has it: all files that inference needs beside each other."""
-    kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path / "k")
+    kept = apart
     together = tmp_path / "together"
     together.mkdir()
     for file in kept.files:
@@ -110,7 +121,7 @@ def test_a_folder_with_adapter_and_backbone_is_its_own(reader: Model, text: Cont
     np.testing.assert_allclose(logits(load(together)), logits(kept), rtol=1e-4, atol=1e-4)
 
 
-def test_a_missing_backbone_is_told(reader: Model, text: Context, tmp_path: Path) -> None:
+def test_a_missing_backbone_is_reported(reader: Model, text: Context, tmp_path: Path) -> None:
     kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path)
     path = kept.path / "adapter_config.json"
     path.write_text(path.read_text().replace(str(reader.path.resolve()), "/nowhere"), encoding="utf-8")
@@ -143,8 +154,10 @@ def test_only_the_targets_are_trained(reader: Model, text: Context, tmp_path: Pa
     assert changed == {"q_proj", "v_proj"}
 
 
-def test_checkpointing_changes_memory_and_not_the_result(reader: Model, text: Context, tmp_path: Path) -> None:
-    plain = build_step(reader, QUICK, text, tmp_path / "a")
+def test_checkpointing_changes_memory_and_not_the_result(
+    quick: Model, reader: Model, text: Context, tmp_path: Path
+) -> None:
+    plain = quick
     frugal = build_step(
         reader, Lora(rank=2, epochs=2, length=64, batch_size=4, checkpointing=True), text, tmp_path / "b"
     )
@@ -178,20 +191,20 @@ def test_images_get_a_head_and_adapters(images: Context, tmp_path: Path) -> None
     assert (found.argmax(1) == [example.label for example in examples]).mean() > 0.6  # guessing gives a third
 
 
-def test_the_head_comes_first(hf_model: Path, images: Context, tmp_path: Path) -> None:
+def test_the_head_comes_first(resnet: Path, images: Context, tmp_path: Path) -> None:
     """As finetune fits it: what the adapters go on from is no random head."""
-    adapted = build_step(load(hf_model), Lora(rank=2, epochs=1), images, tmp_path)
-    alone = build_step(load(hf_model), Finetune(), images, tmp_path)
+    adapted = build_step(load(resnet), Lora(rank=2, epochs=1), images, tmp_path)
+    alone = build_step(load(resnet), Finetune(), images, tmp_path)
     before = adapted.record.history["lora"]["before"]
     assert before["loss"] == pytest.approx(
         min(row["validation_loss"] for row in alone.record.history["finetune"]["epochs"]), rel=1e-3
     )
 
 
-def test_labels_in_another_order_keep_their_rows(hf_model: Path, images: Context, tmp_path: Path) -> None:
+def test_labels_in_another_order_keep_their_rows(resnet: Path, images: Context, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    known = build_step(load(hf_model), Finetune(epochs=3), images, tmp_path)
+    known = build_step(load(resnet), Finetune(epochs=3), images, tmp_path)
     turned = tmp_path / "turned"
     shutil.copytree(known.path, turned)
     (turned / "microbudget.json").unlink()
@@ -201,7 +214,7 @@ def test_labels_in_another_order_keep_their_rows(hf_model: Path, images: Context
     config |= {"id2label": dict(enumerate(labels)), "label2id": {label: place for place, label in enumerate(labels)}}
     (turned / "config.json").write_text(json.dumps(config))
     tensors = load_file(str(turned / "model.safetensors"))
-    tensors |= {name: tensors[name][order].clone() for name in ("classifier.weight", "classifier.bias")}
+    tensors |= {name: tensors[name][order].clone() for name in ("classifier.1.weight", "classifier.1.bias")}
     save_file(tensors, str(turned / "model.safetensors"), metadata={"format": "pt"})
     adapted = build_step(load(turned), Lora(rank=2, epochs=1, learning_rate=1e-8), images, tmp_path)
     examples = images.task.examples("validation")
@@ -223,32 +236,32 @@ def test_the_head_takes_smaller_steps_than_the_adapters(hf_model: Path) -> None:
 
 
 def test_photos_without_validation_are_warned_of(
-    hf_model: Path, images: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    resnet: Path, images: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     splits = {**images.task._splits, "validation": ()}  # type: ignore[attr-defined]
     own = replace(images, task=replace(images.task, _splits=splits), progress=Progress())  # type: ignore[type-var]
-    adapted = build_step(load(hf_model), Lora(rank=2, epochs=2), own, tmp_path)
+    adapted = build_step(load(resnet), Lora(rank=2, epochs=2), own, tmp_path)
     assert "lora: there is no validation split: all epochs run" in capsys.readouterr().err
     assert adapted.record.history["lora"]["kept"] == 2
 
 
-def test_a_class_without_training_photos_is_named(hf_model: Path, images: Context, tmp_path: Path) -> None:
+def test_a_class_without_training_photos_is_named(resnet: Path, images: Context, tmp_path: Path) -> None:
     red = images.task.labels.index("red")
     splits = {**images.task._splits}  # type: ignore[attr-defined]
     splits["train"] = tuple(example for example in splits["train"] if example.label != red)
     own = replace(images, task=replace(images.task, _splits=splits))  # type: ignore[type-var]
     with pytest.raises(BadData, match="no training example of red"):
-        build_step(load(hf_model), Lora(rank=2, epochs=1), own, tmp_path)
+        build_step(load(resnet), Lora(rank=2, epochs=1), own, tmp_path)
 
 
-def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> None:
+def test_pruned_zeros_stay(resnet: Path, images: Context, tmp_path: Path) -> None:
     recipe = Recipe.parse(
         "finetune(epochs=1) > prune(structure='weights', samples=8) > finetune(unfreeze='all', deep_epochs=3)"
         " > lora(rank=2, epochs=3)"
     )
     from microbudget.runtimes.hf.image_classifier import load_network
 
-    steps = build(load(hf_model), recipe, images, tmp_path)
+    steps = build(load(resnet), recipe, images, tmp_path)
     networks = [load_network(step.path) for step in steps]
     names = steps[-1].record.state["zeros"]
     assert names == steps[1].record.state["zeros"]
@@ -261,7 +274,7 @@ def test_pruned_zeros_stay(hf_model: Path, images: Context, tmp_path: Path) -> N
     assert moved > 0
 
 
-def test_what_is_judged_beside_zeros_is_what_is_written(hf_model: Path, images: Context, tmp_path: Path) -> None:
+def test_what_is_judged_beside_zeros_is_what_is_written(resnet: Path, images: Context, tmp_path: Path) -> None:
     """The adapters do not fill pruned zeros in the training either, so the scores are those of the merged one."""
     from microbudget.runtimes.hf.image_classifier import load_network
     from microbudget.training import objectives
@@ -270,29 +283,29 @@ def test_what_is_judged_beside_zeros_is_what_is_written(hf_model: Path, images: 
         "finetune(epochs=1) > prune(structure='weights', sparsity=0.8, samples=8)"
         " > lora(rank=4, epochs=6, patience=6, learning_rate=0.003)"
     )
-    adapted = build(load(hf_model), recipe, images, tmp_path)[-1]
+    adapted = build(load(resnet), recipe, images, tmp_path)[-1]
     history = adapted.record.history["lora"]
     assert history["kept"], "an epoch was kept"
     objective = objectives.labelled(images.task, adapted.record.preprocessing or {})
     assert objective.validate is not None
     with torch.no_grad():
         found = objective.validate(load_network(adapted.path).eval())
-    told = history["epochs"][history["kept"] - 1]
-    assert float(found["loss"]) == pytest.approx(told["validation_loss"], rel=1e-3)
+    kept_row = history["epochs"][history["kept"] - 1]
+    assert float(found["loss"]) == pytest.approx(kept_row["validation_loss"], rel=1e-3)
 
 
 def test_an_adapter_of_a_model_that_was_made_before_keeps_it_as_its_backbone(
-    reader: Model, text: Context, tmp_path: Path
+    quick: Model, text: Context, tmp_path: Path
 ) -> None:
     """RUN/best of another run, given as the model."""
-    earlier = build_step(reader, QUICK, text, tmp_path / "earlier")
+    earlier = quick
     kept = build_step(load(earlier.path), Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path / "now")
     backbone = json.loads((kept.path / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert Path(backbone) == earlier.path.resolve()
     assert bits(load(kept.path), text) < 1.05 * bits(earlier, text)
 
 
-def test_checkpointing_of_images_is_told_to_take_less(tmp_path: Path, images: Context) -> None:
+def test_checkpointing_of_images_is_estimated_to_take_less(tmp_path: Path, images: Context) -> None:
     """What enters a block is measured: not guessed from the pixels."""
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -312,8 +325,8 @@ def test_checkpointing_of_images_is_told_to_take_less(tmp_path: Path, images: Co
     assert estimates[1] < 0.5 * estimates[0]
 
 
-def test_an_adapter_would_fill_zeros(hf_model: Path, images: Context, tmp_path: Path) -> None:
-    pruned = build_step(load(hf_model), Prune(structure="weights", samples=8), images, tmp_path)
+def test_an_adapter_would_fill_zeros(resnet: Path, images: Context, tmp_path: Path) -> None:
+    pruned = build_step(load(resnet), Prune(structure="weights", samples=8), images, tmp_path)
     with pytest.raises(InvalidOption, match=r"put lora first"):
         build_step(pruned, Lora(merge=False, epochs=1), images, tmp_path)
     with pytest.raises(InvalidOption, match=r"fill the zeros"):
@@ -321,12 +334,12 @@ def test_an_adapter_would_fill_zeros(hf_model: Path, images: Context, tmp_path: 
 
 
 def test_a_killed_training_goes_on(
-    reader: Model, text: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Model, reader: Model, text: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its checkpoint, and made again: the same bytes as one that ran through."""
     from microbudget.training import loop
 
-    whole = build_step(reader, QUICK, text, tmp_path / "a")
+    whole = quick
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
     step, steps = torch.optim.AdamW.step, []
 

@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import rel_entr
 from scipy.special import softmax as scipy_softmax
-from sklearn.metrics import confusion_matrix as sklearn_confusion
-from sklearn.metrics import log_loss, precision_recall_fscore_support
 
 from microbudget import metrics
 
@@ -23,16 +21,20 @@ def answers(seed, examples=200, classes=5):
 
 @pytest.mark.parametrize("classes", [2, 5, 12])
 def test_report_agrees_with_scikit_learn(classes):
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     predictions, labels = answers(classes, classes=classes)
     report = metrics.classification_report(predictions, labels, classes)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predictions, average="macro")
     assert report == pytest.approx(
         {"accuracy": np.mean(predictions == labels), "precision": precision, "recall": recall, "f1": f1}
     )
-    assert (metrics.confusion_matrix(predictions, labels, classes) == sklearn_confusion(labels, predictions)).all()
+    assert (metrics.confusion_matrix(predictions, labels, classes) == confusion_matrix(labels, predictions)).all()
 
 
 def test_classes_without_examples_and_classes_never_predicted():
+    from sklearn.metrics import precision_recall_fscore_support
+
     predictions, labels = np.array([0, 0, 1, 3]), np.array([0, 1, 1, 1])  # 2 never occurs, 3 is never true
     report = metrics.classification_report(predictions, labels, 5)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predictions, average="macro", zero_division=0)
@@ -52,6 +54,8 @@ def test_accuracy_scores_are_one_where_right():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_cross_entropy_agrees_with_scikit_learn(dtype):
+    from sklearn.metrics import log_loss
+
     logits = np.random.default_rng(1).normal(size=(50, 4)).astype(dtype)
     labels = np.arange(50) % 4
     expected = log_loss(labels, scipy_softmax(logits.astype(float), axis=1))

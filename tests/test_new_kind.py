@@ -16,6 +16,8 @@ from microbudget.model import Record
 from quick import QUICK
 from toy_models import SIZE, linear
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 FILES = {
     "__init__": "",
     "network": """

@@ -62,7 +62,7 @@ def group_norm(path: Path) -> Path:
     return saved(path, nodes, constants, (3, 12, 12))
 
 
-def test_multiply_adds_behind_a_computed_reshape_are_counted(tmp_path: Path) -> None:
+def test_multiply_adds_after_a_computed_reshape_are_counted(tmp_path: Path) -> None:
     work = count(group_norm(tmp_path / "model.onnx"), {"x": (1, 3, 12, 12)})
     assert work.total_multiply_adds == 12 * 12 * 8 * 27 + 12 * 12 * 8 * 72 + 8 * 5
     assert not {"Conv", "Gemm"} & work.not_counted.keys()

@@ -299,8 +299,8 @@ def test_wanda_adds_up_what_layers_with_one_weight_hear() -> None:
     network = random_net([("conv", 0, 4, 1, 1), ("conv", 1, 4, 1, 1), ("twin", 2, 1, 4, 1, 1)], False, 0)
     weight = network.layers[1].weight.detach().clone()[:, :, 0, 0]
     with torch.inference_mode():
-        heard = network.layers[0](PIXELS)
-        both = torch.cat([heard, network.layers[1](heard)]).transpose(0, 1).flatten(1).norm(dim=1)
+        first = network.layers[0](PIXELS)
+        both = torch.cat([first, network.layers[1](first)]).transpose(0, 1).flatten(1).norm(dim=1)
     names = zeros.prune(PruningTarget(network, [{"pixel_values": PIXELS}]), 0.5, "wanda")
     assert names == ["layers.0.weight", "layers.1.weight"]
     for row, values in zip(network.layers[1].weight[:, :, 0, 0], weight.abs() * both, strict=True):

@@ -60,7 +60,7 @@ def test_it_writes_what_a_session_writes(whisper: Model, task: TranscriptionTask
 
     vocabulary, opened = Vocabulary(whisper.path), TorchWhisper(whisper.path)
     prompt = Prompt.of(whisper.path, vocabulary, opened.multilingual, "en")
-    # A random network may write timestamps where it was told not to; a pseudo-label never has one.
+    # A random network may write timestamps where it was asked not to; a pseudo-label never has one.
     opened.network.generation_config.suppress_tokens = Rules.of(opened.network, prompt).always.tolist()
     for example in task.examples("train")[:4]:
         expected = opened.generate(data.labels.front(task.waveform(example)), prompt)
@@ -108,7 +108,7 @@ def test_forbidden_tokens_are_never_written(whisper: Model) -> None:
         assert prompt.end not in row.tokens[:-1].tolist()
 
 
-def test_the_language_is_detected_where_none_is_told(whisper: Model) -> None:
+def test_the_language_is_detected_where_none_is_given(whisper: Model) -> None:
     network, vocabulary = load_network(whisper.path), Vocabulary(whisper.path)
     prompt = Prompt.of(whisper.path, vocabulary, True, None)
     states = torch.randn(4, 30, 32)
@@ -125,13 +125,13 @@ def test_the_teacher_hears_each_recording_once(
 ) -> None:
     from microbudget.kinds.transcription import pseudo_labels as module
 
-    heard: list[int] = []
+    encoded: list[int] = []
 
     class Counted(module.TorchWhisper):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             encoder = self.network.model.encoder
-            encoder.register_forward_hook(lambda _module, inputs, _outputs: heard.append(len(inputs[0])))
+            encoder.register_forward_hook(lambda _module, inputs, _outputs: encoded.append(len(inputs[0])))
 
     monkeypatch.setattr(module, "TorchWhisper", Counted)
     examples = task.examples("train")
@@ -139,7 +139,7 @@ def test_the_teacher_hears_each_recording_once(
     again = pseudo_labels(whisper, [*examples, *examples[:2]], Context(task, tmp_path))
     third = pseudo_labels(whisper, examples, Context(task, tmp_path))
     assert (first.passes, again.passes, third.passes) == (3, len(examples) - 3, 0)
-    assert sum(heard) == len(examples)
+    assert sum(encoded) == len(examples)
     for example in examples:
         assert third.text(example) == again.text(example)
         assert third.states(example).shape == (150, 32)

@@ -53,7 +53,7 @@ def test_least_bytes_is_that_of_brute_force(layers, limit):
 
 
 def _check_sums(layers, found):
-    """The bits are choices of their layers, and some choices with these bits have the sums that are told."""
+    """The bits are choices of their layers, and some choices with these bits have the reported sums."""
     options = [[c for c in layer if c.bits == bits] for layer, bits in zip(layers, found.bits, strict=True)]
     assert all(options)
     sums = [(size, pytest.approx(loss)) for size, loss in everything(options)]
@@ -83,7 +83,7 @@ def test_sixty_layers_are_solved_exactly_and_beat_thresholds():
     assert found.loss <= loss
 
 
-def test_too_many_states_are_told(monkeypatch):
+def test_too_many_states_are_reported(monkeypatch):
     monkeypatch.setattr(allocate, "MOST_STATES", 3)
     layers = [[Choice(8, 2**i, 0.0), Choice(4, 0, 2.0**-i)] for i in range(8)]
     found = least_loss(layers, 100)

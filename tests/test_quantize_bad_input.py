@@ -213,7 +213,7 @@ def control_flow() -> onnx.ModelProto:
 def body(kind: str) -> onnx.GraphProto:
     """Of a Loop or a Scan: a MatMul by weights of its own, and an Add of a tensor from outside."""
     inner = numpy_helper.from_array(np.random.default_rng(7).normal(0, 0.3, (6, 6)).astype("f"), "inner")
-    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("state", "next", "seen")]
+    declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("state", "next", "seen")]
     nodes = [
         helper.make_node("MatMul", ["state", "inner"], ["product"]),
         helper.make_node("Add", ["product", "outside"], ["next"]),
@@ -222,12 +222,14 @@ def body(kind: str) -> onnx.GraphProto:
     if kind == "Scan":
         nodes[0] = helper.make_node("Add", ["state", "step"], ["sum"])
         nodes.insert(1, helper.make_node("MatMul", ["sum", "inner"], ["product"]))
-        given = [told[0], helper.make_tensor_value_info("step", TensorProto.FLOAT, None)]
-        return helper.make_graph(nodes, "body", given, told[1:], [inner])
+        given = [declared[0], helper.make_tensor_value_info("step", TensorProto.FLOAT, None)]
+        return helper.make_graph(nodes, "body", given, declared[1:], [inner])
     counter = helper.make_tensor_value_info("i", TensorProto.INT64, [])
     condition = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "on")]
     nodes.append(helper.make_node("Identity", ["go"], ["on"]))
-    return helper.make_graph(nodes, "body", [counter, condition[0], told[0]], [condition[1], *told[1:]], [inner])
+    return helper.make_graph(
+        nodes, "body", [counter, condition[0], declared[0]], [condition[1], *declared[1:]], [inner]
+    )
 
 
 def repeated(kind: str) -> onnx.ModelProto:

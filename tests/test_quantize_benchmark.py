@@ -33,7 +33,7 @@ def goals(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("estimate", "interval", "told"),
+    ("estimate", "interval", "expected"),
     [
         (None, None, "not measured"),
         (0.9, (0.8, 0.99), "reached"),
@@ -45,8 +45,8 @@ def goals(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         (1.1, None, "missed"),
     ],
 )
-def test_one_rule_for_all_goals(goals: ModuleType, estimate, interval, told) -> None:
-    assert goals.verdict(estimate, 1.0, interval) == told
+def test_one_rule_for_all_goals(goals: ModuleType, estimate, interval, expected) -> None:
+    assert goals.verdict(estimate, 1.0, interval) == expected
 
 
 def network(ours: np.ndarray, peer: np.ndarray, ratio: float, low: float, high: float) -> SimpleNamespace:
@@ -63,21 +63,21 @@ def network(ours: np.ndarray, peer: np.ndarray, ratio: float, low: float, high: 
 
 def test_latency_is_judged_by_its_estimate_and_interval(goals: ModuleType) -> None:
     noise = np.random.default_rng(0).random(200)
-    for ratio, low, high, told in (
+    for ratio, low, high, expected in (
         (1.05, 0.98, 1.1, "missed"),
         (0.98, 0.9, 1.1, "reached by the estimate, not shown"),
         (0.9, 0.8, 0.95, "reached"),
     ):
         lines = goals.eight_bits(network(noise, 2 + noise, ratio, low, high))
-        assert [line[2] for line in lines[:3]] == ["reached", told, told]
+        assert [line[2] for line in lines[:3]] == ["reached", expected, expected]
 
 
 def test_accuracy_and_divergence_have_intervals_too(goals: ModuleType) -> None:
     kl = np.where(np.arange(400) < 20, 0.55, 0.0)  # a mean of 0.0275, give or take 0.012
     lines = goals.four_bits(network(kl, kl, 1.0, 1.0, 1.0), 0.5, 0.03)
     assert [line[2] for line in lines] == ["reached", "reached by the estimate, not shown"]
-    told = goals.finer(network(kl, 4 * kl, 0.97, 0.9, 1.0))
-    assert [line[2] for line in told] == ["reached", *["reached by the estimate, not shown"] * 2]
+    found_lines = goals.finer(network(kl, 4 * kl, 0.97, 0.9, 1.0))
+    assert [line[2] for line in found_lines] == ["reached", *["reached by the estimate, not shown"] * 2]
 
 
 def test_every_setting_can_be_run_and_none_is_named_twice(goals: ModuleType) -> None:

@@ -82,7 +82,7 @@ def test_single_numbers_are_normal_distributions(size):
 @pytest.mark.parametrize("options", [{"bits": 2, "corrections": ()}, {"keep_float_activations": 1}, {"max_kl": 0.001}])
 def test_what_is_decided_for_a_softmax_network_is_what_its_logits_would_decide(options, tmp_path):
     """The divergence, what `keep_float_activations` keeps, and the bits of mixed precision."""
-    told = []
+    outcomes = []
     for ends in ((), ("Softmax",)):
         net = Net(0)
         y = net.gemm(net.op("Relu", net.gemm("x", 12, 32)), 32, 4)
@@ -91,10 +91,10 @@ def test_what_is_decided_for_a_softmax_network_is_what_its_logits_would_decide(o
         onnx.save(net.model(y, ["batch", 12]), str(tmp_path / "float.onnx"))
         data = batches(3 * np.random.default_rng(0).normal(size=(32, 12)).astype(np.float32))
         outcome = quantize_graph(tmp_path / "float.onnx", data, tmp_path / "out.onnx", threads=1, **options)
-        told.append((outcome.kl, [(layer.bits, layer.scheme) for layer in outcome.layers]))
-    assert told[1][0] == pytest.approx(told[0][0], rel=1e-2)
-    assert told[1][1] == told[0][1]
-    assert told[0][0] > (0.01 if "bits" in options else 0)
+        outcomes.append((outcome.kl, [(layer.bits, layer.scheme) for layer in outcome.layers]))
+    assert outcomes[1][0] == pytest.approx(outcomes[0][0], rel=1e-2)
+    assert outcomes[1][1] == outcomes[0][1]
+    assert outcomes[0][0] > (0.01 if "bits" in options else 0)
 
 
 def test_broken_answers_are_named_by_the_tensor_where_they_begin():

@@ -191,7 +191,7 @@ def test_a_float_layer_takes_its_lonely_neighbours_along():
     assert len(kept.nodes) <= len(place(graph, frozenset(convs)).nodes)
 
 
-def test_settled_looks_behind_relu_and_clip_only_where_they_alone_read():
+def test_settled_looks_after_relu_and_clip_only_where_they_alone_read():
     graph = prepared(residual())
     first = graph.layers[0]
     assert graph.producers[after_activation(graph, first.output)].op_type == "Relu"

@@ -91,7 +91,7 @@ def test_a_concat_meets_the_stream_too(kept_float, tmp_path):
     np.testing.assert_array_equal(*(run(path, images(16)) for path in paths))
 
 
-def test_a_stream_may_begin_again_behind_a_block_whose_sum_is_float(kept_float, tmp_path):
+def test_a_stream_may_begin_again_after_a_block_whose_sum_is_float(kept_float, tmp_path):
     """The second convolution of a block stays float, and with it the Add."""
     paths = kept_float(stream(blocks=4), "Conv4")
     assert [passing(path) for path in paths] == [1, 0]

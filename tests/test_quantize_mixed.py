@@ -146,10 +146,10 @@ def test_metadata_count(quantized, tmp_path):
 
 
 @pytest.mark.parametrize("make", [residual, shared])
-def test_the_smallest_size_that_is_told_can_be_had_and_none_below_it(make, quantized):
-    with pytest.raises(InvalidOption, match="cannot be met") as told:
+def test_the_smallest_size_that_is_named_can_be_had_and_none_below_it(make, quantized):
+    with pytest.raises(InvalidOption, match="cannot be met") as refusal:
         quantized(make(), size_bytes=100)
-    (smallest,) = re.findall(r"smallest file has (\d+) bytes", str(told.value))
+    (smallest,) = re.findall(r"smallest file has (\d+) bytes", str(refusal.value))
     path, outcome = quantized(make(), size_bytes=int(smallest))
     assert path.stat().st_size <= int(smallest)
     bits = {layer.bits for layer in outcome.layers}

@@ -1,4 +1,4 @@
-"""How layers compute, on which processor, and that the reason is told."""
+"""How layers compute, on which processor, and that the reason is reported."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def notes(model: onnx.ModelProto, machine: Machine, bits: int = 8, activation_bi
         (ARM, "S8 activations and S8 weights (ARM)", "32 bits (ARM): weights keep all 8 bits"),
     ],
 )
-def test_the_types_and_bits_are_told_with_the_reason(machine, types, weights, tmp_path):
-    told = notes(residual(), machine)
-    assert types in told
-    assert weights in told
+def test_the_types_and_bits_are_reported_with_the_reason(machine, types, weights, tmp_path):
+    reasons = notes(residual(), machine)
+    assert types in reasons
+    assert weights in reasons
     assert weights in notes(transformer(), machine)
     assert "VNNI" not in notes(residual(), machine, bits=4), "four bits are the same everywhere"
     onnx.save(residual(), str(tmp_path / "float.onnx"))
@@ -48,14 +48,14 @@ def test_only_integer_sums_take_a_bit():
 
 
 @pytest.mark.parametrize(("bits", "activation_bits"), [(4, 8), (2, 8), (8, None)])
-def test_the_kernel_of_narrow_weights_may_round_activations_and_that_is_told(bits, activation_bits, tmp_path):
+def test_the_kernel_of_narrow_weights_may_round_activations_and_that_is_reported(bits, activation_bits, tmp_path):
     source, out = tmp_path / "float.onnx", tmp_path / "out.onnx"
     onnx.save(transformer(), str(source))
     data = batches(np.random.default_rng(0).normal(size=(8, 12, 64)).astype(np.float32))
     outcome = quantize_graph(source, data, out, bits=bits, activation_bits=activation_bits, threads=1, corrections=())
-    told = "; ".join(outcome.notes)
-    assert "round activations to int8 (accuracy_level=4)" in told
-    assert "float activations" not in told
+    reasons = "; ".join(outcome.notes)
+    assert "round activations to int8 (accuracy_level=4)" in reasons
+    assert "float activations" not in reasons
     found = [node for node in onnx.load(str(out)).graph.node if node.op_type == "MatMulNBits"]
     assert len(found) == len(outcome.layers)
     named = [{a.name: helper.get_attribute_value(a) for a in node.attribute} for node in found]
@@ -63,9 +63,9 @@ def test_the_kernel_of_narrow_weights_may_round_activations_and_that_is_told(bit
 
 
 def test_convolutions_with_weights_alone_are_unpacked():
-    told = notes(residual(), VNNI, activation_bits=None)
-    assert "5 layers with 8-bit weights and float activations: without such a kernel" in told
-    assert "1 layers weight-only with 8 bits, groups of 32 in MatMulNBits" in told
+    reasons = notes(residual(), VNNI, activation_bits=None)
+    assert "5 layers with 8-bit weights and float activations: without such a kernel" in reasons
+    assert "1 layers weight-only with 8 bits, groups of 32 in MatMulNBits" in reasons
 
 
 def patches_and_class_token(opset=17):

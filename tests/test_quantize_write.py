@@ -108,7 +108,7 @@ def test_the_ledger_knows_packed_weights(bits, activations, quantized):
 
 
 @pytest.mark.parametrize("bits", [4, 3])
-def test_work_is_counted_behind_the_unpacking(bits, quantized):
+def test_work_is_counted_after_the_unpacking(bits, quantized):
     """Not a packed number goes through shape inference, which would make a dimension of each: gigabytes."""
     net = Net()
     path, _ = quantized(net.model(net.op("Relu", net.conv("x", 3, 64, 5)), IMAGE), bits=bits)
@@ -237,7 +237,7 @@ def test_linear_layers_of_rows_are_one_kernel_with_their_bias(bias, arm, quantiz
 
 
 @pytest.mark.parametrize("arm", [False, True])
-def test_linear_layers_of_more_dimensions_are_rounded_once_behind_their_bias(arm, quantized, tmp_path):
+def test_linear_layers_of_more_dimensions_are_rounded_once_after_their_bias(arm, quantized, tmp_path):
     x = np.random.default_rng(0).normal(size=(64, 7, 12)).astype(np.float32)
     model = linear(["batch", 7, 12])
     path, _ = quantized(model, batches(x), machine=Machine(arm=arm, saturates=False))
@@ -245,7 +245,7 @@ def test_linear_layers_of_more_dimensions_are_rounded_once_behind_their_bias(arm
     assert np.corrcoef(run(path, x).ravel(), run(model, x).ravel())[0, 1] > 0.985
 
 
-def test_what_reads_behind_the_bias_joins_the_integers(quantized, tmp_path):
+def test_what_reads_after_the_bias_joins_the_integers(quantized, tmp_path):
     """A Sigmoid between two such layers computes on integers: what it reads is rounded anyway."""
     x = np.random.default_rng(0).normal(size=(64, 7, 12)).astype(np.float32)
     path, _ = quantized(linear(["batch", 7, 12], activation="Sigmoid"), batches(x))

@@ -72,6 +72,7 @@ def test_budget_that_is_met(page):
     assert "The budget (size at most 4.00 MB, loss at most 1pt) is met" in page.text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_broken_limits_are_listed(tmp_path):
     made = make_run(tmp_path)
     write_result(made, unmet=["size 2.60 MB is above 2.00 MB"])
@@ -275,6 +276,7 @@ def test_five_lines_run_as_they_stand(made, page):
     assert done.stdout.strip() in LABELS
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_five_lines_without_predict_run_too(tmp_path):
     made = make_run(tmp_path)
     (made.run.best / "predict.py").unlink()
@@ -286,6 +288,7 @@ def test_five_lines_without_predict_run_too(tmp_path):
     assert done.stdout.strip() == f"(1, {len(LABELS)})"
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_unlabelled_photos_are_what_to_label(tmp_path):
     made = make_run(tmp_path, unlabelled=30, wrong=dict.fromkeys(range(25), 1))
     page = made.page()
@@ -299,6 +302,7 @@ def test_unlabelled_photos_are_what_to_label(tmp_path):
     assert f"Label these {TO_LABEL}" in page.text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_killed_run_is_reported_from_its_rows(tmp_path):
     made = make_run(tmp_path)
     (made.run.folder / "result.json").unlink()
@@ -309,6 +313,7 @@ def test_killed_run_is_reported_from_its_rows(tmp_path):
     assert read_outcome(made.run.folder).best.fingerprint == SMALL
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_missing_data_are_reported(tmp_path):
     made = make_run(tmp_path)
     (tmp_path / "data").rename(tmp_path / "moved")
@@ -320,18 +325,21 @@ def test_missing_data_are_reported(tmp_path):
     assert page.section("learning").count("<td class=") >= 9  # the confusion is in the run
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_data_that_changed_are_not_shown_beside_old_answers(tmp_path):
     made = make_run(tmp_path)
     write_photo(tmp_path / "data" / "green" / "later.png", COLOURS[1], np.random.default_rng(9))
     assert "have changed since the run" in made.page().text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_single_photo_that_is_gone_leaves_a_gap(made, tmp_path):
     assert thumbnail(tmp_path / "nothing.jpg") is None
     (tmp_path / "text.jpg").write_text("no image")
     assert thumbnail(tmp_path / "text.jpg") is None
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_missing_answers_are_reported(tmp_path):
     made = make_run(tmp_path)
     for file in (made.run.folder / "answers").iterdir():
@@ -354,6 +362,7 @@ def test_without_matplotlib_the_page_says_what_brings_the_plots(tmp_path):
     assert "2.60 MB instead of 9.12 MB" in page.text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_nothing_to_ship(tmp_path):
     made = make_run(tmp_path)
     write_result(made, best=None, candidates=[made.shrunk.candidates[-1]], unmet=["prune: no such layer"])
@@ -370,6 +379,7 @@ def test_reference_that_ships_itself(tmp_path):
     assert "reference, ships" in page.section("plots")
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_larger_and_slower_models_are_called_so(tmp_path):
     made = make_run(tmp_path)
     best = made.shrunk.best
@@ -383,6 +393,7 @@ def test_larger_and_slower_models_are_called_so(tmp_path):
     assert "no difference in speed shown" in made.page().text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_many_classes_are_listed_in_words(tmp_path):
     made = make_run(tmp_path)
     counts = np.eye(100, dtype=int) * 9
@@ -415,6 +426,7 @@ def test_same_run_gives_the_same_page(made):
     assert not list(made.run.folder.glob("*.partial*"))
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_reading_a_run_changes_nothing_else(made):
     before = {path: path.stat().st_mtime_ns for path in made.run.folder.rglob("*") if path.name != "report.html"}
     write_report(made.run.folder)
@@ -500,7 +512,7 @@ def test_plot_of_a_text_that_is_markup(spread):
     limits = Limits(cost=1.5, quality=80, cost_label="<i>")
     page = Page(trade_off("plot", points, limits, "cost (<s>)", "quality ($)"))
     assert not page.open
-    assert all(told in page.text for told in ("$x$ <b> & co", "<i>", "cost (<s>)", "quality ($)"))
+    assert all(found_text in page.text for found_text in ("$x$ <b> & co", "<i>", "cost (<s>)", "quality ($)"))
     assert not {"b", "i", "s"} & {tag for tag, _ in page.tags}
 
 

@@ -98,10 +98,10 @@ def test_a_full_disk_while_a_model_is_written(photos: Path, tmp_path: Path, monk
     context = Context(ImageTask.open(photos, DataOptions(cache=tmp_path)), tmp_path, threads=1)
     model = load(write_resnet(tmp_path / "resnet"))
     full = "Error while serializing: I/O error: No space left on device (os error 28)"
-    for told, raised in ((full, DiskFull), ("Error while serializing: NaN", SafetensorError)):
+    for text, raised in ((full, DiskFull), ("Error while serializing: NaN", SafetensorError)):
 
-        def writing(self: Resize, *_: object, told: str = told) -> None:
-            raise SafetensorError(told)
+        def writing(self: Resize, *_: object, text: str = text) -> None:
+            raise SafetensorError(text)
 
         monkeypatch.setattr(Resize, "apply", writing)
         with pytest.raises(raised):

@@ -20,6 +20,7 @@ import onnx
 import pytest
 from filelock import FileLock
 
+import preloaded
 from conftest import MadeOnce, write_onnx_model, write_photos, write_resnet
 from microbudget import Budget, cli
 from microbudget.kinds.image_classification import search_space
@@ -44,8 +45,8 @@ RECIPE = "finetune(epochs=20) > quantize(samples=8)"  # of an onnx model
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One input size."""
+def _quick(without_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One input size, and pages without plots but for the run that is shared."""
     monkeypatch.setattr(search_space, "SCALES", (1.0,))
 
 
@@ -152,8 +153,8 @@ def test_predict_answers_like_the_model(finished: Path, photos: Path, tmp_path: 
     odds = np.exp(logits - logits.max(1, keepdims=True))
     odds /= odds.sum(1, keepdims=True)
     for path, line, row in zip(paths, lines, odds, strict=True):
-        told_path, label, probability = line.split("\t")
-        assert told_path == str(path)
+        printed_path, label, probability = line.split("\t")
+        assert printed_path == str(path)
         assert label == (model.labels or ())[int(row.argmax())]
         assert float(probability) == pytest.approx(float(row.max()), abs=2e-4)
 
@@ -168,6 +169,7 @@ def test_predict_is_short_and_says_what_is_no_photo(finished: Path, tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("fresh_workers")
 def test_measure_leaves_out_what_the_model_has_seen(
     finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,18 +208,18 @@ def test_tables_are_printed_for_people(finished: Path, photos: Path, capsys: pyt
         )
         == 0
     )
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for word in ("accuracy", "latency", "batch of 2", "batch of 3", "multiply-adds", "where the bytes are"):
-        assert word in told
+        assert word in printed
     for word in ("slowest tenth", "throughput", "threads", "load", "graph", f"{load(finished / 'best').size_bytes} b"):
-        assert word in told.replace("\n", " ")
-    assert re.search(r"energy .*\((rapl|estimate, .* to .*)\)", told)
+        assert word in printed.replace("\n", " ")
+    assert re.search(r"energy .*\((rapl|estimate, .* to .*)\)", printed)
     both = [str(finished / "best"), str(finished / "best"), "--data", str(photos), "--max-drop", "1pt"]
     assert cli.main(["compare", *both], durations=QUICK) == 0
-    told = capsys.readouterr()
-    assert "cannot show a loss within 1pt" in told.err
-    assert re.search(r"timed in \d+ pairs of blocks, \d opening\(s\), threads \d", told.out)
-    assert re.search(r"verdict: not shown: .* more like them would", told.out.replace("\n", " "))
+    printed = capsys.readouterr()
+    assert "cannot show a loss within 1pt" in printed.err
+    assert re.search(r"timed in \d+ pairs of blocks, \d opening\(s\), threads \d", printed.out)
+    assert re.search(r"verdict: not shown: .* more like them would", printed.out.replace("\n", " "))
     assert cli.main(["methods"], durations=QUICK) == 0
     assert "finetune" in capsys.readouterr().out
     assert cli.main(["report", str(finished)], durations=QUICK) == 0
@@ -238,11 +240,11 @@ def test_a_budget_that_cannot_be_met_still_delivers(
 def test_prove_tells_before_the_start(
     resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = error_of(
+    message = error_of(
         capsys, "shrink", resnet_onnx, "--data", photos, "--out", tmp_path / "run", "--max-drop", "1pt", "--prove"
     )
-    assert "299" in told
-    assert "unlabelled" in told
+    assert "299" in message
+    assert "unlabelled" in message
     assert "--max-drop" in error_of(capsys, "shrink", resnet_onnx, "--data", photos, "--out", tmp_path / "b", "--prove")
 
 
@@ -257,8 +259,8 @@ def test_a_model_that_knows_the_labels_is_not_finetuned(photos: Path, tmp_path: 
 def test_a_recipe_must_teach_unknown_labels(
     resnet_onnx: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = error_of(capsys, "run", resnet_onnx, "quantize()", "--data", photos, "--out", tmp_path / "run")
-    assert "finetune() > quantize(" in told
+    message = error_of(capsys, "run", resnet_onnx, "quantize()", "--data", photos, "--out", tmp_path / "run")
+    assert "finetune() > quantize(" in message
 
 
 @pytest.mark.parametrize("verb", ["measure", "compare"])
@@ -331,8 +333,8 @@ def test_a_run_in_use_is_refused(
 ) -> None:
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"):
-        told = error_of(capsys, "run", resnet_onnx, RECIPE, "--data", photos, "--out", tmp_path / "run")
-    assert "in use" in told
+        message = error_of(capsys, "run", resnet_onnx, RECIPE, "--data", photos, "--out", tmp_path / "run")
+    assert "in use" in message
 
 
 def test_a_folder_that_is_no_run_is_left_alone(
@@ -478,6 +480,7 @@ def test_a_candidate_that_breaks_is_a_row_with_its_reason(
 
 DRIVER = """
 import sys
+sys.stderr = open(sys.argv.pop(1), "w", buffering=1)
 from microbudget import cli
 from microbudget.kinds.image_classification import search_space
 from microbudget.search.options import Durations
@@ -490,22 +493,19 @@ def test_a_killed_run_goes_on_and_delivers_the_same_model(
     resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed without warning after each of its steps, and started again."""
-    options = [sys.executable, "-c", DRIVER, "shrink", str(resnet_onnx), "--data", str(photos), "--max-drop", "90pt"]
-    whole = tmp_path / "whole"
-    done = subprocess.run([*options, "--out", str(whole)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    killed = tmp_path / "killed"
+    options = ["shrink", str(resnet_onnx), "--data", str(photos), "--max-drop", "90pt", "--out"]
+    whole, killed, log, pipe = (tmp_path / name for name in ("whole", "killed", "log", "pipe"))
+    assert preloaded.status(preloaded.start(DRIVER, [str(log), *options, str(whole)])) == 0, log.read_text("utf-8")
+    os.mkfifo(pipe)
     for line in ("finetune  ", "quantize  ", "[1/2]"):
-        process = subprocess.Popen([*options, "--out", str(killed)], stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        for told in process.stderr:
-            if told.startswith(line):
-                break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
-    done = subprocess.run([*options, "--out", str(killed)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        process = preloaded.start(DRIVER, [str(pipe), *options, str(killed)])
+        with pipe.open(encoding="utf-8") as stderr:
+            for shown in stderr:
+                if shown.startswith(line):
+                    break
+            process.kill()
+            assert preloaded.status(process) == -signal.SIGKILL
+    assert preloaded.status(preloaded.start(DRIVER, [str(log), *options, str(killed)])) == 0, log.read_text("utf-8")
     one, two = (hashlib.sha256((out / "best" / "model.onnx").read_bytes()).hexdigest() for out in (whole, killed))
     assert one == two
     assert not list((killed / "models").glob(".partial-*"))
@@ -535,5 +535,5 @@ def test_every_verb_takes_the_common_options(verb: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as ended:
         cli.main([verb, "--help"], durations=QUICK)
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert all(option in told for option in ("--json", "--quiet", "--seed", "--threads"))
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in ("--json", "--quiet", "--seed", "--threads"))

@@ -22,6 +22,8 @@ from microbudget.search.shrink import run_recipe, shrink
 from microbudget.units import Drop
 from quick import QUICK
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 RECIPE = "finetune(epochs=2) > quantize(samples=8)"
 FLOAT = "finetune(epochs=2)"
 

@@ -78,12 +78,12 @@ def test_predictions_stand_beside_what_was_measured(finished: Path) -> None:
     rows = [row for row in read(finished / "candidates.jsonl") if row.recipe]
     for row, level in zip(rows, LEVELS, strict=True):
         assert row.measurement is not None
-        told = row.measurement.extra["predicted"]
-        assert told["size_bytes"] == row.measurement.size_bytes
-        assert told["memory_bytes"] > told["size_bytes"]
-        assert told["decode_tokens_per_s"] > 0
+        predicted = row.measurement.extra["predicted"]
+        assert predicted["size_bytes"] == row.measurement.size_bytes
+        assert predicted["memory_bytes"] > predicted["size_bytes"]
+        assert predicted["decode_tokens_per_s"] > 0
         assert f"<td>{level}</td>" in section
-        assert section.count(f"{told['size_bytes']:,}") == 2
+        assert section.count(f"{predicted['size_bytes']:,}") == 2
 
 
 def test_the_plots_name_the_levels(finished: Path) -> None:
@@ -201,9 +201,9 @@ def test_points_are_no_measure_of_bits(
         cli.main([verb, best, *more, "--data", str(text), "--max-drop", "1pt"], durations=QUICK)
         == InvalidOption.exit_status
     )
-    told = capsys.readouterr().err
-    assert "bits per byte cannot be in points" in told
-    assert "timing" not in told
+    printed = capsys.readouterr().err
+    assert "bits per byte cannot be in points" in printed
+    assert "timing" not in printed
 
 
 def test_the_default_limit_is_relative() -> None:

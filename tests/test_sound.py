@@ -294,5 +294,5 @@ def test_samples_that_are_no_numbers(tmp_path: Path, value: float) -> None:
 
 
 def test_check_tells_the_length(stereo_44100: Path) -> None:
-    told = sound.check(stereo_44100)
-    assert (told.seconds, told.channels, told.rate_hz) == (1.0, 2, 44_100)
+    checked = sound.check(stereo_44100)
+    assert (checked.seconds, checked.channels, checked.rate_hz) == (1.0, 2, 44_100)

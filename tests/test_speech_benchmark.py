@@ -28,8 +28,8 @@ def row(errors: int, recordings: int = 80) -> dict[str, Any]:
 
 
 def quality(tables: ModuleType, **errors: int) -> dict[str, Any]:
-    told = {name: row(errors.get(name, 0)) for name in tables.settings.RECOVERY}
-    return {tables.settings.UNTOUCHED: row(0), tables.settings.ALL: row(errors.get("all", 0)), **told}
+    rows = {name: row(errors.get(name, 0)) for name in tables.settings.RECOVERY}
+    return {tables.settings.UNTOUCHED: row(0), tables.settings.ALL: row(errors.get("all", 0)), **rows}
 
 
 def test_nothing_is_cut_from_what_early_stopping_reads(
@@ -52,25 +52,25 @@ def test_nothing_is_cut_from_what_early_stopping_reads(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "sentence"),
     [
         (0, "+0.00 pt: reached by the estimate, not shown: about"),
         (3, "-0.94 pt: reached by the estimate, not shown"),
         (80, "-25.00 pt: missed"),
     ],
 )
-def test_80_recordings_cannot_show_a_point(tables: ModuleType, wrong: int, told: str) -> None:
+def test_80_recordings_cannot_show_a_point(tables: ModuleType, wrong: int, sentence: str) -> None:
     timed = (tables.settings.UNTOUCHED, tables.settings.SAME_WINDOW, tables.settings.ALL)
     rounds = {name: [1.0, 1.1, 0.9] for name in timed}
     line = tables.goals({"quality": quality(tables, all=wrong), "speed": {"rounds": rounds}}).splitlines()[-1]
-    assert told in line
+    assert sentence in line
 
 
 def test_where_cutting_costs_nothing_all_is_recovered(tables: ModuleType) -> None:
     cost = {"seconds": 1.0, "processor_s": 1.0, "teacher_passes": 2, "recordings": 2, "train": 2, "epochs": 1}
     assert tables.recovered({"quality": quality(tables), "recovery": {"cost": cost}}).startswith("|")
-    told = tables.recovered({"quality": quality(tables, cut=8, taught=2), "recovery": {"cost": cost}})
-    assert "75.0% of the loss of cutting is recovered" in told
+    sentence = tables.recovered({"quality": quality(tables, cut=8, taught=2), "recovery": {"cost": cost}})
+    assert "75.0% of the loss of cutting is recovered" in sentence
 
 
 def test_the_readme_says_what_is_not_measured(

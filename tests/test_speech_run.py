@@ -104,9 +104,9 @@ def test_long_audio_is_judged_too(ran: Shrunk) -> None:
     ours, theirs = (row.test.extra["long_form"] for row in (ran.best, ran.reference))  # type: ignore[union-attr]
     assert ours["joined"] == theirs["joined"] == ran.best.test.examples
     card = (ran.folder / "best/README.md").read_text(encoding="utf-8")
-    told = re.search(r"\| wer on long audio, test \((\d+) utterances joined, .*\) \| ([\d.]+) \| ([\d.]+) \|", card)
-    assert told is not None
-    assert told.groups() == (str(ours["joined"]), f"{ours['wer']:.4f}", f"{theirs['wer']:.4f}")
+    cells = re.search(r"\| wer on long audio, test \((\d+) utterances joined, .*\) \| ([\d.]+) \| ([\d.]+) \|", card)
+    assert cells is not None
+    assert cells.groups() == (str(ours["joined"]), f"{ours['wer']:.4f}", f"{theirs['wer']:.4f}")
     assert "On long audio" in (ran.folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -184,13 +184,13 @@ def test_an_export_is_compared_on_short_recordings(recordings: Path, tmp_path: P
     task._seconds[examples[0].name] = 3600.0
     from microbudget.kinds.transcription.export import recordings as compared
 
-    heard = compared(context, 6.0)
-    assert len(heard) == min(16, len(examples) - 1)
+    used = compared(context, 6.0)
+    assert len(used) == min(16, len(examples) - 1)
     for example in examples:
         task._seconds[example.name] = 3600.0
-    heard = compared(context, 0.25)  # the beginning, of so much as a window holds
-    assert len(heard) == min(16, len(examples))
-    assert all(one["waveform"].shape == (1, 4000) for one in heard)
+    used = compared(context, 0.25)  # the beginning, of so much as a window holds
+    assert len(used) == min(16, len(examples))
+    assert all(one["waveform"].shape == (1, 4000) for one in used)
     judged = TranscriptionTask.open(
         recordings, DataOptions(use="nothing")
     )  # all are evidence: those to choose by serve
@@ -316,6 +316,6 @@ def test_players_are_small() -> None:
     kind, data = encoded(tone, 16_000)
     assert kind in ("audio/mpeg", "audio/flac")
     assert len(data) < 20_000
-    heard, rate = soundfile.read(io.BytesIO(data))
+    decoded, rate = soundfile.read(io.BytesIO(data))
     assert rate == 16_000
-    assert np.sqrt(np.mean(heard**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
+    assert np.sqrt(np.mean(decoded**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)

@@ -172,7 +172,7 @@ def test_only_a_whole_name_is_a_split(tmp_path: Path, name: str) -> None:
     assert judged.warnings == []
 
 
-def test_what_is_judged_by_its_name_is_told(tmp_path: Path) -> None:
+def test_what_is_judged_by_its_name_is_reported(tmp_path: Path) -> None:
     for index, name in enumerate(("test.txt", "liver.txt")):
         write(tmp_path / name, prose(3000, seed=index))
     judged = TextTask.open(tmp_path, DataOptions(splits=False))

@@ -249,12 +249,12 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(wrong: f
         good.append(weights(net))
         return {"loss": wrong if where == "validation" and count[0] > 15 else 1.0 / len(good)}
 
-    net, told = network(), io.StringIO()
-    done = train(net, replace(plain, loss=loss, validate=validate), SETTINGS, Execution(progress=Progress(told)))
+    net, log = network(), io.StringIO()
+    done = train(net, replace(plain, loss=loss, validate=validate), SETTINGS, Execution(progress=Progress(log)))
     assert weights(net) == good[2]
     assert done.kept == 2
     assert "epoch 3" in done.stopped
-    assert "try a lower learning rate (0.002 instead of 0.02)" in told.getvalue()
+    assert "try a lower learning rate (0.002 instead of 0.02)" in log.getvalue()
 
 
 def test_nan_before_an_epoch_is_whole_is_an_error(tmp_path: Path) -> None:
@@ -269,9 +269,9 @@ def test_without_time_it_ends_and_goes_on_to_the_same_bytes(tmp_path: Path) -> N
     train(whole, objective(), SETTINGS, Execution(seed=3))
     with pytest.raises(OutOfTime):
         train(late, objective(), SETTINGS, Execution(seed=3, checkpoint=tmp_path / "a.pt", deadline=0.0))
-    again, told = network(), io.StringIO()
-    train(again, objective(), SETTINGS, Execution(seed=3, checkpoint=tmp_path / "a.pt", progress=Progress(told)))
-    assert "goes on at step 1 of 28" in told.getvalue()
+    again, log = network(), io.StringIO()
+    train(again, objective(), SETTINGS, Execution(seed=3, checkpoint=tmp_path / "a.pt", progress=Progress(log)))
+    assert "goes on at step 1 of 28" in log.getvalue()
     assert weights(again) == weights(whole)
 
 
@@ -318,11 +318,11 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     assert weights(again) == weights(first)
 
 
-def test_a_damaged_checkpoint_is_told_and_left_aside(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_left_aside(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"half a file")
-    told, net, other = io.StringIO(), network(), network()
-    train(net, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt", progress=Progress(told)))
-    assert "cannot be read" in told.getvalue()
+    log, net, other = io.StringIO(), network(), network()
+    train(net, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt", progress=Progress(log)))
+    assert "cannot be read" in log.getvalue()
     train(other, objective(), SETTINGS)
     assert weights(net) == weights(other)
 
@@ -348,14 +348,16 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             train(net, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt"))
     assert caught.value.__cause__.errno == errno.ENOSPC  # type: ignore[union-attr]
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
-    told, again = io.StringIO(), network()
-    train(again, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt", progress=Progress(told)))
-    assert "goes on at step 9 of 28" in told.getvalue()
+    log, again = io.StringIO(), network()
+    train(again, objective(), SETTINGS, Execution(checkpoint=tmp_path / "a.pt", progress=Progress(log)))
+    assert "goes on at step 9 of 28" in log.getvalue()
     train(other, objective(), SETTINGS)
     assert weights(again) == weights(other)
 
 
-def test_a_disk_that_fills_inside_of_a_large_tensor_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_inside_of_a_large_tensor_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch's writer then raises a RuntimeError over the system's error."""
 
     class Filling(io.FileIO):
@@ -423,9 +425,9 @@ def free_port() -> int:
 
 def test_progress_tells_scores_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAY_EVERY_S", 0)
-    told = io.StringIO()
-    train(network(), objective(), SETTINGS, Execution(name="distill", progress=Progress(told)))
-    lines = told.getvalue().splitlines()
+    log = io.StringIO()
+    train(network(), objective(), SETTINGS, Execution(name="distill", progress=Progress(log)))
+    lines = log.getvalue().splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("distill  epoch 1/4: train loss ")
     assert "validation accuracy" in lines[0]

@@ -229,7 +229,7 @@ def test_a_way_of_cutting_that_llama_cpp_lacks_is_refused(tmp_path: Path) -> Non
         token_check.settle(convert_gguf.plan(tmp_path))
 
 
-def test_differences_of_sentencepiece_are_told(tmp_path: Path) -> None:
+def test_differences_of_sentencepiece_are_reported(tmp_path: Path) -> None:
     train_sentencepiece(tmp_path, size=600)
     spec = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     spec["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})

@@ -191,7 +191,7 @@ def test_a_session_writes_no_loop(exported: Model, monkeypatch: pytest.MonkeyPat
     assert looped == session.text(noise(1.0)) != ""
 
 
-def test_a_file_is_heard_as_its_waveform(folder: Path, exported: Model, tmp_path: Path) -> None:
+def test_a_file_is_read_as_its_waveform(folder: Path, exported: Model, tmp_path: Path) -> None:
     import soundfile
 
     waveform = np.concatenate([part for seed in range(4) for part in (noise(0.8, seed), np.zeros(12_000, np.float32))])
@@ -207,7 +207,7 @@ def test_silence_says_nothing(exported: Model, waveform: np.ndarray) -> None:
 
 
 def test_languages(folder: Path, exported: Model) -> None:
-    """Detected where nothing is told; one that the tokenizer lacks is refused."""
+    """Detected where none is given; one that the tokenizer lacks is refused."""
     from microbudget.audio.log_mel import LogMel
     from microbudget.runtimes.ct2.session import Ct2Whisper
     from microbudget.runtimes.hf.whisper import TorchWhisper
@@ -231,15 +231,15 @@ def test_languages(folder: Path, exported: Model) -> None:
     )
     with pytest.raises(InvalidOption, match="only with Whisper's whole vocabulary, not with 462 tokens"):
         Ct2Whisper(exported.path, 1).generate(features, prompt)
-    told = exported.record.history["export"]["language"]  # at export, from the calibration recordings
-    assert Prompt.of(exported.path, vocabulary, multilingual=False).language == vocabulary.languages()[told]
+    settled = exported.record.history["export"]["language"]  # at export, from the calibration recordings
+    assert Prompt.of(exported.path, vocabulary, multilingual=False).language == vocabulary.languages()[settled]
     for model in (load(folder), exported):
         with pytest.raises(InvalidOption, match="does not know the language 'fr'; it knows de, en"):
             open_speech(model, language="fr")
 
 
 def test_a_language_is_detected_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`generate` detects it again, for nothing, where it is not told what stands in the prompt."""
+    """`generate` detects it again, for nothing, where it is not given what is in the prompt."""
     from microbudget.runtimes.hf.whisper import TorchWhisper
 
     passes: list[int] = []
@@ -250,9 +250,9 @@ def test_a_language_is_detected_once(folder: Path, monkeypatch: pytest.MonkeyPat
     detected = len(passes)
     code = session.language([rows([noise(1.0)])])
     passes.clear()
-    told = open_speech(load(folder), threads=1, language=code)
-    told.whisper.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
-    told.text(noise(1.0))
+    found_session = open_speech(load(folder), threads=1, language=code)
+    found_session.whisper.network.model.decoder.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[attr-defined]
+    found_session.text(noise(1.0))
     assert detected == len(passes) + 1
 
 
@@ -283,7 +283,7 @@ def test_a_folder_of_faster_whispers_tells_its_mels_by_its_network(exported: Mod
     assert session.answer(rows([noise(3.0)])).shape == (1,)
 
 
-def test_a_settled_language_is_told(folder: Path, task: TranscriptionTask, tmp_path: Path) -> None:
+def test_a_settled_language_is_used(folder: Path, task: TranscriptionTask, tmp_path: Path) -> None:
     """A trimmed vocabulary takes from CTranslate2 the means to tell languages: the export says which it takes."""
     import io
 
@@ -326,8 +326,8 @@ def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> N
         assert ours.generate(features, prompt) == [t for t in theirs.generate(features, prompt) if t != prompt.end]
         language, *_ = foreign.detect_language(waveform)
         assert language == names[spoken]
-    segments, told = foreign.transcribe(waveform, beam_size=1, temperature=0.0, max_new_tokens=8)
-    assert told.language == names[spoken]
+    segments, info = foreign.transcribe(waveform, beam_size=1, temperature=0.0, max_new_tokens=8)
+    assert info.language == names[spoken]
     assert all(0 <= segment.start <= segment.end <= 30 for segment in segments)
 
 
@@ -358,14 +358,14 @@ def test_types(folder: Path, task: TranscriptionTask, tmp_path: Path, type: str)
     from microbudget.judge.ledger import ledger
 
     model = export(folder, task, tmp_path / type, type=type)
-    told = ledger(model)
-    assert told.size_bytes == model.size_bytes
-    assert sum(row.numbers for row in told.weights if len(row.shape) > 1) == matrix_numbers(folder)
+    counted = ledger(model)
+    assert counted.size_bytes == model.size_bytes
+    assert sum(row.numbers for row in counted.weights if len(row.shape) > 1) == matrix_numbers(folder)
     if type == "float32":
-        assert told.bits_per_weight == 32
+        assert counted.bits_per_weight == 32
     else:  # vectors, positions and convolutions stay float
-        assert 8 < (told.bits_per_weight or 0) < 28
-        assert any(row.type == "I8" and row.scale_bytes == 4 * row.shape[0] for row in told.weights)
+        assert 8 < (counted.bits_per_weight or 0) < 28
+        assert any(row.type == "I8" and row.scale_bytes == 4 * row.shape[0] for row in counted.weights)
     assert open_session(model, threads=1).answer(rows([noise(0.5)])).shape == (1,)
 
 

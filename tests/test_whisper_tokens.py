@@ -63,7 +63,7 @@ def spoken(model: Model) -> str:
         session.close()
 
 
-def test_words_behind_the_timestamps_are_words_in_both_runtimes(with_words: Path, tmp_path: Path) -> None:
+def test_words_after_the_timestamps_are_words_in_both_runtimes(with_words: Path, tmp_path: Path) -> None:
     """They were suppressed with the timestamps, or cut out as such."""
     from microbudget.runtimes.ct2.convert import convert
 

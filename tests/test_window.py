@@ -95,7 +95,7 @@ def test_auto_fits_the_longest_recording(whisper: Model, context: Context, tmp_p
     assert fitted.record.history["window"]["longer"] == 0
 
 
-def test_what_is_longer_is_told_and_cut_by_the_runtime(whisper: Model, context: Context, tmp_path: Path) -> None:
+def test_what_is_longer_is_reported_and_cut_by_the_runtime(whisper: Model, context: Context, tmp_path: Path) -> None:
     tiny = build_step(whisper, Window(seconds=1), context, tmp_path)
     assert tiny.record.history["window"]["longer"] > 0
     session = open_session(tiny)
@@ -150,8 +150,8 @@ def test_fine_tuning_trains_the_encoder_and_not_the_embeddings(
     assert after["model.decoder.embed_tokens.weight"].equal(before["model.decoder.embed_tokens.weight"])
     if report["kept"]:
         assert not after["model.encoder.conv1.weight"].equal(before["model.encoder.conv1.weight"])
-    told = json.loads((tuned.path / "generation_config.json").read_text())
-    assert told == json.loads((whisper.path / "generation_config.json").read_text())
+    generation = json.loads((tuned.path / "generation_config.json").read_text())
+    assert generation == json.loads((whisper.path / "generation_config.json").read_text())
 
 
 @pytest.mark.parametrize("seconds", [0, 31, -1, 2.5, "long", True, None])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from .. import errors
 from ..errors import MicrobudgetError, WorkerFailed
@@ -36,6 +36,17 @@ def _environment() -> dict[str, str]:
     return {**spinning, **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
 
 
+def start(handler: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A new Python process that answers requests on its stdin and stdout. handler: "module:class"."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "microbudget.machine.request_loop", handler],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=_environment(),
+    )
+
+
 class ChildProcess:
     """A spawned Python process that answers requests by the methods of one object. Use it as a context manager.
 
@@ -50,13 +61,7 @@ class ChildProcess:
         self._reason: str | None = None
         self._asked, self._number = "start", 0
         self.baseline: Memory | None = None
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "microbudget.machine.request_loop", handler],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=_environment(),
-        )
+        self._process = start(handler, self._stderr)
 
     @property
     def alive(self) -> bool:
