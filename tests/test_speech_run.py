@@ -27,7 +27,7 @@ from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes.loading import load
 from microbudget.search.result import Shrunk
 from microbudget.search.shrink import run_recipe
-from microbudget.task import DataOptions
+from microbudget.task import SPLITS, DataOptions
 from microbudget.units import Drop
 from quick import QUICK
 from toy_seq2seq import write_recordings, write_whisper
@@ -220,7 +220,8 @@ def test_what_is_tried_with_few_recordings(folder: Path, recordings: Path, ran: 
     space = SearchSpace(load(folder), task)
     assert ladder(folder, task) == [INT8, f"trim(keep='auto') > {INT8}"]
     (line,) = space.forecast(1)
-    assert line.startswith(f"nothing is trained: {len(task.examples('train'))} recordings of ")
+    count = sum(len(task.examples(split)) for split in SPLITS)
+    assert line.startswith(f"nothing is trained: {count} recordings of ")
     assert "give 60.0 min or more of your own audio" in line
     with pytest.raises(InvalidOption, match="is exported already"):
         list(SearchSpace(load(ran.folder), task).recipes(()))

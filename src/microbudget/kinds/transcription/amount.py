@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ...task import Split, Task
+from ...task import SPLITS, Split, Task
 from ...units import format_seconds
 from .task import SpokenTask
 
-LEARNT_FROM: tuple[Split, ...] = ("train", "unlabelled")
+EVERY: tuple[Split, ...] = (*SPLITS, "unlabelled")  # the cut depends on what is learnt, and that on the amount
 ENOUGH_S = 3600.0  # of audio
 OFTEN = 20  # times that each word occurs, on average: commands and digits, not sentences
 
 
 @dataclass(frozen=True)
 class Amount:
-    """Of the recordings that a training would see."""
+    """Of all recordings of the data."""
 
     recordings: int
     seconds: float
@@ -25,10 +25,10 @@ class Amount:
 
     @classmethod
     def of(cls, task: Task) -> Amount:
-        """Of the train and unlabelled splits."""
+        """Of a task, whatever its cut."""
         if not isinstance(task, SpokenTask):
             return cls(0, 0.0, 0, 0)
-        examples = [example for split in LEARNT_FROM for example in task.examples(split)]
+        examples = [example for split in EVERY for example in task.examples(split)]
         words = Counter(word for example in examples for word in (task.text(example) or "").lower().split())
         return cls(len(examples), sum(map(task.seconds, examples)), words.total(), len(words))
 
