@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,49 @@ def test_channels_in_groups_that_cannot_be_cut_are_refused_before_the_training(t
     check("finetune() > prune(structure='weights') > export()")
     check("finetune() > export() > quantize()")
     check("prune() > export()")  # which fails by itself, at once
+
+
+def test_weights_of_another_shape_than_the_configuration_are_named(hf_model: Path, tmp_path: Path) -> None:
+    """transformers says "look at the above report", which is in its log."""
+    from microbudget.runtimes.hf.image_classifier import load_network
+
+    folder = shutil.copytree(hf_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "cat"}}), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=r"2 weights .* classifier\.bias: it is \[2\], and \[1\]"):
+        load_network(folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_channels", -3), ("depth_multiplier", -1.0)])
+def test_a_negative_width_is_passed_on_in_one_sentence(key: str, value: float, hf_model: Path, tmp_path: Path) -> None:
+    from microbudget.runtimes.hf.image_classifier import load_network
+
+    folder = shutil.copytree(hf_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, key: value}), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=r"cannot open .*model as an image classifier: .*(negative|greater)"):
+        load_network(folder)
+
+
+def test_convolutions_in_groups_are_pruned_group_by_group() -> None:
+    """Each group keeps its inputs, and the smaller network answers as the one with silent channels."""
+    import torch
+
+    from microbudget.methods.prune.graph import trace
+
+    class Grouped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Conv2d(3, 8, 1)
+            self.grouped = torch.nn.Conv2d(8, 16, 3, groups=4, padding=1)
+            self.last = torch.nn.Conv2d(16, 2, 1)
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.last(self.grouped(self.first(pixel_values))).mean((2, 3))
+
+    found = trace(Grouped(), {"pixel_values": torch.zeros(2, 3, 4, 4)})
+    (site,) = found.sites
+    assert site.width == 4, "one for each group"
+    kept = {name: places[0] for name, places in found.kept(site.bundles[:1]).items()}
+    assert kept["first.weight"].tolist() == list(range(2, 8))
+    assert kept["grouped.weight"].tolist() == list(range(4, 16))

@@ -66,13 +66,19 @@ def open_pretrained(auto: Any, folder: Path, what: str, offload: Path | None = N
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below, which transformers does in its log only
             **({} if offload is None else {"device_map": {"": "disk"}, "offload_folder": str(offload)}),
         )
     except MemoryError:
         raise
     except Exception as error:  # transformers, huggingface_hub and safetensors each raise classes of their own
         raise UnsupportedModel(f"transformers cannot open {folder} as {what}: {what_it_said(error)}") from error
-    missing = sorted(map(str, info["missing_keys"])) + sorted(str(key[0]) for key in info["mismatched_keys"])
-    if missing:
+    if mismatched := sorted(info["mismatched_keys"], key=str):
+        name, stored, configured = mismatched[0]
+        raise UnsupportedModel(
+            f"{folder}: {len(mismatched)} weights have other shapes than config.json says, such as {name}: it is"
+            f" {list(stored)}, and {list(configured)} by config.json. Is that the config.json of these weights?"
+        )
+    if missing := sorted(map(str, info["missing_keys"])):
         raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")
     return network.eval()
