@@ -41,6 +41,7 @@ class _Recording:
     reference: str  # normalized, or the text of the whole vocabulary where nobody has transcribed the recording
     words: int
     errors: int  # of the text with the whole vocabulary
+    changed: bool = False  # whether a suppressed token was in it
 
 
 class Suppression:
@@ -73,15 +74,21 @@ class Suppression:
         return len(self._recordings)
 
     def __call__(self, kept: NDArray[np.int64]) -> Loss:
-        """What is lost with these ids alone. kept: a part of what was kept in the call before."""
+        """What is lost with these ids alone. kept: a part of what was kept in the call before.
+
+        Where a transcript changed, one word error more than was seen is counted: a few hundred words miss rare losses.
+        36 utterances that showed 0.3 points had 1.6 more on 36 others.
+        """
         stays = frozenset(kept.tolist())
         dropped = torch.tensor(sorted(set(range(self._rows)) - stays), dtype=torch.long)
         rules = replace(self._rules, always=torch.cat([self._rules.always, dropped]))
         for one in self._recordings:
             if not stays.issuperset(one.tokens):
                 one.tokens, one.text = self._decode(one.states, rules)
+                one.changed = True
         errors = sum(self._errors(one.reference, one.text) - one.errors for one in self._recordings)
-        return Loss(errors / self.words, max(0, self._count_runaways() - self._runaways))
+        unseen = int(any(one.changed for one in self._recordings))
+        return Loss((errors + unseen) / self.words, max(0, self._count_runaways() - self._runaways))
 
     def close(self) -> None:
         """Release the network."""
