@@ -24,9 +24,9 @@ CHECKED = 16  # calibration recordings that both models transcribe
 def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
     """Converted from the folder alone; then both models transcribe some calibration recordings."""
     weights = step.type or "int8"
-    original = hf.open_session(model, threads=context.threads)
-    inputs = recordings(context, original.window_s)
     report = convert.convert(model.path, out, weights)
+    original = hf.open_session(model, threads=context.threads)  # after the conversion, which takes its own memory
+    inputs = recordings(context, original.window_s)
     if convert.needs_language(out) and (language := original.language(inputs)) is not None:
         convert.settle_language(out, language)
         report |= {"language": language, "runtimes": _settled(language)}
@@ -35,14 +35,19 @@ def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
         notes = [str(report["runtimes"])] if "runtimes" in report else []
         report |= {"runtimes": [*notes, _about_words(len(words))]}
         context.progress.warn(_about_words(len(words)))
-    sessions = (original, ct2.open_session(Model(out, "ct2", model.record), threads=context.threads))
-    texts = [[str(session.answer(row)[0]) for row in inputs] for session in sessions]
-    for session in sessions:
-        session.close()
-    same = sum(a == b for a, b in zip(*texts, strict=True)) / max(1, len(inputs))
+    expected = _texts(original, inputs)
+    written = _texts(ct2.open_session(Model(out, "ct2", model.record), threads=context.threads), inputs)
+    same = sum(a == b for a, b in zip(expected, written, strict=True)) / max(1, len(inputs))
     context.progress.say(f"export    {len(inputs)} recordings: the same text for {same:.0%}, {weights}")
     report = {**report, "examples": len(inputs), "same_texts": same}
     return replace(model.record.with_report("export", report), task=context.task.kind)
+
+
+def _texts(session: Any, inputs: list[dict[str, Any]]) -> list[str]:
+    """What a session transcribes; it is closed, so that only one model is open at a time."""
+    found = [str(session.answer(row)[0]) for row in inputs]
+    session.close()
+    return found
 
 
 def _settled(language: str) -> str:

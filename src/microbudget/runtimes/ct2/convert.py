@@ -13,7 +13,6 @@ from typing import Any
 
 from ...audio.log_mel import config_text
 from ...errors import MissingExtra, UnsupportedModel
-from ..hf.whisper import load_network
 from ..speech import tokenizer
 from ..speech.tokenizer import read_json
 from ..speech.whisper import MULTILINGUAL, NO_TIMESTAMPS, Vocabulary, front_end
@@ -26,10 +25,11 @@ POSITIONS = 1500  # of 30 seconds
 def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
     """Write model.bin and its companions into `out`; what was done, JSON-ready. Raises UnsupportedModel."""
     try:
-        from ctranslate2.converters.transformers import WhisperLoader
+        from .layers import Loader, Source
     except ImportError as error:
         raise MissingExtra("export to ct2 needs ctranslate2: pip install 'microbudget[speech]'") from error
-    network = load_network(folder)
+    source = Source(folder)
+    network = source.network
     front = front_end(folder)
     positions = int(network.config.max_source_positions)
     if front.frames != 2 * positions:
@@ -39,12 +39,12 @@ def convert(folder: Path, out: Path, type: str) -> dict[str, Any]:
         )
     tokens = vocabulary(folder, int(network.config.vocab_size))
     whole = lengthen(network)
-    spec = WhisperLoader().get_model_spec(network)
+    loader = Loader(source, type)
+    spec = loader.get_model_spec(network)
     for name, value in _settings(network).items():
         setattr(spec.config, name, value)
     spec.register_vocabulary(tokens)
-    spec.validate()
-    spec.optimize(quantization=type)
+    loader.finished(spec)
     spec.save(str(out))
     _write_tokenizer_and_settings(folder, out, network)
     (out / "preprocessor_config.json").write_text(config_text(front), encoding="utf-8")
