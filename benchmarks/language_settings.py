@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from markdown import ROOT
 from microbudget.methods.quantize.gguf.mixtures import MIXTURES
-from microbudget.methods.quantize.gguf.quantizing import UNWEIGHTED
-from microbudget.runtimes.gguf.types import FILE_TYPES
+from microbudget.runtimes.gguf.types import FILE_TYPES, UNWEIGHTED
 
 ASSETS = ROOT.parent / "shared" / "assets"
 REAL, SHAPE = "lm-python", "llama-110m"
