@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from microbudget.errors import InvalidOption
@@ -235,6 +235,7 @@ def dominates(one: Candidate, other: Candidate) -> bool:
     return costs(one) != costs(other) and all(a <= b for a, b in zip(costs(one), costs(other), strict=True))
 
 
+@settings(deadline=None)
 @given(rows_of_a_run)
 def test_the_front_holds_what_no_row_dominates_and_nothing_else(rows: list[Candidate]) -> None:
     front = pareto(rows)
@@ -250,6 +251,7 @@ def test_the_front_holds_what_no_row_dominates_and_nothing_else(rows: list[Candi
     assert all(one.failure is None for one in front)
 
 
+@settings(deadline=None)
 @given(rows_of_a_run, budgets)
 def test_no_row_that_may_be_chosen_is_better_by_the_goal(rows: list[Candidate], budget: Budget) -> None:
     found = best(rows, budget)
