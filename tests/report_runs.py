@@ -21,6 +21,7 @@ from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.model import Record
 from microbudget.report import write_report
 from microbudget.runs.candidates import Candidate
+from microbudget.runs.reading_order import reading_order
 from microbudget.runs.run import Run
 from microbudget.runtimes.loading import load
 from microbudget.search.result import Shrunk
@@ -162,7 +163,7 @@ def history() -> dict:
 
 def measurement(task: ImageTask, logits: NDArray, split: str, size_bytes: int, latency_s: float | None) -> Measurement:
     tally = Scoring(judging_of(task))
-    tally.add(task.examples(split), logits)
+    tally.add(read(task, split), logits)
     judged = tally.quality()
     return Measurement(
         model="given",
@@ -185,9 +186,14 @@ def measurement(task: ImageTask, logits: NDArray, split: str, size_bytes: int, l
     )
 
 
+def read(task, split: str) -> list:
+    """The examples of a split in the order of the rows of the run's answers."""
+    return reading_order(task.examples(split), 0)
+
+
 def logits_of(task: ImageTask, split: str, wrong: dict[int, int], sure: float = 3.0) -> NDArray[np.float32]:
     """Right answers but for the rows of `wrong`, which get that class."""
-    examples = task.examples(split)
+    examples = read(task, split)
     logits = np.random.default_rng(1).normal(0, 0.3, (len(examples), len(task.labels))).astype(np.float32)
     for row, example in enumerate(examples):
         said = wrong.get(row, example.label or 0)
@@ -214,8 +220,8 @@ def candidate(task, store, fingerprint, recipe, size_bytes, latency_s, wrong, re
     )
     if reference is None:
         return row
-    scores = {split: task.score(logits[split], task.examples(split)) for split in ("validation", "test")}
-    base = {split: task.score(np.load(store / f"{reference}.{split}.npy"), task.examples(split)) for split in scores}
+    scores = {split: task.score(logits[split], read(task, split)) for split in ("validation", "test")}
+    base = {split: task.score(np.load(store / f"{reference}.{split}.npy"), read(task, split)) for split in scores}
     verdicts = [judge_pair(base[split], scores[split], limit) for split in ("validation", "test")]
     return replace(row, verdict=verdicts[0], test_verdict=verdicts[1])
 

@@ -40,6 +40,7 @@ from report_runs import (
     Made,
     Page,
     make_run,
+    read,
     write_photo,
     write_result,
 )
@@ -170,7 +171,7 @@ def test_hostile_names_are_text(page):
 
 
 def test_confusion_counts_true_classes_by_rows(made, page):
-    row = made.task.examples("validation")
+    row = read(made.task, "validation")
     best = np.load(made.run.folder / "answers" / f"{SMALL}.validation.npy").argmax(axis=1)
     expected = {}
     for example, predicted in zip(row, best, strict=True):
@@ -234,7 +235,7 @@ def test_conditions_of_the_measurement(made, page):
 
 
 def test_photos_are_grouped_by_which_model_is_right(made, page):
-    labels = np.array([example.label for example in made.task.examples("validation")])
+    labels = np.array([example.label for example in read(made.task, "validation")])
     predicted = {
         name: np.load(made.run.folder / "answers" / f"{name}.validation.npy").argmax(axis=1) for name in (FLOAT, SMALL)
     }
@@ -247,7 +248,7 @@ def test_photos_are_grouped_by_which_model_is_right(made, page):
         (right[FLOAT] & right[SMALL]).sum(),
     ]
     for row in np.flatnonzero(right[FLOAT] & ~right[SMALL]):
-        assert made.task.examples("validation")[row].name in page.text
+        assert read(made.task, "validation")[row].name in page.text
 
 
 def test_thumbnails_show_the_photos(page):
@@ -263,14 +264,14 @@ def test_thumbnails_show_the_photos(page):
 
 def test_test_photos_stay_unseen(made, page):
     shown = {picture["alt"] for picture in page.all("img")}
-    assert shown <= {example.name for example in made.task.examples("validation")}
+    assert shown <= {example.name for example in read(made.task, "validation")}
 
 
 def test_five_lines_run_as_they_stand(made, page):
     lines = re.findall(r'<pre class="copy">(.*?)</pre>', page.section("use"), re.DOTALL)
     code = html.unescape(lines[0])
     assert len(code.splitlines()) == 4
-    photo = made.task.path_of(made.task.examples("validation")[0])
+    photo = made.task.path_of(read(made.task, "validation")[0])
     code = code.replace('"photo.jpg"', repr(str(photo)))
     done = subprocess.run([sys.executable, "-c", code], cwd=made.run.best, capture_output=True, text=True, check=True)
     assert done.stdout.strip() in LABELS
@@ -293,7 +294,7 @@ def test_unlabelled_photos_are_what_to_label(tmp_path):
     made = make_run(tmp_path, unlabelled=30, wrong=dict.fromkeys(range(25), 1))
     page = made.page()
     ours, theirs = (np.load(made.run.folder / "answers" / f"{name}.unlabelled.npy") for name in (SMALL, FLOAT))
-    names = [example.name for example in made.task.examples("unlabelled")]
+    names = [example.name for example in read(made.task, "unlabelled")]
     different = {names[row] for row in np.flatnonzero(ours.argmax(axis=1) != theirs.argmax(axis=1))}
     listed = re.findall(r'<pre class="copy">(.*?)</pre>', page.section("label"), re.DOTALL)[0].split()
     assert len(different) > TO_LABEL

@@ -109,7 +109,7 @@ def test_the_reference_is_read_once(
     prompts = out.parent / "prompts.txt"
     prompts.write_text("def add(a, b):\nimport os\n", encoding="utf-8")
     command = ["shrink", str(finished.parent / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
-    monkeypatch.setattr(evaluation.Evaluation, "on_test", lambda self, candidate: candidate)
+    monkeypatch.setattr(evaluation.Evaluation, "on_test", lambda self, candidate, count: candidate)
     assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)], durations=QUICK) == 0
     for path in (out / "answers").glob("*.written.json"):
         row = json.loads(path.read_text(encoding="utf-8"))

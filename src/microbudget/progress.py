@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
 from .units import format_seconds
 
 T = TypeVar("T")
 REDRAWN_S = 0.1  # a line that changes faster cannot be read
+SILENCE_S = 8.0  # the longest without a line while `alive`, on a terminal and in a log; a busy machine adds to it
 
 
 class Progress:
     """Where long work reports. On a terminal the running line is rewritten; in a log only whole lines appear."""
 
-    def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO | None = None, quiet: bool = False, silence_s: float = SILENCE_S) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._live = not quiet and self._stream.isatty()
-        self._drawn_at = 0.0
+        self._drawn_at, self._silence_s = 0.0, silence_s
         self._said: set[str] = set()
+        self._lock = threading.RLock()
+        self._doing, self._since = "", time.monotonic()
+        self._shown_at = time.monotonic()  # any line
 
     def say(self, text: str) -> None:
         """One whole line."""
-        if not self._quiet:
+        if self._quiet:
+            return
+        with self._lock:
             self.clear()
             print(text, file=self._stream, flush=True)
+            self._shown_at = time.monotonic()
 
     def say_once(self, text: str, about: str | None = None) -> None:
         """One whole line, the first time: levels and candidates have the same to say. about: what makes it the same."""
@@ -40,8 +49,43 @@ class Progress:
         """One whole line that begins with "warning:", once; see `say_once`."""
         self.say_once(f"warning: {text}", about)
 
+    def doing(self, what: str) -> None:
+        """What begins now; it is shown as soon as nothing else has been for a while."""
+        self._doing, self._since = what, time.monotonic()
+
+    @contextmanager
+    def alive(self, left_s: Callable[[], float | None]) -> Iterator[None]:
+        """During the block a line appears at least every ten seconds: what is being done, and how long it may take.
+
+        left_s: seconds until the work ends at the latest; None: it has no limit.
+        """
+        if self._quiet:
+            yield
+            return
+        over = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(over, left_s), daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watch.join()
+
+    def _watch(self, over: threading.Event, left_s: Callable[[], float | None]) -> None:
+        while not over.wait(min(1.0, self._silence_s / 2)):
+            now, left = time.monotonic(), left_s()
+            if now - self._shown_at < self._silence_s or not self._doing:
+                continue
+            text = f"{self._doing}, {format_seconds(now - self._since)} so far"
+            if left is not None:
+                text += f"; {format_seconds(left)} left of all" if left > 0 else "; the time is up"
+            if self._live:
+                self._write(text)
+            else:
+                self.say(text)
+
     def track(self, items: Sequence[T] | Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Yield the items; on a terminal show how many are done and the time left."""
+        """Yield the items; show how many are done and the time left, in a log now and then."""
         count = total if total is not None else len(items) if isinstance(items, Sequence) else None
         started = time.monotonic()
         for done, item in enumerate(items):
@@ -59,7 +103,7 @@ class Progress:
         return self._live
 
     def advance(self, what: str, done_s: float, total_s: float, elapsed_s: float) -> None:
-        """On a terminal, how many seconds of a recording are done and the time left."""
+        """How many seconds of a recording are done and the time left."""
         if done_s >= total_s:
             self.clear()
         else:
@@ -67,20 +111,30 @@ class Progress:
 
     def _draw(self, what: str, done: int, total: int | None, elapsed_s: float) -> None:
         now = time.monotonic()
-        if not self._live or now - self._drawn_at < REDRAWN_S:
+        since, pause_s = (self._drawn_at, REDRAWN_S) if self._live else (self._shown_at, self._silence_s)
+        if self._quiet or now - since < pause_s:
             return
-        self._drawn_at = now
         text = f"{what} {done}" + (f"/{total}" if total else "")
         if total and done:
             text += f", {format_seconds(elapsed_s / done * (total - done))} left"
-        self._stream.write(f"\r\x1b[2K{text}")
-        self._stream.flush()
+        if self._live:
+            self._drawn_at = now
+            self._write(text)
+        else:
+            self.say(text)
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(f"\r\x1b[2K{text}")
+            self._stream.flush()
+            self._shown_at = time.monotonic()
 
     def clear(self) -> None:
         """Take the line that is rewritten off the terminal, before something else is written to it."""
         if self._live:
-            self._stream.write("\r\x1b[2K")
-            self._stream.flush()
+            with self._lock:
+                self._stream.write("\r\x1b[2K")
+                self._stream.flush()
 
 
 class _RunningLine(Progress):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import units
-from ..judge.budget import GOALS, Budget
+from ..judge.budget import GOALS, MINUTES, Budget
 from ..progress import Progress
 from .options import DONE, INTERRUPTED, NOT_MET, add_data, add_model, add_verb, data_of, print_json, unit
 
@@ -24,7 +24,6 @@ def add_verbs(verbs: Any) -> None:
 
     parser = add_verb(verbs, "shrink", _shrink, "find the smallest model within the budget")
     add_model(parser)
-    parser.add_argument("--minutes", type=float, help="time for the search; the best so far is delivered")
     parser.add_argument("--goal", choices=GOALS, default="size", help="what to make best within the limits")
     _add_run_options(parser)
 
@@ -38,6 +37,8 @@ def add_verbs(verbs: Any) -> None:
 def _add_run_options(parser: Any) -> None:
     add_data(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder for the run; it can be resumed")
+    about = f"time for everything, the test and the report included; default {MINUTES:g}. The best so far is delivered"
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=about)
     parser.add_argument("--max-size", type=unit(units.parse_bytes), metavar="2MB")
     parser.add_argument("--max-latency", type=unit(units.parse_seconds), metavar="5ms")
     parser.add_argument("--max-memory", type=unit(units.parse_bytes), metavar="500MB")
@@ -68,7 +69,7 @@ def _demo(options: argparse.Namespace, progress: Progress) -> int:
 def _shrink(options: argparse.Namespace, progress: Progress) -> int:
     from ..search.shrink import shrink
 
-    budget = _budget(options, minutes=options.minutes, goal=options.goal)
+    budget = _budget(options, goal=options.goal)
     how = _run_options(options, progress)
     return _show(shrink(options.model, data_of(options), budget, out=options.out, **how), options)
 
@@ -87,6 +88,7 @@ def _budget(options: argparse.Namespace, **more: Any) -> Budget:
         max_memory_bytes=options.max_memory,
         max_energy_j=options.max_energy,
         max_drop=options.max_drop,
+        minutes=options.minutes,
         prove=options.prove,
         **more,
     )

@@ -10,6 +10,7 @@ from ..errors import InvalidOption
 from ..units import Drop, format_bytes, format_joules, format_seconds
 
 Goal = Literal["size", "latency", "energy", "quality"]
+MINUTES = 20.0  # of a run, where the user gives no other time
 GOALS: tuple[Goal, ...] = ("size", "latency", "energy", "quality")
 
 
@@ -62,14 +63,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits that the user gave; None means no limit. `minutes` bounds the search, not the model."""
+    """The limits that the user gave; None means no limit. `minutes` is the time of the run, not of the model."""
 
     max_size_bytes: int | None = None
     max_latency_s: float | None = None
     max_memory_bytes: int | None = None
     max_energy_j: float | None = None
     max_drop: Drop | None = None
-    minutes: float | None = None
+    minutes: float | None = MINUTES
     goal: Goal = "size"
     prove: bool = False
 

@@ -39,6 +39,19 @@ Chunk = tuple[Sequence[Example], Logits]
 
 
 @dataclass(frozen=True)
+class Block:
+    """Examples that are read together. start: how many a run has read before them."""
+
+    examples: Sequence[Example]
+    start: int = 0
+
+    @property
+    def end(self) -> int:
+        """How many have been read after them."""
+        return self.start + len(self.examples)
+
+
+@dataclass(frozen=True)
 class Opening:
     """How a model is opened in a worker process. threads: 0 means all cores; runtime: None, the first of its format."""
 
@@ -74,7 +87,8 @@ class Judging:
 
     more_evidence = "Give more"  # how a user gets more examples to judge by
     has_quality_extra = False  # whether `quality_extra` has something to report
-    compares_predictions = False  # whether `divergence` has
+    compares_predictions = False  # whether `compared_answers` has something to compare
+    look_every = 256  # examples: after so many a run looks whether they are enough; what is cheap is read at once
     masked_accuracy = False  # whether it is reported too: that among the data's classes alone
 
     def __init__(self, task: Task) -> None:
@@ -197,31 +211,29 @@ class Judging:
         return score.quality()
 
     def reference_answers(
-        self, model: Model, examples: Sequence[Example], worker: Worker, kept: Path, progress: Progress = SILENT
+        self, model: Model, block: Block, worker: Worker, kept: Path, progress: Progress = SILENT
     ) -> Logits:
-        """As `answers`, of the reference of a run. kept: a folder for what `divergence` needs of its predictions."""
-        return self.answers(model, examples, worker, progress=progress)
+        """As `answers`, of the reference of a run. kept: a folder for what `compared_answers` needs of them."""
+        return self.answers(model, block.examples, worker, progress=progress)
 
-    def divergence(
+    def compared_answers(
         self,
         model: Model,
-        examples: Sequence[Example],
+        block: Block,
         workers: tuple[Callable[[], Worker], Worker],
         kept: Path,
         progress: Progress = SILENT,
-    ) -> tuple[Logits, dict[str, Any]]:
-        """A candidate's outputs, and how far its predictions are from the reference's, for `extra` of a Measurement.
+    ) -> tuple[Logits, NDArray[Any]]:
+        """A candidate's outputs, and for each example what `divergence_extra` adds up, (examples, ...).
 
         workers: what opens the reference's, which is seldom needed, and the candidate's. kept: the folder that
-        `reference_answers` has filled.
+        `reference_answers` has filled. Only of a kind that compares predictions.
         """
         raise NotImplementedError
 
-    def scored(self, examples: Sequence[Example], outputs: Logits) -> Quality:
-        """The Quality of outputs that are there already."""
-        score = Scoring(self)
-        score.add(examples, outputs)
-        return score.quality()
+    def divergence_extra(self, sums: NDArray[Any]) -> dict[str, Any]:
+        """How far a candidate's predictions are from the reference's, for `extra` of a Measurement."""
+        return {}
 
     def summary(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """What `extra` needs of a chunk's outputs, (examples, ...): small, since it is kept for all examples.
@@ -293,6 +305,13 @@ class Scoring:
         scores = joined(self._scores)
         extra = self.judging.extra(np.concatenate(self._summaries), self._examples) if self._summaries else {}
         return Quality(scores, *interval(scores), extra)
+
+
+def scored(judging: Judging, examples: Sequence[Example], outputs: Logits) -> Quality:
+    """The Quality of outputs that are there already."""
+    score = Scoring(judging)
+    score.add(examples, outputs)
+    return score.quality()
 
 
 def class_report(

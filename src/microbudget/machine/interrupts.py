@@ -1,11 +1,11 @@
-"""Ctrl-C during a long call into C."""
+"""Ctrl-C during a long call into C, and while what a run delivers is being written."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 
@@ -34,3 +34,21 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if caught:
             before(*caught[0])
+
+
+def deferred_interrupts() -> AbstractContextManager[None]:
+    """Ctrl-C during the block is raised when it ends. For blocks of a few seconds whose files must be whole."""
+    return stopping(lambda: None)
+
+
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Ctrl-C during the block is ignored: the work was interrupted already, and only the end is being written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -45,6 +45,7 @@ def build_step(model: Model, step: Method, context: Context, store: Path) -> Mod
     if record is not None:
         return Model(folder, output_format, record)
     started = time.monotonic()
+    context.progress.doing(f"building {step.short()}")
     context = replace(context, checkpoints=context.cache / CHECKPOINTS / fingerprint)
     full = f"no space left while writing {folder}: free some and give the same command again; finished steps are kept"
     with explain_full_disk(full), whole_folder(folder) as partial:

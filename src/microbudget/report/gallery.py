@@ -80,12 +80,13 @@ def gallery(outcome: Outcome, task: Task, words: Words, show: Show) -> Gallery:
         return Gallery(words, f"the run does not hold both models' answers to the validation {words.examples}")
     split: Split = "validation" if unlabelled is None else "unlabelled"
     pool = validation if unlabelled is None else unlabelled
-    examples, rows = task.examples("validation"), to_label(pool)
+    examples = outcome.read(task.examples("validation"))[: len(validation.small)]
+    rows = to_label(pool)
     labels = np.array([example.label for example in examples], np.intp)
     names = _names(outcome, task)
 
     def samples(of: Split, answers: Answers, chosen: Sequence[int]) -> tuple[Sample, ...]:
-        known = task.examples(of)
+        known = outcome.read(task.examples(of))
         return tuple(_sample(known[row], show, names, answers.reference[row], answers.small[row]) for row in chosen)
 
     return Gallery(
@@ -104,14 +105,16 @@ def gallery(outcome: Outcome, task: Task, words: Words, show: Show) -> Gallery:
 
 
 def _answers(outcome: Outcome, task: Task, split: Split) -> Answers | None:
-    """Both models' answers to a split, where the run has them for exactly its examples."""
+    """Both models' answers to what both have read of a split."""
     if outcome.smaller is None:
         return None
-    count, classes = len(task.examples(split)), len(task.labels)
+    total, classes = len(task.examples(split)), len(task.labels)
     found = [outcome.logits(one, split) for one in (outcome.reference, outcome.smaller)]
     known = [logits for logits in found if logits is not None and logits.ndim == 2 and logits.shape[1] >= classes]
-    if len(known) < 2 or not count or any(len(logits) != count for logits in known):
+    if len(known) < 2 or not total or any(len(logits) > total for logits in known):
         return None
+    both = min(map(len, known))
+    known = [logits[:both] for logits in known]
     widest = max(logits.shape[1] for logits in known)  # one of them may answer classes that the other does not have
     padded = [np.pad(each, ((0, 0), (0, widest - each.shape[1])), constant_values=-np.inf) for each in known]
     return Answers.from_logits(*padded)

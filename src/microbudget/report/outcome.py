@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,9 @@ from ..errors import BadInput
 from ..judge.budget import Budget
 from ..model import Record
 from ..runs.candidates import Candidate
+from ..runs.reading_order import reading_order
 from ..runs.run import Run
-from ..task import Split
+from ..task import Example, Split
 from ..units import parse_drop
 
 Role = Literal["reference", "best", "other"]
@@ -74,13 +76,15 @@ class Outcome:
         return Record.read(self.run.folder / candidate.path) if candidate.path else None
 
     def logits(self, candidate: Candidate, split: Split) -> NDArray[np.float32] | None:
-        """A candidate's logits (examples, classes) of a split, where the run kept them."""
-        path = self.run.folder / "answers" / f"{candidate.fingerprint}.{split}.npy"
+        """A candidate's logits (examples, classes) on what it has read of a split, in the order of reading."""
         try:
-            stored: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            return self.run.answers(candidate.fingerprint, split)
         except (OSError, ValueError):
             return None
-        return stored
+
+    def read(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples of a split in the order of reading, which the rows of `logits` are in."""
+        return reading_order(examples, self.run.seed)
 
 
 def read_outcome(folder: Path) -> Outcome:

@@ -71,6 +71,11 @@ class Run:
         return table
 
     @property
+    def seed(self) -> int:
+        """Of the splits, the order of reading, and training."""
+        return int(self.settings["seed"])
+
+    @property
     def result(self) -> Path:
         """What the last command that ended found."""
         return self.folder / "result.json"
@@ -120,18 +125,20 @@ class Run:
         return self.folder / "answers" / f"{fingerprint}.{split}.npy"
 
     def answers(self, fingerprint: str, split: Split) -> NDArray[Any] | None:
-        """A model's outputs on a split, (examples, ...); None where the run has none."""
-        path = self.answers_file(fingerprint, split)
-        if not path.is_file():
-            return None
-        kept: NDArray[Any] = np.load(path)
-        return kept
+        """A model's outputs on what it has read of a split, (examples, ...), in the order of reading; None: nothing."""
+        return _loaded(self.answers_file(fingerprint, split))
 
     def save_answers(self, fingerprint: str, split: Split, outputs: NDArray[Any]) -> NDArray[Any]:
-        """Keep a model's outputs on a split; returns them."""
-        with files.open_whole(self.answers_file(fingerprint, split)) as stream:
-            np.save(stream, outputs)
-        return outputs
+        """Keep a model's outputs on what it has read of a split; returns them."""
+        return _saved(self.answers_file(fingerprint, split), outputs)
+
+    def divergence(self, fingerprint: str, split: Split) -> NDArray[Any] | None:
+        """What `save_divergence` has kept of a model and a split; None: nothing."""
+        return _loaded(self.answers_file(fingerprint, split).with_suffix(".divergence.npy"))
+
+    def save_divergence(self, fingerprint: str, split: Split, sums: NDArray[Any]) -> NDArray[Any]:
+        """Keep the sums, (examples, ...), that compare a model's predictions with the reference's; returns them."""
+        return _saved(self.answers_file(fingerprint, split).with_suffix(".divergence.npy"), sums)
 
     def candidates(self) -> list[Candidate]:
         """The newest row of each recipe, in the order in which the recipes first appeared; their latencies agree."""
@@ -143,6 +150,19 @@ class Run:
     def add(self, candidate: Candidate) -> None:
         """Append a row."""
         candidates.append(self.rows, candidate)
+
+
+def _loaded(path: Path) -> NDArray[Any] | None:
+    if not path.is_file():
+        return None
+    kept: NDArray[Any] = np.load(path)
+    return kept
+
+
+def _saved(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    with files.open_whole(path) as stream:
+        np.save(stream, array)
+    return array
 
 
 @contextlib.contextmanager

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import BadData, BadInput, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel, WorkerFailed
+from ..errors import BadData, BadInput, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel
 from ..judge import memory, time_one, time_pair
-from ..judge.answering import Logits
 from ..judge.budget import Budget, Measurement
-from ..judge.judging import Opening, judging_of
+from ..judge.judging import Opening, judging_of, scored
 from ..judge.measuring import Measured, cost_fields, measurement, quality_fields
-from ..judge.verdict import Verdict, judge_pair
+from ..judge.quality import Quality
 from ..methods import Context
 from ..model import Model
 from ..recipes.build import build, planned
@@ -27,9 +27,11 @@ from ..ship import shipped_bytes
 from ..task import Split
 from .answers import Answers
 from .options import DURATIONS, Durations
+from .reading import Reader
 from .reference import Reference
 from .samples import samples_of
-from .space import SearchSpace
+from .schedule import Schedule
+from .space import Pace, SearchSpace
 from .speeds import ratio_of, speed_of
 
 
@@ -49,6 +51,7 @@ class Setting:
     prompts: tuple[str, ...] | None = None
     durations: Durations = DURATIONS
     tolerant: bool = False
+    schedule: Schedule = field(default_factory=Schedule)
 
 
 class Evaluation:
@@ -59,13 +62,15 @@ class Evaluation:
         self.judging = judging_of(setting.context.task)
         self.reference = Reference(setting.reference, self.judging, setting.threads)
         progress, seed = self._context.progress, self._context.seed
-        self._answers = Answers(run, self.judging, self.reference, setting.threads, progress)
+        self._answers = Answers(run, self.judging, self.reference, Opening(setting.threads), progress)
+        self._reader = Reader(self._answers, self.judging, setting.reference, setting.budget, seed)
         self._samples = samples_of(run, self.judging, self.reference, setting.prompts, seed)
         self._rows = {row.fingerprint: row for row in run.candidates()}
         # A network that diverged, no time left; of recipes that nobody chose also what does not suit model or data.
         self._refusals = (Failed, *((UnsupportedModel, BadData, InvalidOption) if setting.tolerant else ()))
         self.measuring_s = setting.durations.reference_s + setting.durations.pair_s  # at most, so far
         self.refused: list[tuple[Recipe, str]] = []  # that the given model or data make impossible, and why
+        self._until = math.inf  # when the reading of the candidate at hand ends
         self.late = False  # whether a recipe was given up for lack of time
 
     def __enter__(self) -> Evaluation:
@@ -75,29 +80,51 @@ class Evaluation:
         self.reference.close()
 
     def reference_candidate(self, recipe: str) -> Candidate:
-        """The first row: the reference, measured alone on validation."""
+        """The first row: the reference, measured alone, on the first block of validation; see `reference_so_far`."""
         model = self.reference.model
         known = self._rows.get(model.fingerprint)
         if known is not None and known.measurement is not None:
-            self._samples.write(model)
             return known
-        started = time.monotonic()
         sample = self.judging.timing_input(model, self._context.task.examples("validation"))
+        started, progress = time.monotonic(), self._context.progress
+        progress.doing("opening the reference")
         worker = self.reference.worker()
+        if self._setting.prompts is not None:  # those of the user: what the reference cannot answer is refused now
+            self._samples.write(model, worker)
         weight = memory.of_model(worker, sample)
         seconds = self._setting.durations.reference_s
+        progress.doing("timing the reference")
         timing = time_one(worker, sample, seconds=seconds)
-        self._samples.write(model, worker)
-        logits = self._answers.of(model, "validation", worker)
+        progress.doing("the reference reads its first examples")
+        self._answers.of(model, "validation", self._reader.first_block, worker)
+        self._reader.keep_time_for_test(self._setting.schedule)
         costs = cost_fields(
             self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
         )
         costs["size_bytes"] = shipped_bytes(model, self._context.task)  # as of the candidates
-        return self._add(recipe, model, started, measurement=self._measurement(costs, logits, {}))
+        return self._add(recipe, model, started, measurement=self._measurement(model, costs, {}))
 
-    def candidate(self, given: Model, recipe: Recipe) -> Candidate:
-        """Build the recipe from the given model and measure it. A model that fails gives a row with the reason."""
+    def pace(self, reference: Candidate) -> Pace:
+        """What measuring the reference has shown, for the forecast."""
+        return self._reader.pace(reference, self.reference.open_s)
+
+    def reference_so_far(self, row: Candidate) -> Candidate:
+        """The reference's row with its quality on all that it was asked to read for the candidates."""
+        measured = row.measurement
+        if measured is None or measured.examples == self._answers.read(self.reference.model, "validation"):
+            return row
+        fields = quality_fields(self._quality(self.reference.model, "validation"), measured.extra)
+        row = replace(row, measurement=replace(measured, **fields))
+        self._run.add(row)
+        return row
+
+    def candidate(self, given: Model, recipe: Recipe, until: float = math.inf) -> Candidate:
+        """Build the recipe from the given model and measure it. A model that fails gives a row with the reason.
+
+        until: when its reading ends, decided or not.
+        """
         started = time.monotonic()
+        self._until = until
         known = self._rows.get(planned(given, recipe, self._context, self._run.models).fingerprint)
         if known is not None and known.measurement is not None and (self._run.folder / known.path).exists():
             return self._judged(known, self.model(known))
@@ -121,7 +148,7 @@ class Evaluation:
         unrounded = steps[-2] if rounded and self._setting.durations.float_s else None
         built = time.monotonic()
         try:
-            fields = self._measured_again(model, recipe, unrounded)
+            fields = self.reference.retry(lambda: self._measured(model, recipe, unrounded), self._context.progress)
         except DiskFull:
             raise
         except self._refusals as error:
@@ -133,19 +160,8 @@ class Evaluation:
 
     def _in_time(self) -> Context:
         """The context for a build: after it there must be time to measure."""
-        deadline = self._context.deadline
-        return self._context if deadline is None else replace(self._context, deadline=deadline - self.measuring_s)
-
-    def _measured_again(self, model: Model, recipe: Recipe, unrounded: Model | None) -> dict[str, Any]:
-        """`_measured`, and once more where not the candidate failed but the reference's process."""
-        self.reference.worker()
-        try:
-            return self._measured(model, recipe, unrounded)
-        except WorkerFailed:
-            if not self.reference.died:
-                raise
-            self._context.progress.say("the reference's process ended: it is opened again")
-            return self._measured(model, recipe, unrounded)
+        end = self._setting.schedule.search_end
+        return self._context if math.isinf(end) else replace(self._context, deadline=end - self.measuring_s)
 
     def _measured(self, model: Model, recipe: Recipe, unrounded: Model | None) -> dict[str, Any]:
         """The fields of a Candidate that measuring finds."""
@@ -168,34 +184,47 @@ class Evaluation:
                 with judging.start_worker() as other:
                     other.open(unrounded, threads=setting.threads)
                     speed["over_float"] = ratio_of(time_pair(other, worker, sample, seconds=setting.durations.float_s))
-            divergence = self._answers.divergence(model, "validation", worker)
-            logits = self._answers.of(model, "validation", worker)
+            verdict = self._reader.decide(model, worker, self._until)
             self._samples.write(model, worker)
-        predicted = setting.space.predicted(recipe, model, sample, setting.threads)
-        return {
-            "measurement": self._measurement(costs, logits, {**divergence, **predicted}),
-            "verdict": self.verdict(model, "validation", logits),
-            "speed": speed,
+        self._samples.write(self.reference.model)  # after the first candidate, which is delivered sooner
+        extra = {
+            **self._answers.divergence(model, "validation"),
+            **setting.space.predicted(recipe, model, sample, setting.threads),
         }
+        return {"measurement": self._measurement(model, costs, extra), "verdict": verdict, "speed": speed}
 
-    def _measurement(self, costs: dict[str, Any], logits: Logits, extra: dict[str, Any]) -> Measurement:
-        task = self._context.task
-        return measurement(task, self.judging.scored(task.examples("validation"), logits), costs, extra)
+    def _measurement(self, model: Model, costs: dict[str, Any], extra: dict[str, Any]) -> Measurement:
+        return measurement(self._context.task, self._quality(model, "validation"), costs, extra)
+
+    def _quality(self, model: Model, split: Split) -> Quality:
+        """On what it has read of the split."""
+        count = self._answers.read(model, split)
+        examples = self._answers.examples(split)[:count]
+        return scored(self.judging, examples, self._answers.of(model, split, count))
 
     def _judged(self, known: Candidate, model: Model) -> Candidate:
-        """A row that the run has, under the limit of now."""
-        self._samples.write(model)
-        return replace(known, verdict=self.verdict(model, "validation", self._answers.of(model, "validation")))
+        """A row that the run has, under the limit of now, for which it may have to read on."""
+        for each in (model, self.reference.model):
+            self._samples.write(each)
+        verdict = self._reader.decide(model, until=self._until)
+        measured = known.measurement
+        if measured is not None and measured.examples != verdict.examples:
+            extra = {**measured.extra, **self._answers.divergence(model, "validation")}
+            measured = replace(measured, **quality_fields(self._quality(model, "validation"), extra))
+        return replace(known, measurement=measured, verdict=verdict)
 
-    def on_test(self, candidate: Candidate) -> Candidate:
-        """The candidate with its measurement and verdict on the test split."""
-        model, examples = self.model(candidate), self._context.task.examples("test")
-        is_reference = self.reference.is_model(model)
-        extra = {**self._answers.divergence(model, "test"), **self._quality_extra(model)}
-        logits = self._answers.of(model, "test")
+    def test_count(self, candidate: Candidate) -> int:
+        """How many test examples there is time for, before any is read."""
+        return self._reader.test_count(self.model(candidate), self._setting.schedule)
+
+    def on_test(self, candidate: Candidate, count: int) -> Candidate:
+        """The candidate with its measurement and verdict on the first `count` examples of the test split."""
+        model = self.model(candidate)
+        self._answers.of(model, "test", count)
+        verdict = None if self.reference.is_model(model) else self._reader.on_test(model, count)
+        extra = {**self._answers.divergence(model, "test", count), **self._quality_extra(model)}
         assert candidate.measurement is not None
-        fields = quality_fields(self.judging.scored(examples, logits), {**candidate.measurement.extra, **extra})
-        verdict = None if is_reference else self.verdict(model, "test", logits)
+        fields = quality_fields(self._quality(model, "test"), {**candidate.measurement.extra, **extra})
         return replace(candidate, test=replace(candidate.measurement, **fields), test_verdict=verdict)
 
     def _quality_extra(self, model: Model) -> dict[str, Any]:
@@ -211,29 +240,6 @@ class Evaluation:
         if candidate.fingerprint == self.reference.model.fingerprint:
             return self.reference.model
         return load(self._run.folder / candidate.path)
-
-    def verdict(self, model: Model, split: Split, logits: Logits) -> Verdict:
-        """The paired judgement against the reference. On test, unlabelled examples count too."""
-        task = self._context.task
-        examples = task.examples(split)
-        reference = task.score(self._answers.of(self.reference.model, split), examples)
-        unlabelled = self._disagreements(model) if split == "test" else None
-        limit = self._setting.budget.max_drop
-        scores = task.score(logits, examples)
-        return judge_pair(reference, scores, limit, unlabelled=unlabelled, seed=self._context.seed)
-
-    def _disagreements(self, model: Model) -> tuple[int, int] | None:
-        """On how many of the unlabelled examples the model and the reference disagree; None without such examples.
-
-        What a distilled model has learnt from is no evidence.
-        """
-        task, seen = self._context.task, set(model.record.seen)
-        rows = [row for row, each in enumerate(task.examples("unlabelled")) if each.key not in seen]
-        if not rows or not task.labels:
-            return None
-        models = (model, self.reference.model)
-        ours, theirs = (self._answers.of(each, "unlabelled")[rows].argmax(1) for each in models)
-        return int((ours != theirs).sum()), len(ours)
 
     def _add(self, recipe: str, model: Model, started: float, **fields: Any) -> Candidate:
         path = Path(os.path.relpath(model.path, self._run.folder)).as_posix()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
+from ..errors import WorkerFailed
 from ..judge.judging import Judging
 from ..judge.worker import Worker
 from ..model import Model
+from ..progress import Progress
+
+T = TypeVar("T")
 
 
 class Reference:
@@ -21,6 +27,11 @@ class Reference:
         """Whether its process ended since it was last used."""
         return self._worker is None or not self._worker.alive
 
+    @property
+    def open_s(self) -> float:
+        """Seconds that it took to start its process and to open the model; 0 before."""
+        return 0.0 if self._worker is None else self._worker.open_s
+
     def is_model(self, model: Model) -> bool:
         """Whether a model is the reference itself."""
         return model.fingerprint == self.model.fingerprint
@@ -33,6 +44,17 @@ class Reference:
             self._worker = self._judging.start_worker()
             self._worker.open(self.model, threads=self._threads)
         return self._worker
+
+    def retry(self, measure: Callable[[], T], progress: Progress) -> T:
+        """What `measure` returns; it is called once more where not the candidate failed but the reference's process."""
+        self.worker()
+        try:
+            return measure()
+        except WorkerFailed:
+            if not self.died:
+                raise
+            progress.say("the reference's process ended: it is opened again")
+            return measure()
 
     def close(self) -> None:
         """End the process."""

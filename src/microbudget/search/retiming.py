@@ -23,23 +23,20 @@ def time_busy_again(
 ) -> tuple[Candidate, list[Candidate]]:
     """The reference and the candidates with latencies that agree; those that still say `busy` were busy twice.
 
-    What does not fit before the deadline keeps its mark, and so does the rest where the user interrupts it.
+    What does not fit before the end of the search keeps its mark.
     """
     reference, found = agreed(reference, found)
-    seconds, progress, deadline = setting.durations.again_s, setting.context.progress, setting.context.deadline
+    seconds, progress = setting.durations.again_s, setting.context.progress
     marked = [row for row in found if row.busy and row.measurement is not None and "reference_s" in row.speed]
-    try:
-        for row in marked if seconds else ():
-            if deadline is not None and time.monotonic() + seconds + OPENING_S > deadline:
-                break
-            if not quiet_soon():
-                progress.say("the machine is still busy: give the same command again when it is quiet")
-                break
-            progress.say(f"timing again, as {row.busy}: {Recipe.parse(row.recipe).short()}")
-            timed = _timed_again(evaluation, run, setting, row)
-            found = [timed if each is row else each for each in found]
-    except KeyboardInterrupt:
-        progress.say("stopped: the timings that there are count")
+    for row in marked if seconds else ():
+        if time.monotonic() + seconds + OPENING_S > setting.schedule.search_end:
+            break
+        if not quiet_soon():
+            progress.say("the machine is still busy: give the same command again when it is quiet")
+            break
+        progress.say(f"timing again, as {row.busy}: {Recipe.parse(row.recipe).short()}")
+        timed = _timed_again(evaluation, run, setting, row)
+        found = [timed if each is row else each for each in found]
     return agreed(reference, found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ..judge.judging import Judging, judging_of
 from ..judge.measuring import choose_threads
 from ..judge.options import MeasureOptions
 from ..judge.verdict import can_show
+from ..machine.interrupts import deferred_interrupts, ignored_interrupts
 from ..methods import DECISIONS, Context, Method
 from ..methods.distill import Distill
 from ..model import Model
@@ -27,9 +29,11 @@ from ..task import SPLITS, Split, Task, Use
 from ..units import format_bytes, format_change, format_seconds, format_times
 from .evaluation import Evaluation, Setting
 from .examples import about_splits, counts
+from .forecast import Forecast
 from .options import RunOptions
 from .result import Shrunk
 from .retiming import time_busy_again
+from .schedule import Schedule
 from .space import SearchSpace
 from .speeds import agreed
 
@@ -66,10 +70,17 @@ class Job:
 def search(run: Run, job: Job) -> Shrunk:
     """Try the job's recipes; choose on validation, judge the choice on test, deliver it, write the report.
 
-    Raises BadData where the data cannot serve, and what building the reference raises.
+    Ctrl-C ends it within seconds: the best so far is delivered, without any further evaluation, and the same job goes
+    on from what the run has. Before the first candidate there is nothing to deliver: KeyboardInterrupt. Raises BadData
+    where the data cannot serve, and what building the reference raises.
     """
+    schedule = Schedule(job.budget.minutes)
+    with job.options.progress.alive(lambda: None if math.isinf(schedule.left_s) else schedule.left_s):
+        return _search(run, job, schedule)
+
+
+def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     budget, options = job.budget, job.options
-    deadline = time.monotonic() + budget.minutes * 60 if budget.minutes else None
     context = Context(job.task, run.cache, options.seed, options.fixed_threads, progress=options.progress)
     judging = judging_of(job.task)
     _check_splits(judging, budget, job.use, options.progress)
@@ -79,7 +90,7 @@ def search(run: Run, job: Job) -> Shrunk:
     sample = judging.timing_input(reference, job.task.examples("validation"))
     threads = choose_threads(reference, sample, MeasureOptions(threads=options.threads, seed=options.seed))
     setting = Setting(
-        context=replace(context, reference=reference, deadline=deadline),
+        context=replace(context, reference=reference, deadline=schedule.deadline),
         budget=budget,
         reference=reference,
         space=job.space,
@@ -87,17 +98,31 @@ def search(run: Run, job: Job) -> Shrunk:
         prompts=job.prompts,
         durations=options.durations,
         tolerant=job.own_recipes,
+        schedule=schedule,
     )
     with Evaluation(run, setting) as evaluation:
+        options.progress.doing("measuring the reference")
         row = evaluation.reference_candidate(str(Recipe(job.first)))
         options.progress.say(f"reference {summary_line(row)}")
-        found, interrupted = _try_all(evaluation, run, job, deadline)
+        forecast = Forecast.of(job.recipes, job.space, evaluation.pace(row), options.durations, schedule.final_s)
+        limit = f" of the {budget.minutes:g} minutes" if budget.minutes else ""
+        options.progress.say(f"forecast  {forecast}{limit}")
+        found, interrupted = _try_all(evaluation, run, job, (schedule, forecast))
         if not interrupted and found and len(evaluation.refused) == len(found):
             raise BadInput(_nothing_suits(job.given, evaluation.refused))
-        row, found = agreed(row, found) if interrupted else time_busy_again(evaluation, run, setting, row, found)
-        result = _finish(evaluation, run, row, found, budget, interrupted)
-        result = replace(result, examples=counts(job.task, job.use, found))
-    _write(run, result, options.progress)
+        tested = None
+        try:
+            if not interrupted:
+                row, found = time_busy_again(evaluation, run, setting, row, found)
+                tested = _tested(evaluation, row, best(found, budget), options.progress)
+        except KeyboardInterrupt:
+            interrupted = True
+            options.progress.say("stopped before the test ended: the choice is delivered untested")
+        row, found = agreed(row, found)
+        with ignored_interrupts() if interrupted else deferred_interrupts():
+            result = _finish(evaluation, run, (row, found), tested, budget, interrupted)
+            result = replace(result, examples=counts(job.task, job.use, found))
+            _write(run, result, options.progress)
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
         remove_unused_models(run, reference, found)
     return result
@@ -139,24 +164,30 @@ def _check_splits(judging: Judging, budget: Budget, use: Use, progress: Progress
         progress.say(f"note: {text}; without --prove the estimate decides")
 
 
-def _try_all(evaluation: Evaluation, run: Run, job: Job, deadline: float | None) -> tuple[list[Candidate], bool]:
+def _try_all(
+    evaluation: Evaluation, run: Run, job: Job, times: tuple[Schedule, Forecast]
+) -> tuple[list[Candidate], bool]:
     """The candidates of the recipes for which there is time, and whether the user stopped it. The best is delivered."""
     found: list[Candidate] = []
     recipes, slowest, budget, progress = list(job.recipes), 0.0, job.budget, job.options.progress
+    schedule, forecast = times
     try:
         for index, recipe in enumerate(recipes):  # which grows where quantizing does not pay
             # A distillation watches the clock itself, and may take less than the one before: it has fewer layers.
             room = evaluation.measuring_s if any(isinstance(step, Distill) for step in recipe.steps) else slowest
-            if found and deadline is not None and time.monotonic() + room > deadline:
+            if found and time.monotonic() + room > schedule.search_end:
                 progress.say(f"time is up: {len(recipes) - index} of {len(recipes)} recipes were not tried")
                 break
             started = time.monotonic()
-            candidate = evaluation.candidate(job.given, recipe)
+            until = schedule.reading_end(len(recipes) - index, first=best(found, budget) is None)
+            progress.doing(f"[{index + 1}/{len(recipes)}] {recipe.short()}")
+            candidate = evaluation.candidate(job.given, recipe, until)
             found.append(candidate)
             if candidate.measurement is not None:
                 slowest = max(slowest, time.monotonic() - started)
+                forecast.note(recipe, time.monotonic() - started)
             rest = len(recipes) - index - 1
-            left = f"; at most {format_seconds(slowest * rest)} left" if rest and slowest else ""
+            left = f"; about {format_seconds(min(forecast.left_s, schedule.left_s))} left" if rest else ""
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {summary_line(candidate)}{left}")
             unrounded = Recipe(recipe.steps[:-1])
             if job.own_recipes and candidate.slower_than_float and unrounded not in recipes:
@@ -164,11 +195,24 @@ def _try_all(evaluation: Evaluation, run: Run, job: Job, deadline: float | None)
             if job.own_recipes and candidate.broken_limits(budget):
                 recipes += [other for other in job.space.fallbacks(recipe) if other not in recipes]
             if best(found, budget) is candidate:
-                deliver(run, evaluation.model(candidate), candidate, budget, job.task)
+                with deferred_interrupts():
+                    deliver(run, evaluation.model(candidate), candidate, budget, job.task)
     except KeyboardInterrupt:
-        progress.say("stopped: the best so far is delivered")
+        built = best(found, budget) is not None
+        progress.say("stopped: " + ("the best so far is delivered" if built else "there is nothing to deliver yet"))
         return found, True
     return found, False
+
+
+def _tested(
+    evaluation: Evaluation, reference: Candidate, chosen: Candidate | None, progress: Progress
+) -> tuple[Candidate, Candidate] | None:
+    """The reference and the chosen candidate with their test; None without a choice."""
+    if chosen is None:
+        return None
+    progress.doing("testing what ships")
+    count = evaluation.test_count(chosen)
+    return evaluation.on_test(evaluation.reference_so_far(reference), count), evaluation.on_test(chosen, count)
 
 
 def summary_line(candidate: Candidate) -> str:
@@ -199,19 +243,30 @@ def _nothing_suits(given: Model, refused: Sequence[tuple[Recipe, str]]) -> str:
 
 
 def _finish(
-    evaluation: Evaluation, run: Run, reference: Candidate, found: list[Candidate], budget: Budget, interrupted: bool
+    evaluation: Evaluation,
+    run: Run,
+    rows: tuple[Candidate, list[Candidate]],
+    tested: tuple[Candidate, Candidate] | None,
+    budget: Budget,
+    interrupted: bool,
 ) -> Shrunk:
-    """Choose on validation, judge the choice on test, deliver it."""
-    chosen = best(found, budget)
+    """Deliver the choice, and say whether it keeps the budget. rows: the reference and the candidates.
+
+    tested: the reference and the choice with their test; None: the run was interrupted, or there is no choice.
+    """
+    (reference, found), chosen, task = rows, best(rows[1], budget), evaluation.judging.task
     if chosen is None:
         failures = [f"{candidate.recipe}: {candidate.failure}" for candidate in found]
         return Shrunk(run.folder, reference, found, None, budget, failures or ["nothing was built"], interrupted)
-    judged = evaluation.on_test(chosen)
-    reference = evaluation.on_test(reference)
+    if tested is None:
+        deliver(run, evaluation.model(chosen), chosen, budget, task, reference)
+        unmet = [*chosen.broken_limits(budget), "it was not tested: the run was interrupted"]
+        return Shrunk(run.folder, reference, found, chosen, budget, unmet, interrupted)
+    reference, judged = tested
     unmet = [*judged.broken_limits(budget), *judged.broken_on_test(budget)]
-    deliver(run, evaluation.model(judged), judged, budget, evaluation.judging.task, reference)
+    deliver(run, evaluation.model(judged), judged, budget, task, reference)
     found = [judged if candidate.fingerprint == judged.fingerprint else candidate for candidate in found]
-    return Shrunk(run.folder, reference, found, judged, budget, unmet, interrupted)
+    return Shrunk(run.folder, reference, found, judged, budget, unmet)
 
 
 def _write(run: Run, result: Shrunk, progress: Progress) -> None:

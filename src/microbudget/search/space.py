@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,17 @@ from ..progress import Progress
 from ..recipes.recipe import Recipe
 from ..task import Inputs, Task
 from ..units import Drop
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a timed trial shows before anything is built, all of the reference: what a forecast is made of."""
+
+    example_s: float  # to read one example
+    open_s: float  # to start a process and open the model
+    parameters: int
+    block: int = 1  # examples that every candidate reads
+    calibration: int = 0  # examples to calibrate or train on
 
 
 class SearchSpace:
@@ -43,6 +55,10 @@ class SearchSpace:
 
     def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
         """Compute once what all recipes need."""
+
+    def build_s(self, recipe: Recipe, pace: Pace) -> float:
+        """About how many seconds it takes to build a recipe; what it trains watches the clock itself."""
+        return 5.0 * len(recipe.steps)
 
     def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
         """What was predicted of a model that is built now, for `extra` of its Measurement."""

@@ -14,6 +14,7 @@ from ...methods.resize import Resize
 from ...progress import Progress
 from ...recipes.recipe import Recipe
 from ...search import space
+from ...search.space import Pace
 from .data import ImageTask
 
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
@@ -22,6 +23,8 @@ SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160
 STEPS = 7
 SAME_LAYERS = ("finetune", "lora", "resize")  # steps after which the network has the layers that it had
 SMALLEST = 8  # pixels, that `resize` makes
+# Forward passes over the training photos, as many as take the time of a step; and what a step takes besides.
+CALIBRATED, TRAINED, STEP_S = 4, 30, 2.0
 
 
 class SearchSpace(space.SearchSpace):
@@ -49,6 +52,14 @@ class SearchSpace(space.SearchSpace):
             from .prune import check_groups
 
             check_groups(self.given)
+
+    def build_s(self, recipe: Recipe, pace: Pace) -> float:
+        """By forward passes: quantizing calibrates with a few for each photo; training takes three a photo and epoch.
+
+        A training that has a long way to go watches the clock itself, so this is of a short one.
+        """
+        passes = {"quantize": CALIBRATED, "finetune": TRAINED, "distill": TRAINED, "lora": TRAINED}
+        return sum(STEP_S + passes.get(step.name(), 1) * pace.calibration * pace.example_s for step in recipe.steps)
 
     def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
         """Decode every photo once for all the input sizes of the recipes."""

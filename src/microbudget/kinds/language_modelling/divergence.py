@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...judge.judging import Block
 from ...judge.worker import Worker
 from ...progress import SILENT, Progress
 from ...task import Example, Task
@@ -49,9 +50,9 @@ class Comparison:
 
 def divergence(counts: NDArray[np.float64], kl: NDArray[np.float64], same: NDArray[np.float64]) -> Divergence | None:
     """The means over all tokens, from the sums over each passage, (examples,); None where a sum is NaN."""
-    if not len(counts) or not np.isfinite(kl).all():
-        return None
     total = float(counts.sum())
+    if not total or not np.isfinite(kl).all():
+        return None
     low, high = _interval(kl, counts)
     share_low, share_high = _interval(same, counts)
     return Divergence(float(kl.sum()) / total, low, high, float(same.sum()) / total, share_low, share_high, int(total))
@@ -69,21 +70,13 @@ def compare_both(
     return Comparison(table[:, 0:2], table[:, 2:4], table[:, 4], table[:, 5])
 
 
-@dataclass(frozen=True)
-class KeptComparison:
-    """A candidate against the kept predictions of a reference: costs (examples, 2), nats and tokens."""
-
-    costs: NDArray[np.float64]
-    divergence: Divergence | None  # over the compared passages; None where their tokens differ
-
-
 def keep_predictions(
-    reference: Worker, task: LanguageTask, examples: Sequence[Example], kept: Predictions, progress: Progress = SILENT
+    reference: Worker, task: LanguageTask, block: Block, kept: Predictions, progress: Progress = SILENT
 ) -> NDArray[np.float64]:
-    """The reference's costs (examples, 2) on all passages; its predictions for those that are compared are kept."""
-    chosen = _compared(reference, task, examples)
+    """The reference's costs (examples, 2) of a block; its predictions for those that are compared are kept."""
+    chosen = _compared(reference, task, block)
     costs = []
-    for example, answered in _read(reference, task, examples, chosen, progress):
+    for example, answered in _read(reference, task, block.examples, chosen, progress):
         if isinstance(answered, tuple):
             ids, logits = answered
             kept.keep(example, Prediction.of(ids, logits))
@@ -93,35 +86,38 @@ def keep_predictions(
 
 
 def compare_with_kept(
-    reference: Callable[[], Worker],
-    candidate: Worker,
+    workers: tuple[Callable[[], Worker], Worker],
     task: LanguageTask,
-    examples: Sequence[Example],
+    block: Block,
     kept: Predictions,
     progress: Progress = SILENT,
-) -> KeptComparison:
-    """A candidate on all passages, against the kept predictions of the reference.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A candidate on a block, against the kept predictions of the reference: costs (examples, 2), sums (examples, 3).
 
-    reference: opens it; called only for passages whose prediction was not kept.
+    sums: tokens, divergence and equal first ranks, which `divergence` takes; zeros where a passage is not compared.
+    workers: what opens the reference, called only for passages whose prediction was not kept; and the candidate.
     """
-    chosen = _compared(candidate, task, examples)
+    reference, candidate = workers
+    chosen = _compared(candidate, task, block)
     costs, rows = [], []
-    for example, answered in _read(candidate, task, examples, chosen, progress):
+    for example, answered in _read(candidate, task, block.examples, chosen, progress):
+        row = (0.0, 0.0, 0.0)
         if isinstance(answered, tuple):
             ids, logits = answered
             prediction = kept.get(example) or _predict(reference(), task, example, kept)
             found = prediction.judge(ids, logits)
-            rows.append((len(ids), found.lost, found.same))
+            row = (len(ids), found.lost, found.same)
             answered = np.array([[found.cost, len(ids)]])
         costs.append(answered[0])
-    counts, kl, same = np.array(rows, np.float64).reshape(-1, 3).T
-    return KeptComparison(np.array(costs, np.float64), divergence(counts, kl, same))
+        rows.append(row)
+    return np.array(costs, np.float64), np.array(rows, np.float64).reshape(-1, 3)
 
 
-def _compared(worker: Worker, task: LanguageTask, examples: Sequence[Example]) -> frozenset[str]:
-    """The passages that are compared: the same for every model with the reference's vocabulary."""
+def _compared(worker: Worker, task: LanguageTask, block: Block) -> frozenset[str]:
+    """The names of those passages of a block that are compared: the same for every model with one vocabulary."""
     vocabulary = int(worker.ask("call", method="about", arguments={})["vocabulary"])
-    return compared_passages(examples, vocabulary, task.stride)
+    left = compared_passages(vocabulary, task.stride) - block.start
+    return frozenset(example.name for example in block.examples[: max(0, left)])
 
 
 def _predict(reference: Worker, task: LanguageTask, example: Example, kept: Predictions) -> Prediction:

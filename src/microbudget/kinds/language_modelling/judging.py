@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from ...errors import InvalidOption
 from ...judge import judging
 from ...judge.answering import Check, Logits
-from ...judge.judging import Agreement, Scoring
+from ...judge.judging import Agreement, Block, Scoring
 from ...judge.timing import Timing
 from ...judge.worker import Worker
 from ...model import Model
 from ...progress import SILENT, Progress
 from ...task import Example, Inputs
 from ...units import Drop
-from .divergence import compare_both, compare_with_kept, keep_predictions
+from .divergence import compare_both, compare_with_kept, divergence, keep_predictions
 from .predictions import Predictions
 from .speeds import speeds
 from .task import LanguageTask
@@ -32,6 +32,7 @@ class Judging(judging.Judging):
     """Passages of a text, or answers in conversations."""
 
     compares_predictions = True
+    look_every = 4  # passages: reading one takes a large model seconds
 
     @property
     def _text(self) -> LanguageTask:
@@ -70,29 +71,27 @@ class Judging(judging.Judging):
         return self._text.extra(summary)
 
     def reference_answers(
-        self, model: Model, examples: Sequence[Example], worker: Worker, kept: Path, progress: Progress = SILENT
+        self, model: Model, block: Block, worker: Worker, kept: Path, progress: Progress = SILENT
     ) -> Logits:
         """Nats and tokens of each passage, (examples, 2); the predictions of those that are compared are kept."""
-        return _checked(model, keep_predictions(worker, self._text, examples, Predictions(kept), progress))
+        return _checked(model, keep_predictions(worker, self._text, block, Predictions(kept), progress))
 
-    def divergence(
+    def compared_answers(
         self,
         model: Model,
-        examples: Sequence[Example],
+        block: Block,
         workers: tuple[Callable[[], Worker], Worker],
         kept: Path,
         progress: Progress = SILENT,
-    ) -> tuple[Logits, dict[str, Any]]:
-        """Nats and tokens of each passage, (examples, 2); KL and same top-1, where both have the same tokens."""
-        found = compare_with_kept(*workers, self._text, examples, Predictions(kept), progress)
-        outputs, divergence = _checked(model, found.costs), found.divergence
-        if divergence is None:
-            return outputs, {}
-        return outputs, {
-            "kl": divergence.kl,
-            "same_top1": divergence.same_top1,
-            "divergence": divergence.as_dict(),
-        }
+    ) -> tuple[Logits, NDArray[Any]]:
+        """Nats and tokens of each passage, (examples, 2), and the sums of its divergence, (examples, 3)."""
+        costs, sums = compare_with_kept(workers, self._text, block, Predictions(kept), progress)
+        return _checked(model, costs), sums
+
+    def divergence_extra(self, sums: NDArray[Any]) -> dict[str, Any]:
+        """KL and same top-1 over the compared passages, where both have the same tokens. sums: (examples, 3)."""
+        found = divergence(*sums.T)
+        return {} if found is None else {"kl": found.kl, "same_top1": found.same_top1, "divergence": found.as_dict()}
 
     def agreement(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -162,11 +162,10 @@ class Predictions:
         return self._folder / f"{hashlib.sha256(f'{example.name} {example.key}'.encode()).hexdigest()[:32]}.npz"
 
 
-def compared_passages(examples: Sequence[Example], vocabulary: int, stride: int) -> frozenset[str]:
-    """Names of the passages whose divergence is computed: evenly spaced, and independent of the free disk.
+def compared_passages(vocabulary: int, stride: int) -> int:
+    """How many of the passages that a run reads first have their divergence computed, whatever the free disk.
 
-    All of them up to MOST_PASSAGES, or fewer where half of LARGEST_STORE could not hold them.
+    MOST_PASSAGES, or fewer where half of LARGEST_STORE could not hold them.
     """
     passage_bytes = max(1, 2 * vocabulary * stride // BYTES_PER_TOKEN)
-    count = min(len(examples), MOST_PASSAGES, max(FEWEST_PASSAGES, LARGEST_STORE // 2 // passage_bytes))
-    return frozenset(examples[place * len(examples) // count].name for place in range(count))
+    return min(MOST_PASSAGES, max(FEWEST_PASSAGES, LARGEST_STORE // 2 // passage_bytes))

@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ...judge.ceilings import ceilings
 from ...machine.files import check_space
+from ...machine.processor import thread_count
 from ...methods import Method
 from ...methods.export import Export
 from ...methods.quantize import Quantize
@@ -19,6 +20,7 @@ from ...runtimes.gguf.convert import DTYPES, plan
 from ...runtimes.gguf.token_check import settle
 from ...runtimes.hf.checkpoint import Checkpoint
 from ...search import space
+from ...search.space import Pace
 from ...task import Inputs
 from ...units import Drop, format_bytes
 from .fits import LADDER, Anatomy, anatomy, levels, of_recipe, predictable, what_fits
@@ -26,6 +28,9 @@ from .fits import LADDER, Anatomy, anatomy, levels, of_recipe, predictable, what
 PREDICTED = ("size_bytes", "memory_bytes", "decode_tokens_per_s")  # of a level, by `fits`
 FIRST = ("Q8_0", "Q4_K_M", "Q2_K")  # they bracket what most people want: should the time end early, these are known
 LEVELS = (*FIRST, *(kind for kind in LADDER if kind not in ("F16", *FIRST)))
+# Seconds of one thread for a weight, on an EPYC of 2021: the forecast is corrected by what the first levels take.
+ROUNDED_S, SEARCHED_S = 6e-8, 1.2e-6
+DISK_BYTES_PER_S = 2e8
 
 
 def level(recipe: Recipe) -> str | None:
@@ -100,6 +105,12 @@ class SearchSpace(space.SearchSpace):
         if wanted:
             what = f"{len(wanted)} models and a copy of the best take"
             check_space(folder, sum(wanted.values()) + largest, what)
+
+    def build_s(self, recipe: Recipe, pace: Pace) -> float:
+        """To write the weights once a step, and to round them; codebooks (IQ) are searched, which takes longer."""
+        moved = len(recipe.steps) * pace.parameters * 2 / DISK_BYTES_PER_S
+        kind = level(recipe) or ""
+        return moved + pace.parameters * (SEARCHED_S if kind.startswith("IQ") else ROUNDED_S) / thread_count(0)
 
     def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
         """What the given model's shapes say of a level, next to what is measured."""

@@ -27,6 +27,7 @@ class Judging(judging.Judging):
     """Recordings with what is said in them."""
 
     has_quality_extra = True
+    look_every = 12  # recordings: each takes a model a good part of a second
 
     @property
     def _recordings(self) -> SpokenTask:

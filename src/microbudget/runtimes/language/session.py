@@ -104,7 +104,7 @@ class LanguageSession:
 
     def generate(self, prompt: str, **options: Any) -> Answer:
         """Continue a prompt; options as of `generate.generate`."""
-        self._reserved = (0, 0)
+        self._reserved, self._ready = (0, 0), None  # another text is in the cache
         return generate(self.reader, prompt, **options)
 
     def chat(self, messages: Sequence[Message], **options: Any) -> Answer:
