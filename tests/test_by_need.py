@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections import Counter
+from dataclasses import dataclass
 from io import StringIO
 from threading import Event
 from types import SimpleNamespace
@@ -75,9 +76,9 @@ class Known:
 LIMIT = Drop(0.02, relative=True)
 
 
-def reader(known: Known, limit: Drop | None = LIMIT, goal: str = "size") -> Reader:
+def reader(known: Known, limit: Drop | None = LIMIT, goal: str = "size", metric: str = "bits per byte") -> Reader:
     def score(bits: np.ndarray, examples: list[Example]) -> Scores:
-        return Scores("bits per byte", bits, np.full(len(examples), 4.0), higher_is_better=False)
+        return Scores(metric, bits, np.full(len(examples), 4.0), higher_is_better=False)
 
     judging = SimpleNamespace(look_every=4, task=SimpleNamespace(score=score, labels=()))
     budget = Budget(max_drop=limit, goal=goal)  # type: ignore[arg-type]
@@ -119,6 +120,28 @@ def test_the_share_of_the_time_ends_the_reading_after_the_first_block() -> None:
     known = Known(0.16 + NOISE)
     verdict = reader(known).decide(CANDIDATE, until=0.0)
     assert (verdict.decision, known.asked) == ("not shown", 4)
+
+
+@given(st.integers(1, 599), st.booleans())
+def test_quality_is_on_the_examples_that_the_reference_has_read(count: int, relative: bool) -> None:
+    """With the same paired difference everywhere the estimate is exact, whichever examples were read."""
+    bits = 8 + np.random.default_rng(0).normal(0, 1, 600)
+    known = Known(np.zeros(600))
+    known.scores = {"reference": bits, "candidate": bits * 1.1 if relative else bits + 0.4}
+    judge = reader(known, metric="bits per byte" if relative else "wer")
+    known.read = lambda model, _split: count if model is CANDIDATE else 600  # type: ignore[method-assign]
+    own = known.scores["candidate"][:count].mean() / 4
+    found = judge.on_common_examples(CANDIDATE, Row(own, own, own))  # type: ignore[arg-type]
+    assert found.quality == pytest.approx(known.scores["candidate"].mean() / 4)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The fields of a Measurement that are quality."""
+
+    quality: float
+    quality_low: float
+    quality_high: float
 
 
 def test_the_minutes_cover_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,3 +229,18 @@ def test_ctrl_c_waits_for_what_must_be_whole() -> None:
     assert len(done) == 2
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_levels_below_the_best_so_far_come_first(tmp_path) -> None:
+    from microbudget.kinds.language_modelling.search_space import SearchSpace as Levels
+    from microbudget.runtimes.loading import load
+    from toy_pair import write_pair
+
+    space = Levels(load(write_pair(tmp_path / "pair").hf), SimpleNamespace())  # type: ignore[arg-type]
+    recipes = [Recipe.read(f"export(format='gguf') > quantize(type='{kind}')") for kind in ("Q8_0", "Q2_K", "Q4_0")]
+    order = space.promising_first(recipes, best_bytes=1)
+    assert order == recipes, "none can be smaller: the order stays"
+    sizes = [space.size_bytes(recipe) for recipe in recipes]
+    assert sizes[1] == min(sizes)
+    assert sizes[0] == max(sizes)
+    assert space.promising_first(recipes, best_bytes=sizes[0]) == [*recipes[1:], recipes[0]]

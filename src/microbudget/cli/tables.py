@@ -239,7 +239,9 @@ def _evidence(shrunk: Shrunk) -> str:
     known, measured = shrunk.examples, shrunk.reference.measurement
     examples = words_of("" if measured is None else measured.task).examples
     use = {"nothing": "", "calibration": f", {known['train']:,} calibrate", "training": f", {known['train']:,} train"}
-    text = f"judged on {known['validation']:,} {examples}, {known['test']:,} others test the best{use[known['use']]}"
+    read = 0 if measured is None else measured.examples  # by need: those that a decision took
+    judged = f"{read:,} of {known['validation']:,}" if read < known["validation"] else f"{read:,}"
+    text = f"judged on {judged} {examples}, {known['test']:,} others test the best{use[known['use']]}"
     chosen = "; so few that models of equal size were told apart by their divergence from the reference"
     return text + (chosen if known["chosen_by"] == "divergence" else "")
 

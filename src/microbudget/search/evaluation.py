@@ -87,7 +87,6 @@ class Evaluation:
             return known
         sample = self.judging.timing_input(model, self._context.task.examples("validation"))
         started, progress = time.monotonic(), self._context.progress
-        progress.doing("opening the reference")
         worker = self.reference.worker()
         if self._setting.prompts is not None:  # those of the user: what the reference cannot answer is refused now
             self._samples.write(model, worker)
@@ -98,6 +97,7 @@ class Evaluation:
         progress.doing("the reference reads its first examples")
         self._answers.of(model, "validation", self._reader.first_block, worker)
         self._reader.keep_time_for_test(self._setting.schedule)
+        progress.doing("measuring what the reference costs")
         costs = cost_fields(
             self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
         )
@@ -117,6 +117,11 @@ class Evaluation:
         row = replace(row, measurement=replace(measured, **fields))
         self._run.add(row)
         return row
+
+    def on_common_examples(self, row: Candidate) -> Candidate:
+        """A row whose quality is on the examples that the reference has read; see `Reader.on_common_examples`."""
+        known = self._reader.on_common_examples(self.model(row), row.measurement) if row.measurement else None
+        return replace(row, measurement=known)
 
     def candidate(self, given: Model, recipe: Recipe, until: float = math.inf) -> Candidate:
         """Build the recipe from the given model and measure it. A model that fails gives a row with the reason.
@@ -170,6 +175,7 @@ class Evaluation:
         reference_sample = judging.timing_input(self.reference.model, examples)
         sample = judging.timing_input(model, examples)
         reference_worker = self.reference.worker()
+        self._context.progress.doing(f"timing {recipe.short()}")
         with judging.start_worker(setting.budget.max_memory_bytes) as worker:
             worker.open(model, threads=setting.threads)
             weight = memory.of_model(worker, sample)
@@ -184,6 +190,7 @@ class Evaluation:
                 with judging.start_worker() as other:
                     other.open(unrounded, threads=setting.threads)
                     speed["over_float"] = ratio_of(time_pair(other, worker, sample, seconds=setting.durations.float_s))
+            self._context.progress.doing(f"reading examples with {recipe.short()}")
             verdict = self._reader.decide(model, worker, self._until)
             self._samples.write(model, worker)
         self._samples.write(self.reference.model)  # after the first candidate, which is delivered sooner

@@ -7,7 +7,8 @@ import time
 from dataclasses import replace
 
 from ..judge.answering import Logits
-from ..judge.budget import Budget
+from ..judge.budget import Budget, Measurement
+from ..judge.evidence import is_unbounded
 from ..judge.judging import Judging
 from ..judge.sequential import Look, look
 from ..judge.verdict import Decision, Verdict, judge_pair
@@ -75,6 +76,31 @@ class Reader:
             plain, decision=decision, change=found.change, change_low=found.low, change_high=found.high,
             more_examples=None if found.decision else plain.more_examples, reason=reason,
         )  # fmt: skip
+
+    def on_common_examples(self, model: Model, measured: Measurement) -> Measurement:
+        """The measurement of a model that read fewer examples than the reference, on all that the reference has read.
+
+        Rows of a table must not differ by which examples they read. The estimate is the reference's value on all of
+        them plus the paired difference on those that both read (for bits per byte, times the ratio): what both find
+        hard cancels out. A difference estimator: Cochran 1977, "Sampling techniques", section 7.
+        """
+        count, total = (self._answers.read(each, "validation") for each in (model, self._reference))
+        if not 0 < count < total:
+            return measured
+        (before, own), (all_of_it, _) = (
+            self._scores(each, "validation", n, None) for each, n in ((model, count), (self._reference, total))
+        )
+        if is_unbounded(own):
+            factor = all_of_it.value / before.value
+            shown = [value * factor for value in found]
+        else:
+            shift = all_of_it.value - before.value
+            shown = [
+                max(0.0, value + shift) for value in (measured.quality, measured.quality_low, measured.quality_high)
+            ]
+            if own.higher_is_better:
+                shown = [min(1.0, value) for value in shown]
+        return replace(measured, quality=shown[0], quality_low=shown[1], quality_high=shown[2])
 
     def pace(self, reference: Candidate, open_s: float) -> Pace:
         """What the reference took: from its row, and from what it has read in this process."""

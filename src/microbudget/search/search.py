@@ -110,6 +110,7 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
         found, interrupted = _try_all(evaluation, run, job, (schedule, forecast))
         if not interrupted and found and len(evaluation.refused) == len(found):
             raise BadInput(_nothing_suits(job.given, evaluation.refused))
+        row, found = agreed(evaluation.reference_so_far(row), [evaluation.on_common_examples(one) for one in found])
         tested = None
         try:
             if not interrupted:
@@ -118,7 +119,6 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
         except KeyboardInterrupt:
             interrupted = True
             options.progress.say("stopped before the test ended: the choice is delivered untested")
-        row, found = agreed(row, found)
         with ignored_interrupts() if interrupted else deferred_interrupts():
             result = _finish(evaluation, run, (row, found), tested, budget, interrupted)
             result = replace(result, examples=counts(job.task, job.use, found))
@@ -197,6 +197,9 @@ def _try_all(
             if best(found, budget) is candidate:
                 with deferred_interrupts():
                     deliver(run, evaluation.model(candidate), candidate, budget, job.task)
+                if budget.goal == "size" and candidate.measurement and not candidate.broken_limits(budget):
+                    others = recipes[index + 1 :]
+                    recipes[index + 1 :] = job.space.promising_first(others, candidate.measurement.size_bytes)
     except KeyboardInterrupt:
         built = best(found, budget) is not None
         progress.say("stopped: " + ("the best so far is delivered" if built else "there is nothing to deliver yet"))

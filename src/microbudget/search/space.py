@@ -56,6 +56,10 @@ class SearchSpace:
     def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
         """Compute once what all recipes need."""
 
+    def promising_first(self, recipes: Sequence[Recipe], best_bytes: int) -> list[Recipe]:
+        """The recipes that are still to try, those first that can be smaller than the best so far, of `best_bytes`."""
+        return list(recipes)
+
     def build_s(self, recipe: Recipe, pace: Pace) -> float:
         """About how many seconds it takes to build a recipe; what it trains watches the clock itself."""
         return 5.0 * len(recipe.steps)

@@ -106,6 +106,14 @@ class SearchSpace(space.SearchSpace):
             what = f"{len(wanted)} models and a copy of the best take"
             check_space(folder, sum(wanted.values()) + largest, what)
 
+    def promising_first(self, recipes: Sequence[Recipe], best_bytes: int) -> list[Recipe]:
+        """Levels below the best so far; the larger ones, whose sizes are known too, fill the table if time is left."""
+        return sorted(recipes, key=lambda recipe: (self.size_bytes(recipe) or 0) >= best_bytes)
+
+    def size_bytes(self, recipe: Recipe) -> int | None:
+        """Of the file that a recipe makes; None where the shapes do not tell."""
+        return of_recipe(self._anatomy, recipe)[-1].size_bytes if predictable(recipe) else None
+
     def build_s(self, recipe: Recipe, pace: Pace) -> float:
         """To write the weights once a step, and to round them; codebooks (IQ) are searched, which takes longer."""
         moved = len(recipe.steps) * pace.parameters * 2 / DISK_BYTES_PER_S
