@@ -181,6 +181,8 @@ def test_a_forecast_is_corrected_by_what_recipes_took() -> None:
     assert "3 recipes to try: a first result in about 15.0 s" in str(forecast)
     forecast.note(recipes[0], 2 * each)
     assert forecast.left_s == pytest.approx(2 * (2 * each + 5) + 7)
+    forecast.note(recipes[1], None)
+    assert forecast.left_s == pytest.approx(2 * (each + 5) + 7), "what was known already is no measure"
 
 
 class Stream(StringIO):

@@ -30,9 +30,11 @@ class Forecast:
         judged = 2 * pace.open_s + durations.pair_s + durations.float_s + pace.block * pace.example_s
         return cls({recipe: space.build_s(recipe, pace) + judged for recipe in recipes}, test_s)
 
-    def note(self, recipe: Recipe, seconds: float) -> None:
-        """A recipe was built and measured in so many seconds."""
-        self._took.append((self.expected.pop(recipe, seconds), seconds))
+    def note(self, recipe: Recipe, seconds: float | None) -> None:
+        """A recipe was built and measured in so many seconds; None: the run had its row already."""
+        expected = self.expected.pop(recipe, seconds)
+        if seconds is not None and expected is not None:
+            self._took.append((expected, seconds))
 
     @property
     def correction(self) -> float:

@@ -87,9 +87,9 @@ class Reader:
         count, total = (self._answers.read(each, "validation") for each in (model, self._reference))
         if not 0 < count < total:
             return measured
-        (before, own), (all_of_it, _) = (
-            self._scores(each, "validation", n, None) for each, n in ((model, count), (self._reference, total))
-        )
+        before, own = self._scores(model, "validation", count, None)
+        all_of_it, _ = self._scores(self._reference, "validation", total, None)
+        found = (measured.quality, measured.quality_low, measured.quality_high)
         if is_unbounded(own):
             factor = all_of_it.value / before.value
             shown = [value * factor for value in found]

@@ -170,6 +170,7 @@ def _try_all(
     """The candidates of the recipes for which there is time, and whether the user stopped it. The best is delivered."""
     found: list[Candidate] = []
     recipes, slowest, budget, progress = list(job.recipes), 0.0, job.budget, job.options.progress
+    known = {row.fingerprint for row in run.candidates() if row.measurement is not None}
     schedule, forecast = times
     try:
         for index, recipe in enumerate(recipes):  # which grows where quantizing does not pay
@@ -185,7 +186,7 @@ def _try_all(
             found.append(candidate)
             if candidate.measurement is not None:
                 slowest = max(slowest, time.monotonic() - started)
-                forecast.note(recipe, time.monotonic() - started)
+                forecast.note(recipe, None if candidate.fingerprint in known else time.monotonic() - started)
             rest = len(recipes) - index - 1
             left = f"; about {format_seconds(min(forecast.left_s, schedule.left_s))} left" if rest else ""
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {summary_line(candidate)}{left}")
