@@ -15,12 +15,16 @@ FIRST_SHARE = 0.25  # of the whole time, within which there must be something to
 class Schedule:
     """The time of a run. All points in time are of `time.monotonic`; without minutes there is no end (infinity).
 
-    final_s: what is kept for the test and the report; `keep_for_test` sets it when it is known what a reading takes.
+    final_s: what is kept for the test and the report: FINAL_SHARE of all, or less when it is known what a reading takes
+    (`keep_for_test`).
     """
 
     minutes: float | None = None
     started: float = field(default_factory=time.monotonic)
-    final_s: float = 0.0
+    final_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.final_s = 0.0 if self.minutes is None else FINAL_SHARE * self.total_s
 
     @property
     def total_s(self) -> float:
