@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import preloaded
 from microbudget.machine import child_process
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with Ctrl-C ignored
 # As many workers as cores run the tests: threads of torch and BLAS that wait for each other in turns of the scheduler
 # make a training several times slower. What a test asks for by name (`threads=2`) it still gets.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

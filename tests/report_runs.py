@@ -22,7 +22,7 @@ from microbudget.model import Record
 from microbudget.report import write_report
 from microbudget.runs.candidates import Candidate
 from microbudget.runs.reading_order import reading_order
-from microbudget.runs.run import Run
+from microbudget.runs.run import LAYOUT, Run
 from microbudget.runtimes.loading import load
 from microbudget.search.result import Shrunk
 from microbudget.ship import deliver
@@ -232,7 +232,7 @@ def make_run(root: Path, *, unlabelled: int = 0, wrong: dict[int, int] | None = 
     task = ImageTask.open(data, DataOptions(cache=root / "pixels"))
     run = Run(root / "run")
     run.folder.mkdir()
-    settings = {"model": f"given {HOSTILE}", "model_fingerprint": "abc", "data": str(data), "seed": 0}
+    settings = {"model": f"given {HOSTILE}", "model_fingerprint": "abc", "data": str(data), "seed": 0, "layout": LAYOUT}
     lines = [
         f"{key} = {json.dumps(value)}" for key, value in (settings | {"data_fingerprint": task.fingerprint}).items()
     ]

@@ -16,6 +16,7 @@ from microbudget.model import Model, Record
 from microbudget.progress import Progress
 from microbudget.runs.manifest import Changes, Manifest
 from microbudget.runs.run import check_place, open_run
+from microbudget.runtimes.loading import load
 from microbudget.search.shrink import shrink
 from microbudget.task import DataOptions, Example
 from microbudget.training.features import FeatureStore
@@ -184,3 +185,17 @@ def test_labels_are_compared_by_name() -> None:
     assert not same.relabelled
     assert other is not None
     assert str(other) == "of 1 examples 1 has another label (a.jpg)"
+
+
+def test_a_run_of_an_earlier_version_is_measured_again(photos: Path, resnet_onnx: Path, tmp_path: Path) -> None:
+    """Its answers were in another order, which nothing in the file tells."""
+    model, task = load(resnet_onnx), ImageTask.open(photos)
+    with open_run(tmp_path / "run", model, "photos", task, 0) as run:
+        run.save_answers("abc", "validation", np.zeros((3, 2)))
+    path = tmp_path / "run" / "run.toml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "layout" not in line))
+    with open_run(tmp_path / "run", model, "photos", task, 0) as run:
+        assert run.answers("abc", "validation") is None
+        run.save_answers("abc", "validation", np.zeros((3, 2)))
+    with open_run(tmp_path / "run", model, "photos", task, 0) as run:
+        assert run.answers("abc", "validation") is not None

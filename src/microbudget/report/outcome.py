@@ -16,7 +16,7 @@ from ..judge.budget import Budget
 from ..model import Record
 from ..runs.candidates import Candidate
 from ..runs.reading_order import reading_order
-from ..runs.run import Run
+from ..runs.run import LAYOUT, Run
 from ..task import Example, Split
 from ..units import parse_drop
 
@@ -76,7 +76,12 @@ class Outcome:
         return Record.read(self.run.folder / candidate.path) if candidate.path else None
 
     def logits(self, candidate: Candidate, split: Split) -> NDArray[np.float32] | None:
-        """A candidate's logits (examples, classes) on what it has read of a split, in the order of reading."""
+        """A candidate's logits (examples, classes) on what it has read of a split, in the order of reading.
+
+        None where there are none, or where the run is of an earlier version, whose answers had another order.
+        """
+        if self.settings.get("layout") != LAYOUT:
+            return None
         try:
             return self.run.answers(candidate.fingerprint, split)
         except (OSError, ValueError):

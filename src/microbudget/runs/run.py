@@ -27,6 +27,8 @@ from .candidates import Candidate
 from .latencies import agreeing
 from .manifest import Changes, Manifest
 
+LAYOUT = 2  # of rows and answers: since 2 answers are in the order of reading, and rows have the reference's time
+
 
 @dataclass(frozen=True)
 class Run:
@@ -260,12 +262,13 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
         "data_fingerprint": task.fingerprint,
         "seed": seed,
         "use": getattr(task, "use", "training"),
+        "layout": LAYOUT,
     }
     path, manifest = run.folder / "run.toml", Manifest.of(task)
     if path.is_file():
         before = run.settings
         changed = [key for key in ("model_fingerprint", "data_fingerprint", "seed") if before.get(key) != identity[key]]
-        if not changed:
+        if not changed and before.get("layout") == LAYOUT:
             return
         changes = Changes.between(Manifest.read(run.manifest), manifest)
         use = kept_use(run.folder)
@@ -274,6 +277,8 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
             raise RunMismatch(_more_is_learnt(run.folder, use, now))
         if force:
             _remove(run, ("models", "cache", "best"))
+        elif not changed:
+            progress.warn(f"{run.folder} was made by an earlier version: its models stay, and are measured again")
         elif changed == ["data_fingerprint"] and before.get("data") == data and changes is not None and changes.small:
             progress.warn(f"since {run.folder} began, {changes}. What depends on the data is built again")
         else:
