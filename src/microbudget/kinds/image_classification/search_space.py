@@ -24,7 +24,7 @@ STEPS = 7
 SAME_LAYERS = ("finetune", "lora", "resize")  # steps after which the network has the layers that it had
 SMALLEST = 8  # pixels, that `resize` makes
 # Forward passes over the training photos, as many as take the time of a step; and what a step takes besides.
-CALIBRATED, TRAINED, STEP_S = 4, 30, 2.0
+CALIBRATED, TRAINED, STEP_S = 1, 2, 1.5
 
 
 class SearchSpace(space.SearchSpace):
@@ -54,9 +54,9 @@ class SearchSpace(space.SearchSpace):
             check_groups(self.given)
 
     def build_s(self, recipe: Recipe, pace: Pace) -> float:
-        """By forward passes: quantizing calibrates with a few for each photo; training takes three a photo and epoch.
+        """By forward passes over the training photos: to calibrate, or for the features that a new head learns from.
 
-        A training that has a long way to go watches the clock itself, so this is of a short one.
+        A training of the whole network watches the clock itself.
         """
         passes = {"quantize": CALIBRATED, "finetune": TRAINED, "distill": TRAINED, "lora": TRAINED}
         return sum(STEP_S + passes.get(step.name(), 1) * pace.calibration * pace.example_s for step in recipe.steps)
