@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as students_t
 
+from markdown import RESULTS, write_between
 from microbudget.judge.evidence import Differences, Ratios, capped
 from microbudget.judge.sequential import decide
 from microbudget.task import Scores
 from verdicts import LIMIT, RARE, Population, chunks, table, utterances
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "measuring.md"
-BEGIN, END = "<!-- looks:begin -->", "<!-- looks:end -->"
 PATTERNS = Path(__file__).with_name("error_patterns.csv")
 BLOCKS = (4, 8, 16)
 EXAMPLES = 128
@@ -232,8 +231,7 @@ def main() -> None:
     started = time.monotonic()
     text = page(options.trials)
     if not options.dry:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        write_between(RESULTS / "measuring.md", "looks", text)
     print(f"{time.monotonic() - started:.0f} s")
 
 

@@ -16,18 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
+from markdown import RESULTS, write_between
 from microbudget.judge import statistics as stats
 from microbudget.judge.evidence import Ratios, Shares
 from microbudget.task import Scores
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "measuring.md"
-BEGIN, END = "<!-- verdicts:begin -->", "<!-- verdicts:end -->"
 LIMIT = 0.01
 ERROR = 0.05
 POWER = 0.8
@@ -345,8 +343,7 @@ def main() -> None:
     started = time.monotonic()
     text = page(options.trials)
     if not options.dry:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        write_between(RESULTS / "measuring.md", "verdicts", text)
     print(f"{time.monotonic() - started:.0f} s")
 
 

@@ -203,9 +203,9 @@ class Evaluation:
     def _measurement(self, model: Model, costs: dict[str, Any], extra: dict[str, Any]) -> Measurement:
         return measurement(self._context.task, self._quality(model, "validation"), costs, extra)
 
-    def _quality(self, model: Model, split: Split) -> Quality:
-        """On what it has read of the split."""
-        count = self._answers.read(model, split)
+    def _quality(self, model: Model, split: Split, count: int | None = None) -> Quality:
+        """On the first `count` examples of the split, by default on all that it has read."""
+        count = self._answers.read(model, split) if count is None else count
         examples = self._answers.examples(split)[:count]
         return scored(self.judging, examples, self._answers.of(model, split, count))
 
@@ -227,11 +227,10 @@ class Evaluation:
     def on_test(self, candidate: Candidate, count: int) -> Candidate:
         """The candidate with its measurement and verdict on the first `count` examples of the test split."""
         model = self.model(candidate)
-        self._answers.of(model, "test", count)
         verdict = None if self.reference.is_model(model) else self._reader.on_test(model, count)
         extra = {**self._answers.divergence(model, "test", count), **self._quality_extra(model)}
         assert candidate.measurement is not None
-        fields = quality_fields(self._quality(model, "test"), {**candidate.measurement.extra, **extra})
+        fields = quality_fields(self._quality(model, "test", count), {**candidate.measurement.extra, **extra})
         return replace(candidate, test=replace(candidate.measurement, **fields), test_verdict=verdict)
 
     def _quality_extra(self, model: Model) -> dict[str, Any]:
