@@ -47,6 +47,20 @@ def macro(confusion: NDArray[np.int64]) -> dict[str, float]:
     return {name: float(share[occurs].mean()) for name, share in shares.items()}
 
 
+def matthews(confusion: NDArray[np.int64]) -> float:
+    """Matthews's correlation of predictions and labels, in [-1, 1] (Gorodkin 2004, eq. 8); 0 where either is constant.
+
+    confusion: (true class, predicted class), of `confusion_matrix`.
+    """
+    counts = confusion.astype(np.float64)
+    square = np.zeros((max(counts.shape),) * 2)
+    square[: counts.shape[0], : counts.shape[1]] = counts
+    total, right = square.sum(), np.trace(square)
+    true, predicted = square.sum(axis=1), square.sum(axis=0)
+    spread = (total**2 - (true**2).sum()) * (total**2 - (predicted**2).sum())
+    return float((right * total - (true * predicted).sum()) / np.sqrt(spread)) if spread > 0 else 0.0
+
+
 def classification_report(predictions: Classes, labels: Classes, classes: int) -> dict[str, float]:
     """Accuracy, and macro precision, recall and f1. predictions, labels: (examples,) class indices below `classes`."""
     confusion = confusion_matrix(predictions, labels, classes)

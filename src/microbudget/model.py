@@ -27,7 +27,9 @@ _HF_FILES = (
     "config.json", "preprocessor_config.json", "processor_config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model", "vocab.json", "merges.txt",
     "added_tokens.json", "chat_template.jinja", ADAPTER_CONFIG,
+    "modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors",
 )  # fmt: skip
+_ONNX_FILES = ("tokenizer.json",)  # beside the graph of a model that reads texts
 _CT2_FILES = (
     CT2_NAME, "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
     "vocabulary.json", "vocabulary.txt",
@@ -127,7 +129,7 @@ class Model:
     def files(self) -> tuple[Path, ...]:
         """The files that inference needs, sorted; no card, no report, no record."""
         if self.format == "onnx":
-            return (self.weights, *external_data(self.weights))
+            return (self.weights, *external_data(self.weights), *self._beside)
         if self.format == "gguf":
             return (self.weights,)
         if self.format == "ct2":
@@ -137,6 +139,11 @@ class Model:
         if backbone is not None and backbone != self.path:
             found += [file for file in _hf_files(backbone) if file.name not in {own.name for own in found}]
         return tuple(sorted(found, key=lambda file: file.name))
+
+    @property
+    def _beside(self) -> list[Path]:
+        """What a graph that reads texts needs besides its weights."""
+        return [self.folder / name for name in _ONNX_FILES if (self.folder / name).is_file()]
 
     @property
     def size_bytes(self) -> int:
@@ -150,7 +157,7 @@ class Model:
             return self.record.fingerprint
         digest = hashlib.sha256()
         for file in self.files:
-            digest.update(file.name.encode() + b"\0")
+            digest.update(self.name_of(file).encode() + b"\0")
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         if self.path.is_file():  # the sidecar decides what a bare file answers
@@ -161,9 +168,15 @@ class Model:
 
     def copy_beside(self, folder: Path) -> None:
         """Copy into a folder with new weights what is neither weights nor an adapter's, and is not there yet."""
-        for file in self.files:
-            if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
+        for file in self._beside if self.format == "onnx" else self.files:
+            target = folder / self.name_of(file)
+            if ".safetensors" not in file.name and file.name != ADAPTER_CONFIG and not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+
+    def name_of(self, file: Path) -> str:
+        """The name of one of `files` in the model's folder, with a slash where it lies in a folder of its own."""
+        return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else file.name
 
     def with_record(self, **changes: Any) -> Model:
         """The same files with a changed record (not saved)."""

@@ -80,6 +80,17 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The columns of a table, as the user names them; an empty one is found by its name and contents.
+
+    text: one, or two for pairs of texts.
+    """
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True)
 class DataOptions:
     """How the data at a path become a Task.
 
@@ -87,7 +98,7 @@ class DataOptions:
     to judge: everything to judge on is in "test", which is the data's test split, else its validation split, else all
     of them. leave_out: keys of examples that the model was made with: they are not judged on, and a cut puts them into
     train where nothing trains. cache: a folder for what is decoded, by default the user's. threads: 0 means all cores.
-    normalizer: of transcripts, before they are compared. Warnings go to `progress`.
+    normalizer: of transcripts, before they are compared. columns: of tables of texts. Warnings go to `progress`.
     """
 
     seed: int = 0
@@ -97,6 +108,7 @@ class DataOptions:
     cache: Path | None = None
     threads: int = 0
     normalizer: str = "basic"
+    columns: Columns | None = None
     progress: Progress = SILENT
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import units
 from ..progress import Progress
-from .options import DONE, add_data, add_model, add_verb, data_of, print_json, unit
+from .options import DONE, add_data, add_model, add_verb, columns_of, data_of, print_json, unit
 
 
 def add_verbs(verbs: Any) -> None:
@@ -56,6 +56,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
         seconds=options.durations.verb_s,
         runtime=options.runtime,
         normalizer=options.normalizer,
+        columns=columns_of(options),
         output=options.output,
         masked_accuracy=options.masked_accuracy,
         progress=progress,
@@ -81,6 +82,7 @@ def _compare(options: argparse.Namespace, progress: Progress) -> int:
         seed=options.seed,
         seconds=options.durations.verb_s,
         normalizer=options.normalizer,
+        columns=columns_of(options),
         output=options.output,
         masked_accuracy=options.masked_accuracy,
         progress=progress,

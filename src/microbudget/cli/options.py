@@ -7,11 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidOption, MicrobudgetError
 from ..machine.processor import Threads
 from ..progress import Progress
+
+if TYPE_CHECKING:
+    from ..task import Columns
 
 DONE, NOT_MET, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -37,13 +40,17 @@ def add_model(parser: Any, name: str = "model") -> None:
 def add_data(parser: Any) -> None:
     """The data, how transcripts are compared, and which output has the scores."""
     about = (
-        "folder of examples or recordings, .txt files or a folder of them, Parquet or Arrow, or a data set of the hub"
+        "folder of examples, recordings or texts, a .txt, .csv, .tsv or .jsonl file, Parquet or Arrow, or a data set of"
+        " the hub"
     )
     parser.add_argument("--data", required=True, help=about)
     about = "of a data set of the hub, or a saved one: only this split"
     parser.add_argument("--split", metavar="test", help=about)
     about = "of transcripts before they are compared (default basic; english writes numbers as digits)"
     parser.add_argument("--normalizer", choices=("basic", "english", "none"), default="basic", help=about)
+    about = "of a table of texts: the column of the text, or of both texts of a pair, text1,text2"
+    parser.add_argument("--text-column", metavar="NAME", help=about)
+    parser.add_argument("--label-column", metavar="NAME", help="of a table of texts: the column of the label")
     about = "of an .onnx file with several outputs, the one with the classes' scores"
     parser.add_argument("--output", metavar="NAME", help=about)
 
@@ -53,6 +60,18 @@ def data_of(options: argparse.Namespace) -> Any:
     from ..data.saved import Source
 
     return options.data if options.split is None else Source(options.data, options.split)
+
+
+def columns_of(options: argparse.Namespace) -> Columns | None:
+    """What --text-column and --label-column give. Raises InvalidOption."""
+    text = tuple(name.strip() for name in (options.text_column or "").split(",") if name.strip())
+    if len(text) > 2:
+        raise InvalidOption(f"--text-column takes one column, or two for pairs of texts, not {len(text)}")
+    if not text and options.label_column is None:
+        return None
+    from ..task import Columns
+
+    return Columns(text, options.label_column)
 
 
 def threads(text: str) -> Threads:

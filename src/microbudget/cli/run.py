@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import units
 from ..judge.budget import GOALS, MINUTES, Budget
 from ..progress import Progress
-from .options import DONE, INTERRUPTED, NOT_MET, add_data, add_model, add_verb, data_of, print_json, unit
+from .options import DONE, INTERRUPTED, NOT_MET, add_data, add_model, add_verb, columns_of, data_of, print_json, unit
 
 if TYPE_CHECKING:
     from ..search.options import RunKeywords
@@ -102,6 +102,7 @@ def _run_options(options: argparse.Namespace, progress: Progress) -> RunKeywords
         "force": options.force,
         "prompts": options.prompts,
         "normalizer": options.normalizer,
+        "columns": columns_of(options),
         "output": options.output,
         "durations": options.durations,
         "progress": progress,

@@ -51,7 +51,7 @@ class Columns:
 
     media: the feature that holds a file, or None for text alone. suffix: of a file that comes without a name.
     texts: names of the column with the text, the first that is there. conversations: lists of columns; a row that has
-    all of one is a conversation.
+    all of one is a conversation. rows: all columns are kept, as JSON lines.
     """
 
     media: Literal["Image", "Audio"] | None
@@ -59,6 +59,7 @@ class Columns:
     suffix: str = ""
     texts: tuple[str, ...] = ()
     conversations: tuple[tuple[str, ...], ...] = ()
+    rows: bool = False
 
 
 def folder_of(data: Any, columns: Columns, progress: Progress = SILENT) -> Path:
@@ -195,7 +196,7 @@ def _splits(found: Any, name: str, progress: Progress) -> list[tuple[str, Any]]:
 
 def _unpack(splits: Sequence[tuple[str, Any]], columns: Columns, target: Path, progress: Progress) -> None:
     """Write all files; the folder appears when it is complete."""
-    write = _conversations_or_text if columns.media is None else _media
+    write = _rows if columns.rows else _conversations_or_text if columns.media is None else _media
     with failing_clearly(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f"{target.name}.lock")):
@@ -291,3 +292,18 @@ def _conversations_or_text(split: str, part: Any, columns: Columns, out: Path, p
         for row in rows:
             text = read(row)[columns.texts[0]]
             stream.write(f"{text or ''}\n")
+
+
+def _rows(split: str, part: Any, _columns: Columns, out: Path, progress: Progress) -> None:
+    """Every row as a JSON line; classes by their names, and none where the row has no class."""
+    name = split or "data"
+    classes = {
+        column: feature.names for column, feature in part.features.items() if isinstance(feature, _library().ClassLabel)
+    }
+    with (out / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as stream:
+        for row in progress.track(part, f"unpacking {name}", len(part)):
+            named = {
+                column: None if row[column] is None or row[column] < 0 else names[row[column]]
+                for column, names in classes.items()
+            }
+            stream.write(json.dumps({**row, **named}, ensure_ascii=False, default=str) + "\n")

@@ -43,7 +43,9 @@ def open_task(data: Data, models: Sequence[Model], options: MeasureOptions | Non
         found = ", ".join(f"{model.path} for {kind}" for kind, model in kinds.items())
         raise InvalidOption(f"the models are for different tasks: {found}")
     seen = frozenset(key for model in models for key in model.record.seen)
-    how = replace(TO_JUDGE, leave_out=seen, normalizer=options.normalizer, progress=options.progress)
+    how = replace(
+        TO_JUDGE, leave_out=seen, normalizer=options.normalizer, columns=options.columns, progress=options.progress
+    )
     return open_data(cast(str, data), models[0].task, how)
 
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from ..machine.processor import Threads
 from ..progress import SILENT, Progress
-from ..task import Split
+from ..task import Columns, Split
 from .judging import Opening
 
 
@@ -17,8 +17,9 @@ class MeasureOptions:
 
     threads: 0 means all cores, "auto" tries 1 and all and keeps the faster. seconds: the most that timing takes; None:
     3 for one model, 10 for two. runtime: by its module's name, else the first of the format. split: which examples of a
-    Task are judged; a path is one unsplit folder. normalizer: of transcripts, before they are compared. output: of an
-    `.onnx` file with several, the one with the scores. masked_accuracy: also that among the data's classes alone.
+    Task are judged; a path is one unsplit folder. normalizer: of transcripts, before they are compared. columns: of
+    tables of texts; None: found by their names and contents. output: of an `.onnx` file with several, the one with
+    the scores. masked_accuracy: also that among the data's classes alone.
     """
 
     threads: Threads = 0
@@ -28,6 +29,7 @@ class MeasureOptions:
     max_memory_bytes: int | None = None
     split: Split = "test"
     normalizer: str = "basic"
+    columns: Columns | None = None
     output: str | None = None
     masked_accuracy: bool = False
     progress: Progress = SILENT
@@ -47,6 +49,7 @@ class MeasureKeywords(TypedDict, total=False):
     max_memory_bytes: int | None
     split: Split
     normalizer: str
+    columns: Columns | None
     output: str | None
     masked_accuracy: bool
     progress: Progress

@@ -104,17 +104,22 @@ def _is_ct2(path: Path) -> bool:
 def _foreign_record(path: Path, model_format: str) -> Record:
     """What a file that others wrote is for: of the kinds with this format the first that knows it.
 
-    Raises UnsupportedModel with the reason of the last one.
+    A kind answers None for a file that is clearly of another kind. Raises UnsupportedModel with the reason of the last
+    one that knew it.
     """
     reasons: list[UnsupportedModel] = []
     for network in kind.facets("network"):
         if model_format in network.FORMATS:
             try:
-                record: Record = network.foreign_record(path, model_format)
-                return record
+                record: Record | None = network.foreign_record(path, model_format)
             except UnsupportedModel as error:
                 reasons.append(error)
-    raise reasons[-1]
+            else:
+                if record is not None:
+                    return record
+    if reasons:
+        raise reasons[-1]
+    raise UnsupportedModel(f"{path}: no kind of model takes the inputs of this {model_format} file")
 
 
 def _hf_record(folder: Path, weights: bool) -> Record:

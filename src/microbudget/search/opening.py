@@ -95,6 +95,7 @@ class RunData:
             leave_out=frozenset(self._given.record.seen),
             cache=self._out / "cache",
             normalizer=how.normalizer,
+            columns=how.columns,
             progress=progress,
         )
         return open_data(cast(str, self._data), self._given.task, options)

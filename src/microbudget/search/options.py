@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from ..machine.processor import Threads, fixed_threads
 from ..progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ..task import Columns
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class RunOptions:
     seed: of splits, augmentation and training. threads: of the runtimes; 0 means all cores, "auto" the faster of 1 and
     all. keep: intermediate steps and the cache stay. force: begin again in a run that was made from something else.
     prompts: what language models write for the report, or a file of them. normalizer: of transcripts, before they are
-    compared. output: of an `.onnx` file with several, the one with the scores.
+    compared. columns: of tables of texts. output: of an `.onnx` file with several, the one with the scores.
     """
 
     seed: int = 0
@@ -46,6 +49,7 @@ class RunOptions:
     force: bool = False
     prompts: str | Path | Sequence[str] | None = None
     normalizer: str = "basic"
+    columns: Columns | None = None
     output: str | None = None
     durations: Durations = DURATIONS
     progress: Progress = SILENT
@@ -65,6 +69,7 @@ class RunKeywords(TypedDict, total=False):
     force: bool
     prompts: str | Path | Sequence[str] | None
     normalizer: str
+    columns: Columns | None
     output: str | None
     durations: Durations
     progress: Progress

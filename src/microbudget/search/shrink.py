@@ -11,7 +11,6 @@ from ..errors import LabelsDisagree
 from ..judge.budget import Budget
 from ..judge.judging import judging_of
 from ..methods import Method
-from ..methods.finetune import Finetune
 from ..model import Model
 from ..recipes.recipe import Recipe
 from ..runs.run import check_place, open_run, without_trace
@@ -50,7 +49,7 @@ def shrink(
 
         def plan(task: Task) -> Plan:
             space = search_space(judging_of(task).resolved(given, how.output), task)
-            first = () if knows_labels(space.given, task.labels) else (Finetune(),)
+            first = () if knows_labels(space.given, task.labels) else space.teaching()
             return Plan(space, first, tuple(space.recipes(first)))
 
         opened = RunData(given, data, Path(out), how).opened(plan)

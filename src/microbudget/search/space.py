@@ -9,6 +9,7 @@ from typing import Any
 
 from ..kind import facet, find_facet, of_format
 from ..methods import Method
+from ..methods.finetune import Finetune
 from ..model import Model
 from ..progress import Progress
 from ..recipes.recipe import Recipe
@@ -34,6 +35,10 @@ class SearchSpace:
 
     def __init__(self, given: Model, task: Task) -> None:
         self.given, self.task = given, task
+
+    def teaching(self) -> tuple[Method, ...]:
+        """The steps that teach the model the data's labels, where it does not know them."""
+        return (Finetune(),)
 
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
         """Recipes to try, the safest first. first: the steps that teach the model the data's labels."""

@@ -27,9 +27,11 @@ def deliver(
     """
     with whole_folder(run.best) as folder:
         for file in model.files:
-            shutil.copyfile(file, folder / _name(file, model))
+            target = folder / _name(file, model)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
         model.record.save(folder)
-        if model.record.preprocessing is not None and not (folder / PREPROCESSOR).is_file():
+        if _lacks_preprocessor(model, task, folder):
             (folder / PREPROCESSOR).write_text(_preprocessing(model), encoding="utf-8")
         if model.labels is not None:
             (folder / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
@@ -42,9 +44,15 @@ def deliver(
 def shipped_bytes(model: Model, task: Task) -> int:
     """Bytes of the files in RUN/best that opening the model reads, with what delivering adds to them."""
     size = model.size_bytes + shipping_of(task.kind).added_bytes(model, task)
-    if model.format != "hf" or model.record.preprocessing is None or (model.folder / PREPROCESSOR).is_file():
+    if model.format != "hf" or not _lacks_preprocessor(model, task, model.folder):
         return size
     return size + len(_preprocessing(model).encode())
+
+
+def _lacks_preprocessor(model: Model, task: Task, folder: Path) -> bool:
+    """Whether the file is missing that says how the model's inputs are prepared."""
+    wanted = model.record.preprocessing is not None and shipping_of(task.kind).has_preprocessor
+    return wanted and not (folder / PREPROCESSOR).is_file()
 
 
 def _preprocessing(model: Model) -> str:
@@ -54,4 +62,4 @@ def _preprocessing(model: Model) -> str:
 def _name(file: Path, model: Model) -> str:
     """The name of a file in RUN/best: one name for the weights of a format, whatever they were called."""
     known = {"onnx": ONNX_NAME, "gguf": GGUF_NAME}
-    return known.get(model.format, file.name) if file == model.weights else file.name
+    return known.get(model.format, file.name) if file == model.weights else model.name_of(file)

@@ -33,12 +33,14 @@ class Shipping:
     pipeline_tag: Hugging Face's name of the kind. add_files: writes files into the folder with the model's own.
     added_bytes: how many bytes that adds to the files that opening the model reads.
     card_rows: more rows of the card from what was measured on test, of this model and of the reference.
+    has_preprocessor: whether a record's preprocessing is what a preprocessor_config.json holds.
     """
 
     pipeline_tag: str
     add_files: Callable[[Path, Model, Task], None] = _no_files
     card_rows: Callable[[Measurement, Measurement | None], tuple[CardRow, ...]] = _no_rows
     added_bytes: Callable[[Model, Task], int] = _no_bytes
+    has_preprocessor: bool = True
 
 
 def shipping_of(kind: str) -> Shipping:

@@ -58,7 +58,8 @@ class Loop:
         self.learner, self._optimizer = self.accelerator.prepare(self.network, optimizer)
         self._processes = Processes(self.accelerator)
         self._clock = Clock(self.execution.deadline, self.execution.name)
-        self._order = Order(self.objective.examples, self.settings.batch_size, self.execution.seed)
+        settings, sizes = self.settings, self.objective.sizes
+        self._order = Order(self.objective.examples, settings.batch_size, self.execution.seed, sizes)
         self._total = self.settings.epochs * self._order.batches
         self._saved_at = self._reported_at = time.monotonic()
 

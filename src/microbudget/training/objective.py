@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .order import Rows
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
     from torch.nn import Parameter
 
@@ -24,7 +25,8 @@ class Objective:
     batch: rows and epoch (from 0) -> the tensors of a batch, on the CPU. loss: network and batch -> the mean loss of
     its rows, a scalar. validate: network -> scores on validation, of which `decides` is read; None where there is no
     validation: all epochs run and the last weights are kept. weight: what a batch counts for where a step's batch goes
-    through in parts; by default its rows. decides: the score by which an epoch is kept, lower is better.
+    through in parts; by default its rows. decides: the score by which an epoch is kept, lower is better. sizes:
+    (examples,), by which batches are made of examples of about one size, where padding would cost time; None: any.
     """
 
     examples: int
@@ -33,6 +35,7 @@ class Objective:
     validate: Callable[[Any], Scores] | None = None
     weight: Callable[[Batch], float] | None = None
     decides: str = "loss"
+    sizes: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)

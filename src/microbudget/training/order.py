@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.intp]
+SORTED = 25  # batches: few enough that a batch is still of different texts in each epoch
 
 
 @dataclass
 class Order:
-    """The rows of each batch: shuffled again for each epoch, by the seed and the epoch's number alone."""
+    """The rows of each batch: shuffled again for each epoch, by the seed and the epoch's number alone.
+
+    sizes: of the examples. Then a batch holds examples of about one size: of every SORTED batches the rows are sorted,
+    and the batches come in random order.
+    """
 
     examples: int
     batch_size: int
     seed: int
+    sizes: NDArray[Any] | None = None
     _epoch: int = -1
     _batches: list[Rows] = field(default_factory=list)
 
@@ -30,9 +37,19 @@ class Order:
     def rows(self, epoch: int) -> list[Rows]:
         """Of each batch of the epoch (from 0)."""
         if epoch != self._epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
-            self._epoch, self._batches = epoch, np.array_split(order, self.batches)
+            random = np.random.default_rng([self.seed, epoch])
+            order = random.permutation(self.examples)
+            if self.sizes is None:
+                self._epoch, self._batches = epoch, np.array_split(order, self.batches)
+            else:
+                self._epoch, self._batches = epoch, self._by_size(order, self.sizes, random)
         return self._batches
+
+    def _by_size(self, order: Rows, sizes: NDArray[Any], random: np.random.Generator) -> list[Rows]:
+        parts = np.array_split(order, math.ceil(self.batches / SORTED))
+        ordered = np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in parts])
+        batches = np.array_split(ordered, self.batches)
+        return [batches[place] for place in random.permutation(self.batches)]
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

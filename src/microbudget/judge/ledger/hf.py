@@ -10,12 +10,10 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ...model import Model
-from .rows import Ledger, Role, Row
+from .rows import VOCABULARY, Ledger, Role, Row
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 BITS |= {"F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "U32": 32, "U64": 64}
-VOCABULARY = {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "vocabulary.json"}
-VOCABULARY |= {"vocabulary.txt", "merges.txt", "added_tokens.json"}
 NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")  # batch norm's: measured, not learnt
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from ...model import Model
 from ...runtimes.onnx.graph import OnnxGraph, attribute, load_structure, with_subgraphs
 from ...runtimes.onnx.types import BITS
-from .rows import Ledger, Role, Row
+from .rows import VOCABULARY, Ledger, Role, Row
 
 # For each operator that reads quantized numbers: the positions of (values, scales, zero points) among its inputs.
 QUANTIZED: dict[str, tuple[tuple[int, int | None, int | None], ...]] = {
@@ -78,11 +78,13 @@ def read(model: Model) -> Ledger:
     rows = _rows(graph.nodes, stored, _packings(graph, stored))
     metadata = sum(prop.ByteSize() for prop in proto.metadata_props) + len(proto.doc_string.encode())
     graph_bytes = path.stat().st_size - metadata - sum(tensor.inside_bytes for tensor in stored.values())
-    external = sum(file.stat().st_size for file in model.files if file != path)
+    beside = {file: file.stat().st_size for file in model.files if file != path}
+    vocabulary = sum(size for file, size in beside.items() if file.name in VOCABULARY)
+    external = sum(beside.values()) - vocabulary
     gap = external - sum(tensor.outside_bytes for tensor in stored.values())
     if gap:
         rows.append(Row("(between tensors in the external data)", "constant", (), "", 0, 0, padding_bytes=gap))
-    return Ledger(tuple(rows), graph_bytes, metadata, 0)
+    return Ledger(tuple(rows), graph_bytes, metadata, 0, vocabulary)
 
 
 def _stored(graph: Any) -> dict[str, _Stored]:
@@ -165,6 +167,10 @@ def _packings(graph: OnnxGraph, stored: Mapping[str, _Stored]) -> dict[str, _Pac
         casts = [producers[name] for name in node.input if name in producers and producers[name].op_type == "Cast"]
         factors = [cast.input[0] for cast in casts]
         scales = [name for name in node.input if name in stored and stored[name].type in FLOATS]
+        if node.op_type == "Mul" and factors and not scales:
+            table, rows = (_gathered(producers.get(name)) for name in (factors[0], _other(node, casts[0])))
+            if stored.get(table) is not None and stored[table].type == "INT8" and rows in stored:
+                found[node.output[0]] = _Packing(stored[table].shape, (table,), rows)
         if node.op_type != "Mul" or not scales or not factors:
             continue
         if factors[0] in found:
@@ -172,6 +178,16 @@ def _packings(graph: OnnxGraph, stored: Mapping[str, _Stored]) -> dict[str, _Pac
         elif factors[0] in stored and stored[factors[0]].type == "INT8":
             found[node.output[0]] = _Packing(stored[factors[0]].shape, (factors[0],), scales[0])
     return found
+
+
+def _gathered(node: Any | None) -> str:
+    """The table that a Gather reads; "" for another node."""
+    return str(node.input[0]) if node is not None and node.op_type == "Gather" else ""
+
+
+def _other(node: Any, producer: Any) -> str:
+    """The input of a node of two that `producer` does not make."""
+    return next((str(name) for name in node.input if name not in producer.output), "")
 
 
 def _rows(nodes: list[Any], stored: Mapping[str, _Stored], packings: Mapping[str, _Packing]) -> list[Row]:

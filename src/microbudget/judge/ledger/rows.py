@@ -6,6 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+# Files that hold a tokenizer's vocabulary.
+VOCABULARY = {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "vocabulary.json"}
+VOCABULARY |= {"vocabulary.txt", "merges.txt", "added_tokens.json"}
+
 Role = Literal["weight", "activation scale", "constant", "statistic"]
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data import contents, folders, saved
+from ...data import contents, folders, labelled, saved
 from ...data import splits as cutting
 from ...data.cache import default_folder
 from ...data.folders import Listing, some
+from ...data.labelled import Medium
 from ...data.splits import Duplicate, Splits
 from ...errors import BadData, Failed
 from ...images.photos import FORMATS, inspect, quiet_pillow
@@ -29,6 +28,7 @@ from ...progress import SILENT, Progress
 from ...task import SPLITS, TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
 from .network import KIND
 
+PHOTOS = Medium("an image", "photos")
 COLUMNS = saved.Columns("Image", FORMATS.extensions, ".png")
 
 
@@ -66,20 +66,20 @@ class ImageTask:
         listing = folders.find(root, FORMATS)
         known = _scan(root, listing, store, options.threads, options.progress)
         distinct, duplicates = cutting.keep_apart(_examples(listing, known))
-        warnings = [*listing.warnings, *_about_files(root, known), *_about_copies(duplicates)]
+        warnings = [*listing.warnings, *_about_files(root, known), *labelled.about_copies(duplicates, PHOTOS)]
         if options.splits:
             done, left_out = cutting.complete(distinct, options.seed, options.use, options.leave_out), 0
             warnings += cutting.about_cut(distinct, options.use, options.leave_out, "images")
-            warnings += _about_classes(done, listing.labels, trained=options.use == "training")
+            warnings += labelled.about_classes(done, listing.labels, PHOTOS, trained=options.use == "training")
         else:
             done, left_out = _to_judge(root, distinct, options.leave_out)
-        ordered = {name: tuple(sorted(examples, key=_order)) for name, examples in done.items()}
+        ordered = labelled.in_order(done)
         for warning in warnings:
             options.progress.warn(warning)
         return cls(
             root=root,
             labels=listing.labels,
-            fingerprint=_fingerprint(listing.labels, ordered),
+            fingerprint=labelled.fingerprint(listing.labels, ordered),
             seed=options.seed,
             use=options.use,
             warnings=warnings,
@@ -126,12 +126,12 @@ class ImageTask:
 
     def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
         """Accuracy. outputs: logits (n, classes)."""
-        right = outputs.argmax(axis=1) == _targets(examples)
+        right = outputs.argmax(axis=1) == labelled.targets(examples)
         return Scores("accuracy", right.astype(np.float64), np.ones(len(examples)))
 
     def loss(self, outputs: NDArray[Any], examples: Sequence[Example]) -> NDArray[np.float64]:
         """Cross-entropy of each example in nats, (n,). outputs: logits (n, classes)."""
-        return cross_entropy(outputs, _targets(examples))
+        return cross_entropy(outputs, labelled.targets(examples))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the mapped files, whose contents pickle would copy."""
@@ -222,45 +222,3 @@ def _about_files(root: Path, known: Mapping[str, contents.Content]) -> Iterator[
     yield from contents.about_unreadable(known, f"images in {root}")
     if animated := [name for name, content in known.items() if content.animated]:
         yield f"{len(animated)} images have several frames (only the first is used): {some(animated)}"
-
-
-def _about_copies(duplicates: Sequence[Duplicate]) -> Iterator[str]:
-    for what, found in (
-        ("copies between splits", [pair for pair in duplicates if pair.dropped]),
-        ("photos under two labels", [pair for pair in duplicates if not pair.dropped]),
-    ):
-        if found:
-            yield f"{len(found)} {what}: {some(str(pair) for pair in found)}"
-
-
-def _about_classes(splits: Splits, labels: Sequence[str], *, trained: bool) -> Iterator[str]:
-    """What each class lacks. trained: whether something is learnt from the labels of the train split."""
-    counts = {name: Counter(example.label for example in splits[name]) for name in SPLITS}
-    rest = counts["validation"] + counts["test"]
-    absent = [label for index, label in enumerate(labels) if not counts["train"][index]]
-    single = [label for index, label in enumerate(labels) if counts["train"][index] == 1 and not rest[index]]
-    if trained and absent:
-        yield f"classes without an image to train on: {some(absent)}"
-    if trained and single:
-        yield f"classes with a single image (trained on, never judged): {some(single)}"
-    explained = single if trained else ()
-    unjudged = [label for index, label in enumerate(labels) if not counts["test"][index] and label not in explained]
-    if unjudged:
-        yield f"classes without an image in test: {some(unjudged)}"
-
-
-def _order(example: Example) -> tuple[str, int, str]:
-    return example.key, -1 if example.label is None else example.label, example.name
-
-
-def _fingerprint(labels: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:
-    content = {name: [(example.key, example.label) for example in splits[name]] for name in sorted(splits)}
-    return hashlib.sha256(json.dumps([labels, content]).encode()).hexdigest()[:16]
-
-
-def _targets(examples: Sequence[Example]) -> NDArray[np.int64]:
-    """Class indices (n,). Raises BadData for an example without a label."""
-    targets = [example.label for example in examples if example.label is not None]
-    if len(targets) < len(examples):
-        raise BadData(f"{len(examples) - len(targets)} of {len(examples)} examples have no label to judge by")
-    return np.array(targets, dtype=np.int64)

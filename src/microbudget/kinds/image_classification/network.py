@@ -39,17 +39,22 @@ def image_preprocessing(folder: Path, model_type: str | None) -> dict[str, Any] 
     return None if preprocessing is None else with_type(preprocessing, model_type)
 
 
-def foreign_record(path: Path, model_format: str) -> Record:
+def foreign_record(path: Path, model_format: str) -> Record | None:
     """Of an `.onnx` file: labels and preprocessing from its metadata or beside it, else what is usual, with a warning.
 
-    Raises UnsupportedModel for what takes no images, or not as its preprocessing makes them.
+    None for one that takes rows of integers, such as tokens. Raises UnsupportedModel for what takes no images, or not
+    as its preprocessing makes them.
     """
     from ...runtimes.onnx.graph import load_structure
     from ...runtimes.onnx.interface import read_signature
     from ...runtimes.onnx.session import read_metadata
 
     external_data(path)  # refuses a file that is no ONNX or whose weights are missing
-    pixels = _pixels(read_signature(path), path)
+    signature = read_signature(path)
+    integers = [port for port in signature.inputs if port.dtype in ("int32", "int64") and len(port.shape or ()) == 2]
+    if integers and len(integers) == len(signature.inputs):
+        return None
+    pixels = _pixels(signature, path)
     height, width = _sides(pixels)
     labels, preprocessing = read_metadata(load_structure(path))
     preprocessing = preprocessing or read_preprocessing(path.parent)

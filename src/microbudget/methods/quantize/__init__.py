@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ... import kind as kinds
 from ...errors import InvalidOption, InvalidRecipe
 from ...model import Model, Record
 from ...runtimes.gguf.types import FILE_TYPES, UNWEIGHTED
@@ -27,7 +28,7 @@ FOR_GGUF = ("type", "imatrix", "tensors")
 class Quantize(Method):
     """Small integers in place of floats: a quarter of the size or less, and faster where there is int8 arithmetic."""
 
-    revision: ClassVar[int] = 6
+    revision: ClassVar[int] = 7  # tables of embeddings in 8 bits
     formats: ClassVar[dict[str, str]] = {"onnx": "onnx", "gguf": "gguf"}
 
     bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2))
@@ -122,4 +123,8 @@ class Quantize(Method):
             "size_bytes": None if self.size is None else parse_bytes(self.size),
             "max_kl": self.max_kl,
         }
-        return quantize_onnx(model, context, out, self.samples, options)
+        own = kinds.find_facet(model.task, self.name())
+        inputs = getattr(own, "with_inputs", None)  # of a kind whose tasks collate what no graph takes
+        record = quantize_onnx(model, inputs(model, context) if inputs else context, out, self.samples, options)
+        model.copy_beside(out)
+        return record

@@ -30,6 +30,7 @@ from .ranges import AUTO, Observed, choose, observe
 from .scheme import Decision, Machine, decide, full_bits
 from .sensitivity import activation_losses, nodes_kept_float
 from .slim import slim
+from .tables import tables
 from .unquantized import computed_in_float
 from .write import write
 
@@ -162,6 +163,8 @@ class _Quantization:
             decision = self._decided(kept)
             plan, placement = self._calibrated(decision, kept)
         self.notes += [*decision.notes, *computed_in_float(self.graph, placement)]
+        if rounded := len(tables(self.graph)):
+            self.notes.append(f"{rounded} tables of embeddings in 8 bits, with a scale for each row")
         losses: dict[str, float] = {}
         if self.options.size_bytes is not None or self.options.max_kl is not None:
             plan, losses = self._mixed_precision(plan, decision)

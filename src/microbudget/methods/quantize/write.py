@@ -18,6 +18,7 @@ from .graph import Graph, Layer
 from .integer import quantize_bias
 from .placement import MOVING, after_activation
 from .plan import Mapping, Plan
+from .tables import round_tables
 from .weightonly import kernel_takes, write_weight_only
 
 
@@ -143,5 +144,10 @@ def _copied(node: Any) -> Any:
 
 
 def write(graph: Graph, plan: Plan) -> Any:
-    """The `onnx.ModelProto` of a plan; layers without integers in the plan keep their float weights."""
-    return Writer(graph, plan).write()
+    """The `onnx.ModelProto` of a plan; layers without integers in the plan keep their float weights.
+
+    Tables of embeddings are in 8 bits whatever the plan.
+    """
+    model = Writer(graph, plan).write()
+    round_tables(model)
+    return model

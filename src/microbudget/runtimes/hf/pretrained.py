@@ -49,11 +49,13 @@ def _open_adapted(auto: Any, folder: Path, what: str, backbone: Path, record: Re
     return merged(network, folder)
 
 
-def open_pretrained(auto: Any, folder: Path, what: str, offload: Path | None = None) -> Any:
+def open_pretrained(
+    auto: Any, folder: Path, what: str, offload: Path | None = None, optional: tuple[str, ...] = ()
+) -> Any:
     """The network in a folder, in float32 and eval mode. auto: a class of transformers; what: "a language model".
 
     offload: a folder for what the weights' own files cannot serve; then each layer is read when it is computed, and the
-    memory is that of one layer.
+    memory is that of one layer. optional: how the names of weights begin that may be missing.
     Only safetensors are read, remote code is not run, and weights that are missing or of another shape are an error:
     transformers would initialize them randomly and go on. Raises UnsupportedModel.
     """
@@ -79,6 +81,6 @@ def open_pretrained(auto: Any, folder: Path, what: str, offload: Path | None = N
             f"{folder}: {len(mismatched)} weights have other shapes than config.json says, such as {name}: it is"
             f" {list(stored)}, and {list(configured)} by config.json. Is that the config.json of these weights?"
         )
-    if missing := sorted(map(str, info["missing_keys"])):
+    if missing := sorted(name for name in map(str, info["missing_keys"]) if not name.startswith(optional)):
         raise UnsupportedModel(f"{folder} lacks {len(missing)} weights of its architecture, such as {missing[0]!r}")
     return network.eval()

@@ -1,0 +1,154 @@
+"""finetune of a text classifier: a head on the pooled features of the encoder, then on request the encoder with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ...methods import Context
+from ...methods.finetune import Finetune
+from ...metrics import classification_report, confusion_matrix
+from ...model import ONNX_NAME, Model, Record
+from ...runtimes.hf.heads import head_of, put_head
+from ...runtimes.hf.text_classifier import (
+    PooledClassifier,
+    load_network,
+    onnx_bytes,
+    put_new_head,
+    save_network,
+)
+from ...runtimes.onnx.half import widen
+from ...runtimes.onnx.session import write_metadata
+from ...runtimes.onnx.surgery import backbone, find_classifier, with_head
+from ...runtimes.text.encoding import INPUTS
+from ...training import classifiers, objectives
+from ...training.features import FeatureStore
+from ...training.head import Head
+from ...training.head_data import HeadData, Labels, check_classes, check_validation, labels_of, one_thread
+from ...training.learning_curve import learning_curve
+from ...training.settings import Settings
+from ...training.train import train
+from .teaching import TokenTask, copy_tokenizer, in_tokens, reading
+
+OPTIONS = (
+    "head", "epochs", "patience", "learning_rate", "weight_decay", "unfreeze", "deep_epochs", "deep_patience",
+    "deep_rate",
+)  # fmt: skip
+ADVICE = "a text has one view"
+ENCODER_FACTOR = 0.1  # on `deep_rate`: 3e-5 of a width of 384
+
+
+def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
+    """Train the head on the train split, stop early on validation, write the model and what it learned."""
+    check_classes(context.task)
+    check_validation(context.task)
+    context = in_tokens(model, context)
+    names = tuple(reading(model)[INPUTS])
+    features = _Features.of(model, names, context)
+    with one_thread():
+        data = HeadData.of(features.store, context.task, 1, context.seed, context.progress)
+        head, history = _train_head(step, data, context)
+    if step.output_format(model.format) == "hf":
+        network = _with_head(features.network, head, context.task.labels)
+        if step.unfreeze:
+            history = _train_network(step, network, history, context)
+        save_network(network, out)
+    else:
+        proto = with_head(features.proto, features.output, list(head.layers))
+        write_metadata(proto, context.task.labels, reading(model))
+        onnx.save(proto, str(out / ONNX_NAME))
+    copy_tokenizer(model, out)
+    used = (*context.task.examples("train"), *context.task.examples("validation"))
+    record = model.record.with_seen(example.key for example in used).with_report("finetune", history)
+    return replace(record, task=context.task.kind, output=None, labels=context.task.labels)
+
+
+class _Features:
+    """What a head reads: the encoder as a graph that ends in its features, and the network that it is of."""
+
+    def __init__(self, proto: Any, output: str, network: Any, context: Context, names: tuple[str, ...]) -> None:
+        self.proto, self.output, self.network = proto, output, network
+        graph = backbone(proto, output).SerializeToString()
+        # Texts come sorted by nothing: each call pads to its longest, which the mask takes out of the answer again.
+        self.store = FeatureStore(graph, {"inputs": list(names)}, context.cache / "features", context.threads)
+
+    @classmethod
+    def of(cls, model: Model, names: tuple[str, ...], context: Context) -> _Features:
+        """Of an encoder its pooled output; of a classifier what its last linear layer takes."""
+        network = None
+        if model.format == "hf":
+            network = load_network(model.path)
+            if isinstance(network, PooledClassifier):
+                network.head = torch.nn.Identity()
+            proto = onnx.load_from_string(onnx_bytes(network, names))
+            if isinstance(network, PooledClassifier):
+                return cls(proto, proto.graph.output[0].name, network, context, names)
+        else:
+            proto = onnx.load(str(model.weights))
+            widen(proto)
+        found = find_classifier(proto, model.record.output if model.format == "onnx" else None)
+        return cls(proto, found.features, network, context, names)
+
+
+def _train_head(step: Finetune, data: HeadData, context: Context) -> tuple[Head, dict[str, Any]]:
+    """The head, and the report of its training."""
+    classes, expected, settings = len(context.task.labels), data.held_out_labels, step.head_settings()
+
+    def right(rows: Labels) -> NDArray[np.bool_]:
+        linear = replace(settings, hidden=0, dropout=0.0)  # an mlp takes ten times as long
+        answers: NDArray[np.bool_] = (
+            data.fit(classes, linear, context.seed, rows).logits(data.held_out).argmax(1) == expected
+        )
+        return answers
+
+    head = data.fit(classes, settings, context.seed)
+    curve = learning_curve(right, data.labels, context.seed)
+    report = _report(head.logits(data.held_out), expected, context.task.labels)
+    context.progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
+    return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
+
+
+def _with_head(network: Any, head: Head, labels: tuple[str, ...]) -> Any:
+    """The network with the head that was fitted to its features."""
+    weight, bias = head.layers[0]
+    if isinstance(network, PooledClassifier):
+        put_new_head(network, weight, bias, labels)
+    else:
+        old = head_of(network)[1].weight.detach().numpy()
+        put_head(network, old, head.layers[0], labels)
+    return network
+
+
+def _train_network(step: Finetune, network: Any, history: dict[str, Any], context: Context) -> dict[str, Any]:
+    """Train through the network, beginning with the finished head. The report of both trainings."""
+    task = context.task
+    assert isinstance(task, TokenTask)
+    rate = step.deep_rate * classifiers.head_factor(network)
+    settings = Settings(
+        step.deep_epochs, rate, batch_size=32, weight_decay=step.weight_decay, patience=step.deep_patience, warmup=0.1
+    )
+    lengths = np.array(list(map(len, task.tokens(task.examples("train")))))
+    trained = train(
+        network,
+        replace(objectives.labelled(task, {}), sizes=lengths),
+        settings,
+        context.execution("finetune"),
+        groups=classifiers.groups(network, step.unfreeze == "last", ENCODER_FACTOR * step.deep_rate / rate),
+    )
+    validation = task.examples("validation")
+    logits = objectives.answers(network, task, {}, validation)
+    report = _report(logits, labels_of(validation), task.labels)
+    context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
+    return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
+
+
+def _report(logits: NDArray[Any], targets: Labels, labels: tuple[str, ...]) -> dict[str, Any]:
+    answers = logits.argmax(1)
+    confusion = confusion_matrix(answers, targets, len(labels))
+    return {**classification_report(answers, targets, len(labels)), "confusion": confusion.tolist()}

@@ -1,0 +1,63 @@
+"""What `shrink` tries for text classifiers: the whole encoder finetuned, then integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from ...methods import Method
+from ...methods.export import Export
+from ...methods.finetune import Finetune
+from ...methods.quantize import Quantize
+from ...model import Model
+from ...recipes.recipe import Recipe
+from ...runtimes.hf.checkpoint import Checkpoint
+from ...runtimes.text.encoding import TextEncoder
+from ...search import space
+from ...search.space import Pace
+
+EPOCHS = 4  # over the encoder; more overfit a few thousand texts
+WORK = 6e13  # multiply-adds and additions of a training: about ten minutes on two cores
+PASSES = 6  # per weight and token: two forwards, four backwards (Kaplan et al. 2020, section 2.1)
+COUNTED = 256  # texts whose tokens stand for all
+STEP_S = 2.0
+
+
+class SearchSpace(space.SearchSpace):
+    """Recipes for a Hugging Face folder or an `.onnx` file."""
+
+    def teaching(self) -> tuple[Method, ...]:
+        """The whole encoder where there is time for an epoch and more, else a head on its features."""
+        epochs = min(EPOCHS, int(WORK / max(1.0, self._epoch_work())))
+        if self.given.format != "hf" or epochs < 1:
+            return (Finetune(),)
+        return (Finetune(unfreeze="all", deep_epochs=epochs, deep_patience=epochs),)
+
+    def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
+        """The safest first."""
+        export: tuple[Method, ...] = (Export(),) if self.given.format == "hf" else ()
+        yield Recipe((*first, *export, Quantize()))
+        if first or export:
+            yield Recipe((*first, *export))
+
+    def build_s(self, recipe: Recipe, pace: Pace) -> float:
+        """By forward passes over the training texts; a training of the whole network watches the clock itself."""
+        passes = {"quantize": 1, "finetune": 1}
+        return sum(STEP_S + passes.get(step.name(), 0) * pace.calibration * pace.example_s for step in recipe.steps)
+
+    def _epoch_work(self) -> float:
+        """Operations of one epoch: of the weights that are multiplied, by the tokens of the train split."""
+        examples = self.task.examples("train")
+        if not examples or self.given.format != "hf":
+            return math.inf
+        encoder = TextEncoder.of(self.given)
+        some = self.task.collate(examples[:COUNTED], self.given.record.preprocessing or {})["text"]
+        rows = [(str(row),) if some.ndim == 1 else tuple(map(str, row)) for row in some]
+        tokens = sum(len(encoder.tokens(row)) for row in rows) / len(rows)
+        return PASSES * multiplied(self.given) * tokens * len(examples)
+
+
+def multiplied(model: Model) -> int:
+    """Weights that every token is multiplied with: all matrices but the tables of embeddings."""
+    tensors = Checkpoint(model.folder).tensors.values()
+    return sum(math.prod(each.shape) for each in tensors if len(each.shape) == 2 and "embeddings" not in each.name)
