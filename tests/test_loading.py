@@ -198,11 +198,11 @@ def test_missing_weights_are_an_error_not_random_numbers(hf_model: Path, tmp_pat
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel
+    from transformers import T5Config, T5ForConditionalGeneration
 
-    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=30)
-    BertModel(config).save_pretrained(str(tmp_path))
-    with pytest.raises(UnsupportedModel, match=r"BertModel, which no kind knows.*image-classification"):
+    config = T5Config(d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=8, vocab_size=30)
+    T5ForConditionalGeneration(config).save_pretrained(str(tmp_path))
+    with pytest.raises(UnsupportedModel, match=r"T5ForConditionalGeneration, which no kind knows.*image-classification"):
         load(tmp_path)
 
 

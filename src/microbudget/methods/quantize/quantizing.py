@@ -30,7 +30,7 @@ from .ranges import AUTO, Observed, choose, observe
 from .scheme import Decision, Machine, decide, full_bits
 from .sensitivity import activation_losses, nodes_kept_float
 from .slim import slim
-from .tables import tables
+from .tables import about_tables
 from .unquantized import computed_in_float
 from .write import write
 
@@ -162,9 +162,7 @@ class _Quantization:
             kept |= self._nodes_kept_float(plan, placement)
             decision = self._decided(kept)
             plan, placement = self._calibrated(decision, kept)
-        self.notes += [*decision.notes, *computed_in_float(self.graph, placement)]
-        if rounded := len(tables(self.graph)):
-            self.notes.append(f"{rounded} tables of embeddings in 8 bits, with a scale for each row")
+        self.notes += [*decision.notes, *computed_in_float(self.graph, placement), *about_tables(self.graph)]
         losses: dict[str, float] = {}
         if self.options.size_bytes is not None or self.options.max_kl is not None:
             plan, losses = self._mixed_precision(plan, decision)

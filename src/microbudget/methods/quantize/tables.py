@@ -32,6 +32,12 @@ def tables(graph: OnnxGraph) -> dict[str, Any]:
     return {name: tensor for name, tensor in graph.initializers.items() if _is_table(graph, name, tensor)}
 
 
+def about_tables(graph: OnnxGraph) -> list[str]:
+    """What becomes of the tables in words, where there are any."""
+    count = len(tables(graph))
+    return [f"{count} tables of embeddings in 8 bits, with a scale for each row"] if count else []
+
+
 def round_tables(proto: Any) -> int:
     """Store every large float table that only Gathers read in 8 bits, in place. How many there were."""
     graph = OnnxGraph(proto.graph)
