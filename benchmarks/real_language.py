@@ -36,7 +36,7 @@ DROP = "2%"
 def perplexity(path: Path, text: Path, threads: int, most_bytes: int) -> float:
     """As llama.cpp's tool: contiguous windows, each after BOS where the model has it, judged in their second half."""
     from microbudget.runtimes.gguf.llama.network import Network
-    from microbudget.runtimes.language.session import nats
+    from microbudget.runtimes.language.likelihood import nats
 
     network = Network(path)
     words = network.vocabulary

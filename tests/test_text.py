@@ -20,7 +20,8 @@ from microbudget.kinds.language_modelling.passages import TextFile, read
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.runtimes.gguf.session import GgufReader
 from microbudget.runtimes.hf.causal import CausalReader
-from microbudget.runtimes.language.session import LanguageSession, nats, window
+from microbudget.runtimes.language.likelihood import nats
+from microbudget.runtimes.language.session import LanguageSession, window
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions, Task, open_data
 from microbudget.units import parse_drop

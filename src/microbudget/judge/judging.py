@@ -74,11 +74,11 @@ class Agreement:
 
 
 def judging_of(task: Task) -> Judging:
-    """The Judging of a task's kind."""
+    """The Judging of a task's kind; where its tasks differ, a function of this name in its module chooses one."""
     module = find_facet(task.kind, "judging")
     if module is None:
         return Judging(task)
-    found: Judging = module.Judging(task)
+    found: Judging = getattr(module, "judging_of", module.Judging)(task)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Text or conversations as a Task, by the files at a path."""
+"""Text, conversations or questions as a Task, by the files at a path."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from ...errors import BadData
 from ...task import DataOptions
 from .chats import ChatTask, files
 from .layouts import COLUMNS_OF_A_ROW
+from .questions.task import QuestionTask, are_questions
 from .text import TextTask
 
 COLUMNS = saved.Columns(None, texts=("text", "content", "sentence"), conversations=COLUMNS_OF_A_ROW)
 
 
-def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask:
-    """The task of `.txt` files, of conversations in `.jsonl` or `.json` files, or of a saved data set.
+def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask | QuestionTask:
+    """The task of `.txt` files, of conversations or questions in JSON lines, or of a saved data set.
 
     Raises BadData.
     """
-    path = saved.folder_of(path, COLUMNS, options.progress)
+    given, path = path, saved.folder_of(path, COLUMNS, options.progress)
+    if path == Path(str(given)) and are_questions(files(path)):  # what was unpacked holds conversations
+        return QuestionTask.open(path, options)
     if _holds_conversations(path):
         return ChatTask.open(path, options)
     return TextTask.open(path, options)

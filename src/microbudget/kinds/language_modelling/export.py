@@ -11,6 +11,7 @@ from ...model import GGUF_NAME, Model, Record, backbone_of
 from ...runtimes.gguf import convert, token_check
 from . import agreement
 from .chats import ChatTask
+from .questions.task import QuestionTask
 from .text import TextTask
 
 FORMAT, WHAT = "gguf", "a language model"
@@ -57,8 +58,8 @@ def _write(conversion: convert.Conversion, chosen: str | None, path: Path, conte
 
 def _texts(context: Context) -> list[str]:
     """A few texts to compare on: of the training data, else those that tokenizers are compared on."""
-    examples = context.compared if isinstance(context.task, TextTask | ChatTask) else ()
-    if not examples or not isinstance(context.task, TextTask | ChatTask):
+    examples = context.compared if isinstance(context.task, TextTask | ChatTask | QuestionTask) else ()
+    if not examples or not isinstance(context.task, TextTask | ChatTask | QuestionTask):
         return list(token_check.PROBES)
     places = sorted({0, len(examples) // 2, len(examples) - 1})
     return [context.task.text(examples[place]) for place in places]

@@ -1,4 +1,4 @@
-"""How language models are judged: by what each passage of a text costs them, token by token."""
+"""How language models are judged: by what each passage of a text costs them, token by token, or by questions."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption
-from ...judge import judging
 from ...judge.answering import Check, Logits
 from ...judge.judging import Agreement, Block, Scoring
-from ...judge.timing import Timing
 from ...judge.worker import Worker
 from ...model import Model
 from ...progress import SILENT, Progress
-from ...task import Example, Inputs
+from ...task import Example, Task
 from ...units import Drop
 from .divergence import compare_both, compare_with_kept, divergence, keep_predictions
 from .predictions import Predictions
-from .speeds import speeds
+from .questions.answer import divergence as divergence_of_answers
+from .questions.judging import QuestionJudging
+from .questions.task import QuestionTask
 from .task import LanguageTask
+from .timed_by_token import TimedByToken
 
 WITH_LATENCY = {"decode_tokens_per_s": -1}  # see `judge.latency`
-TIMEOUT_S = 1800.0  # reading a passage takes a large model minutes
 
 
-class Judging(judging.Judging):
+def judging_of(task: Task) -> TimedByToken:
+    """By its examples: questions, or passages."""
+    return QuestionJudging(task) if isinstance(task, QuestionTask) else Judging(task)
+
+
+class Judging(TimedByToken):
     """Passages of a text, or answers in conversations."""
 
     compares_predictions = True
@@ -37,11 +42,6 @@ class Judging(judging.Judging):
     @property
     def _text(self) -> LanguageTask:
         return cast(LanguageTask, self.task)
-
-    @property
-    def timeout_s(self) -> float:
-        """Enough for a passage in the largest models."""
-        return TIMEOUT_S
 
     def check_limit(self, limit: Drop | None) -> None:
         """A loss of bits per byte is relative: a byte has no points."""
@@ -53,14 +53,6 @@ class Judging(judging.Judging):
     def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
         """One passage in each request."""
         return [examples[place : place + 1] for place in range(len(examples))]
-
-    def timing_input(self, model: Model, examples: Sequence[Example], batch: int = 1) -> Inputs:
-        """The inputs for writing one token."""
-        return self._text.sample(examples)
-
-    def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing, seconds: float) -> dict[str, Any]:
-        """Tokens per second of writing and of reading."""
-        return speeds(worker, inputs, timing, seconds)
 
     def summary(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
         """Nats and tokens of each passage, (examples, 2)."""
@@ -110,6 +102,12 @@ class Judging(judging.Judging):
         if found is None:
             return Agreement(qualities, None, None)
         return Agreement(qualities, found.kl, found.same_top1, found.as_dict())
+
+
+def difference(task: Task, reference: Logits, outputs: Logits) -> dict[str, float]:
+    """How far the answers to questions are from the reference's: `kl`, of the choices."""
+    kl = divergence_of_answers(reference, outputs) if isinstance(task, QuestionTask) else None
+    return {} if kl is None else {"kl": kl}
 
 
 def _checked(model: Model, costs: NDArray[np.float64]) -> Logits:

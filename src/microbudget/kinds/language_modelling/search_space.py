@@ -21,9 +21,10 @@ from ...runtimes.gguf.token_check import settle
 from ...runtimes.hf.checkpoint import Checkpoint
 from ...search import space
 from ...search.space import Pace
-from ...task import Inputs
+from ...task import Inputs, Task
 from ...units import Drop, format_bytes
 from .fits import LADDER, Anatomy, anatomy, levels, of_recipe, predictable, what_fits
+from .questions.task import QuestionTask
 
 PREDICTED = ("size_bytes", "memory_bytes", "decode_tokens_per_s")  # of a level, by `fits`
 FIRST = ("Q8_0", "Q4_K_M", "Q2_K")  # they bracket what most people want: should the time end early, these are known
@@ -52,7 +53,9 @@ def is_gguf_export(recipe: Recipe) -> bool:
 class SearchSpace(space.SearchSpace):
     """A recipe for each level of a Hugging Face folder or a GGUF file."""
 
-    default_drop = Drop(0.01, relative=True)
+    def __init__(self, given: Model, task: Task) -> None:
+        super().__init__(given, task)
+        self.default_drop = Drop(0.01, relative=not isinstance(task, QuestionTask))
 
     @cached_property
     def _anatomy(self) -> Anatomy:

@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 from ...task import Example, Inputs, Task
 
 
+class Sampled(Protocol):
+    """What all tasks of language models have: the text after which one token is timed."""
+
+    def sample(self, examples: Sequence[Example]) -> Inputs:
+        """The inputs with which a session's `answer` writes one token."""
+        ...
+
+
 @runtime_checkable
-class LanguageTask(Task, Protocol):
+class LanguageTask(Task, Sampled, Protocol):
     """A Task whose examples are passages of text. Differences from other tasks:
 
     * a model's outputs are (examples, 2), the nats of a passage and its number of tokens;
@@ -21,10 +29,6 @@ class LanguageTask(Task, Protocol):
 
     context: int  # tokens that a model reads at once, at most
     stride: int  # bytes of a passage, about
-
-    def sample(self, examples: Sequence[Example]) -> Inputs:
-        """The inputs with which a session's `answer` writes one token."""
-        ...
 
     def extra(self, outputs: NDArray[Any]) -> dict[str, Any]:
         """What a Measurement reports besides the metric, from the outputs of all examples: perplexity."""

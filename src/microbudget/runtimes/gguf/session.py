@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ...model import Model
 
 
+SIZES, ROWS, SEQUENCES = 256, 64, 8  # steps of the room for branches: tokens, rows of logits, branches
+
+
 class GgufReader:
     """An open GGUF file with one sequence of tokens. cache: the type of its keys and values, "F16" or "F32"."""
 
@@ -30,6 +33,7 @@ class GgufReader:
         self._network, self._cache = Network(path), cache
         self._threads = thread_count(threads)
         self._context: Context | None = None
+        self._branched: Context | None = None  # another one, with room for several sequences
         self._words = self._network.vocabulary
         self.vocabulary, self.longest = self._words.size, self._network.trained_context
         self.bos = self._words.begin if begins else self._words.end
@@ -64,14 +68,37 @@ class GgufReader:
         """Forget the tokens from a position on."""
         self._opened().rewind(position)
 
+    def branch(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """The logits before each token of each branch, (tokens, vocabulary), in one call of llama.cpp."""
+        needed = (
+            len(prefix) + sum(map(len, branches)),
+            1 + sum(len(branch) - 1 for branch in branches),
+            len(branches),
+        )
+        room = self._branched
+        have = (0, 0, 0) if room is None else (room.size, room.rows, room.sequences)
+        if room is None or any(more > less for more, less in zip(needed, have, strict=True)):
+            # In steps, so that few questions need a new context.
+            size, rows, sequences = (
+                -(-max(more, less) // step) * step
+                for more, less, step in zip(needed, have, (SIZES, ROWS, SEQUENCES), strict=True)
+            )
+            if room is not None:
+                room.close()
+            room = self._branched = self._network.context(
+                size, threads=self._threads, rows=rows, sequences=sequences, cache=self._cache
+            )
+        return room.branch(prefix, branches)
+
     def cache_bytes(self) -> int | None:
         """Bytes of keys and values for the reserved size; None before there is one."""
         return None if self._context is None else self._context.allocated * self._cache_row_bytes
 
     def close(self) -> None:
         """Release the weights and the sequence."""
-        if self._context is not None:
-            self._context.close()
+        for context in (self._context, self._branched):
+            if context is not None:
+                context.close()
         self._network.close()
 
     def _opened(self) -> Context:

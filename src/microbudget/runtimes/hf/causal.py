@@ -69,15 +69,33 @@ class CausalReader:
         """Append tokens; the logits after each of the last `rows`, (rows, vocabulary)."""
         if self._cache is None:
             self._cache = transformers.DynamicCache(config=self._network.config)
+        logits = self._forward([list(tokens)], logits_to_keep=max(1, rows))[0]  # 0 would mean all
+        return logits[len(logits) - rows :]
+
+    def branch(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """The logits before each token of each branch, (tokens, vocabulary): the branches are one batch.
+
+        They are padded at their ends, which no token before the padding sees.
+        """
+        self._cache = None
+        after = self.process(prefix, 1)
+        width = max(map(len, branches)) - 1  # nothing follows the last token
+        if not width:
+            self._cache = None
+            return [after] * len(branches)
+        self._cache.batch_repeat_interleave(len(branches))
+        logits = self._forward([[*branch[:-1], *[0] * (width - len(branch) + 1)] for branch in branches])
+        self._cache = None
+        return [np.concatenate([after, rows[: len(branch) - 1]]) for rows, branch in zip(logits, branches, strict=True)]
+
+    def _forward(self, tokens: list[list[int]], **options: Any) -> NDArray[np.float32]:
+        """Append tokens, (sequences, tokens), and return their logits, (sequences, tokens, vocabulary)."""
         with torch.inference_mode():
             answered = self._network(
-                input_ids=torch.tensor([list(tokens)]),
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=max(1, rows),  # 0 would mean all
+                input_ids=torch.tensor(tokens), past_key_values=self._cache, use_cache=True, **options
             )
-        logits: NDArray[np.float32] = answered.logits[0].numpy()
-        return logits[len(logits) - rows :]
+        logits: NDArray[np.float32] = answered.logits.numpy()
+        return logits
 
     def rewind(self, position: int = 0) -> None:
         """Forget the tokens from a position on."""

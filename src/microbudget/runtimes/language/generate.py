@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidOption
+from .likelihood import nats
 from .reader import Reader
 
 
@@ -68,6 +69,26 @@ def generate(
     ended = bool(written) and reader.ends(written[-1])
     kept = written[:-1] if ended else written
     return Answer(reader.decode(kept), tuple(kept), len(prompted), read - started, finished - read, ended)
+
+
+def greedy(reader: Reader, prompted: Sequence[int], tokens: int) -> tuple[str, float]:
+    """What continues these tokens, each the most likely one, and ln p of it, of the token that ends it too.
+
+    At most `tokens`; prompt and answer fit into the model's context.
+    """
+    reader.reserve(len(prompted) + tokens, 1)
+    reader.rewind()
+    logits, written, likelihood = reader.process(prompted, 1)[0], list[int](), 0.0
+    while True:
+        token = int(np.argmax(logits))
+        likelihood -= float(nats(logits[None], [token])[0])
+        if reader.ends(token):
+            break
+        written.append(token)
+        if len(written) == tokens:
+            break
+        logits = reader.process([token], 1)[0]
+    return reader.decode(written), likelihood
 
 
 def _written(reader: Reader, logits: NDArray[np.float32], most: int, temperature: float, seed: int) -> Iterator[int]:

@@ -50,6 +50,13 @@ class Reader(Protocol):
         """Remove the tokens from a position on."""
         ...
 
+    def branch(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[Logits]:
+        """The logits before each token of each branch, (tokens, vocabulary); a branch continues the prefix, alone.
+
+        The prefix has at least one token and is processed once. The sequence so far is forgotten.
+        """
+        ...
+
     def cache_bytes(self) -> int | None:
         """Bytes of keys and values for the reserved size; None where the runtime does not report them."""
         ...

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from ...errors import InvalidOption
 from .chat import ChatTemplate, Message
 from .generate import Answer, generate
+from .likelihood import nats
+from .questions import answered
 from .reader import Logits, Reader
 from .renderer import Renderer
 
 Inputs = dict[str, NDArray[Any]]
 LOGITS = 1 << 25  # computed at once: 134 MB, of 680 tokens with a vocabulary of 49,152, of 256 with one of 131,072
-AT_ONCE = 4  # rows of logits in a copy: with a vocabulary of 49,152 they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,14 @@ def window(history: Sequence[int], judged: Sequence[int], size: int, bos: int | 
     return Window((*start, *before, *judged), len(judged))
 
 
-def nats(logits: Logits, targets: Sequence[int]) -> NDArray[np.float64]:
-    """The cross entropy of each target, -ln p: logits (tokens, vocabulary) -> (tokens,)."""
-    found = np.empty(len(logits))
-    buffer = np.empty((AT_ONCE, logits.shape[1]), np.float32)
-    for start in range(0, len(logits), AT_ONCE):
-        rows = logits[start : start + AT_ONCE]
-        shifted = np.subtract(rows, rows.max(axis=1, keepdims=True), out=buffer[: len(rows)])
-        chosen = shifted[np.arange(len(rows)), list(targets[start : start + AT_ONCE])].astype(np.float64)
-        total = np.exp(shifted, out=shifted).sum(axis=1, dtype=np.float64)
-        found[start : start + AT_ONCE] = np.log(total) - chosen
-    return found
-
-
 class LanguageSession:
-    """An open language model. `answer` takes one of four kinds of inputs:
+    """An open language model. `answer` takes one of five kinds of inputs:
 
     * `chat` (n, bytes) with `end` (n,): conversations as JSON, rendered by the model's own template; the last answer is
       judged, as below.
     * `text` (n, bytes) with `begin`, `end` (n,): the bytes of each example from `begin` to `end` are judged, those
       before are its context; `context` (n,): tokens. The answer is (n, 2): nats, and the number of judged tokens.
+    * `questions` (n, bytes) with `end` (n,): see `questions.py`. The answer is (n,) texts.
     * `decode` (1, bytes): one token more after the first `depth` (1,) tokens of that text.
     * `prefill` (1, bytes): read the first `depth` (1,) tokens of that text.
 
@@ -83,14 +72,17 @@ class LanguageSession:
         self._renderer = renderer or Renderer()
 
     def answer(self, inputs: Inputs) -> NDArray[Any]:
-        """The answer to one of the four kinds of inputs. Raises InvalidOption for others."""
+        """The answer to one of the five kinds of inputs. Raises InvalidOption, BadData for long questions."""
+        if "questions" in inputs:
+            self._reserved, self._ready = (0, 0), None  # other texts are in the cache
+            return answered(self.reader, inputs, self._rows, self._conversation)
         if "text" in inputs or "chat" in inputs:
             return np.array([self._judge(*example) for example in self._examples(inputs)])
         for name, read in (("decode", self._decode), ("prefill", self._prefill)):
             if name in inputs:
                 depth = min(int(inputs["depth"][0]), self.reader.longest - 1)
                 return np.array([[read(inputs[name][0].tobytes(), depth), depth]])
-        raise InvalidOption(f"a language model takes chat, text, decode or prefill, not {', '.join(inputs)}")
+        raise InvalidOption(f"a language model takes chat, text, questions, decode or prefill, not {', '.join(inputs)}")
 
     def logits(self, inputs: Inputs) -> tuple[NDArray[np.int64], Logits]:
         """Of the one example in `inputs`: the judged tokens, (tokens,), and the logits before each.
@@ -112,7 +104,7 @@ class LanguageSession:
 
         A model without a template gets "role: content" lines. Raises UnsupportedModel for a template that fails.
         """
-        return self.generate(self._renderer.render(self._template(), messages), special=True, **options)
+        return self.generate(self._conversation(messages), special=True, **options)
 
     def about(self) -> dict[str, Any]:
         """Context, cache, vocabulary and whether there is a chat template, JSON-ready."""
@@ -137,6 +129,10 @@ class LanguageSession:
             (*self._rendered(json.loads(row[: int(end)].tobytes())), int(context), True)
             for row, end, context in zip(inputs["chat"], inputs["end"], inputs["context"], strict=True)
         )
+
+    def _conversation(self, messages: Sequence[Message]) -> str:
+        """Up to what begins the model's answer."""
+        return self._renderer.render(self._template(), messages)
 
     def _template(self) -> ChatTemplate:
         return ChatTemplate.of(self.reader.chat_template, self.reader.bos_text, self.reader.eos_text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import c_int8, c_int32
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ....errors import BrokenModel, UnsupportedModel
 from ....machine.interrupts import stopping
+from .branches import Branched
 from .library import last_words, library, refused
 from .structures import Batch, EvalCallback, Tensor
 
@@ -115,20 +117,24 @@ class Context:
         *,
         threads: int,
         rows: int = 1,
+        sequences: int = 1,
         cache: str = "F16",
         watch: Watch | None = None,
     ) -> None:
         """size: tokens. rows: the most logits that one call of `process` returns. cache: type of the keys and values.
 
+        sequences: the most branches of one call of `branch`; they share the room.
+
         watch is called twice for every operation: before it, to say whether the result is needed, and after it. An
         exception that it raises, and Ctrl-C, end the computation and come out of `feed`. Raises BrokenModel.
         """
-        lib, self.size, self.rows = network._lib, size, rows
+        lib, self.size, self.rows, self.sequences = network._lib, size, rows, sequences
         self._lib, self._vocabulary = lib, network.vocabulary.size
         parameters = lib.llama_context_default_params()
         parameters.n_ctx = parameters.n_batch = size
         parameters.n_ubatch = min(size, LARGEST_MICROBATCH)
         parameters.n_outputs_max, parameters.n_outputs_max_per_seq = rows, 0
+        parameters.n_seq_max, parameters.kv_unified = sequences, sequences > 1
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.type_k = parameters.type_v = CACHE_TYPES[cache]
         if cache == "F32":
@@ -171,6 +177,24 @@ class Context:
         if status:
             raise BrokenModel(f"llama.cpp failed to process {count} tokens (status {status}): {last_words()}")
         self.filled += count
+
+    def branch(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[Logits]:
+        """In place of all tokens so far: the logits before each token of each branch, (tokens, vocabulary).
+
+        A branch continues the prefix, and does not see the others. Raises BrokenModel when llama.cpp fails.
+        """
+        if not prefix or not 0 < len(branches) <= self.sequences or not all(branches):
+            raise ValueError(f"{len(branches)} branches after {len(prefix)} tokens, of at most {self.sequences}")
+        branched = Branched.of(prefix, branches)
+        if branched.batch.n_tokens > self.size or branched.rows > self.rows:
+            raise ValueError(f"{branched.batch.n_tokens} tokens with {branched.rows} rows do not fit")
+        self.rewind()
+        status = self._decode(branched.batch)
+        if status:
+            raise BrokenModel(f"llama.cpp failed to process {len(branches)} branches: {last_words()}")
+        rows = np.ctypeslib.as_array(self._lib.llama_get_logits(self._handle), (branched.rows, self._vocabulary))
+        ends = np.cumsum([1, *(len(branch) - 1 for branch in branches)])
+        return [np.concatenate([rows[:1], rows[start:end]]) for start, end in pairwise(ends)]
 
     def _decode(self, batch: Batch) -> int:
         if not self._watched:  # what only reads is done in worker processes, which end at once
