@@ -27,6 +27,7 @@ from microbudget.runtimes.language.reader import Reader
 from microbudget.runtimes.loading import load
 from microbudget.task import TO_JUDGE, DataOptions, open_data
 from microbudget.units import parse_drop
+from quick import QUICK
 from toy_language_models import train_sentencepiece, write_network
 from toy_pair import Pair, needs_llama, write_pair
 
@@ -309,3 +310,38 @@ def test_the_divergence_is_that_of_the_choices() -> None:
     p, q = (torch.softmax(torch.tensor(each), 0) for each in ([-1.0, -2.0], [-2.0, -1.0]))
     assert divergence(OUTPUTS, other) == pytest.approx(float((p * (p / q).log()).sum()) / 2)
     assert divergence(np.array(['{"text": "a", "log_likelihood": -1, "chat": false}']), OUTPUTS[:1]) is None
+
+
+def asked(folder: Path, count: int) -> Path:
+    """Questions of one word and of its last letters, half of them with a wrong answer."""
+    words = ["fox", "dog", "quick", "panic", "lazy", "brown", "answer", "question"]
+    rows = [
+        {"question": f"{number} The {word}", "choices": [f"{word} {number}", f"{number} Größe"], "answer": number % 2}
+        for number, word in ((number, words[number % len(words)]) for number in range(count))
+    ]
+    return write(folder / "asked.jsonl", rows)
+
+
+@needs_llama
+def test_a_model_is_shrunk_by_questions(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_plots: None
+) -> None:
+    """By the limit in points; the report lists the questions that flipped, and two verbs say the same."""
+    del without_plots
+    monkeypatch.setattr("microbudget.kinds.language_modelling.search_space.LEVELS", ("Q2_K", "Q8_0"))
+    data, out = asked(tmp_path, 60), tmp_path / "run"
+    command = ["shrink", str(pair.hf), "--data", str(data), "--out", str(out), "--max-drop", "60pt", "--threads", "1"]
+    assert cli.main(command, durations=QUICK) == 0
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    best = result["best"]
+    assert best["measurement"]["metric"] == "accuracy"
+    assert best["measurement"]["extra"]["chance"] == 0.5
+    assert best["verdict"]["limit"] == "60pt"
+    assert best["measurement"]["extra"]["kl"] > 0
+    assert result["examples"]["train"] > 0, "an importance matrix is computed from questions"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Questions whose answer changed" in page
+    validation = [
+        np.load(out / "answers" / f"{row['fingerprint']}.validation.npy") for row in (result["reference"], best)
+    ]
+    assert len(validation[0]) >= len(validation[1]) >= 16

@@ -237,7 +237,7 @@ def print_run(shrunk: Shrunk) -> None:
 def _evidence(shrunk: Shrunk) -> str:
     """How many examples stand behind the verdicts."""
     known, measured = shrunk.examples, shrunk.reference.measurement
-    examples = words_of("" if measured is None else measured.task).examples
+    examples = (words_of(measured.task, measured.metric) if measured else words_of("")).examples
     use = {"nothing": "", "calibration": f", {known['train']:,} calibrate", "training": f", {known['train']:,} train"}
     read = 0 if measured is None else measured.examples  # by need: those that a decision took
     judged = f"{read:,} of {known['validation']:,}" if read < known["validation"] else f"{read:,}"

@@ -38,13 +38,14 @@ def charts(outcome: Outcome, part: Part, trained: Training | None, others: Seque
     if not plots.available():
         return Charts(available=False)
     curve, usual = trained.learning_curve if trained else None, part.plots is None
+    called = words_of(outcome.kind, outcome.metric)
     return Charts(
         available=True,
         size=_trade_off(outcome, "size", BYTE_UNITS) if usual else "",
         latency=_trade_off(outcome, "latency", SECOND_UNITS) if usual else "",
         loss=_epochs(trained, "loss", "loss (cross-entropy, nats)", 1.0) if trained else "",
         accuracy=_epochs(trained, "accuracy", "accuracy (%)", 100.0) if trained else "",
-        growth=_growth(curve, trained.classes, words_of(outcome.kind).examples) if curve and trained else "",
+        growth=_growth(curve, trained.classes, called.examples) if curve and trained else "",
         further=_epoch_plots(others),
     )
 

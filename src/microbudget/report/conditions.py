@@ -22,7 +22,7 @@ def conditions(outcome: Outcome, part: Part, record: Record | None) -> Facts:
     facts = [
         ("Model", _named(settings, "model")),
         ("Data", _named(settings, "data")),
-        (words_of(outcome.kind).examples.capitalize(), _splits(outcome, part)),
+        (words_of(outcome.kind, outcome.metric).examples.capitalize(), _splits(outcome, part)),
         ("Seed", str(settings.get("seed", ""))),
     ]
     if measurement is not None:

@@ -119,7 +119,9 @@ def _loss(best: Candidate) -> str:
     verdict = best.test_verdict or best.verdict
     if verdict is None:
         return ""
-    examples = "" if best.measurement is None else f" {words_of(best.measurement.task).examples}"
+    examples = (
+        "" if best.measurement is None else f" {words_of(best.measurement.task, best.measurement.metric).examples}"
+    )
     split = f"On {verdict.examples:,} {'test' if best.test_verdict else 'validation'}{examples}"
     split += ", read once" if best.test_verdict else ""
     text = f"{split}, quality changes by {phrases.change(verdict)} (95 %: {phrases.change_interval(verdict)})."

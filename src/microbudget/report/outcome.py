@@ -53,6 +53,12 @@ class Outcome:
         measured = next((row.measurement for row in self.rows if row.measurement is not None), None)
         return "" if measured is None else measured.task
 
+    @property
+    def metric(self) -> str:
+        """What quality is measured by; "" where nothing was measured."""
+        measured = next((row.measurement for row in self.rows if row.measurement is not None), None)
+        return "" if measured is None else measured.metric
+
     def ships(self, candidate: Candidate) -> bool:
         """Whether this candidate is the one that ships."""
         return self.best is not None and candidate.fingerprint == self.best.fingerprint

@@ -47,7 +47,7 @@ def render(outcome: Outcome) -> str:
 
 def _facts(outcome: Outcome, part: Part) -> dict[str, Any]:
     shown = outcome.best or outcome.reference
-    record, called = outcome.record(shown), words_of(outcome.kind)
+    record, called = outcome.record(shown), words_of(outcome.kind, outcome.metric)
     trained = training(record)
     return {
         "outcome": outcome,

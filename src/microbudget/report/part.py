@@ -2,7 +2,7 @@
 
 The page knows no kind. It asks the facet `page` of the kind (`kinds/<kind>/page.py`) for
 
-* `WORDS`, a `Words`,
+* `WORDS`, a `Words`, and where other data have another metric, `WORDS_BY_METRIC` for those,
 * `usage(folder, model_format)`, a `Usage`: how the model in RUN/best is run,
 * `part(outcome)`, a `Part`: its sections, plots, columns and sentences.
 
@@ -102,10 +102,13 @@ class _Facet(Protocol):
     def part(self, outcome: Outcome) -> Part: ...
 
 
-def words_of(kind: str) -> Words:
-    """The words for a kind's examples."""
+def words_of(kind: str, metric: str = "") -> Words:
+    """The words for a kind's examples; of a kind that is judged by several metrics, for those of this one."""
     found = _facet(kind)
-    return Words() if found is None else found.WORDS
+    if found is None:
+        return Words()
+    others: Mapping[str, Words] = getattr(found, "WORDS_BY_METRIC", {})
+    return others.get(metric, found.WORDS)
 
 
 def usage_of(kind: str, folder: Path, model_format: str) -> Usage:

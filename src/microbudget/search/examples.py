@@ -25,4 +25,4 @@ def about_splits(task: Task, use: Use) -> str:
     notes = ["no recipe learns from the data"] if use == "nothing" else []
     if validation < FEW:
         notes.append("models of equal size are told apart by divergence from the reference, since these are few")
-    return f"{words_of(task.kind).examples:<9} {'; '.join([', '.join(parts), *notes])}"
+    return f"{words_of(task.kind, getattr(task, 'metric', '')).examples:<9} {'; '.join([', '.join(parts), *notes])}"

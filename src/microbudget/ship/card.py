@@ -44,7 +44,7 @@ def card(
         "limits": {key: value for key, value in budget.as_dict().items() if value not in (None, False)},
         "unmet": [*candidate.broken_limits(budget), *candidate.broken_on_test(budget)],
         "usage": usage_of(measurement.task, folder, measurement.format),
-        "called": words_of(measurement.task),
+        "called": words_of(measurement.task, measurement.metric),
         "pipeline_tag": shipping.pipeline_tag,
         "further_rows": () if candidate.test is None else shipping.card_rows(candidate.test, reference_test),
         "runtime_notes": list(_runtime_notes(model)),

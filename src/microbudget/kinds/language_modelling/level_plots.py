@@ -10,6 +10,7 @@ from ...report.outcome import Outcome
 from ...report.part import Plots
 from ...runs.candidates import Candidate
 from .levels import level_name
+from .questions.task import METRIC
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 NOTE = (
@@ -31,8 +32,11 @@ def _figures(outcome: Outcome) -> tuple[tuple[str, str], ...]:
     rows = [row for row in outcome.rows if row.measurement is not None]
     factor, unit = next((u for u in UNITS if _middle_size(rows) >= u[0]), UNITS[-1])
     size, limit = f"size ({unit})", outcome.budget.max_drop if outcome.budget else None
+    points, fits = outcome.metric == METRIC, limit is not None and limit.relative != (outcome.metric == METRIC)
+    lost = "points of accuracy lost" if points else "more bits per byte than the reference (%)"
+    judged = "how many more questions it has wrong" if points else "how many more bits it needs for the same text"
     most = plots.Limits(
-        quality=100 * limit.amount if limit is not None and limit.relative else None,
+        quality=100 * limit.amount if limit is not None and fits else None,
         quality_label="" if limit is None else f"loss at most {limit}",
         higher_is_better=False,
     )
@@ -44,13 +48,13 @@ def _figures(outcome: Outcome) -> tuple[tuple[str, str], ...]:
 
     return (
         (
-            drawn("loss", _loss, most, "more bits per byte than the reference (%)"),
-            "The loss of each level: how many more bits it needs for the same text, judged in pairs of passages.",
+            drawn("loss", _loss, most, lost),
+            f"The loss of each level: {judged}, judged in pairs of {'questions' if points else 'passages'}.",
         ),
         (
             drawn("kl", _divergence, plots.Limits(higher_is_better=False), "KL (nats a token)", log="xy"),
-            "The divergence of its predictions from the reference's. It shows small differences that bits per byte do"
-            " not.",
+            "The divergence of its predictions from the reference's. It shows small differences that bits per byte"
+            " do not.",
         ),
         (
             drawn("speed", _speed, plots.Limits(), "tokens written per second"),
@@ -81,7 +85,7 @@ def _point(outcome: Outcome, row: Candidate, read: Read, factor: float) -> plots
 
 
 def _loss(row: Candidate, _measurement: Measurement) -> Values | None:
-    """In per cent of the reference's bits, above 0 where the level needs more."""
+    """In per cent of the reference's bits, or in points: above 0 where the level needs more, or has fewer right."""
     verdict = row.verdict
     if verdict is None:
         return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ...report.outcome import Outcome
 from ...report.part import ONNX_LINES, Column, Part, Section, Usage, Words
 from .level_plots import level_plots
 from .levels import predicted
+from .questions.flipped import flipped
+from .questions.task import METRIC
 from .replies import exchanges
 
 WORDS = Words(
@@ -17,6 +20,9 @@ WORDS = Words(
     timing="one token, generated after 128 others",
     interval="a bootstrap 95 % interval over passages",
 )
+WORDS_BY_METRIC = {
+    METRIC: replace(WORDS, example="question", examples="questions", interval="Wilson's 95 % interval"),
+}
 GGUF_LINES = """\
 from microbudget import load
 from microbudget.runtimes import open_session
@@ -39,10 +45,11 @@ def usage(_folder: Path, model_format: str) -> Usage:
 
 def part(outcome: Outcome) -> Part:
     """Plots of the levels in place of the usual ones, predictions and answers where there are any."""
-    rows, answers = tuple(predicted(outcome)), exchanges(outcome)
+    rows, answers, asked = tuple(predicted(outcome)), exchanges(outcome), flipped(outcome)
     sections = (
         Section("predicted", "Predictions", "Predicted and measured", rows),
         Section("answers", "Answers", "Answers side by side", answers),
+        Section("flipped", "Questions", "Questions whose answer changed", asked),
     )
     return Part(
         sections=tuple(section for section in sections if section.content),

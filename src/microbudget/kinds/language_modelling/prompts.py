@@ -13,6 +13,7 @@ from ...errors import BadData
 from .chats import ChatTask
 
 if TYPE_CHECKING:
+    from .questions.task import QuestionTask
     from .text import TextTask
 
 # For a model with a chat template: knowledge, explanation, arithmetic, a program; each answer is checked at a glance.
@@ -74,7 +75,7 @@ def _parsed(path: Path, number: int, line: str) -> str:
     return text
 
 
-def choose(given: Sequence[str] | None, answers: bool, task: TextTask | ChatTask) -> tuple[Prompt, ...]:
+def choose(given: Sequence[str] | None, answers: bool, task: TextTask | ChatTask | QuestionTask) -> tuple[Prompt, ...]:
     """The given prompts, or the default ones: questions for a model that answers, else beginnings of held-out texts.
 
     With conversations, the questions are the first ones of held-out users.

@@ -15,6 +15,7 @@ from ...search.reference import Reference
 from .chats import ChatTask
 from .prompts import Prompt, choose
 from .prompts import read_prompts as read_prompts
+from .questions.task import QuestionTask
 from .text import TextTask
 from .writing import Written, answers_questions, write
 
@@ -32,7 +33,7 @@ class Samples(samples.Samples):
     @cached_property
     def _prompts(self) -> tuple[Prompt, ...]:
         task = self._judging.task
-        if not isinstance(task, (TextTask, ChatTask)):
+        if not isinstance(task, (TextTask, ChatTask, QuestionTask)):
             return ()
         kept = self._run.prompts
         if kept is not None and self._given in (None, tuple(kept["given"] or ())):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...judge.budget import Measurement
 from ...report.terminal import console, table
@@ -13,8 +13,26 @@ MISSING = "-"
 
 
 def rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
-    """Nothing besides the numbers in `extra`."""
-    yield from ()
+    """How questions were asked; nothing else besides the numbers in `extra`."""
+    asked = measurement.extra.get("questions")
+    if asked is not None:
+        yield "asked", asked_how(asked)
+
+
+def asked_how(asked: Mapping[str, int]) -> str:
+    """In words: how many questions by likelihood and by writing, and through which template."""
+    choices, written, chats = asked.get("choices", 0), written_answers(asked), asked["by_chat_template"]
+    parts = [f"{choices} by the likelihood of each choice per byte, without a chat template"] if choices else []
+    if written > chats:
+        parts.append(f"{written - chats} by greedy decoding, without a chat template")
+    if chats:
+        parts.append(f"{chats} by greedy decoding through the model's chat template")
+    return "; ".join(parts)
+
+
+def written_answers(asked: Mapping[str, int]) -> int:
+    """How many questions were answered in text."""
+    return asked.get("answer", 0) + asked.get("regex", 0)
 
 
 def print_levels(levels: Sequence[Level]) -> None:

@@ -45,6 +45,7 @@ class QuestionTask:
     _questions: dict[str, Question] = field(default_factory=dict, repr=False)  # by the example's key
 
     kind = KIND
+    metric = METRIC
     labels: tuple[str, ...] = ()
 
     @classmethod
