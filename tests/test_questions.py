@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 import torch
 
 from microbudget import cli
-from microbudget.errors import BadData, BrokenModel
+from microbudget.cli.tables import print_comparison, print_measurement
+from microbudget.errors import BadData, BrokenModel, InvalidOption
+from microbudget.judge import compare, measure
+from microbudget.judge.beside import judging_beside
 from microbudget.judge.evidence import Shares
 from microbudget.judge.judging import judging_of, scored
 from microbudget.judge.verdict import judge_pair
@@ -20,6 +24,7 @@ from microbudget.kinds.language_modelling.network import KIND
 from microbudget.kinds.language_modelling.questions.answer import divergence, read_answers
 from microbudget.kinds.language_modelling.questions.question import Question, parse
 from microbudget.kinds.language_modelling.questions.task import QuestionTask
+from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.causal import CausalReader
 from microbudget.runtimes.language.likelihood import log_likelihoods, split
@@ -29,7 +34,7 @@ from microbudget.task import TO_JUDGE, DataOptions, open_data
 from microbudget.units import parse_drop
 from quick import QUICK
 from toy_language_models import train_sentencepiece, write_network
-from toy_pair import Pair, needs_llama, write_pair
+from toy_pair import Pair, needs_llama, prose, write_pair
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -322,26 +327,93 @@ def asked(folder: Path, count: int) -> Path:
     return write(folder / "asked.jsonl", rows)
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_text(prose(8000), encoding="utf-8")
+    return path
+
+
+def test_questions_beside_a_text_decide_where_the_limit_is_in_points(text: Path, tmp_path: Path) -> None:
+    """All of them are evidence; what is learnt from is the text."""
+    asked_too = DataOptions(use="calibration", questions=asked(tmp_path, 40))
+    plain = open_data(text, KIND, replace(asked_too, questions=None))
+    for limit in (None, parse_drop("1%")):
+        task = open_data(text, KIND, replace(asked_too, limit=limit))
+        assert isinstance(task, TextTask)
+        assert task.fingerprint == plain.fingerprint, "a run goes on with the models that it has"
+        other = judging_beside(task)
+        assert other is not None
+        assert [len(other.task.examples(split)) for split in ("train", "validation", "test")] == [0, 16, 24]
+    task = open_data(text, KIND, replace(asked_too, limit=parse_drop("1pt")))
+    assert isinstance(task, QuestionTask)
+    assert isinstance(task.beside, TextTask)
+    assert task.examples("train") == plain.examples("train")
+    assert task.text(task.examples("train")[0]) == task.beside.text(plain.examples("train")[0])
+    assert [len(task.examples(split)) for split in ("validation", "test")] == [16, 24]
+    assert task.fingerprint not in (plain.fingerprint, other.task.fingerprint)
+    assert judging_beside(plain) is None
+
+
+def test_questions_are_for_language_models_and_beside_text(text: Path, tmp_path: Path) -> None:
+    file = asked(tmp_path, 8)
+    with pytest.raises(InvalidOption, match="questions are for language-modelling, and the model is for image-class"):
+        open_data(text, "image-classification", DataOptions(questions=file))
+    with pytest.raises(InvalidOption, match="the data are questions already"):
+        open_data(file, KIND, DataOptions(questions=file))
+    with pytest.raises(BadData, match="there are no questions at"):
+        open_data(text, KIND, DataOptions(questions=tmp_path / "none.jsonl"))
+
+
 @needs_llama
-def test_a_model_is_shrunk_by_questions(
-    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_plots: None
-) -> None:
-    """By the limit in points; the report lists the questions that flipped, and two verbs say the same."""
+@pytest.mark.parametrize(
+    ("limit", "metric", "other"), [("90%", "bits per byte", "accuracy"), ("60pt", "accuracy", "bits per byte")]
+)
+def test_a_run_on_text_asks_questions_too(
+    pair: Pair, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_plots: None,
+    limit: str, metric: str, other: str,
+) -> None:  # fmt: skip
+    """Either decides by its unit; of the other one the value and the paired change are said; the answers stay."""
     del without_plots
-    monkeypatch.setattr("microbudget.kinds.language_modelling.search_space.LEVELS", ("Q2_K", "Q8_0"))
-    data, out = asked(tmp_path, 60), tmp_path / "run"
-    command = ["shrink", str(pair.hf), "--data", str(data), "--out", str(out), "--max-drop", "60pt", "--threads", "1"]
+    monkeypatch.setattr("microbudget.kinds.language_modelling.search_space.LEVELS", ("Q2_K",))
+    out = tmp_path / "run"
+    command = ["shrink", str(pair.hf), "--data", str(text), "--questions", str(asked(tmp_path, 40))]
+    command += ["--max-drop", limit, "--out", str(out), "--threads", "1"]
     assert cli.main(command, durations=QUICK) == 0
     result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    best = result["best"]
-    assert best["measurement"]["metric"] == "accuracy"
-    assert best["measurement"]["extra"]["chance"] == 0.5
-    assert best["verdict"]["limit"] == "60pt"
-    assert best["measurement"]["extra"]["kl"] > 0
-    assert result["examples"]["train"] > 0, "an importance matrix is computed from questions"
+    reference, best = result["reference"], result["best"]
+    assert best["measurement"]["metric"] == metric
+    assert best["verdict"]["limit"] == limit
+    for row in (best["test"], best["measurement"]):
+        beside = row["extra"]["beside"]
+        assert beside["metric"] == other
+        assert beside["quality_low"] <= beside["quality"] <= beside["quality_high"]
+        assert beside["change_low"] <= beside["change"] <= beside["change_high"]
+    assert reference["measurement"]["extra"]["beside"]["examples"] >= beside["examples"] > 0
+    assert result["examples"]["train"] > 0, "an importance matrix is computed from the text"
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"Change of {other}" in page
     assert "Questions whose answer changed" in page
-    validation = [
-        np.load(out / "answers" / f"{row['fingerprint']}.validation.npy") for row in (result["reference"], best)
-    ]
-    assert len(validation[0]) >= len(validation[1]) >= 16
+
+
+@needs_llama
+def test_compare_and_measure_ask_too(
+    pair: Pair, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = TextTask.open(text, TO_JUDGE, most={"test": 3})
+    task = replace(task, beside=QuestionTask.open(asked(tmp_path, 9), TO_JUDGE))
+    found = compare(pair.hf, pair.gguf, task, seconds=0.2, threads=1)
+    beside = found.extra["beside"]
+    assert (beside["metric"], beside["examples"]) == ("accuracy", 9)
+    assert beside["change_low"] <= beside["change"] <= beside["change_high"]
+    assert beside["same_top1"] > 0.8
+    print_comparison(found)
+    assert "on 9 questions accuracy is" in " ".join(capsys.readouterr().out.split())
+    measured = measure(pair.gguf, task, seconds=0.2, threads=1)
+    assert measured.extra["beside"]["quality"] == beside["quality"]
+    print_measurement(measured)
+    assert "on 9 questions" in capsys.readouterr().out
+    alone = measure(pair.gguf, task.beside, seconds=0.2, threads=1)
+    assert (alone.metric, alone.quality, alone.extra["chance"]) == ("accuracy", beside["quality"], 0.5)
+    print_measurement(alone)
+    assert "9 by likelihood per byte, without a chat template" in " ".join(capsys.readouterr().out.split())

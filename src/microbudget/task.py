@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 import numpy as np
 from numpy.typing import NDArray
 
-from .kind import facet
+from .errors import InvalidOption
+from .kind import facet, find_facet, having
 from .progress import SILENT, Progress
+from .units import Drop
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -98,7 +100,9 @@ class DataOptions:
     to judge: everything to judge on is in "test", which is the data's test split, else its validation split, else all
     of them. leave_out: keys of examples that the model was made with: they are not judged on, and a cut puts them into
     train where nothing trains. cache: a folder for what is decoded, by default the user's. threads: 0 means all cores.
-    normalizer: of transcripts, before they are compared. columns: of tables of texts. Warnings go to `progress`.
+    normalizer: of transcripts, before they are compared. columns: of tables of texts. questions: a file of them, which
+    a language model is asked too; limit: that on the loss, which says by its unit whether they decide. Warnings go to
+    `progress`.
     """
 
     seed: int = 0
@@ -109,6 +113,8 @@ class DataOptions:
     threads: int = 0
     normalizer: str = "basic"
     columns: Columns | None = None
+    questions: Path | None = None
+    limit: Drop | None = None
     progress: Progress = SILENT
 
 
@@ -117,6 +123,8 @@ TO_JUDGE = DataOptions(splits=False)
 
 
 def open_data(path: str | Path, kind: str, options: DataOptions = TO_TRAIN) -> Task:
-    """The task of a kind on the data at a path, to train or to judge on. Raises BadData."""
+    """The task of a kind on the data at a path, to train or to judge on. Raises BadData, InvalidOption."""
+    if options.questions is not None and find_facet(kind, "questions") is None:
+        raise InvalidOption(f"questions are for {' and '.join(having('questions'))}, and the model is for {kind}")
     task: Task = facet(kind, "data").open_task(path, options)
     return task

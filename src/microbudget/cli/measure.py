@@ -59,6 +59,7 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
         columns=columns_of(options),
         output=options.output,
         masked_accuracy=options.masked_accuracy,
+        questions=options.questions,
         progress=progress,
     )
     if options.json:
@@ -85,6 +86,7 @@ def _compare(options: argparse.Namespace, progress: Progress) -> int:
         columns=columns_of(options),
         output=options.output,
         masked_accuracy=options.masked_accuracy,
+        questions=options.questions,
         progress=progress,
     )
     if options.json:

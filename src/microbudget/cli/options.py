@@ -51,6 +51,8 @@ def add_data(parser: Any) -> None:
     about = "of a table of texts: the column of the text, or of both texts of a pair, text1,text2"
     parser.add_argument("--text-column", metavar="NAME", help=about)
     parser.add_argument("--label-column", metavar="NAME", help="of a table of texts: the column of the label")
+    about = "language models: questions that are asked too, JSON lines; they decide where --max-drop is in points"
+    parser.add_argument("--questions", type=Path, metavar="FILE", help=about)
     about = "of an .onnx file with several outputs, the one with the classes' scores"
     parser.add_argument("--output", metavar="NAME", help=about)
 

@@ -104,6 +104,7 @@ def _run_options(options: argparse.Namespace, progress: Progress) -> RunKeywords
         "normalizer": options.normalizer,
         "columns": columns_of(options),
         "output": options.output,
+        "questions": options.questions,
         "durations": options.durations,
         "progress": progress,
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from ..judge.beside import BESIDE
 from ..kind import find_facet
 from ..report import phrases, terminal
 from ..report.part import words_of
@@ -45,6 +46,7 @@ def print_measurement(measurement: Measurement) -> None:
         ("model", f"{measurement.model} ({measurement.format}, {measurement.runtime})"),
         ("examples", f"{measurement.examples}, {measurement.examples_left_out} left out"),
         (measurement.metric, _quality(measurement)),
+        *_beside_rows(measurement),
         ("size", f"{format_bytes(measurement.size_bytes)} ({measurement.size_bytes} bytes)"),
         ("latency", _interval(measurement)),
         *_timing_rows(measurement.extra),
@@ -72,6 +74,17 @@ def print_measurement(measurement: Measurement) -> None:
     if "ledger" in measurement.extra:
         console.print(_ledger(measurement.extra["ledger"]))
         console.print(_rest(measurement.extra["ledger"]))
+
+
+def _beside_rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
+    """The quality on other data of the same task, such as questions beside a text."""
+    found = measurement.extra.get(BESIDE)
+    if found is not None:
+        yield found["metric"], f"{phrases.beside(found)}, on {found['examples']} {_called(measurement.task, found)}"
+
+
+def _called(kind: str, beside: dict[str, Any]) -> str:
+    return words_of(kind, beside["metric"]).examples
 
 
 def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -194,17 +207,24 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(f"quality changes by {change} ({low}..{high}){of_what}")
     if "tokens" in comparison.extra:
         console.print(_tokens(comparison.extra["tokens"]))
+    if BESIDE in comparison.extra:
+        beside = comparison.extra[BESIDE]
+        console.print(f"on {beside['examples']} {_called(comparison.a.task, beside)} {phrases.beside_change(beside)}")
     if row["verdict"]:
         console.print(f"verdict: {row['verdict']}: {comparison.extra['verdict']['reason']}")
 
 
 def print_run(shrunk: Shrunk) -> None:
     """The candidates of a run, the best one marked, and where to find it."""
-    table = terminal.table("recipe", "size", "latency", "speed", "quality", "change", "verdict")
+    measured = shrunk.reference.measurement
+    beside = (measured.extra.get(BESIDE) if measured else None) or {}
+    other = (beside["metric"],) if beside else ()
+    table = terminal.table("recipe", "size", "latency", "speed", "quality", "change", "verdict", *other)
     best = shrunk.best.fingerprint if shrunk.best else None
     for candidate in [shrunk.reference, *shrunk.candidates]:
         style = ("bold green" if shrunk.met else "bold red") if candidate.fingerprint == best else None
-        table.add_row(*_row(candidate, shrunk.reference), style=style)
+        further = (_beside_cell(candidate),) if other else ()
+        table.add_row(*_row(candidate, shrunk.reference), *further, style=style)
     console = terminal.console()
     console.print(table)
     if shrunk.examples:
@@ -225,6 +245,9 @@ def print_run(shrunk: Shrunk) -> None:
             f"test, read once: {shrunk.best.test.metric} {_quality(shrunk.best.test)} on {shrunk.best.test.examples}"
             f" examples, {change} against the reference; {verdict.decision}: {verdict.reason}"
         )
+        if "change" in (beside := shrunk.best.test.extra.get(BESIDE) or {}):
+            called = _called(shrunk.best.test.task, beside)
+            console.print(f"on {beside['examples']} other test {called} {phrases.beside_change(beside)}")
     if shrunk.best.slower_than_float:
         speedup = shrunk.best.speed["over_float"]["speedup"]
         why = ", which breaks a limit" if shrunk.budget.limits_costs else ""
@@ -232,6 +255,16 @@ def print_run(shrunk: Shrunk) -> None:
     for sentence in shrunk.unmet:
         console.print(f"budget not met: {sentence}", style="bold red")
     console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
+
+
+def _beside_cell(candidate: Candidate) -> str:
+    """The quality on the other data, and its change from the reference."""
+    found = candidate.measurement.extra.get(BESIDE) if candidate.measurement else None
+    if not found:
+        return MISSING
+    return f"{found['quality']:.4f}" + (
+        f", {format_change(found['change'], found['metric'])}" if "change" in found else ""
+    )
 
 
 def _evidence(shrunk: Shrunk) -> str:

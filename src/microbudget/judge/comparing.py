@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,6 +16,7 @@ from ..runtimes.loading import load
 from ..task import Data, Example
 from ..units import Drop
 from . import memory
+from .beside import BESIDE, about, judging_beside
 from .budget import Measurement
 from .judging import Agreement, Judging, Opening, judging_of
 from .measuring import Measured, choose_threads, cost_fields, measurement, open_task
@@ -64,7 +65,7 @@ def compare(
     """
     how = MeasureOptions(**options)
     given = (load(a), load(b))
-    task = open_task(data, given, how)
+    task = open_task(data, given, how, max_drop)
     judging = judging_of(task)
     judging.masked_accuracy = how.masked_accuracy
     judging.check_limit(max_drop)
@@ -83,7 +84,8 @@ def compare(
     ]
     before, after = (quality.scores for quality in agreement.qualities)
     verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=how.seed)
-    return _comparison(measured[0], measured[1], timed.pair, agreement, verdict)
+    found = _comparison(measured[0], measured[1], timed.pair, agreement, verdict)
+    return replace(found, extra={**found.extra, **({BESIDE: timed.beside} if timed.beside else {})})
 
 
 def _resolved(judging: Judging, models: tuple[Model, Model], output: str | None) -> tuple[Model, Model]:
@@ -105,6 +107,7 @@ def _say_what_can_be_shown(max_drop: Drop | None, examples: int, progress: Progr
 class _Timed:
     pair: PairTiming
     costs: list[dict[str, Any]]
+    beside: dict[str, Any] | None
 
 
 def _run(
@@ -130,8 +133,21 @@ def _run(
         )
         costs = [cost_fields(judging, Measured(*each)) for each in parts]
         agreement = judging.agreement(workers, models, examples, how.progress)
+        beside = _beside(judging, workers, models, how)
         unlabelled = judging.disagreements(workers, models) if disagree else None
-    return _Timed(pair, costs), agreement, unlabelled
+    return _Timed(pair, costs, beside), agreement, unlabelled
+
+
+def _beside(
+    judging: Judging, workers: tuple[Worker, Worker], models: tuple[Model, Model], how: MeasureOptions
+) -> dict[str, Any] | None:
+    """How B compares with A on the other data of the task; None where it has none."""
+    other = judging_beside(judging.task)
+    if other is None:
+        return None
+    found = other.agreement(workers, models, other.task.examples(how.split), how.progress)
+    first, second = found.qualities
+    return {**about(second, first, seed=how.seed), "kl": found.kl, "same_top1": found.same_top1}
 
 
 @contextlib.contextmanager

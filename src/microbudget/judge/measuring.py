@@ -15,7 +15,9 @@ from ..machine.processor import check_threads
 from ..model import Model
 from ..runtimes.loading import load
 from ..task import TO_JUDGE, Data, Example, Inputs, Task, open_data
+from ..units import Drop
 from . import energy, memory, roofline
+from .beside import BESIDE, about, judging_beside
 from .budget import Measurement
 from .judging import Judging, judging_of
 from .ledger import ledger as ledger_of
@@ -30,21 +32,32 @@ AUTO_S = 2.0  # what the choice between one thread and all may take
 SECONDS = 3.0  # the most that timing one model takes
 
 
-def open_task(data: Data, models: Sequence[Model], options: MeasureOptions | None = None) -> Task:
+def open_task(
+    data: Data, models: Sequence[Model], options: MeasureOptions | None = None, limit: Drop | None = None
+) -> Task:
     """The task of a path, without the examples that one of the models has seen; a Task as it is.
 
-    Raises InvalidOption for models of different kinds.
+    limit: on the loss, where there is one. Raises InvalidOption for models of different kinds.
     """
-    if not isinstance(data, (str, Path)) and not is_saved(data):
-        return data
     options = options or MeasureOptions()
+    questions = None if options.questions is None else Path(options.questions)
+    if not isinstance(data, (str, Path)) and not is_saved(data):
+        if questions is not None:
+            raise InvalidOption("questions are asked beside data at a path, and not beside a Task of your own")
+        return data
     kinds = {model.task: model for model in models}
     if len(kinds) > 1:
         found = ", ".join(f"{model.path} for {kind}" for kind, model in kinds.items())
         raise InvalidOption(f"the models are for different tasks: {found}")
     seen = frozenset(key for model in models for key in model.record.seen)
     how = replace(
-        TO_JUDGE, leave_out=seen, normalizer=options.normalizer, columns=options.columns, progress=options.progress
+        TO_JUDGE,
+        leave_out=seen,
+        normalizer=options.normalizer,
+        columns=options.columns,
+        questions=questions,
+        limit=limit,
+        progress=options.progress,
     )
     return open_data(cast(str, data), models[0].task, how)
 
@@ -84,6 +97,10 @@ def measure(
         batched = [_batch(judging, worker, opened, examples, size, seconds) for size in batches]
         judged = judging.quality(opened, examples, worker, progress=how.progress)
         further = judging.quality_extra(worker, examples)
+        if (other := judging_beside(task)) is not None:
+            further[BESIDE] = about(
+                other.quality(opened, other.task.examples(how.split), worker, progress=how.progress)
+            )
     extra: dict[str, Any] = {"preprocessing_s": preprocessing_s, **further}
     if ledger:
         extra["ledger"] = ledger_of(opened).as_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypedDict
 
 from ..machine.processor import Threads
@@ -19,7 +20,8 @@ class MeasureOptions:
     3 for one model, 10 for two. runtime: by its module's name, else the first of the format. split: which examples of a
     Task are judged; a path is one unsplit folder. normalizer: of transcripts, before they are compared. columns: of
     tables of texts; None: found by their names and contents. output: of an `.onnx` file with several, the one with
-    the scores. masked_accuracy: also that among the data's classes alone.
+    the scores. masked_accuracy: also that among the data's classes alone. questions: a
+    file of them, which a language model is asked too.
     """
 
     threads: Threads = 0
@@ -32,6 +34,7 @@ class MeasureOptions:
     columns: Columns | None = None
     output: str | None = None
     masked_accuracy: bool = False
+    questions: str | Path | None = None
     progress: Progress = SILENT
 
     def opening(self, threads: int) -> Opening:
@@ -52,4 +55,5 @@ class MeasureKeywords(TypedDict, total=False):
     columns: Columns | None
     output: str | None
     masked_accuracy: bool
+    questions: str | Path | None
     progress: Progress

@@ -36,7 +36,9 @@ def _open(outcome: Outcome, cache: Path, normalizer: str) -> tuple[Task | None, 
     if not Path(data).exists():
         return None, f"the data {data} are not there (any more, or as seen from this working directory)"
     try:
-        task = open_data(data, outcome.kind, replace(_cut(outcome.settings), cache=cache, normalizer=normalizer))
+        limit = None if outcome.budget is None else outcome.budget.max_drop
+        how = replace(_cut(outcome.settings), cache=cache, normalizer=normalizer, limit=limit)
+        task = open_data(data, outcome.kind, how)
     except (MicrobudgetError, OSError) as error:
         return None, f"the data {data} cannot be read: {error}"
     if task.fingerprint != outcome.settings.get("data_fingerprint"):
@@ -48,7 +50,13 @@ def _cut(settings: dict[str, Any]) -> DataOptions:
     """What decided the run's splits. What the given model has seen is known while it is there."""
     record = Record.read(Path(str(settings.get("model_path", ""))))
     seen = frozenset(() if record is None else record.seen)
-    return DataOptions(seed=int(settings.get("seed", 0)), use=settings.get("use", "training"), leave_out=seen)
+    questions = settings.get("questions")
+    return DataOptions(
+        seed=int(settings.get("seed", 0)),
+        use=settings.get("use", "training"),
+        leave_out=seen,
+        questions=None if questions is None else Path(questions),
+    )
 
 
 def split_sizes(task: Task) -> dict[str, int]:

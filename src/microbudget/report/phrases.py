@@ -7,7 +7,7 @@ from typing import Any
 from ..judge.budget import Measurement
 from ..judge.verdict import Verdict
 from ..runs.candidates import Candidate
-from ..units import format_bytes, format_points, format_seconds, format_times
+from ..units import format_bytes, format_change, format_points, format_seconds, format_times
 
 MISSING = "–"
 SHARES = frozenset({"accuracy", "wer", "cer"})  # metrics that people read in per cent
@@ -26,6 +26,19 @@ def quality_interval(measurement: Measurement) -> str:
     """The 95 % interval: "92.1 to 99.0 %"."""
     low, high = quality(measurement, measurement.quality_low), quality(measurement, measurement.quality_high)
     return f"{low.removesuffix(' %')} to {high}"
+
+
+def beside(found: dict[str, Any]) -> str:
+    """The quality on other data of the same task, of `judge.beside`, with its interval: "0.4120 (0.371..0.455)"."""
+    return f"{found['quality']:.4f} ({found['quality_low']:.3f}..{found['quality_high']:.3f})"
+
+
+def beside_change(found: dict[str, Any]) -> str:
+    """The change on other data: "accuracy is 0.41 against 0.43: -1.56 pt (95 %: -4.69 pt to +1.17 pt)"."""
+    metric = found["metric"]
+    ends = _to(*(format_change(found[f"change_{end}"], metric) for end in ("low", "high")))
+    change = format_change(found["change"], metric)
+    return f"{metric} is {found['quality']:.4g} against {found['reference']:.4g}: {change} (95 %: {ends})"
 
 
 def size(measurement: Measurement) -> str:

@@ -7,7 +7,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ class Run:
     """The paths in a run's folder."""
 
     folder: Path
+    place: str = ""  # of answers, which begins their files' names: answers to other data are kept apart
+
+    def apart(self, place: str) -> Run:
+        """The same run, with the answers to other data."""
+        return replace(self, place=f"{place}-")
 
     @property
     def models(self) -> Path:
@@ -124,7 +129,7 @@ class Run:
 
     def answers_file(self, fingerprint: str, split: Split) -> Path:
         """The file with a model's outputs on a split."""
-        return self.folder / "answers" / f"{fingerprint}.{split}.npy"
+        return self.folder / "answers" / f"{self.place}{fingerprint}.{split}.npy"
 
     def answers(self, fingerprint: str, split: Split) -> NDArray[Any] | None:
         """A model's outputs on what it has read of a split, (examples, ...), in the order of reading; None: nothing."""
@@ -264,11 +269,15 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
         "use": getattr(task, "use", "training"),
         "layout": LAYOUT,
     }
+    if (questions := getattr(task, "questions", None)) is not None:
+        identity["questions"] = str(Path(questions).resolve())
     path, manifest = run.folder / "run.toml", Manifest.of(task)
     if path.is_file():
         before = run.settings
         changed = [key for key in ("model_fingerprint", "data_fingerprint", "seed") if before.get(key) != identity[key]]
         if not changed and before.get("layout") == LAYOUT:
+            if before.get("questions") != identity.get("questions"):  # whose answers are kept apart
+                _write(path, identity)
             return
         changes = Changes.between(Manifest.read(run.manifest), manifest)
         use = kept_use(run.folder)
@@ -286,7 +295,11 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
             raise RunMismatch(f"{run.folder} was made {reasons}: give another --out, or --force to start again")
         _remove(run, ("answers", "candidates.jsonl", "report.html", "result.json", "budget.json", "prompts.json"))
     manifest.save(run.manifest)
-    # A JSON text and a whole number are TOML values too.
+    _write(path, identity)
+
+
+def _write(path: Path, identity: dict[str, Any]) -> None:
+    """As TOML, in which a JSON text and a whole number are values too."""
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in identity.items()]
     files.write_text(path, "\n".join([*lines, f'microbudget = "{__version__}"', ""]))
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadData, BadInput, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel
 from ..judge import memory, time_one, time_pair
 from ..judge.budget import Budget, Measurement
-from ..judge.judging import Opening, judging_of, scored
+from ..judge.judging import Judging, Opening, judging_of, scored
 from ..judge.measuring import Measured, cost_fields, measurement, quality_fields
 from ..judge.quality import Quality
 from ..methods import Context
@@ -26,6 +26,7 @@ from ..runtimes.loading import load
 from ..ship import shipped_bytes
 from ..task import Split
 from .answers import Answers
+from .beside import Beside
 from .options import DURATIONS, Durations
 from .reading import Reader
 from .reference import Reference
@@ -63,6 +64,7 @@ class Evaluation:
         self.reference = Reference(setting.reference, self.judging, setting.threads)
         progress, seed = self._context.progress, self._context.seed
         self._answers = Answers(run, self.judging, self.reference, Opening(setting.threads), progress)
+        self._beside = Beside(run, setting.context.task, self.reference, Opening(setting.threads), progress)
         self._reader = Reader(self._answers, self.judging, setting.reference, setting.budget, seed)
         self._samples = samples_of(run, self.judging, self.reference, setting.prompts, seed)
         self._rows = {row.fingerprint: row for row in run.candidates()}
@@ -102,7 +104,8 @@ class Evaluation:
             self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
         )
         costs["size_bytes"] = shipped_bytes(model, self._context.task)  # as of the candidates
-        return self._add(recipe, model, started, measurement=self._measurement(model, costs, {}))
+        beside = self._beside.read(model, "validation", worker)
+        return self._add(recipe, model, started, measurement=self._measurement(model, costs, beside))
 
     def pace(self, reference: Candidate) -> Pace:
         """What measuring the reference has shown, for the forecast."""
@@ -110,10 +113,13 @@ class Evaluation:
 
     def reference_so_far(self, row: Candidate) -> Candidate:
         """The reference's row with its quality on all that it was asked to read for the candidates."""
-        measured = row.measurement
-        if measured is None or measured.examples == self._answers.read(self.reference.model, "validation"):
+        measured, model = row.measurement, self.reference.model
+        if measured is None:
             return row
-        fields = quality_fields(self._quality(self.reference.model, "validation"), measured.extra)
+        extra = {**measured.extra, **self._beside.extra(model, "validation")}
+        if measured.examples == self._answers.read(model, "validation") and extra == measured.extra:
+            return row
+        fields = quality_fields(self._quality(model, "validation"), extra)
         row = replace(row, measurement=replace(measured, **fields))
         self._run.add(row)
         return row
@@ -192,10 +198,12 @@ class Evaluation:
                     speed["over_float"] = ratio_of(time_pair(other, worker, sample, seconds=setting.durations.float_s))
             self._context.progress.doing(f"reading examples with {recipe.short()}")
             verdict = self._reader.decide(model, worker, self._until)
+            beside = self._beside.read(model, "validation", worker, self._until)
             self._samples.write(model, worker)
         self._samples.write(self.reference.model)  # after the first candidate, which is delivered sooner
         extra = {
             **self._answers.divergence(model, "validation"),
+            **beside,
             **setting.space.predicted(recipe, model, sample, setting.threads),
         }
         return {"measurement": self._measurement(model, costs, extra), "verdict": verdict, "speed": speed}
@@ -214,9 +222,9 @@ class Evaluation:
         for each in (model, self.reference.model):
             self._samples.write(each)
         verdict = self._reader.decide(model, until=self._until)
-        measured = known.measurement
-        if measured is not None and measured.examples != verdict.examples:
-            extra = {**measured.extra, **self._answers.divergence(model, "validation")}
+        measured, beside = known.measurement, self._beside.read(model, "validation", until=self._until)
+        if measured is not None and (measured.examples != verdict.examples or beside):
+            extra = {**measured.extra, **self._answers.divergence(model, "validation"), **beside}
             measured = replace(measured, **quality_fields(self._quality(model, "validation"), extra))
         return replace(known, measurement=measured, verdict=verdict)
 
@@ -228,18 +236,11 @@ class Evaluation:
         """The candidate with its measurement and verdict on the first `count` examples of the test split."""
         model = self.model(candidate)
         verdict = None if self.reference.is_model(model) else self._reader.on_test(model, count)
-        extra = {**self._answers.divergence(model, "test", count), **self._quality_extra(model)}
+        extra = {**self._answers.divergence(model, "test", count), **self._beside.read(model, "test")}
+        extra |= quality_extra(self.judging, self.reference, model, self._setting.threads)
         assert candidate.measurement is not None
         fields = quality_fields(self._quality(model, "test", count), {**candidate.measurement.extra, **extra})
         return replace(candidate, test=replace(candidate.measurement, **fields), test_verdict=verdict)
-
-    def _quality_extra(self, model: Model) -> dict[str, Any]:
-        """Numbers on the test split that take runs of their own, of kinds that have them."""
-        if not self.judging.has_quality_extra:
-            return {}
-        worker = self.reference.worker() if self.reference.is_model(model) else None
-        with self.judging.opened(model, worker, Opening(self._setting.threads)) as opened:
-            return self.judging.quality_extra(opened, self._context.task.examples("test"))
 
     def model(self, candidate: Candidate) -> Model:
         """The Model of a row of this run."""
@@ -253,3 +254,12 @@ class Evaluation:
         self._run.add(candidate)
         self._rows[candidate.fingerprint] = candidate
         return candidate
+
+
+def quality_extra(judging: Judging, reference: Reference, model: Model, threads: int) -> dict[str, Any]:
+    """Numbers on the test split that take runs of their own, of kinds that have them."""
+    if not judging.has_quality_extra:
+        return {}
+    worker = reference.worker() if reference.is_model(model) else None
+    with judging.opened(model, worker, Opening(threads)) as opened:
+        return judging.quality_extra(opened, judging.task.examples("test"))

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import cast
 
 from ..data.saved import is_saved
-from ..errors import BadData
+from ..errors import BadData, InvalidOption
 from ..methods import Method
 from ..model import Model
 from ..progress import Progress
 from ..recipes.recipe import Recipe
 from ..runs.run import kept_use
 from ..task import USES, Data, DataOptions, Task, Use, open_data
+from ..units import Drop
 from .options import RunOptions
 from .space import SearchSpace
 
@@ -48,8 +49,9 @@ class Opened:
 class RunData:
     """What `shrink` or `run` got as data, to be opened as the recipes need it."""
 
-    def __init__(self, given: Model, data: Data, out: Path, how: RunOptions) -> None:
-        self._given, self._data, self._out, self._how = given, data, out, how
+    def __init__(self, given: Model, data: Data, out: Path, how: RunOptions, limit: Drop | None = None) -> None:
+        """limit: on the loss, as the user gave it."""
+        self._given, self._data, self._out, self._how, self._limit = given, data, out, how, limit
 
     def opened(self, plan: Callable[[Task], Plan], use: Use | None = None) -> Opened:
         """The data with the most evidence that the plan for them allows. plan: what is tried on a task.
@@ -58,6 +60,8 @@ class RunData:
         depend on the data. A run goes on with the cut that it has. Raises BadData.
         """
         if not self._to_open:
+            if self._how.questions is not None:
+                raise InvalidOption("questions are asked beside data at a path, and not beside a Task of your own")
             task = cast(Task, self._data)
             made = plan(task)
             return Opened(task, made, type(task).__name__, made.use)
@@ -96,6 +100,8 @@ class RunData:
             cache=self._out / "cache",
             normalizer=how.normalizer,
             columns=how.columns,
+            questions=None if how.questions is None else Path(how.questions),
+            limit=self._limit,
             progress=progress,
         )
         return open_data(cast(str, self._data), self._given.task, options)

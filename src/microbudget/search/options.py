@@ -41,6 +41,7 @@ class RunOptions:
     all. keep: intermediate steps and the cache stay. force: begin again in a run that was made from something else.
     prompts: what language models write for the report, or a file of them. normalizer: of transcripts, before they are
     compared. columns: of tables of texts. output: of an `.onnx` file with several, the one with the scores.
+    questions: a file of them, which language models are asked too; they decide where `max_drop` is in points.
     """
 
     seed: int = 0
@@ -51,6 +52,7 @@ class RunOptions:
     normalizer: str = "basic"
     columns: Columns | None = None
     output: str | None = None
+    questions: str | Path | None = None
     durations: Durations = DURATIONS
     progress: Progress = SILENT
 
@@ -71,5 +73,6 @@ class RunKeywords(TypedDict, total=False):
     normalizer: str
     columns: Columns | None
     output: str | None
+    questions: str | Path | None
     durations: Durations
     progress: Progress

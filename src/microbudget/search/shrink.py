@@ -52,7 +52,8 @@ def shrink(
             first = () if knows_labels(space.given, task.labels) else space.teaching()
             return Plan(space, first, tuple(space.recipes(first)))
 
-        opened = RunData(given, data, Path(out), how).opened(plan)
+        limit = None if budget is None else budget.max_drop
+        opened = RunData(given, data, Path(out), how, limit).opened(plan)
         space, first = opened.plan.space, opened.plan.first
         budget = budget or Budget()
         if budget.max_drop is None:
@@ -90,7 +91,8 @@ def run_recipe(
             known = knows_labels(space.given, task.labels)
             return Plan(space, () if known else _teaching(parsed, task), (parsed,))
 
-        opened = RunData(given, data, Path(out), how).opened(plan, parsed.learns_from(given.format))
+        limit = None if budget is None else budget.max_drop
+        opened = RunData(given, data, Path(out), how, limit).opened(plan, parsed.learns_from(given.format))
         return _searched(opened, budget or Budget(), Path(out), how, prompts, own_recipes=False)
 
 

@@ -21,7 +21,7 @@ from ...data.contents import content_key
 from ...data.folders import SPLIT_FOLDERS
 from ...data.metadata import read_text
 from ...errors import BadData
-from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
+from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Task, Use
 from . import layouts
 from .network import KIND
 from .text import CONTEXT, DEPTH, ENOUGH, METRIC, TextTask
@@ -43,6 +43,8 @@ class ChatTask:
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _conversations: dict[str, Conversation] = field(default_factory=dict, repr=False)  # by the example's key
+    beside: Task | None = None  # questions that are asked too
+    questions: Path | None = None  # their file
 
     kind = KIND
     labels: tuple[str, ...] = ()

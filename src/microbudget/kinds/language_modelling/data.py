@@ -9,6 +9,7 @@ from ...errors import BadData
 from ...task import DataOptions
 from .chats import ChatTask, files
 from .layouts import COLUMNS_OF_A_ROW
+from .questions.both import with_questions
 from .questions.task import QuestionTask, are_questions
 from .text import TextTask
 
@@ -18,8 +19,14 @@ COLUMNS = saved.Columns(None, texts=("text", "content", "sentence"), conversatio
 def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask | QuestionTask:
     """The task of `.txt` files, of conversations or questions in JSON lines, or of a saved data set.
 
-    Raises BadData.
+    With `questions` in the options, these are asked too; with a limit in points they are what decides. Raises BadData,
+    InvalidOption.
     """
+    task = _open(path, options)
+    return task if options.questions is None else with_questions(task, options.questions, options)
+
+
+def _open(path: str | Path, options: DataOptions) -> TextTask | ChatTask | QuestionTask:
     given, path = path, saved.folder_of(path, COLUMNS, options.progress)
     if path == Path(str(given)) and are_questions(files(path)):  # what was unpacked holds conversations
         return QuestionTask.open(path, options)

@@ -47,7 +47,8 @@ class Judging(TimedByToken):
         """A loss of bits per byte is relative: a byte has no points."""
         if limit is not None and not limit.relative:
             raise InvalidOption(
-                f"a loss of bits per byte cannot be in points ({limit}): give a relative one, for example 1%"
+                f"a loss of bits per byte cannot be in points ({limit}): give a relative one, for example 1%, or"
+                " --questions FILE, whose accuracy has points"
             )
 
     def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:

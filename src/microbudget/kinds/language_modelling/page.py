@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from ...judge.beside import BESIDE
+from ...report import phrases
 from ...report.outcome import Outcome
-from ...report.part import ONNX_LINES, Column, Part, Section, Usage, Words
+from ...report.part import ONNX_LINES, Column, Part, Section, Usage, Words, words_of
+from ...units import format_change
 from .level_plots import level_plots
 from .levels import predicted
 from .questions.flipped import flipped
@@ -54,8 +59,38 @@ def part(outcome: Outcome) -> Part:
     return Part(
         sections=tuple(section for section in sections if section.content),
         plots=level_plots(outcome),
-        columns=(Column("KL", _divergences(outcome)),),
+        columns=(Column("KL", _divergences(outcome)), *_beside(outcome)),
+        sentences=_about_beside(outcome),
     )
+
+
+def _beside(outcome: Outcome) -> Iterator[Column]:
+    """The other metric where a text has questions beside it, or questions a text: its value and paired change."""
+    found = {row.fingerprint: row.measurement.extra.get(BESIDE) for row in outcome.rows if row.measurement is not None}
+    known = {fingerprint: beside for fingerprint, beside in found.items() if beside}
+    if not known:
+        return
+    metric = next(iter(known.values()))["metric"]
+    yield Column(metric.capitalize(), {each: phrases.beside(beside) for each, beside in known.items()})
+    changes = {each: _change(beside) for each, beside in known.items() if "change" in beside}
+    yield Column(f"Change of {metric}", changes)
+
+
+def _change(beside: dict[str, Any]) -> str:
+    change, low, high = (format_change(beside[f"change{end}"], beside["metric"]) for end in ("", "_low", "_high"))
+    return f"{change} ({low} to {high})"
+
+
+def _about_beside(outcome: Outcome) -> tuple[str, ...]:
+    """What ships, on the other data; on test where that was read."""
+    row = outcome.smaller
+    measured = None if row is None else row.test or row.measurement
+    found = {} if measured is None else measured.extra.get(BESIDE) or {}
+    if measured is None or "change" not in found:
+        return ()
+    split = "test" if row is not None and row.test else "validation"
+    called = words_of(measured.task, found["metric"]).examples
+    return (f"On {found['examples']} {split} {called}, {phrases.beside_change(found)}.",)
 
 
 def _divergences(outcome: Outcome) -> dict[str, str]:

@@ -22,7 +22,7 @@ def rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
 def asked_how(asked: Mapping[str, int]) -> str:
     """In words: how many questions by likelihood and by writing, and through which template."""
     choices, written, chats = asked.get("choices", 0), written_answers(asked), asked["by_chat_template"]
-    parts = [f"{choices} by the likelihood of each choice per byte, without a chat template"] if choices else []
+    parts = [f"{choices} by likelihood per byte, without a chat template"] if choices else []
     if written > chats:
         parts.append(f"{written - chats} by greedy decoding, without a chat template")
     if chats:

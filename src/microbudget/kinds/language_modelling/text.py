@@ -23,7 +23,7 @@ from ...data import splits as cutting
 from ...data.contents import content_key
 from ...data.folders import SPLIT_FOLDERS, some
 from ...errors import BadData, InvalidOption
-from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
+from ...task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Task, Use
 from .network import KIND
 from .passages import Passage, TextFile, read
 
@@ -51,6 +51,8 @@ class TextTask:
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _places: dict[str, _Place] = field(default_factory=dict, repr=False)  # by the example's name
+    beside: Task | None = None  # questions that are asked too
+    questions: Path | None = None  # their file
 
     kind = KIND
     labels: tuple[str, ...] = ()

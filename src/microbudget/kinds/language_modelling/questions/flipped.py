@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ....report.data import reopened
 from ....report.gallery import Gallery, Group, Prediction, Sample
 from ....report.outcome import Outcome
@@ -17,14 +19,17 @@ WORDS = Words(example="question", examples="questions")
 
 def flipped(outcome: Outcome) -> Gallery | None:
     """Questions that were lost and won, those that changed most first; None where no questions were asked."""
-    if outcome.metric != METRIC:
+    if outcome.metric != METRIC and "questions" not in outcome.settings:
         return None
     if outcome.smaller is None:
         return Gallery(WORDS, "no other model than the reference ships")
     with reopened(outcome) as (task, missing):
-        if not isinstance(task, QuestionTask):
+        if isinstance(task, QuestionTask):
+            return _gallery(outcome, task)
+        beside = getattr(task, "beside", None)
+        if not isinstance(beside, QuestionTask):
             return Gallery(WORDS, missing)
-        return _gallery(outcome, task)
+        return _gallery(replace(outcome, run=outcome.run.apart(beside.fingerprint)), beside)
 
 
 def _gallery(outcome: Outcome, task: QuestionTask) -> Gallery:

@@ -23,8 +23,9 @@ from ....data.metadata import lines
 from ....errors import BadData
 from ....runtimes.language.questions import packed
 from ....task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
+from ..chats import ChatTask
 from ..network import KIND
-from ..text import DEPTH
+from ..text import DEPTH, TextTask
 from .answer import Answer, read_answers
 from .question import Question, parse
 
@@ -43,6 +44,8 @@ class QuestionTask:
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _questions: dict[str, Question] = field(default_factory=dict, repr=False)  # by the example's key
+    beside: TextTask | ChatTask | None = None  # text, which is judged too and learnt from
+    questions: Path | None = None  # the file of the questions, where text is beside them
 
     kind = KIND
     metric = METRIC
@@ -77,7 +80,9 @@ class QuestionTask:
         return cls(root, digest, left_out, options.use, warnings, ordered, questions)
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """The questions of a split."""
+        """The questions of a split; what is learnt from is the text, where there is one beside them."""
+        if self.beside is not None and split in ("train", "unlabelled"):
+            return self.beside.examples(split)
         return self._splits.get(split, ())
 
     def question(self, example: Example) -> Question:
@@ -87,7 +92,9 @@ class QuestionTask:
         return self._questions[example.key]
 
     def text(self, example: Example) -> str:
-        """The question with the right answer: to calibrate or to learn from."""
+        """The question with the right answer, or a text beside the questions: to calibrate or to learn from."""
+        if self.beside is not None and example.key not in self._questions:
+            return self.beside.text(example)
         return self.question(example).whole
 
     def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:

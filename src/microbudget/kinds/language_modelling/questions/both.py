@@ -1,0 +1,33 @@
+"""Both: a text or conversations, and questions that the models are asked too. One of them decides."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from ....errors import InvalidOption
+from ....task import DataOptions
+from ..chats import ChatTask
+from ..text import TextTask
+from .task import QuestionTask
+
+
+def with_questions(
+    task: TextTask | ChatTask | QuestionTask, file: Path, options: DataOptions
+) -> TextTask | ChatTask | QuestionTask:
+    """The task with the questions of a file beside it; the other way round where the limit on the loss is in points.
+
+    Whatever learns, learns from the task: all questions are evidence. Raises BadData, InvalidOption.
+    """
+    if isinstance(task, QuestionTask):
+        raise InvalidOption(
+            f"the data are questions already ({task.root}): give text or conversations with --questions"
+        )
+    asked = QuestionTask.open(file, replace(options, use="nothing"))
+    if options.limit is None or options.limit.relative:
+        return replace(task, beside=asked, questions=file)
+    both = hashlib.sha256(f"{asked.fingerprint} {task.fingerprint}".encode()).hexdigest()[:16]
+    return replace(
+        asked, root=task.root, fingerprint=both, use=task.use, warnings=task.warnings, beside=task, questions=file
+    )
