@@ -7,9 +7,9 @@ from pathlib import Path
 from ...data import saved
 from ...errors import BadData
 from ...task import DataOptions
+from .beside import with_questions
 from .chats import ChatTask, files
 from .layouts import COLUMNS_OF_A_ROW
-from .questions.both import with_questions
 from .questions.task import QuestionTask, are_questions
 from .text import TextTask
 

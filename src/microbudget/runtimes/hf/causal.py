@@ -69,7 +69,7 @@ class CausalReader:
         """Append tokens; the logits after each of the last `rows`, (rows, vocabulary)."""
         if self._cache is None:
             self._cache = transformers.DynamicCache(config=self._network.config)
-        logits = self._forward([list(tokens)], logits_to_keep=max(1, rows))[0]  # 0 would mean all
+        logits: NDArray[np.float32] = self._forward([list(tokens)], logits_to_keep=max(1, rows))[0]  # 0 means all
         return logits[len(logits) - rows :]
 
     def branch(self, prefix: Sequence[int], branches: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:

@@ -1,1 +1,1 @@
-"""Questions: what a language model can do, as accuracy. A facet of the kind: whether `--questions` is for a model."""
+"""Questions: what a language model can do, as accuracy."""

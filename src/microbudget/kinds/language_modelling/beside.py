@@ -1,4 +1,4 @@
-"""Both: a text or conversations, and questions that the models are asked too. One of them decides."""
+"""Questions beside a text or conversations, which the models are asked too. One of the two decides."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from ....errors import InvalidOption
-from ....task import DataOptions
-from ..chats import ChatTask
-from ..text import TextTask
-from .task import QuestionTask
+from ...errors import InvalidOption
+from ...task import DataOptions
+from .chats import ChatTask
+from .questions.task import QuestionTask
+from .text import TextTask
 
 
 def with_questions(
