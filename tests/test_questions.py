@@ -270,6 +270,24 @@ def test_a_folder_of_questions_has_splits_by_its_files_names(tmp_path: Path) -> 
     assert task.examples("test")[0].name == "test.jsonl:1"
 
 
+def test_a_folder_of_questions_and_text_is_neither(tmp_path: Path) -> None:
+    write(tmp_path / "q.jsonl")
+    (tmp_path / "more.txt").write_text("a text", encoding="utf-8")
+    with pytest.raises(BadData, match=r"holds questions \(q.jsonl\) and text \(more.txt\)"):
+        open_data(tmp_path, KIND)
+
+
+def test_each_file_of_a_folder_has_its_accuracy(tmp_path: Path) -> None:
+    for name, count in (("one", 1), ("two", 2)):
+        rows = [{"question": f"{name} {number}", "choices": ["a", "b"], "answer": 0} for number in range(count)]
+        write(tmp_path / f"{name}.jsonl", rows)
+    task = QuestionTask.open(tmp_path, TO_JUDGE)
+    found = scored(judging_of(task), task.examples("test"), np.array([*OUTPUTS, OUTPUTS[0]]))
+    assert found.extra["by_file"] == {
+        "one.jsonl": {"accuracy": 1.0, "examples": 1}, "two.jsonl": {"accuracy": 0.5, "examples": 2}
+    }  # fmt: skip
+
+
 def test_two_openings_are_the_same_data(questions: Path) -> None:
     first, second = (open_data(questions, KIND, TO_JUDGE) for _ in range(2))
     assert first.fingerprint == second.fingerprint
@@ -355,6 +373,20 @@ def test_questions_beside_a_text_decide_where_the_limit_is_in_points(text: Path,
     assert judging_beside(plain) is None
 
 
+def test_what_is_learnt_from_conversations_stays_conversations(tmp_path: Path) -> None:
+    """Where questions decide, a training still reads turns, and is validated on questions as one."""
+    talks = write(tmp_path / "talks.jsonl", [{"prompt": f"Why {n}?", "completion": f"So {n}."} for n in range(30)])
+    how = DataOptions(questions=asked(tmp_path, 10), limit=parse_drop("1pt"))
+    task = open_data(talks, KIND, how)
+    assert isinstance(task, QuestionTask)
+    turns = task.conversation
+    assert turns is not None
+    assert turns(task.examples("train")[0])[0]["content"].startswith("Why")
+    question, answer = turns(task.examples("validation")[0])
+    assert (question["role"], answer["role"]) == ("user", "assistant")
+    assert QuestionTask.open(asked(tmp_path, 10)).conversation is None
+
+
 def test_questions_are_for_language_models_and_beside_text(text: Path, tmp_path: Path) -> None:
     file = asked(tmp_path, 8)
     with pytest.raises(InvalidOption, match="questions are for language-modelling, and the model is for image-class"):
@@ -393,7 +425,7 @@ def test_a_run_on_text_asks_questions_too(
     assert result["examples"]["train"] > 0, "an importance matrix is computed from the text"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"Change of {other}" in page
-    assert "Questions whose answer changed" in page
+    assert "validation questions that both answered" in page
 
 
 @needs_llama

@@ -29,6 +29,7 @@ def open_task(path: str | Path, options: DataOptions) -> TextTask | ChatTask | Q
 def _open(path: str | Path, options: DataOptions) -> TextTask | ChatTask | QuestionTask:
     given, path = path, saved.folder_of(path, COLUMNS, options.progress)
     if path == Path(str(given)) and are_questions(files(path)):  # what was unpacked holds conversations
+        _refuse_text(path, "questions")
         return QuestionTask.open(path, options)
     if _holds_conversations(path):
         return ChatTask.open(path, options)
@@ -37,10 +38,15 @@ def _open(path: str | Path, options: DataOptions) -> TextTask | ChatTask | Quest
 
 def _holds_conversations(path: Path) -> bool:
     """Whether a path has files of conversations. Raises BadData where it has `.txt` files too."""
-    chats = files(path)
-    if path.is_dir() and chats and (text := next(path.rglob("*.txt"), None)):
+    if not files(path):
+        return False
+    _refuse_text(path, "conversations")
+    return True
+
+
+def _refuse_text(path: Path, what: str) -> None:
+    if path.is_dir() and (text := next(path.rglob("*.txt"), None)):
         raise BadData(
-            f"{path} holds conversations ({chats[0].name}) and text ({text.name}), which are judged differently: give"
+            f"{path} holds {what} ({files(path)[0].name}) and text ({text.name}), which are judged differently: give"
             " one of them, in its own folder"
         )
-    return bool(chats)

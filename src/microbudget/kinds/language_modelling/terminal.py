@@ -13,10 +13,12 @@ MISSING = "-"
 
 
 def rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
-    """How questions were asked; nothing else besides the numbers in `extra`."""
+    """How questions were asked, and the accuracy of each file of them; nothing else besides the numbers in `extra`."""
     asked = measurement.extra.get("questions")
     if asked is not None:
         yield "asked", asked_how(asked)
+    for name, share in measurement.extra.get("by_file", {}).items():
+        yield name, f"{share['accuracy']:.4f} on {share['examples']}"
 
 
 def asked_how(asked: Mapping[str, int]) -> str:

@@ -45,10 +45,15 @@ class QuestionJudging(TimedByToken):
         answers = self._questions.answers(summary, examples)
         kinds = Counter("choices" if each.choices else "answer" if each.expected else "regex" for each in questions)
         chats = sum(answer.chat for answer in answers)
+        by_file: dict[str, list[bool]] = {}
+        for example, answer in zip(examples, answers, strict=True):
+            by_file.setdefault(example.name.rpartition(":")[0], []).append(answer.right)
+        shares = {name: {"accuracy": float(np.mean(right)), "examples": len(right)} for name, right in by_file.items()}
         return {
             "chance": float(np.mean([question.chance for question in questions])),
             "accuracy_unnormalized": float(np.mean([answer.unnormalized for answer in answers])),
             "questions": {**kinds, "by_chat_template": chats},
+            **({"by_file": shares} if len(shares) > 1 else {}),
         }
 
     def agreement(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ....data.metadata import lines
 from ....errors import BadData
 from ....runtimes.language.questions import packed
 from ....task import TO_TRAIN, DataOptions, Example, Inputs, Scores, Split, Use
-from ..chats import ChatTask
+from ..chats import ChatTask, Conversation
 from ..network import KIND
 from ..text import DEPTH, TextTask
 from .answer import Answer, read_answers
@@ -96,6 +96,21 @@ class QuestionTask:
         if self.beside is not None and example.key not in self._questions:
             return self.beside.text(example)
         return self.question(example).whole
+
+    @property
+    def conversation(self) -> Callable[[Example], Conversation] | None:
+        """What a training reads where conversations are beside the questions: those, and questions as one turn."""
+        chats = self.beside
+        if not isinstance(chats, ChatTask):
+            return None
+
+        def turns(example: Example) -> Conversation:
+            if example.key not in self._questions:
+                return chats.conversation(example)
+            question = self.question(example)
+            return {"role": "user", "content": question.text}, {"role": "assistant", "content": question.right}
+
+        return turns
 
     def collate(self, examples: Sequence[Example], _preprocessing: dict[str, Any], _view: int = 0) -> Inputs:
         """The inputs of a language session's `answer`."""
