@@ -87,9 +87,13 @@ def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports have made stays for good: no later collection of garbage needs to walk over it."""
+    """What the imports have made stays for good: no later collection of garbage needs to walk over it.
+
+    And the server of the workers begins here, with all that is imported.
+    """
     gc.collect()
     gc.freeze()
+    preloaded.fork_server()
 
 
 def write_photos(folder: Path, per_class: int = 20, size: int = PIXELS, seed: int = 0) -> Path:

@@ -1,6 +1,7 @@
 """Python processes that begin with torch and transformers imported: from scratch each needs five seconds for them.
 
 They are forks of a server that has imported and done nothing else; what they compute is what a fresh process computes.
+Where the tests have imported as much when they are collected, the server is a fork of theirs, and need not do it again.
 What a fresh process takes of memory or time is another matter: tests of that ask for `fresh_workers`.
 """
 
@@ -12,35 +13,69 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import IO
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "torch",
-        "transformers.modeling_utils",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.tokenization_auto",
-        "transformers.models.llama.modeling_llama",
-        "transformers.models.whisper.modeling_whisper",
-        "accelerate",
-        "onnx",
-        "onnxruntime",
-        "microbudget.judge.child",
-        "microbudget.runtimes.hf.causal",
-        "microbudget.runtimes.hf.image_classifier",
-        "microbudget.runtimes.hf.whisper",
-        "microbudget.runtimes.onnx.session",
-    ]
+MODULES = (
+    "torch",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.whisper.modeling_whisper",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "microbudget.judge.child",
+    "microbudget.runtimes.hf.causal",
+    "microbudget.runtimes.hf.image_classifier",
+    "microbudget.runtimes.hf.whisper",
+    "microbudget.runtimes.onnx.session",
 )
+_CONTEXT.set_forkserver_preload(list(MODULES))
+
+
+def fork_server() -> None:
+    """Start the server now, as a fork of this process, where that has the slow modules; else with the first worker."""
+    if MODULES[1] not in sys.modules or not hasattr(util, "spawnv_passfds"):
+        return
+    resource_tracker.ensure_running()  # is started in the same way, and before the server
+    spawn = util.spawnv_passfds
+    util.spawnv_passfds = _fork
+    try:
+        forkserver.ensure_running()
+    finally:
+        util.spawnv_passfds = spawn
+
+
+def _fork(path: str, arguments: Sequence[str], kept: Sequence[int]) -> int:
+    """As `util.spawnv_passfds(path, ["python", ..., "-c", code], kept)`, without a new program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the threads of pytest-xdist and of libraries: none holds what we need
+        pid = os.fork()
+    if pid:
+        return pid
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        if number > 2 and number not in (*kept, nothing):  # such as the pipes of pytest-xdist
+            with contextlib.suppress(OSError):
+                os.dup2(nothing, number)
+    try:
+        exec(arguments[-1], {"__name__": "__main__"})
+    finally:
+        os._exit(1)
 
 
 def start(code: str, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> ForkServerProcess:
     """Start a process that runs `code`, as `python -c` does. `exitcode` is negative for a signal."""
-    process = _CONTEXT.Process(target=_run, args=(code, [str(argument) for argument in arguments], environment or {}))
+    variables = {**os.environ, **(environment or {})}
+    process = _CONTEXT.Process(target=_run, args=(code, [str(argument) for argument in arguments], variables))
     process.start()
     return process
 

@@ -16,6 +16,8 @@ from microbudget.search.shrink import run_recipe
 from microbudget.units import format_seconds, format_times
 from quick import QUICK
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 RECIPE = "finetune(epochs=2) > quantize(samples=8)"
 BUSY = "other programs had the processor for 90% of the time"
 

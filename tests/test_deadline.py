@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conftest import MadeOnce
 from microbudget.errors import BadData, OutOfTime
 from microbudget.judge.budget import Budget
 from microbudget.kinds.transcription.search_space import SearchSpace
@@ -83,16 +84,16 @@ def test_a_loop_that_gets_slower_is_given_up_later(hands: Hands) -> None:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(made_once: MadeOnce) -> Path:
     for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
         pytest.importorskip(name)
-    shape = {"max_target_positions": 16, "max_source_positions": 150}
-    return write_whisper(tmp_path_factory.mktemp("whisper") / "toy", **shape)
+    shape = {"max_target_positions": 16, "max_source_positions": 150, "encoder_layers": 1, "decoder_layers": 2}
+    return made_once("deadline-toy", lambda folder: write_whisper(folder, **shape))
 
 
 @pytest.fixture(scope="session")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recordings(tmp_path_factory.mktemp("recordings"), 24)
+def recordings(made_once: MadeOnce) -> Path:
+    return made_once("deadline-recordings", lambda folder: write_recordings(folder, 24))
 
 
 def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(

@@ -81,7 +81,7 @@ def test_measure_takes_it(example, capsys, monkeypatch):
 def test_run_takes_it(example, tmp_path):
     """A task without paths, pixels to prepare or unlabelled examples goes through the whole run."""
     task = example["Arrays"]("digits.npz", ["even", "odd"])
-    result = microbudget.run_recipe("model.onnx", "quantize(samples=8)", task, out=tmp_path / "run")
+    result = microbudget.run_recipe("model.onnx", "quantize(samples=8)", task, out=tmp_path / "run", durations=QUICK)
     assert result.best.measurement.metric == "balanced accuracy"
     assert (tmp_path / "run" / "best" / "model.onnx").is_file()
     assert (tmp_path / "run" / "report.html").is_file()

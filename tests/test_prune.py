@@ -58,6 +58,14 @@ def mobilenet(hf_model: Path, context: Context, tmp_path_factory: pytest.TempPat
     )
 
 
+@pytest.fixture(scope="session")
+def blocky(context: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A residual network with blocks to drop and the photos' labels."""
+    folder = tmp_path_factory.mktemp("blocky")
+    step = Recipe.parse("finetune(epochs=3)").steps[0]
+    return build_step(load(write_classifier(folder / "resnet", "resnet")), step, context, folder)
+
+
 def write_classifier(folder: Path, kind: str) -> Path:
     """A tiny random classifier of a kind, as transformers saves it."""
     import transformers as t
@@ -113,11 +121,11 @@ def test_every_architecture_gets_narrower_and_exports(kind: str, context: Contex
 
 
 def test_the_widths_stand_in_the_record_and_onnx_is_ordinary_again(
-    mobilenet: Model, context: Context, tmp_path: Path
+    taught: Model, context: Context, tmp_path: Path
 ) -> None:
-    pruned, exported = build(mobilenet, Recipe.parse("prune(samples=8) > export"), context, tmp_path)
+    pruned, exported = build(taught, Recipe.parse("prune(samples=8) > export"), context, tmp_path)
     widths = pruned.record.state["widths"]
-    assert widths["tensors"]["classifier.weight"][0] is None  # the classes are the config's to say
+    assert widths["tensors"]["classifier.1.weight"][0] is None  # the classes are the config's to say
     from transformers import AutoModelForImageClassification
 
     with pytest.raises(Exception, match="mismatch"):
@@ -125,12 +133,10 @@ def test_the_widths_stand_in_the_record_and_onnx_is_ordinary_again(
     dims = {tuple(tensor.dims) for tensor in onnx.load(str(exported.weights)).graph.initializer}
     assert dims != {
         tuple(t.dims)
-        for t in onnx.load(
-            str(build(mobilenet, Recipe.parse("export"), context, tmp_path)[-1].weights)
-        ).graph.initializer
+        for t in onnx.load(str(build(taught, Recipe.parse("export"), context, tmp_path)[-1].weights)).graph.initializer
     }
     assert ledger(pruned).size_bytes == pruned.size_bytes
-    assert ledger(pruned).parameters < ledger(mobilenet).parameters
+    assert ledger(pruned).parameters < ledger(taught).parameters
 
 
 def test_methods_go_on_from_a_pruned_folder(taught: Model, context: Context, tmp_path: Path) -> None:
@@ -245,9 +251,9 @@ def test_blocks_go_until_it_is_fast_enough(context: Context, tmp_path: Path, mon
         build_step(given, replace(method, latency="0.5x"), context, tmp_path / "three")
 
 
-def test_each_step_of_a_name_keeps_its_report(mobilenet: Model, context: Context, tmp_path: Path) -> None:
+def test_each_step_of_a_name_keeps_its_report(blocky: Model, context: Context, tmp_path: Path) -> None:
     text = "prune(structure='weights', sparsity=0.1) > prune(structure='layers', sparsity=0.2) > prune(sparsity=0.2)"
-    made = build(mobilenet, Recipe.parse(text.replace(")", ", samples=4)")), context, tmp_path)[-1].record
+    made = build(blocky, Recipe.parse(text.replace(")", ", samples=4)")), context, tmp_path)[-1].record
     assert list(made.history) == ["finetune", "prune 1", "prune 2", "prune"]
     assert [made.history[name]["structure"] for name in list(made.history)[1:]] == ["weights", "layers", "channels"]
     assert [step.name for step in steps(made)] == list(made.history)
@@ -258,7 +264,7 @@ def test_a_backbone_learns_faster_where_it_lost_channels(
     structure: str,
     share: float,
     taught: Model,
-    mobilenet: Model,
+    blocky: Model,
     context: Context,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -274,7 +280,7 @@ def test_a_backbone_learns_faster_where_it_lost_channels(
     real = classifiers.groups
     monkeypatch.setattr(classifiers, "groups", groups)
     pruned = Prune(structure=structure, sparsity=0.2, samples=4)
-    given = mobilenet if structure == "layers" else taught  # the small one has no blocks to drop
+    given = blocky if structure == "layers" else taught  # the smaller one has no blocks to drop
     build(given, Recipe((pruned, Finetune(unfreeze="all", epochs=1, deep_epochs=1))), context, tmp_path)
     assert shares == [pytest.approx(share)]
 
@@ -542,12 +548,12 @@ def test_wanda_is_the_papers_equation(context: Context, taught: Model) -> None:
 
 
 def test_a_folder_whose_weights_do_not_fit_its_widths_is_refused(
-    mobilenet: Model, context: Context, tmp_path: Path
+    taught: Model, context: Context, tmp_path: Path
 ) -> None:
-    pruned = build_step(mobilenet, Prune(samples=8), context, tmp_path)
+    pruned = build_step(taught, Prune(samples=8), context, tmp_path)
     path = pruned.path / "microbudget.json"
     record = json.loads(path.read_text())
-    record["state"]["widths"]["tensors"]["classifier.weight"][1] += 1
+    record["state"]["widths"]["tensors"]["classifier.1.weight"][1] += 1
     path.write_text(json.dumps(record))
     with pytest.raises(UnsupportedModel, match="do not have the widths"):
         load_network(pruned.path)

@@ -34,7 +34,6 @@ from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
 from microbudget.search.evaluation import Evaluation
-from microbudget.search.options import Durations
 from microbudget.search.shrink import run_recipe, shrink
 from microbudget.task import DataOptions
 from microbudget.units import Drop
@@ -399,8 +398,7 @@ def test_float_is_kept_where_quantizing_makes_it_slower(
         return dataclasses.replace(pair, ratio=0.5, low=0.4, high=0.6)
 
     monkeypatch.setattr(evaluation, "time_pair", slow)
-    monkeypatch.setattr(search_space, "SCALES", SCALES)
-    timed = Durations(0.2, 0.2, 0.2)
+    timed = dataclasses.replace(QUICK, float_s=0.2)
     result = shrink(resnet_onnx, photos, Budget(max_drop=Drop(0.9)), out=tmp_path / "run", durations=timed)
     assert result.best is not None
     assert "quantize" not in result.best.recipe
@@ -483,9 +481,10 @@ import sys
 sys.stderr = open(sys.argv.pop(1), "w", buffering=1)
 from microbudget import cli
 from microbudget.kinds.image_classification import search_space
-from microbudget.search.options import Durations
-search_space.SCALES = (1.0,)
-sys.exit(cli.main(sys.argv[1:], durations=Durations(0.2, 0.2, 0.0)))
+from microbudget.report import plots
+from quick import QUICK
+search_space.SCALES, plots.available = (1.0,), lambda: False
+sys.exit(cli.main(sys.argv[1:], durations=QUICK))
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import MadeOnce
 from microbudget.errors import InvalidOption
 from microbudget.judge import compare, judging, measure
 from microbudget.judge.budget import Budget
@@ -39,21 +41,29 @@ INT8 = "export(format='ct2', type='int8_float16')"
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Whisper with a window of 6 s. Do not write into it."""
-    return write_whisper(tmp_path_factory.mktemp("whisper") / "toy", max_source_positions=300)
+def folder(made_once: MadeOnce) -> Path:
+    """A random Whisper with a window of 6 s, which writes at most 16 tokens. Do not write into it."""
+    shape = {"max_source_positions": 300, "max_target_positions": 16}
+    return made_once("speech-toy", lambda folder: write_whisper(folder, **shape))
 
 
 @pytest.fixture(scope="session")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recordings(tmp_path_factory.mktemp("recordings"), 24)
+def recordings(made_once: MadeOnce) -> Path:
+    return made_once("speech-recordings", lambda folder: write_recordings(folder, 24))
 
 
 @pytest.fixture(scope="session")
-def ran(folder: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Shrunk:
-    """One recipe, through build, judge, choice, delivery and report."""
-    out, budget = tmp_path_factory.mktemp("runs") / "toy", Budget(max_drop=Drop(0.5))
-    return run_recipe(folder, "export(format='ct2')", recordings, budget, out=out, threads=1, durations=QUICK)
+def ran(folder: Path, recordings: Path, made_once: MadeOnce) -> Shrunk:
+    """One recipe, through build, judge, choice, delivery and report. Do not write into its folder."""
+
+    def make(place: Path) -> None:
+        place.mkdir()
+        options = {"out": place / "run", "threads": 1, "durations": QUICK}
+        result = run_recipe(folder, "export(format='ct2')", recordings, Budget(max_drop=Drop(0.5)), **options)
+        (place / "result").write_bytes(pickle.dumps(result))
+
+    found: Shrunk = pickle.loads((made_once("speech-run", make) / "result").read_bytes())
+    return found
 
 
 def test_the_recipe_ships(ran: Shrunk) -> None:
@@ -137,7 +147,7 @@ def test_measure_and_compare(folder: Path, recordings: Path, ran: Shrunk) -> Non
     assert measured.extra["long_form"]["words"] == 24
     assert measured.extra["ledger"]["size_bytes"] == measured.size_bytes
     json.dumps(measured.as_dict())
-    both = compare(folder, ran.folder / "best", recordings, threads=1, seconds=1.0, max_drop=Drop(0.5))
+    both = compare(folder, ran.folder / "best", recordings, threads=1, seconds=0.2, max_drop=Drop(0.5))
     assert both.a.metric == "wer"
     assert both.size_ratio > 1
     assert both.extra["kl"] is None

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class Block:
         """Whether the threads had the processor when they were ready, as far as the system says."""
         return self.waited is None or self.waited < WAITED
 
-    @property
+    @cached_property  # a timing looks at all of its blocks again and again
     def median_s(self) -> float:
         """Median duration of a call."""
         return float(np.median(self.durations_ns)) * 1e-9
