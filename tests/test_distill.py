@@ -348,7 +348,7 @@ def test_a_pruned_folder_is_a_student(taught: Model, context: Context, tmp_path:
     assert exported.size_bytes < taught.size_bytes
 
 
-PRUNE, LAYERS = "prune(sparsity=0.3, samples=8)", "prune(structure='layers', sparsity=0.3, samples=8)"
+PRUNE, LAYERS = "prune(sparsity=0.3, samples=8)", "prune(structure='layers', sparsity=0.1, samples=8)"
 START, LEARN, INTEGERS = "finetune(epochs=1)", "distill(epochs=1, views=1)", "export > quantize(samples=8)"
 
 

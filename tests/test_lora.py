@@ -48,21 +48,27 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Context:
 
 
 @pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """Enough text to take a few steps."""
+    return text_context(tmp_path_factory, 8_000)
+
+
+@pytest.fixture(scope="session")
 def images(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Context:
     cache = tmp_path_factory.mktemp("cache")
     return Context(ImageTask.open(photos, DataOptions(cache=cache)), cache, threads=1)
 
 
 @pytest.fixture(scope="session")
-def quick(reader: Model, text: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def quick(reader: Model, few: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """What QUICK makes of `reader`. Do not write into it."""
-    return build_step(reader, QUICK, text, tmp_path_factory.mktemp("quick"))
+    return build_step(reader, QUICK, few, tmp_path_factory.mktemp("quick"))
 
 
 @pytest.fixture(scope="session")
-def apart(reader: Model, text: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def apart(reader: Model, few: Context, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """An adapter of `reader`, kept apart from it. Do not write into it."""
-    return build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path_factory.mktemp("apart"))
+    return build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), few, tmp_path_factory.mktemp("apart"))
 
 
 def logits(model: Model) -> np.ndarray:
@@ -89,16 +95,16 @@ def test_a_language_model_learns_and_goes_on_to_gguf(reader: Model, text: Contex
     assert set(text.task.examples("train")[0].key.split()) <= set(adapted.record.seen)
 
 
-def test_merged_and_kept_apart_answer_the_same(quick: Model, reader: Model, text: Context, tmp_path: Path) -> None:
+def test_merged_and_kept_apart_answer_the_same(quick: Model, reader: Model, few: Context, tmp_path: Path) -> None:
     merged = quick
-    kept = build_step(reader, Lora(rank=2, epochs=2, length=64, batch_size=4, merge=False), text, tmp_path / "k")
+    kept = build_step(reader, Lora(rank=2, epochs=2, length=64, batch_size=4, merge=False), few, tmp_path / "k")
     np.testing.assert_allclose(logits(load(kept.path)), logits(merged), rtol=1e-4, atol=1e-4)
     assert np.abs(logits(merged) - logits(reader)).max() > 0.01
     own = sum(file.stat().st_size for file in kept.path.iterdir())
     assert own < 0.2 * reader.size_bytes
     assert kept.size_bytes > reader.size_bytes  # inference needs the backbone as well
     assert ledger(kept).size_bytes == kept.size_bytes
-    assert bits(kept, text) == pytest.approx(bits(merged, text), rel=1e-4)
+    assert bits(kept, few) == pytest.approx(bits(merged, few), rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -121,33 +127,33 @@ def test_a_folder_with_adapter_and_backbone_is_its_own(apart: Model, tmp_path: P
     np.testing.assert_allclose(logits(load(together)), logits(kept), rtol=1e-4, atol=1e-4)
 
 
-def test_a_missing_backbone_is_reported(reader: Model, text: Context, tmp_path: Path) -> None:
-    kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path)
+def test_a_missing_backbone_is_reported(reader: Model, few: Context, tmp_path: Path) -> None:
+    kept = build_step(reader, Lora(rank=2, epochs=1, length=64, merge=False), few, tmp_path)
     path = kept.path / "adapter_config.json"
     path.write_text(path.read_text().replace(str(reader.path.resolve()), "/nowhere"), encoding="utf-8")
     with pytest.raises(ModelNotFound, match="is an adapter for /nowhere, which is not there"):
         load(kept.path)
 
 
-def test_an_adapter_is_not_exported_without_its_backbone(reader: Model, text: Context, tmp_path: Path) -> None:
+def test_an_adapter_is_not_exported_without_its_backbone(reader: Model, few: Context, tmp_path: Path) -> None:
     recipe = Recipe.parse("lora(rank=2, epochs=1, length=64, merge=False) > export(format='gguf')")
     with pytest.raises(UnsupportedModel, match="is an adapter: export it with its backbone"):
-        build(reader, recipe, text, tmp_path)
+        build(reader, recipe, few, tmp_path)
 
 
-def test_an_adapter_of_an_intermediate_model_is_refused(reader: Model, text: Context, tmp_path: Path) -> None:
+def test_an_adapter_of_an_intermediate_model_is_refused(reader: Model, few: Context, tmp_path: Path) -> None:
     recipe = Recipe.parse("lora(rank=2, epochs=1, length=64) > lora(rank=2, epochs=1, length=64, merge=False)")
     with pytest.raises(InvalidOption, match="put lora first in the recipe"):
-        build(reader, recipe, text, tmp_path)
+        build(reader, recipe, few, tmp_path)
 
 
-def test_targets_that_match_nothing_are_listed(reader: Model, text: Context, tmp_path: Path) -> None:
+def test_targets_that_match_nothing_are_listed(reader: Model, few: Context, tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"targets='queries' matches no layer; there are q_proj, k_proj, v_proj"):
-        build_step(reader, Lora(targets="q_proj, queries", epochs=1), text, tmp_path)
+        build_step(reader, Lora(targets="q_proj, queries", epochs=1), few, tmp_path)
 
 
-def test_only_the_targets_are_trained(reader: Model, text: Context, tmp_path: Path) -> None:
-    adapted = build_step(reader, Lora(rank=2, targets="q_proj,v_proj", epochs=1, length=64), text, tmp_path)
+def test_only_the_targets_are_trained(reader: Model, few: Context, tmp_path: Path) -> None:
+    adapted = build_step(reader, Lora(rank=2, targets="q_proj,v_proj", epochs=1, length=64), few, tmp_path)
     assert adapted.record.history["lora"]["layers"] == 4
     before, after = (causal.load_network(one.path).state_dict() for one in (reader, adapted))
     changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
@@ -155,11 +161,11 @@ def test_only_the_targets_are_trained(reader: Model, text: Context, tmp_path: Pa
 
 
 def test_checkpointing_changes_memory_and_not_the_result(
-    quick: Model, reader: Model, text: Context, tmp_path: Path
+    quick: Model, reader: Model, few: Context, tmp_path: Path
 ) -> None:
     plain = quick
     frugal = build_step(
-        reader, Lora(rank=2, epochs=2, length=64, batch_size=4, checkpointing=True), text, tmp_path / "b"
+        reader, Lora(rank=2, epochs=2, length=64, batch_size=4, checkpointing=True), few, tmp_path / "b"
     )
     losses = [[row["validation_loss"] for row in one.record.history["lora"]["epochs"]] for one in (plain, frugal)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-2)
@@ -295,14 +301,14 @@ def test_what_is_judged_beside_zeros_is_what_is_written(resnet: Path, images: Co
 
 
 def test_an_adapter_of_a_model_that_was_made_before_keeps_it_as_its_backbone(
-    quick: Model, text: Context, tmp_path: Path
+    quick: Model, few: Context, tmp_path: Path
 ) -> None:
     """RUN/best of another run, given as the model."""
     earlier = quick
-    kept = build_step(load(earlier.path), Lora(rank=2, epochs=1, length=64, merge=False), text, tmp_path / "now")
+    kept = build_step(load(earlier.path), Lora(rank=2, epochs=1, length=64, merge=False), few, tmp_path / "now")
     backbone = json.loads((kept.path / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert Path(backbone) == earlier.path.resolve()
-    assert bits(load(kept.path), text) < 1.05 * bits(earlier, text)
+    assert bits(load(kept.path), few) < 1.05 * bits(earlier, few)
 
 
 def test_checkpointing_of_images_is_estimated_to_take_less(tmp_path: Path, images: Context) -> None:
@@ -334,7 +340,7 @@ def test_an_adapter_would_fill_zeros(resnet: Path, images: Context, tmp_path: Pa
 
 
 def test_a_killed_training_goes_on(
-    quick: Model, reader: Model, text: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Model, reader: Model, few: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its checkpoint, and made again: the same bytes as one that ran through."""
     from microbudget.training import loop
@@ -351,8 +357,8 @@ def test_a_killed_training_goes_on(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", killed)
     with pytest.raises(KeyboardInterrupt):
-        build_step(reader, QUICK, text, tmp_path / "b")
-    again = build_step(reader, QUICK, text, tmp_path / "b")
+        build_step(reader, QUICK, few, tmp_path / "b")
+    again = build_step(reader, QUICK, few, tmp_path / "b")
     names = ("model.safetensors", "config.json")
     assert all((again.path / name).read_bytes() == (whole.path / name).read_bytes() for name in names)
     assert len(steps) <= 2 * math.ceil(whole.record.history["lora"]["rows"] / 4) + 1  # one step was begun twice

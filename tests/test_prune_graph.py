@@ -61,7 +61,7 @@ def logits(network: nn.Module) -> torch.Tensor:
         return network(pixel_values=PIXELS).logits
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs(), st.booleans(), st.integers(0, 1000), st.data())
 def test_pruned_equals_zeroed(program: list, flat: bool, seed: int, data: st.DataObject) -> None:
     network = random_net(program, flat, seed)

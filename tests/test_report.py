@@ -410,8 +410,9 @@ def test_page_is_small_with_large_photos(tmp_path):
     made = make_run(tmp_path, unlabelled=30, wrong=dict.fromkeys(range(25), 1))
     rng = np.random.default_rng(0)
     for split in ("validation", "unlabelled"):
-        for example in made.task.examples(split):  # noise is the worst that JPEG can meet
-            Image.fromarray(rng.integers(0, 256, (600, 800, 3), np.uint8)).save(made.task.path_of(example))
+        for example in made.task.examples(split):  # noise is the worst that JPEG can meet, and none for PNG to pack
+            noise = Image.fromarray(rng.integers(0, 256, (300, 400, 3), np.uint8))
+            noise.save(made.task.path_of(example), compress_level=0)
     task = ImageTask.open(tmp_path / "data", DataOptions(cache=tmp_path / "pixels"))
     settings = (made.run.folder / "run.toml").read_text(encoding="utf-8")
     settings = settings.replace(made.task.fingerprint, task.fingerprint)

@@ -167,8 +167,8 @@ def write_network(folder: Path, shape: str = "llama", seed: int = 0, **more: Any
     return network
 
 
-def text_context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+def text_context(tmp_path_factory: pytest.TempPathFactory, characters: int = 15_000) -> Context:
     """What a method sees of a text of Python, in splits."""
     path = tmp_path_factory.mktemp("text") / "source.txt"
-    path.write_text(inspect.getsource(argparse)[:15_000], encoding="utf-8")
+    path.write_text(inspect.getsource(argparse)[:characters], encoding="utf-8")
     return Context(TextTask.open(path), tmp_path_factory.mktemp("cache"), threads=1)
