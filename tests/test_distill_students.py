@@ -68,7 +68,7 @@ def test_what_teacher_and_named_student_have_seen_is_no_evidence(
 def test_a_nameless_teacher_of_other_classes_is_refused(context: Context, taught: Model, tmp_path: Path) -> None:
     """Its first outputs are not the data's labels because they come first."""
     for outputs in (2, 7):
-        folder = write_hf_model(tmp_path / f"hf{outputs}", tuple("abcdefg"[:outputs]))
+        folder = write_resnet(tmp_path / f"hf{outputs}", tuple("abcdefg"[:outputs]))
         teacher = write_onnx_model(folder, tmp_path / f"onnx{outputs}") / "model.onnx"
         proto = onnx.load(str(teacher))
         kept = [entry for entry in proto.metadata_props if "label" not in entry.key]

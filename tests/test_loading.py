@@ -202,7 +202,8 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
     config = T5Config(d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=8, vocab_size=30)
     T5ForConditionalGeneration(config).save_pretrained(str(tmp_path))
-    with pytest.raises(UnsupportedModel, match=r"T5ForConditionalGeneration, which no kind knows.*image-classification"):
+    message = r"T5ForConditionalGeneration, which no kind knows.*image-classification"
+    with pytest.raises(UnsupportedModel, match=message):
         load(tmp_path)
 
 

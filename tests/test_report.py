@@ -82,6 +82,7 @@ def test_broken_limits_are_listed(tmp_path):
     assert "size 2.60 MB is above 2.00 MB" in page.text
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_loss_beyond_the_limit_by_the_test_is_never_met(tmp_path):
     """Page, card and terminal: by how much, on how many examples, and nothing in green."""
     made = make_run(tmp_path, wrong={0: 1, 1: 2, 2: 0, 3: 1, 4: 0})
@@ -139,6 +140,7 @@ def test_page_refers_to_nothing_outside(page):
     assert "default-src 'none'" in policy
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_signs_of_links_and_markup_in_the_names_of_photos_are_text(tmp_path):
     made = make_run(tmp_path)
     for number, path in enumerate(sorted((tmp_path / "data").rglob("*.png"))):

@@ -13,6 +13,8 @@ from microbudget.report.part import Part, Usage, Words, part_of, usage_of, words
 from microbudget.ship.shipping import shipping_of
 from report_runs import HOSTILE, Made, Page, make_run
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 PAGE = """
 from microbudget.report.part import Column, Part, Plots, Section, Usage, Words
 

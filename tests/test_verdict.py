@@ -71,7 +71,7 @@ def test_an_undecided_verdict_says_what_would_decide():
     assert "cannot show that the loss, estimated at 2.78pt, exceeds 1pt; about" in lossy.reason
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 300), st.sampled_from([0.005, 0.01, 0.03]))
 def test_decisions_are_those_of_the_exact_test(gained, lost, untouched, limit):
     examples = gained + lost + untouched
@@ -86,7 +86,7 @@ def test_decisions_are_those_of_the_exact_test(gained, lost, untouched, limit):
     assert verdict.examples == examples
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 4), st.integers(0, 4), st.integers(20, 120))
 def test_so_many_more_like_them_decide(gained, lost, untouched):
     examples = gained + lost + untouched

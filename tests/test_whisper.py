@@ -33,13 +33,13 @@ from toy_seq2seq import LANGUAGES, special_tokens, write_recordings, write_whisp
 for name in ("torch", "transformers", "ctranslate2", "soundfile", "jiwer"):
     pytest.importorskip(name)
 
-WINDOW = {"max_source_positions": 100}  # two seconds
+SMALL = {"max_source_positions": 100, "max_target_positions": 32}  # windows of two seconds, 16 tokens of each
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper of two languages and a window of 2 s. Do not write into it."""
-    folder = write_whisper(tmp_path_factory.mktemp("whisper") / "toy", **WINDOW)
+    folder = write_whisper(tmp_path_factory.mktemp("whisper") / "toy", **SMALL)
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps({**settings, "is_multilingual": True}))
     return folder
@@ -125,8 +125,8 @@ def test_as_transformers_generates(folder: Path) -> None:
         prompt = [[f"<|{name}|>" for name in ("startoftranscript", "en", "transcribe", "notimestamps")]]
         ids = torch.tensor([tokenizer.convert_tokens_to_ids(prompt[0])])
         with torch.inference_mode():
-            tokens = network.generate(features, decoder_input_ids=ids, do_sample=False, num_beams=1, max_new_tokens=32)
-        written = without_loop(tokens[0].tolist(), 32, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+            tokens = network.generate(features, decoder_input_ids=ids, do_sample=False, num_beams=1, max_new_tokens=16)
+        written = without_loop(tokens[0].tolist(), 16, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
         expected = tokenizer.decode(written, skip_special_tokens=True).strip()
         assert session.text(waveform) == expected
 
@@ -306,7 +306,7 @@ def test_whispers_whole_vocabulary(task: TranscriptionTask, tmp_path: Path) -> N
     from microbudget.runtimes.speech.whisper import Prompt, Vocabulary, front_end
 
     # With the window of all Whispers: faster-whisper detects a language from 30 s, whatever the front end says.
-    folder = write_whisper(tmp_path / "whole", whole=True, older=False)
+    folder = write_whisper(tmp_path / "whole", whole=True, older=False, max_target_positions=16)
     model = export(folder, task, tmp_path / "ct2", type="float32")
     assert model.record.history["export"]["tokens"] == 51_865
     assert "language" not in model.record.history["export"], "nothing is settled: it is detected"
