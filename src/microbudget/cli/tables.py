@@ -247,7 +247,7 @@ def print_run(shrunk: Shrunk) -> None:
         )
         if "change" in (beside := shrunk.best.test.extra.get(BESIDE) or {}):
             called = _called(shrunk.best.test.task, beside)
-            console.print(f"on {beside['examples']} other test {called} {phrases.beside_change(beside)}")
+            console.print(f"on {beside['examples']} validation {called} {phrases.beside_change(beside)}")
     if shrunk.best.slower_than_float:
         speedup = shrunk.best.speed["over_float"]["speedup"]
         why = ", which breaks a limit" if shrunk.budget.limits_costs else ""

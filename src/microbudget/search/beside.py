@@ -1,4 +1,4 @@
-"""Beside: the other data of a run's task, on which every model is judged too, without a limit."""
+"""Beside: the other data of a run's task, on which every model is judged too, without a limit, in its own time."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from .answers import Answers
 from .reference import Reference
 
 BLOCKS = 16  # that a model reads at most: nothing decides how many are enough
+SHARE = 0.25  # of the time in which a model is read
+SPLIT: Split = "validation"  # nothing is chosen by the other data, so it needs no test
 
 
 class Beside:
@@ -31,35 +33,40 @@ class Beside:
             apart = run.apart(self._judging.task.fingerprint)
             self._answers = Answers(apart, self._judging, reference, opening, progress)
 
-    def read(self, model: Model, split: Split, worker: Worker | None = None, until: float = math.inf) -> dict[str, Any]:
-        """Read the split up to BLOCKS blocks, one at least and none after `until`; what `extra` says of it then.
+    def begin(self, until: float) -> float:
+        """When the reading of the data that decide has to end, so that SHARE of the time until then is left."""
+        now = time.monotonic()
+        return until if self._answers is None or math.isinf(until) else now + (1 - SHARE) * max(0.0, until - now)
+
+    def read(self, model: Model, worker: Worker | None = None, until: float = math.inf) -> dict[str, Any]:
+        """Read the validation split up to BLOCKS blocks, one at least and none after `until`; then as `extra`.
 
         The reference reads its first block, and after that no further than another model. worker: one in which the
         model is open already.
         """
         if self._answers is None or self._judging is None:
             return {}
-        block, total = self._judging.look_every, len(self._answers.examples(split))
+        block, total = self._judging.look_every, len(self._answers.examples(SPLIT))
         most = min(total, block if self._reference.is_model(model) else BLOCKS * block)
-        count = self._answers.read(model, split)
+        count = self._answers.read(model, SPLIT)
         while count < most and (count == 0 or time.monotonic() < until):
             count = min(most, count + block)
-            self._answers.of(model, split, count, worker)
-            self._answers.of(self._reference.model, split, count)
-        return self.extra(model, split)
+            self._answers.of(model, SPLIT, count, worker)
+            self._answers.of(self._reference.model, SPLIT, count)
+        return self.extra(model)
 
-    def extra(self, model: Model, split: Split) -> dict[str, Any]:
+    def extra(self, model: Model) -> dict[str, Any]:
         """What the run has of a model, for `extra` of its Measurement: quality, and the change from the reference."""
-        if self._answers is None or self._judging is None or not self._answers.read(model, split):
+        if self._answers is None or self._judging is None or not self._answers.read(model, SPLIT):
             return {}
-        count = self._answers.read(model, split)
-        own = self._quality(self._judging, self._answers, model, split, count)
+        count = self._answers.read(model, SPLIT)
+        own = self._quality(self._judging, self._answers, model, count)
         if self._reference.is_model(model):
             return {BESIDE: about(own)}
-        reference = self._quality(self._judging, self._answers, self._reference.model, split, count)
+        reference = self._quality(self._judging, self._answers, self._reference.model, count)
         found = about(own, reference, seed=self._seed)
-        return {BESIDE: {**found, **self._answers.divergence(model, split, count)}}
+        return {BESIDE: {**found, **self._answers.divergence(model, SPLIT, count)}}
 
     @staticmethod
-    def _quality(judging: Judging, answers: Answers, model: Model, split: Split, count: int) -> Quality:
-        return scored(judging, answers.examples(split)[:count], answers.of(model, split, count))
+    def _quality(judging: Judging, answers: Answers, model: Model, count: int) -> Quality:
+        return scored(judging, answers.examples(SPLIT)[:count], answers.of(model, SPLIT, count))

@@ -104,7 +104,7 @@ class Evaluation:
             self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
         )
         costs["size_bytes"] = shipped_bytes(model, self._context.task)  # as of the candidates
-        beside = self._beside.read(model, "validation", worker)
+        beside = self._beside.read(model, worker)
         return self._add(recipe, model, started, measurement=self._measurement(model, costs, beside))
 
     def pace(self, reference: Candidate) -> Pace:
@@ -116,7 +116,7 @@ class Evaluation:
         measured, model = row.measurement, self.reference.model
         if measured is None:
             return row
-        extra = {**measured.extra, **self._beside.extra(model, "validation")}
+        extra = {**measured.extra, **self._beside.extra(model)}
         if measured.examples == self._answers.read(model, "validation") and extra == measured.extra:
             return row
         fields = quality_fields(self._quality(model, "validation"), extra)
@@ -197,8 +197,8 @@ class Evaluation:
                     other.open(unrounded, threads=setting.threads)
                     speed["over_float"] = ratio_of(time_pair(other, worker, sample, seconds=setting.durations.float_s))
             self._context.progress.doing(f"reading examples with {recipe.short()}")
-            verdict = self._reader.decide(model, worker, self._until)
-            beside = self._beside.read(model, "validation", worker, self._until)
+            verdict = self._reader.decide(model, worker, self._beside.begin(self._until))
+            beside = self._beside.read(model, worker, self._until)
             self._samples.write(model, worker)
         self._samples.write(self.reference.model)  # after the first candidate, which is delivered sooner
         extra = {
@@ -221,8 +221,8 @@ class Evaluation:
         """A row that the run has, under the limit of now, for which it may have to read on."""
         for each in (model, self.reference.model):
             self._samples.write(each)
-        verdict = self._reader.decide(model, until=self._until)
-        measured, beside = known.measurement, self._beside.read(model, "validation", until=self._until)
+        verdict = self._reader.decide(model, until=self._beside.begin(self._until))
+        measured, beside = known.measurement, self._beside.read(model, until=self._until)
         if measured is not None and (measured.examples != verdict.examples or beside):
             extra = {**measured.extra, **self._answers.divergence(model, "validation"), **beside}
             measured = replace(measured, **quality_fields(self._quality(model, "validation"), extra))
@@ -236,8 +236,8 @@ class Evaluation:
         """The candidate with its measurement and verdict on the first `count` examples of the test split."""
         model = self.model(candidate)
         verdict = None if self.reference.is_model(model) else self._reader.on_test(model, count)
-        extra = {**self._answers.divergence(model, "test", count), **self._beside.read(model, "test")}
-        extra |= quality_extra(self.judging, self.reference, model, self._setting.threads)
+        further = quality_extra(self.judging, self.reference, model, self._setting.threads)
+        extra = {**self._answers.divergence(model, "test", count), **further}
         assert candidate.measurement is not None
         fields = quality_fields(self._quality(model, "test", count), {**candidate.measurement.extra, **extra})
         return replace(candidate, test=replace(candidate.measurement, **fields), test_verdict=verdict)

@@ -82,15 +82,13 @@ def _change(beside: dict[str, Any]) -> str:
 
 
 def _about_beside(outcome: Outcome) -> tuple[str, ...]:
-    """What ships, on the other data; on test where that was read."""
-    row = outcome.smaller
-    measured = None if row is None else row.test or row.measurement
+    """What ships, on the other data."""
+    measured = None if outcome.smaller is None else outcome.smaller.measurement
     found = {} if measured is None else measured.extra.get(BESIDE) or {}
     if measured is None or "change" not in found:
         return ()
-    split = "test" if row is not None and row.test else "validation"
     called = words_of(measured.task, found["metric"]).examples
-    return (f"On {found['examples']} {split} {called}, {phrases.beside_change(found)}.",)
+    return (f"On {found['examples']} validation {called}, {phrases.beside_change(found)}.",)
 
 
 def _divergences(outcome: Outcome) -> dict[str, str]:
