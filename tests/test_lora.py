@@ -187,7 +187,7 @@ def test_saved_bytes_are_those_of_the_graph() -> None:
 def test_images_get_a_head_and_adapters(images: Context, tmp_path: Path) -> None:
     adapted, exported = build(
         load(write_resnet(tmp_path / "resnet")),
-        Recipe.parse("lora(rank=4, epochs=30, patience=30, learning_rate=0.01) > export"),
+        Recipe.parse("lora(rank=4, epochs=15, patience=15, learning_rate=0.01) > export"),
         images,
         tmp_path,
     )
