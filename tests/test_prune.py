@@ -37,7 +37,6 @@ from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions
 from random_graphs import random_net
 
-
 HARD = "prune(sparsity=0.7, samples=8)"  # so many that every layer of `taught` loses some, the last one too
 
 
