@@ -93,8 +93,6 @@ def _delimited(path: Path) -> Table:
     if not lines:
         return Table(path, (), [])
     width = Counter(len(values) for _, values in lines).most_common(1)[0][0]
-    if width < 2:
-        raise BadData(f"{path} has one column: a text and its label are needed, split by {delimiter!r}")
     headed = _has_header([values for _, values in lines], width)
     columns = _columns(lines[0][1], path) if headed else tuple(str(place) for place in range(1, width + 1))
     rows, odd = [], []
@@ -197,7 +195,9 @@ def _label_column(tables: Sequence[Table], columns: Sequence[str], text: Sequenc
     few = []
     for name in columns:
         values = list(_values(tables, name))
-        if name not in text and values and 2 <= len(set(values)) <= max(2, FEW * len(values)):
+        if name in text or name.casefold() in TEXT_NAMES:
+            continue
+        if 2 <= len(set(values)) <= max(2, FEW * len(values)) and len(set(values)) < len(values):
             few.append((max(map(len, values)), name))
     if len(few) > 1 and few[0][0] == few[1][0]:
         raise BadData(
