@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import microbudget
 from microbudget import cli
@@ -24,6 +25,8 @@ from microbudget.methods.export import Export
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.quantize import Quantize
 from microbudget.methods.quantize.tables import rounded_rows
+from microbudget.methods.trim import Trim
+from microbudget.methods.trim.pieces import vocabulary_of
 from microbudget.model import Model
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
@@ -296,3 +299,60 @@ def test_a_text_is_cut_and_never_empty(tmp_path: Path) -> None:
     batch = encoder.batch([encoder.tokens(("good",)), encoder.tokens(("",))])
     assert list(batch) == ["input_ids", "attention_mask"]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_trim_keeps_the_answers_to_the_users_texts(classifier: Path, table: Path, tmp_path: Path) -> None:
+    given, model = context(table, tmp_path), load(classifier)
+    small = built(Trim(), model, given, tmp_path / "small")
+    assert small.size_bytes < 0.7 * model.size_bytes
+    texts = [given.task.text_of(each)[0] for each in given.task.examples("train")]
+    np.testing.assert_allclose(answers(small, texts), answers(model, texts), atol=1e-6)
+    exported = built(Export(), small, given, tmp_path / "onnx")
+    np.testing.assert_allclose(answers(exported, TEXTS), answers(small, TEXTS), atol=1e-4)
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(small.path))
+    network = AutoModelForSequenceClassification.from_pretrained(str(small.path))
+    logits = network(**tokenizer(texts[0], return_tensors="pt")).logits.detach().numpy()
+    np.testing.assert_allclose(answers(small, texts[:1]), logits, atol=1e-5)
+
+
+WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=8), min_size=1, max_size=6)
+
+
+@settings(max_examples=40)
+@given(kept=st.lists(WORDS, min_size=1, max_size=4), other=WORDS, kind=st.sampled_from(["WordPiece", "Unigram"]))
+def test_a_smaller_vocabulary_cuts_the_kept_texts_as_before(kept: list[list[str]], other: list[str], kind: str) -> None:
+    before = (wordpiece if kind == "WordPiece" else unigram)()
+    description = json.loads(before.to_str())
+    pieces = vocabulary_of(description)
+    tokens = {token for words in kept for token in before.encode(" ".join(words)).tokens}
+    stay = sorted(
+        pieces.vocabulary[token] for token in pieces.closed(tokens & {*pieces.vocabulary} | pieces.alphabet())
+    )
+    new = {old: place for place, old in enumerate(stay)}
+    after = Tokenizer.from_str(json.dumps({**description, "model": pieces.trimmed(description["model"], new)}))
+    for words in kept:
+        text = " ".join(words)
+        assert after.encode(text).tokens == before.encode(text).tokens
+        assert after.encode(text).ids == [new[old] for old in before.encode(text).ids]
+    assert ("<unk>" in after.encode(" ".join(other)).tokens) <= ("<unk>" in before.encode(" ".join(other)).tokens)
+
+
+def wordpiece() -> Tokenizer:
+    from tokenizers import models, pre_tokenizers
+
+    words = ["<unk>", *"abcdefg", *(f"##{c}" for c in "abcdefg"), "ab", "abc", "##bc", "##de", "face", "bad", "##ge"]
+    made = Tokenizer(models.WordPiece({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return made
+
+
+def unigram() -> Tokenizer:
+    from tokenizers import models, pre_tokenizers
+
+    rows = [("<unk>", 0.0), ("▁", -2.5), *((c, -4.0 - at / 7) for at, c in enumerate("abcdefg"))]
+    rows += [("▁ab", -5.1), ("abc", -6.2), ("de", -5.7), ("face", -7.3), ("▁bad", -6.9), ("ge", -7.7)]
+    made = Tokenizer(models.Unigram(rows, unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    return made

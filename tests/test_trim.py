@@ -300,8 +300,8 @@ def change(path: Path, **values: Any) -> None:
 
 
 def test_a_folder_without_tokenizer_or_of_another_kind_is_refused(copied: Path, tmp_path: Path) -> None:
-    change(copied / "tokenizer.json", model={"type": "Unigram", "vocab": []})
-    with pytest.raises(UnsupportedModel, match="of type BPE, not 'Unigram'"):
+    change(copied / "tokenizer.json", model={"type": "WordLevel", "vocab": {}})
+    with pytest.raises(UnsupportedModel, match="of type BPE, WordPiece or Unigram, not 'WordLevel'"):
         trimmed(load(copied), tmp_path / "out")
     (copied / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(UnsupportedModel, match="cannot be read"):

@@ -11,7 +11,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOOD, BAD = ("good", "fine", "lovely", "great"), ("bad", "poor", "dull", "awful")
 FILL = ("the", "a", "film", "story", "plot", "it", "was", "is", "and", "very", "so", "actor", "scene", "of", "here")
 PIECES = ("##ly", "##s", "##ed", "un", "re", "##ing")
-HIDDEN = 16
+HIDDEN, ROWS = 16, 1100
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -19,7 +19,8 @@ def write_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     words = (*SPECIAL, *GOOD, *BAD, *FILL, *PIECES, *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghij"))
-    vocabulary = {word: place for place, word in enumerate(dict.fromkeys(words))}
+    rare = (f"seldom{number}" for number in range(ROWS))
+    vocabulary = {word: place for place, word in enumerate([*dict.fromkeys((*words, *rare))][:ROWS])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -34,7 +35,7 @@ def bert_config(**changes: Any) -> Any:
     from transformers import BertConfig
 
     shape: dict[str, Any] = {
-        "vocab_size": 1100, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "vocab_size": ROWS, "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 0.2,
     }  # fmt: skip
     return BertConfig(**{**shape, **changes})

@@ -21,7 +21,7 @@ DROPOUT = 0.5
 class Finetune(Method):
     """Transfer learning: a new head for your labels on the frozen network."""
 
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4  # features that hardly change get no large weights
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
 
     head: str = option(

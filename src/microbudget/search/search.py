@@ -86,7 +86,8 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     _check_splits(judging, budget, job.use, options.progress)
     run.save_budget(budget)
     _prepare(run, job, context)
-    reference = build(job.given, Recipe(job.first), context, run.models)[-1] if job.first else job.given
+    teaching = context if math.isinf(schedule.search_end) else replace(context, deadline=schedule.search_end)
+    reference = build(job.given, Recipe(job.first), teaching, run.models)[-1] if job.first else job.given
     sample = judging.timing_input(reference, job.task.examples("validation"))
     threads = choose_threads(reference, sample, MeasureOptions(threads=options.threads, seed=options.seed))
     setting = Setting(

@@ -6,7 +6,7 @@ tokens that stay are what they were.
 
 A kind's part, `kinds/<kind>/trim.py`, has two functions: `texts(model, context)`, the texts of the training examples,
 and `runtimes(folder, rows)`, what opens the trimmed model. For `keep='auto'` it has a third, `losses(model, context)`:
-what vocabularies cost.
+what vocabularies cost; where its record has ids of tokens, `reading(folder)` gives the new preprocessing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,7 +86,9 @@ class Trim(Method):
             f"trim      {rows:,} tokens to {len(kept):,}; your texts take"
             f" {report['pieces_after'] / max(report['pieces_before'], 1):.2f} times as many pieces"
         )
-        return model.record.with_report("trim", report)
+        record = model.record.with_report("trim", report)
+        reread = getattr(part, "reading", None)  # of a kind whose record has ids of tokens
+        return replace(record, preprocessing=reread(out)) if reread else record
 
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """The contents of the texts in addition to the task's."""
@@ -189,9 +191,10 @@ def _write(
     """All files of the trimmed model. Returns the bytes that the weights lost."""
     saved = weights.write_rows(model.path, kept, rows, out)
     for file in model.files:
-        done = file.name in (*tokenizer.WRITTEN, *tokenizer.STALE, *CONFIGS) or ".safetensors" in file.name
-        if not done:
-            shutil.copyfile(file, out / file.name)
+        name = model.name_of(file)
+        if name not in (*tokenizer.WRITTEN, *tokenizer.STALE, *CONFIGS) and not name.startswith("model.safetensors"):
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, out / name)
     for name, config in _configs(model.path):
         text = json.dumps(configs.renumbered(config, new, rows), indent=2)
         (out / name).write_text(text, encoding="utf-8")

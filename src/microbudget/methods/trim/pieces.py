@@ -1,4 +1,4 @@
-"""Byte-pair encoding as a structure: which tokens a token is made of, and which of them write any text."""
+"""Vocabularies as structures: which tokens a token is made of, and which of them write any text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Pieces:
         """Raises UnsupportedModel for another kind of tokenizer."""
         model = tokenizer.get("model") or {}
         if model.get("type", "BPE") != "BPE" or "merges" not in model:
-            raise UnsupportedModel(f"trim takes a tokenizer of type BPE, not {model.get('type')!r}")
+            raise UnsupportedModel(
+                f"trim takes a tokenizer of type BPE, WordPiece or Unigram, not {model.get('type')!r}"
+            )
         if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
             raise UnsupportedModel("trim does not take a BPE with a prefix or suffix of subwords")
         self.vocabulary: dict[str, int] = model["vocab"]
@@ -84,6 +86,84 @@ class Pieces:
     def kept_merges(self, tokens: set[str]) -> list[Pair]:
         """The merges that stay: those whose parts and whose result do."""
         return [pair for pair in self.merges if {*pair, pair[0] + pair[1]} <= tokens]
+
+    def trimmed(self, model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+        """The section `model` of the file with the tokens that stay. new: new id by old one."""
+        vocabulary = {token: new[old] for token, old in self.vocabulary.items() if old in new}
+        merges = [list(pair) for pair in self.kept_merges(set(vocabulary))]
+        return {**model, "vocab": vocabulary, "merges": merges}
+
+
+class WordPieces:
+    """The WordPiece vocabulary of a `tokenizer.json` (Schuster & Nakajima 2012; BERT): the longest piece first.
+
+    A word whose pieces all stay is cut as before only if no longer one of its pieces was removed, which is so: of a
+    word's pieces each is the longest that the vocabulary has, and a smaller vocabulary has none that is longer.
+    """
+
+    def __init__(self, tokenizer: Mapping[str, Any]) -> None:
+        model = tokenizer["model"]
+        self.vocabulary: dict[str, int] = model["vocab"]
+        self._prefix = str(model.get("continuing_subword_prefix") or "##")
+        self._unknown = model.get("unk_token")
+
+    def alphabet(self) -> set[str]:
+        """Every character that has a piece, at the beginning of a word and inside one, and the unknown token."""
+        found = {piece for piece in self.vocabulary if len(piece.removeprefix(self._prefix)) == 1}
+        return found | ({self._unknown} & self.vocabulary.keys())
+
+    def frequent(self) -> Iterator[str]:
+        """Pieces in the order of their ids: BERT's vocabularies stand in about the order of frequency."""
+        yield from sorted(self.vocabulary, key=lambda piece: self.vocabulary[piece])
+
+    def closed(self, tokens: Iterable[str]) -> set[str]:
+        """A piece is built of nothing."""
+        return set(tokens)
+
+    def trimmed(self, model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+        """The section `model` of the file with the pieces that stay. new: new id by old one."""
+        return {**model, "vocab": {piece: new[old] for piece, old in self.vocabulary.items() if old in new}}
+
+
+class UnigramPieces:
+    """The Unigram vocabulary of a `tokenizer.json` (Kudo 2018, SentencePiece): the most probable cut.
+
+    The cut of a text whose pieces all stay is as before: it was the most probable of more.
+    """
+
+    def __init__(self, tokenizer: Mapping[str, Any]) -> None:
+        model = tokenizer["model"]
+        self._rows: list[tuple[str, float]] = [(str(piece), float(score)) for piece, score in model["vocab"]]
+        self.vocabulary = {piece: place for place, (piece, _) in enumerate(self._rows)}
+        self._unknown = model.get("unk_id")
+
+    def alphabet(self) -> set[str]:
+        """Every piece of one character, alone and after a space, and the unknown token."""
+        found = {piece for piece in self.vocabulary if len(piece.removeprefix("▁")) <= 1}
+        return found | (set() if self._unknown is None else {self._rows[self._unknown][0]})
+
+    def frequent(self) -> Iterator[str]:
+        """The most probable first."""
+        yield from (piece for piece, _ in sorted(self._rows, key=lambda row: -row[1]))
+
+    def closed(self, tokens: Iterable[str]) -> set[str]:
+        """A piece is built of nothing."""
+        return set(tokens)
+
+    def trimmed(self, model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+        """The section `model` of the file with the pieces that stay. new: new id by old one, in the same order."""
+        rows = [[piece, score] for old, (piece, score) in enumerate(self._rows) if old in new]
+        return {**model, "vocab": rows, "unk_id": None if self._unknown is None else new[self._unknown]}
+
+
+Vocabulary = Pieces | WordPieces | UnigramPieces
+
+
+def vocabulary_of(tokenizer: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a `tokenizer.json`. Raises UnsupportedModel for a kind that cannot be trimmed."""
+    algorithm = (tokenizer.get("model") or {}).get("type")
+    others: dict[Any, type[WordPieces | UnigramPieces]] = {"WordPiece": WordPieces, "Unigram": UnigramPieces}
+    return others[algorithm](tokenizer) if algorithm in others else Pieces(tokenizer)
 
 
 def _merged(parts: list[str], pair: Pair) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 from ...errors import ModelNotFound, UnsupportedModel
 from ...runtimes.speech.tokenizer import description, read_json
-from .pieces import Pieces
+from .pieces import Pieces, vocabulary_of
 
 NAME = "tokenizer.json"
-WRITTEN = (NAME, "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
-STALE = ("tokenizer.model",)  # SentencePiece's own file of the whole vocabulary
+WRITTEN = (NAME, "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+STALE = (
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)  # SentencePiece's own file of the whole vocabulary
 
 
 class FolderTokenizer:
@@ -31,7 +35,7 @@ class FolderTokenizer:
             raise ModelNotFound(f"{folder} has no {NAME}: save its tokenizer there (save_pretrained of transformers)")
         try:
             self.description: dict[str, Any] = description(folder)
-            self.pieces = Pieces(self.description)
+            self.pieces = vocabulary_of(self.description)
             self.added: dict[str, int] = {row["content"]: row["id"] for row in self.description["added_tokens"]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnsupportedModel(f"{path} cannot be read: {error!r}") from error
@@ -63,21 +67,20 @@ class FolderTokenizer:
         if last >= rows:
             raise UnsupportedModel(f"{self.folder}: the tokenizer goes up to {last}, the embedding has {rows} rows")
         special = ({*range(rows)} - {*vocabulary.values()}) | {*self.added.values()} | required
+        special |= set(_ids(self.description.get("post_processor")))
         return np.array(sorted(special | {vocabulary[token] for token in tokens if token in vocabulary}), np.int64)
 
     def write(self, new: Mapping[int, int], out: Path) -> None:
         """Write the trimmed tokenizer's files. new: new id by old one, of those that stay."""
-        vocabulary = {token: new[old] for token, old in self.pieces.vocabulary.items() if old in new}
-        merges = self.pieces.kept_merges(set(vocabulary))
         trimmed = {
             **self.description,
             "added_tokens": [{**row, "id": new[row["id"]]} for row in self.description["added_tokens"]],
             "post_processor": _renumbered(self.description.get("post_processor"), new),
-            "model": {**self.description["model"], "vocab": vocabulary, "merges": [list(pair) for pair in merges]},
+            "model": self.pieces.trimmed(self.description["model"], new),
         }
         _dump(trimmed, out / NAME)
         self._write_settings(new, out)
-        self._write_older(vocabulary, merges, new, out)
+        self._write_older(new, out)
 
     def _write_settings(self, new: Mapping[int, int], out: Path) -> None:
         path = self.folder / "tokenizer_config.json"
@@ -89,11 +92,16 @@ class FolderTokenizer:
             settings["added_tokens_decoder"] = {str(new[int(old)]): row for old, row in decoder.items()}
         _dump(settings, out / path.name)
 
-    def _write_older(self, vocabulary: dict[str, int], merges: list[Any], new: Mapping[int, int], out: Path) -> None:
+    def _write_older(self, new: Mapping[int, int], out: Path) -> None:
         """The files of older tokenizers, where the folder has them."""
+        kept = sorted((new[old], token) for token, old in self.pieces.vocabulary.items() if old in new)
+        vocabulary = {token: place for place, token in kept}
+        if (self.folder / "vocab.txt").is_file():
+            (out / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary), encoding="utf-8")
         if (self.folder / "vocab.json").is_file():
             _dump(vocabulary, out / "vocab.json")
-        if (self.folder / "merges.txt").is_file():
+        if (self.folder / "merges.txt").is_file() and isinstance(self.pieces, Pieces):
+            merges = self.pieces.kept_merges(set(vocabulary))
             lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
             (out / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         if (self.folder / "added_tokens.json").is_file():
@@ -104,6 +112,19 @@ class FolderTokenizer:
 def _dump(value: Any, path: Path) -> None:
     """Compact: indented, the 1,608 special tokens of Whisper would be a good part of a trimmed model."""
     path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+
+
+def _ids(processor: Any) -> Iterator[int]:
+    """The ids that a post-processor puts around a text, in the notations that `_renumbered` knows."""
+    if isinstance(processor, dict):
+        for key, value in processor.items():
+            yield from value if key == "ids" else _ids(value)
+    elif isinstance(processor, list):
+        if len(processor) == 2 and isinstance(processor[0], str) and isinstance(processor[1], int):
+            yield processor[1]
+        else:
+            for value in processor:
+                yield from _ids(value)
 
 
 def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:

@@ -13,7 +13,8 @@ from ...errors import UnsupportedModel
 
 # The last parts of the names that transformers gives to tensors with a row for each token.
 _ROWS = ("embed_tokens.weight", "proj_out.weight", "lm_head.weight", "lm_head.bias", "embed_in.weight",
-         "embed_out.weight", "wte.weight", "word_embeddings.weight", "shared.weight")  # fmt: skip
+         "embed_out.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "shared.weight",
+         "decoder.weight", "decoder.bias", "predictions.bias")  # fmt: skip
 INDEX = "model.safetensors.index.json"
 
 
