@@ -421,6 +421,7 @@ def test_a_run_on_text_asks_questions_too(
         assert beside["metric"] == other
         assert beside["quality_low"] <= beside["quality"] <= beside["quality_high"]
         assert beside["change_low"] <= beside["change"] <= beside["change_high"]
+        assert beside["verdict"] in ("within", "exceeds", "not shown")
     assert reference["measurement"]["extra"]["beside"]["examples"] >= beside["examples"] > 0
     assert result["examples"]["train"] > 0, "an importance matrix is computed from the text"
     page = (out / "report.html").read_text(encoding="utf-8")

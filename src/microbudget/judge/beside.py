@@ -1,18 +1,22 @@
-"""Beside: a task may bring other data (`task.beside`), on which its models are judged too, without a limit.
+"""Beside: a task may bring other data (`task.beside`), on which its models are judged too; nothing is chosen by it.
 
-Such as questions beside a text: the limit is on one metric, and the other is reported with its paired change.
+Such as questions beside a text: the limit of the budget is on one metric, and the other is judged against LOSS.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..task import Task
+from ..task import Scores, Task
+from ..units import Drop
+from .evidence import is_unbounded
 from .judging import Judging, judging_of
 from .quality import Quality
+from .sequential import look
 from .verdict import judge_pair
 
 BESIDE = "beside"  # in `extra` of a Measurement and of a Comparison
+LOSS = 0.01  # that is allowed: 1 point, 1 % of bits per byte
 
 
 def judging_beside(task: Task) -> Judging | None:
@@ -21,12 +25,14 @@ def judging_beside(task: Task) -> Judging | None:
     return None if other is None else judging_of(other)
 
 
-def about(quality: Quality, reference: Quality | None = None, *, seed: int = 0) -> dict[str, Any]:
-    """What a Measurement reports of the other data, JSON-ready. reference: on the same examples, for the change.
+def limit_of(scores: Scores) -> Drop:
+    """The limit on the loss, as the metric can have it."""
+    return Drop(LOSS, relative=is_unbounded(scores))
 
-    The change is above 0 where the model is better, and relative for bits per byte, as in a Verdict.
-    """
-    found: dict[str, Any] = {
+
+def about(quality: Quality) -> dict[str, Any]:
+    """What a Measurement reports of the other data, JSON-ready."""
+    return {
         "metric": quality.scores.metric,
         "examples": len(quality.scores.numerator),
         "quality": quality.scores.value,
@@ -34,8 +40,28 @@ def about(quality: Quality, reference: Quality | None = None, *, seed: int = 0) 
         "quality_high": quality.high,
         **quality.extra,
     }
-    if reference is not None:
-        verdict = judge_pair(reference.scores, quality.scores, None, seed=seed)
-        found |= {"change": verdict.change, "change_low": verdict.change_low, "change_high": verdict.change_high}
-        found["reference"] = reference.scores.value
-    return found
+
+
+def compared(quality: Quality, reference: Quality, *, seed: int = 0) -> dict[str, Any]:
+    """As `about`, with the change from the reference on the same examples, whose number was fixed before, and verdict.
+
+    The change is above 0 where the model is better, and relative for bits per byte, as in a Verdict.
+    """
+    limit = limit_of(quality.scores)
+    verdict = judge_pair(reference.scores, quality.scores, limit, seed=seed)
+    change = (verdict.change, verdict.change_low, verdict.change_high)
+    return {**_against(quality, reference, limit, change), "verdict": verdict.decision}
+
+
+def compared_so_far(quality: Quality, reference: Quality) -> tuple[dict[str, Any], bool]:
+    """As `compared`, however often one looks; and whether it is decided (`judge.sequential`)."""
+    limit = limit_of(quality.scores)
+    found = look(reference.scores, quality.scores, limit)
+    row = _against(quality, reference, limit, (found.change, found.low, found.high))
+    return {**row, "verdict": found.decision or "not shown"}, found.decision is not None
+
+
+def _against(quality: Quality, reference: Quality, limit: Drop, change: tuple[float, float, float]) -> dict[str, Any]:
+    """change: the estimate with its interval."""
+    named = dict(zip(("change", "change_low", "change_high"), change, strict=True))
+    return {**about(quality), **named, "reference": reference.scores.value, "limit": str(limit)}

@@ -16,7 +16,7 @@ from ..runtimes.loading import load
 from ..task import Data, Example
 from ..units import Drop
 from . import memory
-from .beside import BESIDE, about, judging_beside
+from .beside import BESIDE, compared, judging_beside
 from .budget import Measurement
 from .judging import Agreement, Judging, Opening, judging_of
 from .measuring import Measured, choose_threads, cost_fields, measurement, open_task
@@ -147,7 +147,7 @@ def _beside(
         return None
     found = other.agreement(workers, models, other.task.examples(how.split), how.progress)
     first, second = found.qualities
-    return {**about(second, first, seed=how.seed), "kl": found.kl, "same_top1": found.same_top1}
+    return {**compared(second, first, seed=how.seed), "kl": found.kl, "same_top1": found.same_top1}
 
 
 @contextlib.contextmanager

@@ -34,11 +34,13 @@ def beside(found: dict[str, Any]) -> str:
 
 
 def beside_change(found: dict[str, Any]) -> str:
-    """The change on other data: "accuracy is 0.41 against 0.43: -1.56 pt (95 %: -4.69 pt to +1.17 pt)"."""
+    """The change on other data: "accuracy is 0.41 against 0.43: -1.56 pt (95 %: ...); a loss within 1pt ..."."""
     metric = found["metric"]
     ends = _to(*(format_change(found[f"change_{end}"], metric) for end in ("low", "high")))
     change = format_change(found["change"], metric)
-    return f"{metric} is {found['quality']:.4g} against {found['reference']:.4g}: {change} (95 %: {ends})"
+    said = {"within": "is shown", "exceeds": "is exceeded"}.get(found["verdict"], "is not shown")
+    against = f"{metric} is {found['quality']:.4g} against {found['reference']:.4g}"
+    return f"{against}: {change} (95 %: {ends}); a loss within {found['limit']} {said}"
 
 
 def size(measurement: Measurement) -> str:

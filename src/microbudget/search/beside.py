@@ -1,4 +1,4 @@
-"""Beside: the other data of a run's task, on which every model is judged too, without a limit, in its own time."""
+"""Beside: the other data of a run's task, on which models are judged too. Nothing is chosen by it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from ..judge.beside import BESIDE, about, judging_beside
+from ..judge.beside import BESIDE, about, compared_so_far, judging_beside
 from ..judge.judging import Judging, Opening, scored
 from ..judge.quality import Quality
 from ..judge.worker import Worker
@@ -17,7 +17,7 @@ from ..task import Split, Task
 from .answers import Answers
 from .reference import Reference
 
-BLOCKS = 16  # that a model reads at most: nothing decides how many are enough
+BLOCKS = 16  # that a model reads at most
 SHARE = 0.25  # of the time in which a model is read
 SPLIT: Split = "validation"  # nothing is chosen by the other data, so it needs no test
 
@@ -27,7 +27,7 @@ class Beside:
 
     def __init__(self, run: Run, task: Task, reference: Reference, opening: Opening, progress: Progress) -> None:
         self._judging = judging_beside(task)
-        self._reference, self._seed = reference, run.seed
+        self._reference = reference
         self._answers = None
         if self._judging is not None:
             apart = run.apart(self._judging.task.fingerprint)
@@ -39,7 +39,7 @@ class Beside:
         return until if self._answers is None or math.isinf(until) else now + (1 - SHARE) * max(0.0, until - now)
 
     def read(self, model: Model, worker: Worker | None = None, until: float = math.inf) -> dict[str, Any]:
-        """Read the validation split up to BLOCKS blocks, one at least and none after `until`; then as `extra`.
+        """Read the validation split until its loss is decided, up to BLOCKS blocks and `until`; then as `extra`.
 
         The reference reads its first block, and after that no further than another model. worker: one in which the
         model is open already.
@@ -53,6 +53,8 @@ class Beside:
             count = min(most, count + block)
             self._answers.of(model, SPLIT, count, worker)
             self._answers.of(self._reference.model, SPLIT, count)
+            if not self._reference.is_model(model) and self._compared(self._judging, self._answers, model, count)[1]:
+                break
         return self.extra(model)
 
     def extra(self, model: Model) -> dict[str, Any]:
@@ -60,12 +62,14 @@ class Beside:
         if self._answers is None or self._judging is None or not self._answers.read(model, SPLIT):
             return {}
         count = self._answers.read(model, SPLIT)
-        own = self._quality(self._judging, self._answers, model, count)
         if self._reference.is_model(model):
-            return {BESIDE: about(own)}
-        reference = self._quality(self._judging, self._answers, self._reference.model, count)
-        found = about(own, reference, seed=self._seed)
+            return {BESIDE: about(self._quality(self._judging, self._answers, model, count))}
+        found, _ = self._compared(self._judging, self._answers, model, count)
         return {BESIDE: {**found, **self._answers.divergence(model, SPLIT, count)}}
+
+    def _compared(self, judging: Judging, answers: Answers, model: Model, count: int) -> tuple[dict[str, Any], bool]:
+        both = (self._quality(judging, answers, each, count) for each in (model, self._reference.model))
+        return compared_so_far(*both)
 
     @staticmethod
     def _quality(judging: Judging, answers: Answers, model: Model, count: int) -> Quality:

@@ -78,7 +78,7 @@ def _beside(outcome: Outcome) -> Iterator[Column]:
 
 def _change(beside: dict[str, Any]) -> str:
     change, low, high = (format_change(beside[f"change{end}"], beside["metric"]) for end in ("", "_low", "_high"))
-    return f"{change} ({low} to {high})"
+    return f"{change} ({low} to {high}), {beside['verdict']}"
 
 
 def _about_beside(outcome: Outcome) -> tuple[str, ...]:
