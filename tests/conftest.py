@@ -46,6 +46,8 @@ CONFIG = {
     "image_std": [0.5, 0.5, 0.5],
 }
 START = child_process.start
+# Long tests, and those that a process begins slowly with: ggml takes half a minute for the tables of its IQ types.
+FIRST = ("test_gguf_rewrite.py", "test_finetune_deep.py", "test_speech_run.py", "test_deadline.py")
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
 
@@ -86,14 +88,21 @@ def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("microbudget.report.plots.available", lambda: False)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files in FIRST come first, the others as they were: what is left at the end is shared out test by test."""
+    rank = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
+
+
 def pytest_collection_finish() -> None:
-    """What the imports have made stays for good: no later collection of garbage needs to walk over it.
+    """What the imports have made stays for good: no later collection of garbage needs to walk over it, nor come often.
 
     And the server of the workers begins here, with all that is imported.
     """
     gc.collect()
     gc.freeze()
     preloaded.fork_server()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def write_photos(folder: Path, per_class: int = 20, size: int = PIXELS, seed: int = 0) -> Path:

@@ -233,7 +233,7 @@ for path in sys.argv[1:]:
 @pytest.mark.usefixtures("fresh_workers")
 def test_memory_is_predicted_within_15_percent(tmp_path: Path) -> None:
     train_byte_level(tmp_path / "hf")
-    shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
+    shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4, "num_attention_heads": 8}
     write_network(tmp_path / "hf", "llama", **shape, num_key_value_heads=8, max_position_embeddings=4096)
     path = tmp_path / "F16"
     convert_gguf.plan(tmp_path / "hf").write(path)

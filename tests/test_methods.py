@@ -360,7 +360,7 @@ def test_the_real_mobilenet_learns_flowers(assets: Path, tmp_path: Path) -> None
         for file in sorted((assets / "images" / "flowers12" / name).iterdir())[:24]:
             shutil.copyfile(file, folder / name / file.name)
     own = Context(ImageTask.open(folder, DataOptions(cache=tmp_path / "cache")), tmp_path / "cache", threads=2)
-    recipe = Recipe.parse("resize(pixels=128) > finetune > export > quantize(samples=16)")
+    recipe = Recipe.parse("resize(pixels=96) > finetune > export > quantize(samples=16)")
     model = build(load(assets / "models" / "mobilenet_v2"), recipe, own, tmp_path / "store")[-1]
     examples = [*own.task.examples("test"), *own.task.examples("validation")]
     logits = open_session(model).answer(own.task.collate(examples, model.record.preprocessing or {}))

@@ -32,7 +32,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def context(whisper: Model, tmp_path_factory: pytest.TempPathFactory) -> Context:
     """Recordings whose transcripts are what the model writes: it makes no error with all its tokens."""
     folder = tmp_path_factory.mktemp("speech")
-    task = TranscriptionTask.open(write_recordings(folder / "data", 12), DataOptions(cache=folder / "cache"))
+    task = TranscriptionTask.open(write_recordings(folder / "data", 8), DataOptions(cache=folder / "cache"))
     session = open_speech(whisper, threads=1)
     examples = [example for split in SPLITS for example in task.examples(split)]
     task._texts = {example.name: session.text(task.waveform(example)) for example in examples}
