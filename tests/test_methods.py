@@ -13,12 +13,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 
 from conftest import ASSETS, COLOURS, PIXELS, write_hf_model, write_photos, write_resnet
 from microbudget import methods
 from microbudget.errors import BadData, Failed, InvalidOption, UnsupportedModel
 from microbudget.images.preprocess import Preprocessing
 from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.kinds.text_classification.data import TextTask
 from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.methods import Context, Method
 from microbudget.methods.distill import Distill
@@ -28,6 +30,7 @@ from microbudget.methods.lora import Lora
 from microbudget.methods.prune import Prune
 from microbudget.methods.quantize import Quantize
 from microbudget.methods.resize import Resize
+from microbudget.methods.tfidf import Tfidf
 from microbudget.methods.trim import Trim
 from microbudget.methods.window import Window
 from microbudget.model import Model
@@ -37,6 +40,7 @@ from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions
 from toy_seq2seq import write_recordings, write_whisper
+from toy_texts import write_classifier, write_table
 
 # For each method a recipe that gives it its input, and an example of itself.
 EXAMPLES: list[tuple[str, Method]] = [
@@ -54,6 +58,11 @@ EXAMPLES: list[tuple[str, Method]] = [
     ("finetune(epochs=3)", Prune(structure="weights", samples=8)),
     ("", Lora(rank=2, epochs=2)),
     ("", Lora(rank=2, epochs=2, merge=False)),
+]
+WRITTEN: list[Method] = [
+    Tfidf(),
+    Tfidf(unit="char", features=50, C=1.0),
+    Distill(student="static", dimensions=8, epochs=2),
 ]
 SPOKEN: list[Method] = [Window(seconds=10), Trim(), Distill(decoder_layers=1, epochs=1, max_wer=100.0)]
 
@@ -94,7 +103,25 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def test_every_method_is_under_contract() -> None:
-    assert {method.name() for method in (*(one for _, one in EXAMPLES), *SPOKEN)} == set(methods.names())
+    assert {method.name() for method in (*(one for _, one in EXAMPLES), *SPOKEN, *WRITTEN)} == set(methods.names())
+
+
+@pytest.mark.parametrize("method", WRITTEN, ids=lambda value: str(value)[:40])
+def test_contract_of_texts(method: Method, made_once, tmp_path: Path) -> None:
+    model = load(made_once("text-classifier", write_classifier))
+    context = Context(TextTask.open(write_table(tmp_path / "t.csv")), tmp_path / "cache", threads=1)
+    input_before = digest(model.path)
+    results = [build_step(model, method, context, tmp_path / name) for name in ("one", "two")]
+    assert digest(model.path) == input_before, "the input was changed"
+    assert digest(results[0].path) == digest(results[1].path), "the same seed gave another result"
+    assert {example.key for example in context.task.examples("train")} <= set(results[0].record.seen)
+    text = context.task.collate(context.task.examples("test")[:1], results[0].record.preprocessing or {})
+    tokenizer = Tokenizer.from_file(str(results[0].path / "tokenizer.json"))
+    ids = np.array([tokenizer.encode(str(text["text"][0])).ids], np.int64)
+    foreign = onnxruntime.InferenceSession(str(results[0].path / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = open_session(results[0], threads=1)
+    np.testing.assert_allclose(session.answer(text), foreign.run(None, {"input_ids": ids})[0], atol=1e-5)
+    session.close()
 
 
 @pytest.mark.parametrize("method", SPOKEN, ids=lambda value: str(value)[:40])

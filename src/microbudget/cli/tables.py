@@ -12,7 +12,8 @@ from rich.table import Table
 from ..judge.beside import BESIDE
 from ..kind import find_facet
 from ..report import phrases, terminal
-from ..report.part import words_of
+from ..report.outcome import read_outcome
+from ..report.part import opening_of, words_of
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_joules, format_seconds, format_times
 
@@ -237,6 +238,8 @@ def print_run(shrunk: Shrunk) -> None:
     if shrunk.best is None:
         console.print("no candidate could be built and measured")
         return
+    if opening := opening_of(read_outcome(shrunk.folder)):
+        console.print(opening, style="bold", markup=False, soft_wrap=True)
     console.print(f"best: {shrunk.best.recipe}", soft_wrap=True)
     if shrunk.best.test and shrunk.best.test_verdict:
         verdict = shrunk.best.test_verdict

@@ -106,11 +106,13 @@ class Method(metaclass=_Options):
 
     A subclass lives in the file of its name: `Finetune` in finetune.py. `revision` goes up when the same options
     give another result, so that old steps in a run are made again. `learns` is what the step learns from the data,
-    which decides how data without splits are cut.
+    which decides how data without splits are cut. `teaches`: whether it teaches a model the data's labels, so that a
+    recipe for a model that does not know them may begin with it.
     """
 
     revision: ClassVar[int] = 1
     learns: ClassVar[Use] = "training"
+    teaches: ClassVar[bool] = False
     formats: ClassVar[dict[str, str]] = {}  # input format -> output format
 
     def __post_init__(self) -> None:

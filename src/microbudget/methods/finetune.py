@@ -22,6 +22,7 @@ class Finetune(Method):
     """Transfer learning: a new head for your labels on the frozen network."""
 
     revision: ClassVar[int] = 4  # features that hardly change get no large weights
+    teaches: ClassVar[bool] = True
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
 
     head: str = option(

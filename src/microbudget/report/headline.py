@@ -10,7 +10,7 @@ from ..runs.candidates import Candidate
 from ..units import format_bytes, format_joules, format_seconds
 from . import phrases
 from .outcome import Outcome
-from .part import Usage, usage_of, words_of
+from .part import Usage, opening_of, usage_of, words_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def headline(outcome: Outcome, sentences: Sequence[str] = ()) -> Headline:
     there = best is not None and outcome.run.best.is_dir()
     written_as = "onnx" if best is None or best.measurement is None else best.measurement.format
     return Headline(
-        sentence=_sentence(outcome),
+        sentence=" ".join(filter(None, (opening_of(outcome), _sentence(outcome)))),
         loss="" if outcome.smaller is None else " ".join(filter(None, (_loss(outcome.smaller), *sentences))),
         speed="" if outcome.smaller is None else _speed_interval(outcome.smaller),
         budget=budget,

@@ -4,7 +4,8 @@ The page knows no kind. It asks the facet `page` of the kind (`kinds/<kind>/page
 
 * `WORDS`, a `Words`, and where other data have another metric, `WORDS_BY_METRIC` for those,
 * `usage(folder, model_format)`, a `Usage`: how the model in RUN/best is run,
-* `part(outcome)`, a `Part`: its sections, plots, columns and sentences.
+* `part(outcome)`, a `Part`: its sections, plots, columns and sentences,
+* `opening(outcome)`, if it has one: the sentence that the page and the terminal begin with; "" for none.
 
 A section is drawn by the macro of its anchor's name in `page.html.jinja` in the kind's folder, which gets the section's
 content as its only argument; `page.css` next to it, if there is one, goes into the page's style. A kind without the
@@ -123,6 +124,12 @@ def part_of(outcome: Outcome) -> Part:
     """What the run's kind adds to its page."""
     found = _facet(outcome.kind)
     return Part() if found is None else found.part(outcome)
+
+
+def opening_of(outcome: Outcome) -> str:
+    """The sentence that the run's kind begins with; "" for none."""
+    opening = getattr(_facet(outcome.kind), "opening", None)
+    return "" if opening is None else str(opening(outcome))
 
 
 def _facet(kind: str) -> _Facet | None:

@@ -24,8 +24,6 @@ from .samples import read_prompts
 from .search import Job, search
 from .space import search_space
 
-TRAINERS = ("finetune", "lora")  # the methods that teach a model the data's labels
-
 
 def shrink(
     model: str | Path | Model,
@@ -98,7 +96,7 @@ def run_recipe(
 
 def _teaching(recipe: Recipe, task: Task) -> tuple[Method, ...]:
     """The step of a recipe that teaches the data's labels. Raises LabelsDisagree without one."""
-    first = tuple(step for step in recipe.steps if step.name() in TRAINERS)[:1]
+    first = tuple(step for step in recipe.steps if step.teaches)[:1]
     if not first:
         raise LabelsDisagree(
             f"the model does not know the data's labels ({', '.join(task.labels[:3])}, ...): let the recipe begin with"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
 from ...methods import Context
@@ -18,14 +17,11 @@ from ...model import ONNX_NAME, Model, Record
 from ...runtimes.hf.heads import head_of, put_head
 from ...runtimes.hf.text_classifier import (
     PooledClassifier,
-    load_network,
-    onnx_bytes,
     put_new_head,
     save_network,
 )
-from ...runtimes.onnx.half import widen
 from ...runtimes.onnx.session import write_metadata
-from ...runtimes.onnx.surgery import backbone, find_classifier, with_head
+from ...runtimes.onnx.surgery import with_head
 from ...runtimes.text.encoding import INPUTS
 from ...training import classifiers, objectives
 from ...training.features import FeatureStore
@@ -34,6 +30,7 @@ from ...training.head_data import HeadData, Labels, check_classes, check_validat
 from ...training.learning_curve import learning_curve
 from ...training.settings import Settings
 from ...training.train import train
+from .backbone import Backbone
 from .teaching import TokenTask, copy_tokenizer, in_tokens, reading
 
 OPTIONS = (
@@ -72,28 +69,15 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
 class _Features:
     """What a head reads: the encoder as a graph that ends in its features, and the network that it is of."""
 
-    def __init__(self, proto: Any, output: str, network: Any, context: Context, names: tuple[str, ...]) -> None:
-        self.proto, self.output, self.network = proto, output, network
-        graph = backbone(proto, output).SerializeToString()
+    def __init__(self, backbone: Backbone, context: Context, names: tuple[str, ...]) -> None:
+        self.proto, self.output, self.network = backbone.proto, backbone.output, backbone.network
         # Texts come sorted by nothing: each call pads to its longest, which the mask takes out of the answer again.
-        self.store = FeatureStore(graph, {"inputs": list(names)}, context.cache / "features", context.threads)
+        self.store = FeatureStore(backbone.graph, {"inputs": list(names)}, context.cache / "features", context.threads)
 
     @classmethod
     def of(cls, model: Model, names: tuple[str, ...], context: Context) -> _Features:
-        """Of an encoder its pooled output; of a classifier what its last linear layer takes."""
-        network = None
-        if model.format == "hf":
-            network = load_network(model.path)
-            if isinstance(network, PooledClassifier):
-                network.head = torch.nn.Identity()
-            proto = onnx.load_from_string(onnx_bytes(network, names))
-            if isinstance(network, PooledClassifier):
-                return cls(proto, proto.graph.output[0].name, network, context, names)
-        else:
-            proto = onnx.load(str(model.weights))
-            widen(proto)
-        found = find_classifier(proto, model.record.output if model.format == "onnx" else None)
-        return cls(proto, found.features, network, context, names)
+        """Of a model."""
+        return cls(Backbone.of(model), context, names)
 
 
 def _train_head(step: Finetune, data: HeadData, context: Context) -> tuple[Head, dict[str, Any]]:

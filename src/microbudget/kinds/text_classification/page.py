@@ -10,6 +10,8 @@ from ...report.outcome import Outcome
 from ...report.part import Part, Section, Usage, Words
 from ...task import Example
 from .data import TextTask
+from .floor import Floor, floor
+from .floor import opening as opening
 
 WORDS = Words(
     example="text",
@@ -47,7 +49,7 @@ def part(outcome: Outcome) -> Part:
     """The texts worth a look and those worth a label, where the data are still there."""
     with reopened(outcome) as (task, missing):
         if not isinstance(task, TextTask):
-            return Part(_sections(Gallery(WORDS, missing)))
+            return Part(_sections(Gallery(WORDS, missing), floor(outcome, None)))
         shown = task
 
         def show(example: Example) -> str:
@@ -55,15 +57,18 @@ def part(outcome: Outcome) -> Part:
             return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
         texts = gallery(outcome, task, WORDS, show)
-        return Part(_sections(texts), warnings=tuple(task.warnings), split_sizes=split_sizes(task))
+        return Part(
+            _sections(texts, floor(outcome, task)), warnings=tuple(task.warnings), split_sizes=split_sizes(task)
+        )
 
 
-def _sections(texts: Gallery) -> tuple[Section, ...]:
+def _sections(texts: Gallery, found: Floor | None) -> tuple[Section, ...]:
     heading = "What to label"
     if not texts.missing and texts.to_label:
         count = len(texts.to_label)
         heading = f"Label these {count}" if texts.pool_split == "unlabelled" else f"Labels to check: {count}"
     return (
+        *([] if found is None else [Section("floor", "Without a network", "What needs no network", found)]),
         Section("texts", "Texts", "Reference and shipped model, text by text", texts),
         Section("label", "What to label", heading, texts),
     )

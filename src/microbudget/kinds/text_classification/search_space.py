@@ -1,14 +1,17 @@
-"""What `shrink` tries for text classifiers: the whole encoder finetuned, then integers."""
+"""What `shrink` tries for text classifiers: what needs no network, then the whole encoder finetuned and in integers."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 
 from ...methods import Method
+from ...methods.distill import STATIC, Distill
 from ...methods.export import Export
 from ...methods.finetune import Finetune
 from ...methods.quantize import Quantize
+from ...methods.tfidf import LENGTHS, Tfidf
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.hf.checkpoint import Checkpoint
@@ -21,6 +24,9 @@ WORK = 6e13  # multiply-adds and additions of a training: about ten minutes on t
 PASSES = 6  # per weight and token: two forwards, four backwards (Kaplan et al. 2020, section 2.1)
 COUNTED = 256  # texts whose tokens stand for all
 STEP_S = 2.0
+BAGS = 200_000  # texts that the static student sees in all its epochs: it has one matrix, and they take a minute
+BAG_EPOCHS = 30
+VOCABULARY_S = 30.0  # a forward pass over the tokens, and the training
 
 
 class SearchSpace(space.SearchSpace):
@@ -34,16 +40,35 @@ class SearchSpace(space.SearchSpace):
         return (Finetune(unfreeze="all", deep_epochs=epochs, deep_patience=epochs),)
 
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
-        """The safest first."""
+        """First what needs no network: it takes seconds, and is smallest where it is good enough. Then the safest."""
+        if self._counts:
+            yield from (Recipe((Tfidf(unit=unit),)) for unit in LENGTHS)
+        if self.given.format == "hf":
+            texts = len(self.task.examples("train")) + len(self.task.examples("unlabelled"))
+            epochs = max(2, min(BAG_EPOCHS, BAGS // max(1, texts)))
+            yield Recipe((*first, Distill(student=STATIC, epochs=epochs)))
         export: tuple[Method, ...] = (Export(),) if self.given.format == "hf" else ()
         yield Recipe((*first, *export, Quantize()))
         if first or export:
             yield Recipe((*first, *export))
 
+    def forecast(self, threads: int) -> Iterator[str]:
+        """Whether words and characters can be counted here."""
+        if not self._counts:
+            yield "words and characters with logistic regression are left out: pip install 'microbudget[text]'"
+
+    @property
+    def _counts(self) -> bool:
+        return importlib.util.find_spec("sklearn") is not None
+
     def build_s(self, recipe: Recipe, pace: Pace) -> float:
         """By forward passes over the training texts; a training of the whole network watches the clock itself."""
-        passes = {"quantize": 1, "finetune": 1}
-        return sum(STEP_S + passes.get(step.name(), 0) * pace.calibration * pace.example_s for step in recipe.steps)
+        passes = {"quantize": 1, "finetune": 1, "distill": 1}
+        further = {"distill": VOCABULARY_S}
+        return sum(
+            STEP_S + further.get(step.name(), 0.0) + passes.get(step.name(), 0) * pace.calibration * pace.example_s
+            for step in recipe.steps
+        )
 
     def _epoch_work(self) -> float:
         """Operations of one epoch: of the weights that are multiplied, by the tokens of the train split."""

@@ -7,14 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UnsupportedModel
 from ...methods import Context
-from ...model import Model
-from ...runtimes.text.encoding import TEXT, TextEncoder, Tokens, as_rows
+from ...metrics import classification_report, confusion_matrix
+from ...model import Model, Record
+from ...progress import SILENT, Progress
+from ...runtimes import Session, open_session
+from ...runtimes.text.encoding import MAX_LENGTH, TEXT, TextEncoder, Texts, Tokens, as_rows
 from ...task import Example, Inputs, Scores, Split, Task
 
+AT_ONCE = 64  # texts of one array: each takes as many bytes as the longest
 INSTEAD = "a text classifier is made smaller with distill, trim, window or quantize"
 
 
@@ -37,10 +42,8 @@ class TokenTask:
         """The tokens of each example."""
         new = [each for each in dict.fromkeys(examples) if each.key not in self._known]
         if new:
-            texts = self.task.collate(new, {"max_length": self.encoder.max_length})[TEXT]
-            self._known.update(
-                (each.key, self.encoder.tokens(text)) for each, text in zip(new, as_rows(texts), strict=True)
-            )
+            texts = texts_of(self.task, new, self.encoder.max_length)
+            self._known.update((each.key, self.encoder.tokens(text)) for each, text in zip(new, texts, strict=True))
         return [self._known[each.key] for each in examples]
 
     def collate(self, examples: Sequence[Example], preprocessing: dict[str, Any], view: int = 0) -> Inputs:
@@ -54,6 +57,37 @@ class TokenTask:
     def loss(self, outputs: NDArray[Any], examples: Sequence[Example]) -> NDArray[Any]:
         """The task's."""
         return self.task.loss(outputs, examples)
+
+
+def texts_of(task: Task, examples: Sequence[Example], max_length: int) -> list[Texts]:
+    """The texts of examples, cut far behind what a model of that length reads."""
+    parts = [examples[start : start + AT_ONCE] for start in range(0, len(examples), AT_ONCE)]
+    return [row for part in parts for row in as_rows(task.collate(part, {MAX_LENGTH: max_length})[TEXT])]
+
+
+def answers_of(
+    session: Session,
+    task: Task,
+    examples: Sequence[Example],
+    preprocessing: dict[str, Any],
+    progress: Progress = SILENT,
+) -> NDArray[np.float32]:
+    """What a session answers to the texts of examples, (examples, outputs)."""
+    starts = progress.track(range(0, len(examples), AT_ONCE), "answers, batch")
+    parts = [session.answer(task.collate(examples[start : start + AT_ONCE], preprocessing)) for start in starts]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def validation_report(folder: Path, preprocessing: dict[str, Any], context: Context) -> dict[str, Any]:
+    """How the `onnx` model in a folder answers the validation split: accuracy, f1, confusion."""
+    examples, classes = context.task.examples("validation"), len(context.task.labels)
+    model = Model(folder, "onnx", Record(context.task.kind, context.task.labels, preprocessing))
+    session = open_session(model, threads=context.threads)
+    answers = answers_of(session, context.task, examples, preprocessing).argmax(1)
+    session.close()
+    targets = np.array([example.label for example in examples], np.intp)
+    confusion = confusion_matrix(answers, targets, classes)
+    return {**classification_report(answers, targets, classes), "confusion": confusion.tolist()}
 
 
 def in_tokens(model: Model, context: Context) -> Context:

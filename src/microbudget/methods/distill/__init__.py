@@ -6,9 +6,17 @@ Hinton, Vinyals and Dean 2015, arXiv:1503.02531. What is done for a kind of mode
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from ...errors import InvalidOption
 from .. import Context, Method, option
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from ...model import Model
+
+STATIC = "static"  # the student that is one vector for each token, where a kind has it
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Distill(Method):
 
     student: str | None = option(
         None,
-        "a Hugging Face folder or hub id, or a config.json alone (randomly initialized); by default cut from the model",
+        "a Hugging Face folder or hub id, or a config.json alone (randomly initialized); by default cut from the model;"
+        " for texts 'static': one vector for each token, no network",
     )
     depth: float = option(1.0, "fraction of the model's blocks that the student keeps", low=0.01, high=1.0)
     width: float = option(1.0, "fraction of the model's channels that the student keeps", low=0.01, high=1.0)
@@ -37,12 +46,27 @@ class Distill(Method):
     encoder_layers: int | None = option(
         None, "transcription: encoder layers to keep; None: all, and the encoder stays as it is", low=1
     )
+    dimensions: int = option(224, "student='static': numbers in the vector of a token", low=2, high=4096)
     max_wer: float = option(
         0.3, "transcription: the teacher's word error rate on a recording above which it is not learnt from", low=0.0
     )
     curve: bool = option(
         False, "also train with and without a teacher at 100, 30 and 10 % of the labels: seven times as long"
     )
+
+    def output_format(self, input_format: str) -> str:
+        """As the input's, but vectors of tokens are no network that a Hugging Face folder holds: `onnx`."""
+        output = super().output_format(input_format)
+        return "onnx" if self.student == STATIC else output
+
+    def part(self, context: Context, model: Model | None = None) -> ModuleType:
+        """As of every method. Raises InvalidOption where the kind has no static student, too."""
+        found = super().part(context, model)
+        if self.student == STATIC and not hasattr(found, "STATIC"):
+            raise InvalidOption(
+                "distill: student='static' is for texts; a folder of that name is given as student='./static'"
+            )
+        return found
 
     def extra_inputs(self, context: Context) -> dict[str, str]:
         """What the kind's part names: the fingerprints of a teacher and of a named student."""

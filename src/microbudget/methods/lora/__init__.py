@@ -19,6 +19,7 @@ class Lora(Method):
     """Low-rank adaptation: trains a few parameters added to frozen weights; for images and language models."""
 
     revision: ClassVar[int] = 3
+    teaches: ClassVar[bool] = True
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
 
     rank: int = option(8, "inner width of each adapter", low=1, high=1024)

@@ -72,6 +72,25 @@ class TextEncoder:
         finally:
             self._tokenizer.enable_truncation(self.max_length)
 
+    @property
+    def ids(self) -> int:
+        """How many ids there are, also unused ones: the highest and one more."""
+        return int(max(self._tokenizer.get_vocab(with_added_tokens=True).values())) + 1
+
+    @property
+    def special(self) -> frozenset[int]:
+        """The ids of tokens that are no part of a text, such as [CLS], and the one that fills up."""
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return frozenset({self._pad, *(int(number) for number, token in added if token.special)})
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that are put before and after every text."""
+        found = self._tokenizer.encode("a")
+        inside = [place for place, special in enumerate(found.special_tokens_mask) if not special]
+        first, last = (inside[0], inside[-1]) if inside else (len(found.ids), len(found.ids))
+        return tuple(found.ids[:first]), tuple(found.ids[last + 1 :])
+
     def batch(self, texts: Iterable[Tokens]) -> Inputs:
         """int64 arrays (n, longest) by the names of the model's inputs; shorter texts are padded and masked."""
         rows = list(texts)
