@@ -18,23 +18,31 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 
-import microbudget
 from microbudget.errors import BadData, InvalidOption, LabelsDisagree, MissingExtra
 from microbudget.kinds.text_classification import distill, ngrams, static
 from microbudget.kinds.text_classification.data import TextTask
+from microbudget.kinds.text_classification.floor import VECTORS, WORDS, floor
 from microbudget.kinds.text_classification.ngrams import LinearModel
 from microbudget.kinds.text_classification.search_space import SearchSpace
+from microbudget.kinds.text_classification.shipping import SHIPPING
+from microbudget.judge.budget import Budget, Measurement
+from microbudget.judge.verdict import Verdict
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.quantize.tables import rounded_rows
 from microbudget.methods.tfidf import Tfidf
 from microbudget.metrics import softmax
 from microbudget.model import Model
+from microbudget.report import page
+from microbudget.report.headline import headline
+from microbudget.report.outcome import Outcome
+from microbudget.report.part import Part, Section, opening_of
+from microbudget.runs.candidates import Candidate
+from microbudget.runs.run import Run
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.onnx.session import OnnxSession
 from microbudget.runtimes.text.encoding import TextEncoder
-from quick import QUICK
 from toy_texts import rows, write_classifier, write_encoder, write_table
 
 pytestmark = pytest.mark.usefixtures("without_plots")
@@ -344,25 +352,71 @@ def test_special_tokens_and_what_is_put_around_a_text(encoder: Path) -> None:
 # Runs
 
 
-def test_a_run_says_first_that_no_network_is_needed(encoder: Path, tmp_path: Path, capsys: Any) -> None:
-    from microbudget.cli.tables import print_run
-
-    out = tmp_path / "run"
-    result = microbudget.run_recipe(
-        encoder, "tfidf", write_table(tmp_path / "t.csv", 200), out=out, durations=QUICK, keep=True
+def row(recipe: str, fingerprint: str, quality: float, verdict: Verdict | None = None) -> Candidate:
+    measured = Measurement(
+        "m", "onnx", "r", "text-classification", 99, "accuracy", quality, quality - 0.1, quality + 0.1, 1000
     )
-    assert result.best is not None
-    assert load(out / "best").labels == ("neg", "pos")
+    return Candidate(recipe, fingerprint, f"models/{fingerprint}", replace(measured, latency_s=1e-4), verdict)
+
+
+def outcome(folder: Path, best: str, decision: str = "within", unmet: tuple[str, ...] = ()) -> Outcome:
+    """A run whose reference is an encoder and whose `best` ships."""
+    verdict = Verdict(decision, "1pt", -0.004, -0.02, 0.01, 99, None, "a reason")  # type: ignore[arg-type]
+    words = row("tfidf(unit='word')", "words", 0.8, verdict)
+    vectors = row("finetune() > distill(student='static')", "vectors", 0.81, verdict)
+    network = row("finetune() > export() > quantize()", "network", 0.82, verdict)
+    failed = Candidate("tfidf(unit='char')", "char", "", failure="no <text> has 3 chars")
+    rows = {each.fingerprint: each for each in (words, vectors, network, failed)}
+    reference = row("finetune()", "reference", 0.82)
+    settings = {"model": "minilm-l6", "data": "sst2"}
+    return Outcome(
+        Run(folder), settings, reference, tuple(rows.values()), rows[best], Budget(), unmet, interrupted=False, ended=True
+    )
+
+
+def test_what_is_said_first(tmp_path: Path) -> None:
+    first = "No network is needed: words with logistic regression are within 1 pt of minilm-l6."
+    assert opening_of(outcome(tmp_path, "words")) == first
+    assert headline(outcome(tmp_path, "words")).sentence.startswith(f"{first} 1.00 KB instead of")
+    by_estimate = opening_of(outcome(tmp_path, "vectors", "not shown"))
+    assert by_estimate.endswith("(static embeddings) is within 1 pt of minilm-l6 by the estimate.")
+    assert opening_of(outcome(tmp_path, "network")) == ""
+    assert opening_of(outcome(tmp_path, "words", unmet=("the loss is too large",))) == ""
+
+
+def test_the_table_of_what_needs_no_network(table: Path, tmp_path: Path) -> None:
+    task = TextTask.open(table)
+    found = floor(outcome(tmp_path, "network"), task)
+    assert found is not None
+    names = [each.name for each in found.rows]
+    assert names[0].startswith("the most frequent class (")
+    assert names[1:4] == [WORDS["word"], VECTORS, WORDS["char"]]
+    assert names[4:] == ["the reference, a network"]
+    label = names[0].split("(")[1].split(")")[0]
+    held_out = task.examples("validation")
+    share = np.mean([task.labels[each.label or 0] == label for each in held_out])
+    assert found.rows[0].quality == f"{100 * share:.1f} %"
+    package = "microbudget.kinds.text_classification"
+    drawn = page._sections(page._environment(), package, Part((Section("floor", "", "", found),)))[0][1]
+    assert "None of these ships" in drawn
+    assert "no &lt;text&gt; has 3 chars" in drawn
+    assert floor(replace(outcome(tmp_path, "network"), candidates=()), task) is None
+
+
+def test_what_is_delivered_runs_alone(encoder: Path, table: Path, tmp_path: Path) -> None:
+    known = context(table, tmp_path)
+    model = built(Tfidf(), load(encoder), known, tmp_path / "out")
+    before = answers(model, TEXTS)
+    SHIPPING.add_files(model.path, model, known.task)
     alone = tmp_path / "alone"
     alone.mkdir()
     for name in ("model.onnx", "tokenizer.json", "predict.py"):
-        (alone / name).write_bytes((out / "best" / name).read_bytes())
+        (alone / name).write_bytes((model.path / name).read_bytes())
     command = [sys.executable, "-I", str(alone / "predict.py"), *TEXTS]
     said = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
-    expected = [load(out / "best").labels[place] for place in answers(load(out / "best"), TEXTS).argmax(1)]  # type: ignore[index]
+    assert model.labels is not None
+    expected = [model.labels[place] for place in before.argmax(1)]
     assert [line.split("\t")[0] for line in said.rstrip("\n").split("\n")] == expected
-    print_run(result)
-    capsys.readouterr()
 
 
 def test_the_search_begins_with_what_needs_no_network(encoder: Path, classifier: Path, table: Path) -> None:
