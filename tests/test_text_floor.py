@@ -19,14 +19,14 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 
 from microbudget.errors import BadData, InvalidOption, LabelsDisagree, MissingExtra
+from microbudget.judge.budget import Budget, Measurement
+from microbudget.judge.verdict import Verdict
 from microbudget.kinds.text_classification import distill, ngrams, static
 from microbudget.kinds.text_classification.data import TextTask
 from microbudget.kinds.text_classification.floor import VECTORS, WORDS, floor
 from microbudget.kinds.text_classification.ngrams import LinearModel
 from microbudget.kinds.text_classification.search_space import SearchSpace
 from microbudget.kinds.text_classification.shipping import SHIPPING
-from microbudget.judge.budget import Budget, Measurement
-from microbudget.judge.verdict import Verdict
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.quantize.tables import rounded_rows
@@ -370,14 +370,22 @@ def outcome(folder: Path, best: str, decision: str = "within", unmet: tuple[str,
     reference = row("finetune()", "reference", 0.82)
     settings = {"model": "minilm-l6", "data": "sst2"}
     return Outcome(
-        Run(folder), settings, reference, tuple(rows.values()), rows[best], Budget(), unmet, interrupted=False, ended=True
+        Run(folder),
+        settings,
+        reference,
+        tuple(rows.values()),
+        rows[best],
+        Budget(),
+        unmet,
+        interrupted=False,
+        ended=True,
     )
 
 
 def test_what_is_said_first(tmp_path: Path) -> None:
     first = "No network is needed: words with logistic regression are within 1 pt of minilm-l6."
     assert opening_of(outcome(tmp_path, "words")) == first
-    assert headline(outcome(tmp_path, "words")).sentence.startswith(f"{first} 1.00 KB instead of")
+    assert headline(outcome(tmp_path, "words")).sentence.startswith(f"{first} 1.00 kB instead of")
     by_estimate = opening_of(outcome(tmp_path, "vectors", "not shown"))
     assert by_estimate.endswith("(static embeddings) is within 1 pt of minilm-l6 by the estimate.")
     assert opening_of(outcome(tmp_path, "network")) == ""
