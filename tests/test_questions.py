@@ -426,6 +426,7 @@ def test_a_run_on_text_asks_questions_too(
     assert result["examples"]["train"] > 0, "an importance matrix is computed from the text"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"Change of {other}" in page
+    assert "Guessing has 50 % of the questions right." in page
     assert "validation questions that both answered" in page
 
 

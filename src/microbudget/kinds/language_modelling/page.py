@@ -60,7 +60,7 @@ def part(outcome: Outcome) -> Part:
         sections=tuple(section for section in sections if section.content),
         plots=level_plots(outcome),
         columns=(Column("KL", _divergences(outcome)), *_beside(outcome)),
-        sentences=_about_beside(outcome),
+        sentences=(*_about_beside(outcome), *_chance(outcome)),
     )
 
 
@@ -79,6 +79,15 @@ def _beside(outcome: Outcome) -> Iterator[Column]:
 def _change(beside: dict[str, Any]) -> str:
     change, low, high = (format_change(beside[f"change{end}"], beside["metric"]) for end in ("", "_low", "_high"))
     return f"{change} ({low} to {high}), {beside['verdict']}"
+
+
+def _chance(outcome: Outcome) -> Iterator[str]:
+    """What guessing would have right, where questions are asked."""
+    measured = outcome.reference.measurement
+    extra = {} if measured is None else measured.extra
+    chance = extra.get("chance", (extra.get(BESIDE) or {}).get("chance"))
+    if chance is not None:
+        yield f"Guessing has {100 * chance:.0f} % of the questions right."
 
 
 def _about_beside(outcome: Outcome) -> tuple[str, ...]:
