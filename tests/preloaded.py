@@ -61,6 +61,9 @@ def _fork(path: str, arguments: Sequence[str], kept: Sequence[int]) -> int:
         pid = os.fork()
     if pid:
         return pid
+    warnings.resetwarnings()  # in the tests all are errors; here it is as where Python begins
+    for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", kind)
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in [int(path.name) for path in Path("/dev/fd").iterdir()]:
         if number > 2 and number not in (*kept, nothing):  # such as the pipes of pytest-xdist
