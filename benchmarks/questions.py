@@ -1,4 +1,4 @@
-"""What SmolLM2-135M can do at each level: accuracy on sets of questions beside KL and bits per byte of text.
+"""What SmolLM2-135M can do at each level: accuracy on sets of questions, KL and bits per byte of text.
 
     python benchmarks/questions.py                              everything; can be killed and goes on
     python benchmarks/questions.py --part ask --rows 150        the questions, in each set the first rows

@@ -15,9 +15,9 @@ from microbudget import cli
 from microbudget.cli.tables import print_comparison, print_measurement
 from microbudget.errors import BadData, BrokenModel, InvalidOption
 from microbudget.judge import compare, measure
-from microbudget.judge.beside import judging_beside
 from microbudget.judge.evidence import Shares
 from microbudget.judge.judging import judging_of, scored
+from microbudget.judge.secondary import secondary_judging
 from microbudget.judge.verdict import judge_pair
 from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.kinds.language_modelling.network import KIND
@@ -352,7 +352,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_questions_beside_a_text_decide_where_the_limit_is_in_points(text: Path, tmp_path: Path) -> None:
+def test_questions_with_a_text_decide_where_the_limit_is_in_points(text: Path, tmp_path: Path) -> None:
     """All of them are evidence; what is learnt from is the text."""
     asked_too = DataOptions(use="calibration", questions=asked(tmp_path, 40))
     plain = open_data(text, KIND, replace(asked_too, questions=None))
@@ -360,17 +360,17 @@ def test_questions_beside_a_text_decide_where_the_limit_is_in_points(text: Path,
         task = open_data(text, KIND, replace(asked_too, limit=limit))
         assert isinstance(task, TextTask)
         assert task.fingerprint == plain.fingerprint, "a run goes on with the models that it has"
-        other = judging_beside(task)
+        other = secondary_judging(task)
         assert other is not None
         assert [len(other.task.examples(split)) for split in ("train", "validation", "test")] == [0, 16, 24]
     task = open_data(text, KIND, replace(asked_too, limit=parse_drop("1pt")))
     assert isinstance(task, QuestionTask)
-    assert isinstance(task.beside, TextTask)
+    assert isinstance(task.secondary, TextTask)
     assert task.examples("train") == plain.examples("train")
-    assert task.text(task.examples("train")[0]) == task.beside.text(plain.examples("train")[0])
+    assert task.text(task.examples("train")[0]) == task.secondary.text(plain.examples("train")[0])
     assert [len(task.examples(split)) for split in ("validation", "test")] == [16, 24]
     assert task.fingerprint not in (plain.fingerprint, other.task.fingerprint)
-    assert judging_beside(plain) is None
+    assert secondary_judging(plain) is None
 
 
 def test_what_is_learnt_from_conversations_stays_conversations(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_what_is_learnt_from_conversations_stays_conversations(tmp_path: Path) -
     assert QuestionTask.open(asked(tmp_path, 10)).conversation is None
 
 
-def test_questions_are_for_language_models_and_beside_text(text: Path, tmp_path: Path) -> None:
+def test_questions_are_for_language_models_with_text(text: Path, tmp_path: Path) -> None:
     file = asked(tmp_path, 8)
     with pytest.raises(InvalidOption, match="questions are for language-modelling, and the model is for image-class"):
         open_data(text, "image-classification", DataOptions(questions=file))
@@ -417,12 +417,12 @@ def test_a_run_on_text_asks_questions_too(
     assert best["measurement"]["metric"] == metric
     assert best["verdict"]["limit"] == limit
     for row in (best["test"], best["measurement"]):
-        beside = row["extra"]["beside"]
-        assert beside["metric"] == other
-        assert beside["quality_low"] <= beside["quality"] <= beside["quality_high"]
-        assert beside["change_low"] <= beside["change"] <= beside["change_high"]
-        assert beside["verdict"] in ("within", "exceeds", "not shown")
-    assert reference["measurement"]["extra"]["beside"]["examples"] >= beside["examples"] > 0
+        secondary = row["extra"]["secondary"]
+        assert secondary["metric"] == other
+        assert secondary["quality_low"] <= secondary["quality"] <= secondary["quality_high"]
+        assert secondary["change_low"] <= secondary["change"] <= secondary["change_high"]
+        assert secondary["verdict"] in ("within", "exceeds", "not shown")
+    assert reference["measurement"]["extra"]["secondary"]["examples"] >= secondary["examples"] > 0
     assert result["examples"]["train"] > 0, "an importance matrix is computed from the text"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"Change of {other}" in page
@@ -435,19 +435,19 @@ def test_compare_and_measure_ask_too(
     pair: Pair, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = TextTask.open(text, TO_JUDGE, most={"test": 3})
-    task = replace(task, beside=QuestionTask.open(asked(tmp_path, 9), TO_JUDGE))
+    task = replace(task, secondary=QuestionTask.open(asked(tmp_path, 9), TO_JUDGE))
     found = compare(pair.hf, pair.gguf, task, seconds=0.2, threads=1)
-    beside = found.extra["beside"]
-    assert (beside["metric"], beside["examples"]) == ("accuracy", 9)
-    assert beside["change_low"] <= beside["change"] <= beside["change_high"]
-    assert beside["same_top1"] > 0.8
+    secondary = found.extra["secondary"]
+    assert (secondary["metric"], secondary["examples"]) == ("accuracy", 9)
+    assert secondary["change_low"] <= secondary["change"] <= secondary["change_high"]
+    assert secondary["same_top1"] > 0.8
     print_comparison(found)
     assert "on 9 questions accuracy is" in " ".join(capsys.readouterr().out.split())
     measured = measure(pair.gguf, task, seconds=0.2, threads=1)
-    assert measured.extra["beside"]["quality"] == beside["quality"]
+    assert measured.extra["secondary"]["quality"] == secondary["quality"]
     print_measurement(measured)
     assert "on 9 questions" in capsys.readouterr().out
-    alone = measure(pair.gguf, task.beside, seconds=0.2, threads=1)
-    assert (alone.metric, alone.quality, alone.extra["chance"]) == ("accuracy", beside["quality"], 0.5)
+    alone = measure(pair.gguf, task.secondary, seconds=0.2, threads=1)
+    assert (alone.metric, alone.quality, alone.extra["chance"]) == ("accuracy", secondary["quality"], 0.5)
     print_measurement(alone)
     assert "9 by likelihood per byte, without a chat template" in " ".join(capsys.readouterr().out.split())

@@ -124,7 +124,7 @@ TO_JUDGE = DataOptions(splits=False)
 
 def open_data(path: str | Path, kind: str, options: DataOptions = TO_TRAIN) -> Task:
     """The task of a kind on the data at a path, to train or to judge on. Raises BadData, InvalidOption."""
-    if options.questions is not None and find_facet(kind, "beside") is None:
-        raise InvalidOption(f"questions are for {' and '.join(having('beside'))}, and the model is for {kind}")
+    if options.questions is not None and find_facet(kind, "secondary") is None:
+        raise InvalidOption(f"questions are for {' and '.join(having('secondary'))}, and the model is for {kind}")
     task: Task = facet(kind, "data").open_task(path, options)
     return task

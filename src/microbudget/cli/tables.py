@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from ..judge.beside import BESIDE
+from ..judge.secondary import SECONDARY
 from ..kind import find_facet
 from ..report import phrases, terminal
 from ..report.outcome import read_outcome
@@ -47,7 +47,7 @@ def print_measurement(measurement: Measurement) -> None:
         ("model", f"{measurement.model} ({measurement.format}, {measurement.runtime})"),
         ("examples", f"{measurement.examples}, {measurement.examples_left_out} left out"),
         (measurement.metric, _quality(measurement)),
-        *_beside_rows(measurement),
+        *_secondary_rows(measurement),
         ("size", f"{format_bytes(measurement.size_bytes)} ({measurement.size_bytes} bytes)"),
         ("latency", _interval(measurement)),
         *_timing_rows(measurement.extra),
@@ -77,15 +77,15 @@ def print_measurement(measurement: Measurement) -> None:
         console.print(_rest(measurement.extra["ledger"]))
 
 
-def _beside_rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
-    """The quality on other data of the same task, such as questions beside a text."""
-    found = measurement.extra.get(BESIDE)
+def _secondary_rows(measurement: Measurement) -> Iterator[tuple[str, str]]:
+    """The quality on other data of the same task, such as questions with a text."""
+    found = measurement.extra.get(SECONDARY)
     if found is not None:
-        yield found["metric"], f"{phrases.beside(found)}, on {found['examples']} {_called(measurement.task, found)}"
+        yield found["metric"], f"{phrases.secondary(found)}, on {found['examples']} {_called(measurement.task, found)}"
 
 
-def _called(kind: str, beside: dict[str, Any]) -> str:
-    return words_of(kind, beside["metric"]).examples
+def _called(kind: str, secondary: dict[str, Any]) -> str:
+    return words_of(kind, secondary["metric"]).examples
 
 
 def _timing_rows(extra: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -208,9 +208,11 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(f"quality changes by {change} ({low}..{high}){of_what}")
     if "tokens" in comparison.extra:
         console.print(_tokens(comparison.extra["tokens"]))
-    if BESIDE in comparison.extra:
-        beside = comparison.extra[BESIDE]
-        console.print(f"on {beside['examples']} {_called(comparison.a.task, beside)} {phrases.beside_change(beside)}")
+    if SECONDARY in comparison.extra:
+        secondary = comparison.extra[SECONDARY]
+        console.print(
+            f"on {secondary['examples']} {_called(comparison.a.task, secondary)} {phrases.secondary_change(secondary)}"
+        )
     if row["verdict"]:
         console.print(f"verdict: {row['verdict']}: {comparison.extra['verdict']['reason']}")
 
@@ -218,13 +220,13 @@ def print_comparison(comparison: Comparison) -> None:
 def print_run(shrunk: Shrunk) -> None:
     """The candidates of a run, the best one marked, and where to find it."""
     measured = shrunk.reference.measurement
-    beside = (measured.extra.get(BESIDE) if measured else None) or {}
-    other = (beside["metric"],) if beside else ()
+    secondary = (measured.extra.get(SECONDARY) if measured else None) or {}
+    other = (secondary["metric"],) if secondary else ()
     table = terminal.table("recipe", "size", "latency", "speed", "quality", "change", "verdict", *other)
     best = shrunk.best.fingerprint if shrunk.best else None
     for candidate in [shrunk.reference, *shrunk.candidates]:
         style = ("bold green" if shrunk.met else "bold red") if candidate.fingerprint == best else None
-        further = (_beside_cell(candidate),) if other else ()
+        further = (_secondary_cell(candidate),) if other else ()
         table.add_row(*_row(candidate, shrunk.reference), *further, style=style)
     console = terminal.console()
     console.print(table)
@@ -248,9 +250,9 @@ def print_run(shrunk: Shrunk) -> None:
             f"test, read once: {shrunk.best.test.metric} {_quality(shrunk.best.test)} on {shrunk.best.test.examples}"
             f" examples, {change} against the reference; {verdict.decision}: {verdict.reason}"
         )
-        if "change" in (beside := shrunk.best.test.extra.get(BESIDE) or {}):
-            called = _called(shrunk.best.test.task, beside)
-            console.print(f"on {beside['examples']} validation {called} {phrases.beside_change(beside)}")
+        if "change" in (secondary := shrunk.best.test.extra.get(SECONDARY) or {}):
+            called = _called(shrunk.best.test.task, secondary)
+            console.print(f"on {secondary['examples']} validation {called} {phrases.secondary_change(secondary)}")
     if shrunk.best.slower_than_float:
         speedup = shrunk.best.speed["over_float"]["speedup"]
         why = ", which breaks a limit" if shrunk.budget.limits_costs else ""
@@ -260,9 +262,9 @@ def print_run(shrunk: Shrunk) -> None:
     console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
 
 
-def _beside_cell(candidate: Candidate) -> str:
+def _secondary_cell(candidate: Candidate) -> str:
     """The quality on the other data, and its change from the reference."""
-    found = candidate.measurement.extra.get(BESIDE) if candidate.measurement else None
+    found = candidate.measurement.extra.get(SECONDARY) if candidate.measurement else None
     if not found:
         return MISSING
     return f"{found['quality']:.4f}" + (

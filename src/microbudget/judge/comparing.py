@@ -16,11 +16,11 @@ from ..runtimes.loading import load
 from ..task import Data, Example
 from ..units import Drop
 from . import memory
-from .beside import BESIDE, compared, judging_beside
 from .budget import Measurement
 from .judging import Agreement, Judging, Opening, judging_of
 from .measuring import Measured, choose_threads, cost_fields, measurement, open_task
 from .options import MeasureKeywords, MeasureOptions
+from .secondary import SECONDARY, compared, secondary_judging
 from .timing import PairTiming, SpeedVerdict, time_pair
 from .verdict import Verdict, can_show, judge_pair
 from .worker import Worker
@@ -85,7 +85,7 @@ def compare(
     before, after = (quality.scores for quality in agreement.qualities)
     verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=how.seed)
     found = _comparison(measured[0], measured[1], timed.pair, agreement, verdict)
-    return replace(found, extra={**found.extra, **({BESIDE: timed.beside} if timed.beside else {})})
+    return replace(found, extra={**found.extra, **({SECONDARY: timed.secondary} if timed.secondary else {})})
 
 
 def _resolved(judging: Judging, models: tuple[Model, Model], output: str | None) -> tuple[Model, Model]:
@@ -107,7 +107,7 @@ def _say_what_can_be_shown(max_drop: Drop | None, examples: int, progress: Progr
 class _Timed:
     pair: PairTiming
     costs: list[dict[str, Any]]
-    beside: dict[str, Any] | None
+    secondary: dict[str, Any] | None
 
 
 def _run(
@@ -133,16 +133,16 @@ def _run(
         )
         costs = [cost_fields(judging, Measured(*each)) for each in parts]
         agreement = judging.agreement(workers, models, examples, how.progress)
-        beside = _beside(judging, workers, models, how)
+        secondary = _secondary(judging, workers, models, how)
         unlabelled = judging.disagreements(workers, models) if disagree else None
-    return _Timed(pair, costs, beside), agreement, unlabelled
+    return _Timed(pair, costs, secondary), agreement, unlabelled
 
 
-def _beside(
+def _secondary(
     judging: Judging, workers: tuple[Worker, Worker], models: tuple[Model, Model], how: MeasureOptions
 ) -> dict[str, Any] | None:
     """How B compares with A on the other data of the task; None where it has none."""
-    other = judging_beside(judging.task)
+    other = secondary_judging(judging.task)
     if other is None:
         return None
     found = other.agreement(workers, models, other.task.examples(how.split), how.progress)

@@ -17,13 +17,13 @@ from ..runtimes.loading import load
 from ..task import TO_JUDGE, Data, Example, Inputs, Task, open_data
 from ..units import Drop
 from . import energy, memory, roofline
-from .beside import BESIDE, about, judging_beside
 from .budget import Measurement
 from .judging import Judging, judging_of
 from .ledger import ledger as ledger_of
 from .memory import Weight
 from .options import MeasureKeywords, MeasureOptions
 from .quality import Quality
+from .secondary import SECONDARY, about, secondary_judging
 from .timing import Timing, time_one, time_pair
 from .worker import Worker
 
@@ -43,7 +43,7 @@ def open_task(
     questions = None if options.questions is None else Path(options.questions)
     if not isinstance(data, (str, Path)) and not is_saved(data):
         if questions is not None:
-            raise InvalidOption("questions are asked beside data at a path, and not beside a Task of your own")
+            raise InvalidOption("questions are asked with data at a path, and not with a Task of your own")
         return data
     kinds = {model.task: model for model in models}
     if len(kinds) > 1:
@@ -97,8 +97,8 @@ def measure(
         batched = [_batch(judging, worker, opened, examples, size, seconds) for size in batches]
         judged = judging.quality(opened, examples, worker, progress=how.progress)
         further = judging.quality_extra(worker, examples)
-        if (other := judging_beside(task)) is not None:
-            further[BESIDE] = about(
+        if (other := secondary_judging(task)) is not None:
+            further[SECONDARY] = about(
                 other.quality(opened, other.task.examples(how.split), worker, progress=how.progress)
             )
     extra: dict[str, Any] = {"preprocessing_s": preprocessing_s, **further}

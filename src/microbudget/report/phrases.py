@@ -28,12 +28,12 @@ def quality_interval(measurement: Measurement) -> str:
     return f"{low.removesuffix(' %')} to {high}"
 
 
-def beside(found: dict[str, Any]) -> str:
-    """The quality on other data of the same task, of `judge.beside`, with its interval: "0.4120 (0.371..0.455)"."""
+def secondary(found: dict[str, Any]) -> str:
+    """The quality on secondary data, of `judge.secondary`, with its interval: "0.4120 (0.371..0.455)"."""
     return f"{found['quality']:.4f} ({found['quality_low']:.3f}..{found['quality_high']:.3f})"
 
 
-def beside_change(found: dict[str, Any]) -> str:
+def secondary_change(found: dict[str, Any]) -> str:
     """The change on other data: "accuracy is 0.41 against 0.43: -1.56 pt (95 %: ...); a loss within 1pt ..."."""
     metric = found["metric"]
     ends = _to(*(format_change(found[f"change_{end}"], metric) for end in ("low", "high")))

@@ -26,12 +26,12 @@ from ..runtimes.loading import load
 from ..ship import shipped_bytes
 from ..task import Split
 from .answers import Answers
-from .beside import Beside
 from .options import DURATIONS, Durations
 from .reading import Reader
 from .reference import Reference
 from .samples import samples_of
 from .schedule import Schedule
+from .secondary import Secondary
 from .space import Pace, SearchSpace
 from .speeds import ratio_of, speed_of
 
@@ -64,7 +64,7 @@ class Evaluation:
         self.reference = Reference(setting.reference, self.judging, setting.threads)
         progress, seed = self._context.progress, self._context.seed
         self._answers = Answers(run, self.judging, self.reference, Opening(setting.threads), progress)
-        self._beside = Beside(run, setting.context.task, self.reference, Opening(setting.threads), progress)
+        self._secondary = Secondary(run, setting.context.task, self.reference, Opening(setting.threads), progress)
         self._reader = Reader(self._answers, self.judging, setting.reference, setting.budget, seed)
         self._samples = samples_of(run, self.judging, self.reference, setting.prompts, seed)
         self._rows = {row.fingerprint: row for row in run.candidates()}
@@ -104,8 +104,8 @@ class Evaluation:
             self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
         )
         costs["size_bytes"] = shipped_bytes(model, self._context.task)  # as of the candidates
-        beside = self._beside.read(model, worker)
-        return self._add(recipe, model, started, measurement=self._measurement(model, costs, beside))
+        secondary = self._secondary.read(model, worker)
+        return self._add(recipe, model, started, measurement=self._measurement(model, costs, secondary))
 
     def pace(self, reference: Candidate) -> Pace:
         """What measuring the reference has shown, for the forecast."""
@@ -116,7 +116,7 @@ class Evaluation:
         measured, model = row.measurement, self.reference.model
         if measured is None:
             return row
-        extra = {**measured.extra, **self._beside.extra(model)}
+        extra = {**measured.extra, **self._secondary.extra(model)}
         if measured.examples == self._answers.read(model, "validation") and extra == measured.extra:
             return row
         fields = quality_fields(self._quality(model, "validation"), extra)
@@ -197,13 +197,13 @@ class Evaluation:
                     other.open(unrounded, threads=setting.threads)
                     speed["over_float"] = ratio_of(time_pair(other, worker, sample, seconds=setting.durations.float_s))
             self._context.progress.doing(f"reading examples with {recipe.short()}")
-            verdict = self._reader.decide(model, worker, self._beside.begin(self._until))
-            beside = self._beside.read(model, worker, self._until)
+            verdict = self._reader.decide(model, worker, self._secondary.begin(self._until))
+            secondary = self._secondary.read(model, worker, self._until)
             self._samples.write(model, worker)
         self._samples.write(self.reference.model)  # after the first candidate, which is delivered sooner
         extra = {
             **self._answers.divergence(model, "validation"),
-            **beside,
+            **secondary,
             **setting.space.predicted(recipe, model, sample, setting.threads),
         }
         return {"measurement": self._measurement(model, costs, extra), "verdict": verdict, "speed": speed}
@@ -221,10 +221,10 @@ class Evaluation:
         """A row that the run has, under the limit of now, for which it may have to read on."""
         for each in (model, self.reference.model):
             self._samples.write(each)
-        verdict = self._reader.decide(model, until=self._beside.begin(self._until))
-        measured, beside = known.measurement, self._beside.read(model, until=self._until)
-        if measured is not None and (measured.examples != verdict.examples or beside):
-            extra = {**measured.extra, **self._answers.divergence(model, "validation"), **beside}
+        verdict = self._reader.decide(model, until=self._secondary.begin(self._until))
+        measured, secondary = known.measurement, self._secondary.read(model, until=self._until)
+        if measured is not None and (measured.examples != verdict.examples or secondary):
+            extra = {**measured.extra, **self._answers.divergence(model, "validation"), **secondary}
             measured = replace(measured, **quality_fields(self._quality(model, "validation"), extra))
         return replace(known, measurement=measured, verdict=verdict)
 

@@ -61,7 +61,7 @@ class RunData:
         """
         if not self._to_open:
             if self._how.questions is not None:
-                raise InvalidOption("questions are asked beside data at a path, and not beside a Task of your own")
+                raise InvalidOption("questions are asked with data at a path, and not with a Task of your own")
             task = cast(Task, self._data)
             made = plan(task)
             return Opened(task, made, type(task).__name__, made.use)

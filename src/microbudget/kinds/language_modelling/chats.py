@@ -43,7 +43,7 @@ class ChatTask:
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _conversations: dict[str, Conversation] = field(default_factory=dict, repr=False)  # by the example's key
-    beside: Task | None = None  # questions that are asked too
+    secondary: Task | None = None  # questions that are asked too
     questions: Path | None = None  # their file
 
     kind = KIND

@@ -7,10 +7,10 @@ from pathlib import Path
 from ...data import saved
 from ...errors import BadData
 from ...task import DataOptions
-from .beside import with_questions
 from .chats import ChatTask, files
 from .layouts import COLUMNS_OF_A_ROW
 from .questions.task import QuestionTask, are_questions
+from .secondary import with_questions
 from .text import TextTask
 
 COLUMNS = saved.Columns(None, texts=("text", "content", "sentence"), conversations=COLUMNS_OF_A_ROW)

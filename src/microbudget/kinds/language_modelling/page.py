@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...judge.beside import BESIDE
+from ...judge.secondary import SECONDARY
 from ...report import phrases
 from ...report.outcome import Outcome
 from ...report.part import ONNX_LINES, Column, Part, Section, Usage, Words, words_of
@@ -59,45 +59,47 @@ def part(outcome: Outcome) -> Part:
     return Part(
         sections=tuple(section for section in sections if section.content),
         plots=level_plots(outcome),
-        columns=(Column("KL", _divergences(outcome)), *_beside(outcome)),
-        sentences=(*_about_beside(outcome), *_chance(outcome)),
+        columns=(Column("KL", _divergences(outcome)), *_secondary(outcome)),
+        sentences=(*_about_secondary(outcome), *_chance(outcome)),
     )
 
 
-def _beside(outcome: Outcome) -> Iterator[Column]:
-    """The other metric where a text has questions beside it, or questions a text: its value and paired change."""
-    found = {row.fingerprint: row.measurement.extra.get(BESIDE) for row in outcome.rows if row.measurement is not None}
-    known = {fingerprint: beside for fingerprint, beside in found.items() if beside}
+def _secondary(outcome: Outcome) -> Iterator[Column]:
+    """The other metric where a text comes with questions: its value and paired change."""
+    found = {
+        row.fingerprint: row.measurement.extra.get(SECONDARY) for row in outcome.rows if row.measurement is not None
+    }
+    known = {fingerprint: secondary for fingerprint, secondary in found.items() if secondary}
     if not known:
         return
     metric = next(iter(known.values()))["metric"]
-    yield Column(metric.capitalize(), {each: phrases.beside(beside) for each, beside in known.items()})
-    changes = {each: _change(beside) for each, beside in known.items() if "change" in beside}
+    yield Column(metric.capitalize(), {each: phrases.secondary(secondary) for each, secondary in known.items()})
+    changes = {each: _change(secondary) for each, secondary in known.items() if "change" in secondary}
     yield Column(f"Change of {metric}", changes)
 
 
-def _change(beside: dict[str, Any]) -> str:
-    change, low, high = (format_change(beside[f"change{end}"], beside["metric"]) for end in ("", "_low", "_high"))
-    return f"{change} ({low} to {high}), {beside['verdict']}"
+def _change(secondary: dict[str, Any]) -> str:
+    change, low, high = (format_change(secondary[f"change{end}"], secondary["metric"]) for end in ("", "_low", "_high"))
+    return f"{change} ({low} to {high}), {secondary['verdict']}"
 
 
 def _chance(outcome: Outcome) -> Iterator[str]:
     """What guessing would have right, where questions are asked."""
     measured = outcome.reference.measurement
     extra = {} if measured is None else measured.extra
-    chance = extra.get("chance", (extra.get(BESIDE) or {}).get("chance"))
+    chance = extra.get("chance", (extra.get(SECONDARY) or {}).get("chance"))
     if chance is not None:
         yield f"Guessing has {100 * chance:.0f} % of the questions right."
 
 
-def _about_beside(outcome: Outcome) -> tuple[str, ...]:
+def _about_secondary(outcome: Outcome) -> tuple[str, ...]:
     """What ships, on the other data."""
     measured = None if outcome.smaller is None else outcome.smaller.measurement
-    found = {} if measured is None else measured.extra.get(BESIDE) or {}
+    found = {} if measured is None else measured.extra.get(SECONDARY) or {}
     if measured is None or "change" not in found:
         return ()
     called = words_of(measured.task, found["metric"]).examples
-    return (f"On {found['examples']} validation {called}, {phrases.beside_change(found)}.",)
+    return (f"On {found['examples']} validation {called}, {phrases.secondary_change(found)}.",)
 
 
 def _divergences(outcome: Outcome) -> dict[str, str]:

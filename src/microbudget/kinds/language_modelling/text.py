@@ -51,7 +51,7 @@ class TextTask:
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _places: dict[str, _Place] = field(default_factory=dict, repr=False)  # by the example's name
-    beside: Task | None = None  # questions that are asked too
+    secondary: Task | None = None  # questions that are asked too
     questions: Path | None = None  # their file
 
     kind = KIND

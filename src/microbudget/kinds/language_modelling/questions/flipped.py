@@ -26,10 +26,10 @@ def flipped(outcome: Outcome) -> Gallery | None:
     with reopened(outcome) as (task, missing):
         if isinstance(task, QuestionTask):
             return _gallery(outcome, task)
-        beside = getattr(task, "beside", None)
-        if not isinstance(beside, QuestionTask):
+        secondary = getattr(task, "secondary", None)
+        if not isinstance(secondary, QuestionTask):
             return Gallery(WORDS, missing)
-        return _gallery(replace(outcome, run=outcome.run.apart(beside.fingerprint)), beside)
+        return _gallery(replace(outcome, run=outcome.run.apart(secondary.fingerprint)), secondary)
 
 
 def _gallery(outcome: Outcome, task: QuestionTask) -> Gallery:

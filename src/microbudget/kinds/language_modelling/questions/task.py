@@ -44,8 +44,8 @@ class QuestionTask:
     warnings: list[str] = field(default_factory=list)
     _splits: dict[str, tuple[Example, ...]] = field(default_factory=dict, repr=False)
     _questions: dict[str, Question] = field(default_factory=dict, repr=False)  # by the example's key
-    beside: TextTask | ChatTask | None = None  # text, which is judged too and learnt from
-    questions: Path | None = None  # the file of the questions, where text is beside them
+    secondary: TextTask | ChatTask | None = None  # text, which is judged too and learnt from
+    questions: Path | None = None  # the file of the questions, where they come with a text
 
     kind = KIND
     metric = METRIC
@@ -80,9 +80,9 @@ class QuestionTask:
         return cls(root, digest, left_out, options.use, warnings, ordered, questions)
 
     def examples(self, split: Split) -> Sequence[Example]:
-        """The questions of a split; what is learnt from is the text, where there is one beside them."""
-        if self.beside is not None and split in ("train", "unlabelled"):
-            return self.beside.examples(split)
+        """The questions of a split; what is learnt from is the text that they come with, where there is one."""
+        if self.secondary is not None and split in ("train", "unlabelled"):
+            return self.secondary.examples(split)
         return self._splits.get(split, ())
 
     def question(self, example: Example) -> Question:
@@ -92,15 +92,15 @@ class QuestionTask:
         return self._questions[example.key]
 
     def text(self, example: Example) -> str:
-        """The question with the right answer, or a text beside the questions: to calibrate or to learn from."""
-        if self.beside is not None and example.key not in self._questions:
-            return self.beside.text(example)
+        """The question with the right answer, or the text of secondary data: to calibrate or to learn from."""
+        if self.secondary is not None and example.key not in self._questions:
+            return self.secondary.text(example)
         return self.question(example).whole
 
     @property
     def conversation(self) -> Callable[[Example], Conversation] | None:
-        """What a training reads where conversations are beside the questions: those, and questions as one turn."""
-        chats = self.beside
+        """What a training reads where the questions come with conversations: those, and questions as one turn."""
+        chats = self.secondary
         if not isinstance(chats, ChatTask):
             return None
 

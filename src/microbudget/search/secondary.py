@@ -1,4 +1,4 @@
-"""Beside: the other data of a run's task, on which models are judged too. Nothing is chosen by it."""
+"""Secondary: the other data of a run's task, on which models are judged too. Nothing is chosen by them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import time
 from typing import Any
 
-from ..judge.beside import BESIDE, about, compared_so_far, judging_beside
 from ..judge.judging import Judging, Opening, scored
 from ..judge.quality import Quality
+from ..judge.secondary import SECONDARY, about, compared_so_far, secondary_judging
 from ..judge.worker import Worker
 from ..model import Model
 from ..progress import Progress
@@ -22,11 +22,11 @@ SHARE = 0.25  # of the time in which a model is read
 SPLIT: Split = "validation"  # nothing is chosen by the other data, so it needs no test
 
 
-class Beside:
+class Secondary:
     """Answers to the other data, which a run keeps apart. Without such data nothing is read."""
 
     def __init__(self, run: Run, task: Task, reference: Reference, opening: Opening, progress: Progress) -> None:
-        self._judging = judging_beside(task)
+        self._judging = secondary_judging(task)
         self._reference = reference
         self._answers = None
         if self._judging is not None:
@@ -63,9 +63,9 @@ class Beside:
             return {}
         count = self._answers.read(model, SPLIT)
         if self._reference.is_model(model):
-            return {BESIDE: about(self._quality(self._judging, self._answers, model, count))}
+            return {SECONDARY: about(self._quality(self._judging, self._answers, model, count))}
         found, _ = self._compared(self._judging, self._answers, model, count)
-        return {BESIDE: {**found, **self._answers.divergence(model, SPLIT, count)}}
+        return {SECONDARY: {**found, **self._answers.divergence(model, SPLIT, count)}}
 
     def _compared(self, judging: Judging, answers: Answers, model: Model, count: int) -> tuple[dict[str, Any], bool]:
         both = (self._quality(judging, answers, each, count) for each in (model, self._reference.model))

@@ -1,6 +1,7 @@
-"""Beside: a task may bring other data (`task.beside`), on which its models are judged too; nothing is chosen by it.
+"""Secondary data: what a task brings besides (`task.secondary`), on which its models are judged too.
 
-Such as questions beside a text: the limit of the budget is on one metric, and the other is judged against LOSS.
+Such as questions with a text: the limit of the budget is on one metric, by which the best is chosen; the secondary one
+is judged against LOSS, and nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from .quality import Quality
 from .sequential import look
 from .verdict import judge_pair
 
-BESIDE = "beside"  # in `extra` of a Measurement and of a Comparison
+SECONDARY = "secondary"  # in `extra` of a Measurement and of a Comparison
 LOSS = 0.01  # that is allowed: 1 point, 1 % of bits per byte
 
 
-def judging_beside(task: Task) -> Judging | None:
+def secondary_judging(task: Task) -> Judging | None:
     """How the other data of a task are judged; None where it has none."""
-    other: Task | None = getattr(task, "beside", None)
+    other: Task | None = getattr(task, "secondary", None)
     return None if other is None else judging_of(other)
 
 

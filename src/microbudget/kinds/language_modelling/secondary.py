@@ -1,4 +1,4 @@
-"""Questions beside a text or conversations, which the models are asked too. One of the two decides."""
+"""Questions with a text or conversations. One of the two decides, and the other is secondary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .text import TextTask
 def with_questions(
     task: TextTask | ChatTask | QuestionTask, file: Path, options: DataOptions
 ) -> TextTask | ChatTask | QuestionTask:
-    """The task with the questions of a file beside it; the other way round where the limit on the loss is in points.
+    """The task with the questions of a file; these decide, and the task is secondary, where the limit is in points.
 
     Whatever learns, learns from the task: all questions are evidence. Raises BadData, InvalidOption.
     """
@@ -26,8 +26,8 @@ def with_questions(
         )
     asked = QuestionTask.open(file, replace(options, use="nothing"))
     if options.limit is None or options.limit.relative:
-        return replace(task, beside=asked, questions=file)
+        return replace(task, secondary=asked, questions=file)
     both = hashlib.sha256(f"{asked.fingerprint} {task.fingerprint}".encode()).hexdigest()[:16]
     return replace(
-        asked, root=task.root, fingerprint=both, use=task.use, warnings=task.warnings, beside=task, questions=file
+        asked, root=task.root, fingerprint=both, use=task.use, warnings=task.warnings, secondary=task, questions=file
     )
