@@ -53,9 +53,12 @@ def is_gguf_export(recipe: Recipe) -> bool:
 class SearchSpace(space.SearchSpace):
     """A recipe for each level of a Hugging Face folder or a GGUF file."""
 
+    default_drop = Drop(0.01, relative=True)
+
     def __init__(self, given: Model, task: Task) -> None:
         super().__init__(given, task)
-        self.default_drop = Drop(0.01, relative=not isinstance(task, QuestionTask))
+        if isinstance(task, QuestionTask):  # judged by accuracy
+            self.default_drop = Drop(0.01)
 
     @cached_property
     def _anatomy(self) -> Anatomy:
