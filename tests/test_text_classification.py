@@ -31,6 +31,7 @@ from microbudget.model import Model
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.text.encoding import TextEncoder
+from microbudget.search.space import search_space
 from microbudget.task import TO_TRAIN
 from quick import QUICK
 from toy_texts import rows, write_classifier, write_encoder, write_table, write_tokenizer
@@ -356,3 +357,22 @@ def unigram() -> Tokenizer:
     made = Tokenizer(models.Unigram(rows, unk_id=0))
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     return made
+
+
+def test_what_shrink_tries(encoder: Path, classifier: Path, table: Path) -> None:
+    task = TextTask.open(table, TO_TRAIN)
+    space = search_space(load(encoder), task)
+    first = space.teaching()
+    assert [str(step.short()) for step in first] == ["finetune(unfreeze='all', deep_epochs=4, deep_patience=4)"]
+    taught = [[step.name() for step in recipe.steps] for recipe in space.recipes(first)]
+    assert taught[:2] == [["finetune", "export", "quantize"], ["finetune", "export"]]
+    assert ["finetune", "trim", "export", "quantize"] in taught
+    known = [[step.name() for step in recipe.steps] for recipe in search_space(load(classifier), task).recipes(())]
+    assert known == [["export", "quantize"], ["export"]]  # what trains nothing needs no training split
+
+
+def test_too_many_texts_for_an_epoch_train_a_head(encoder: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("microbudget.kinds.text_classification.search_space.WORK", 1e6)
+    assert [step.short() for step in search_space(load(encoder), TextTask.open(table, TO_TRAIN)).teaching()] == [
+        "finetune"
+    ]

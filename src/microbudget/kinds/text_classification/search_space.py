@@ -12,6 +12,7 @@ from ...methods.export import Export
 from ...methods.finetune import Finetune
 from ...methods.quantize import Quantize
 from ...methods.tfidf import LENGTHS, Tfidf
+from ...methods.trim import Trim
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.hf.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from ...search import space
 from ...search.space import Pace
 
 EPOCHS = 4  # over the encoder; more overfit a few thousand texts
+KEPT = (8000, 2000)  # frequent tokens of a vocabulary, beside those of the user's texts
 WORK = 6e13  # multiply-adds and additions of a training: about ten minutes on two cores
 PASSES = 6  # per weight and token: two forwards, four backwards (Kaplan et al. 2020, section 2.1)
 COUNTED = 256  # texts whose tokens stand for all
@@ -51,6 +53,9 @@ class SearchSpace(space.SearchSpace):
         yield Recipe((*first, *export, Quantize()))
         if first or export:
             yield Recipe((*first, *export))
+        if first and export:  # after the training, which all recipes then share
+            for keep in KEPT:
+                yield Recipe((*first, Trim(keep=keep), *export, Quantize()))
 
     def forecast(self, threads: int) -> Iterator[str]:
         """Whether words and characters can be counted here."""
