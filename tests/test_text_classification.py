@@ -365,10 +365,12 @@ def test_what_shrink_tries(encoder: Path, classifier: Path, table: Path) -> None
     first = space.teaching()
     assert [str(step.short()) for step in first] == ["finetune(unfreeze='all', deep_epochs=4, deep_patience=4)"]
     taught = [[step.name() for step in recipe.steps] for recipe in space.recipes(first)]
-    assert taught[:2] == [["finetune", "export", "quantize"], ["finetune", "export"]]
+    assert taught[0] == ["tfidf"]  # what needs no network is known before the first network is exported
+    assert taught.index(["finetune", "distill"]) < taught.index(["finetune", "export", "quantize"])
     assert ["finetune", "trim", "export", "quantize"] in taught
     known = [[step.name() for step in recipe.steps] for recipe in search_space(load(classifier), task).recipes(())]
-    assert known == [["export", "quantize"], ["export"]]  # what trains nothing needs no training split
+    assert ["export", "quantize"] in known
+    assert not any("finetune" in names or "trim" in names for names in known)
 
 
 def test_too_many_texts_for_an_epoch_train_a_head(encoder: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
