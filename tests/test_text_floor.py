@@ -409,6 +409,9 @@ def test_the_table_of_what_needs_no_network(table: Path, tmp_path: Path) -> None
     assert "None of these ships" in drawn
     assert "no &lt;text&gt; has 3 chars" in drawn
     assert floor(replace(outcome(tmp_path, "network"), candidates=()), task) is None
+    unmet = floor(outcome(tmp_path, "words", unmet=("the loss is too large",)), task)
+    assert unmet is not None
+    assert unmet.conclusion == "What ships is one of these: words with logistic regression."
 
 
 def test_what_is_delivered_runs_alone(encoder: Path, table: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from .recipe import Recipe
 CHECKPOINTS = "checkpoints"  # in the cache: what unfinished steps go on from, by their fingerprint
 _RECORDED_VERSIONS = (
     "microbudget", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers", "ctranslate2", "soxr", "jiwer",
+    "scikit-learn", "tokenizers",
 )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class Floor:
     """What needs no network, from the least to the most, with the reference as the last row."""
 
     rows: tuple[Row, ...]
-    opening: str  # the conclusion
+    conclusion: str
 
 
 def name_of(recipe: str) -> str:
@@ -75,7 +75,14 @@ def floor(outcome: Outcome, task: TextTask | None) -> Floor | None:
         return None
     rows = [_row(name, row) for name, row in known]
     first = [] if task is None else _most_frequent(task)
-    return Floor((*first, *rows, _row("the reference, a network", outcome.reference)), opening(outcome))
+    return Floor((*first, *rows, _row("the reference, a network", outcome.reference)), _conclusion(outcome))
+
+
+def _conclusion(outcome: Outcome) -> str:
+    best = outcome.best
+    if best is None or not name_of(best.recipe):
+        return "None of these ships. A network has to be better than them to be worth its bytes."
+    return opening(outcome) or f"What ships is one of these: {name_of(best.recipe)}."
 
 
 def _row(name: str, candidate: Candidate) -> Row:
