@@ -20,6 +20,7 @@ from ...runtimes.text.encoding import MAX_LENGTH, TEXT, TextEncoder, Texts, Toke
 from ...task import Example, Inputs, Scores, Split, Task
 
 AT_ONCE = 64  # texts of one array: each takes as many bytes as the longest
+ANSWERED_AT_ONCE = 256  # texts of about one length
 INSTEAD = "a text classifier is made smaller with distill, trim, window or quantize"
 
 
@@ -65,17 +66,19 @@ def texts_of(task: Task, examples: Sequence[Example], max_length: int) -> list[T
     return [row for part in parts for row in as_rows(task.collate(part, {MAX_LENGTH: max_length})[TEXT])]
 
 
-def answers_of(
-    session: Session,
-    task: Task,
-    examples: Sequence[Example],
-    preprocessing: dict[str, Any],
-    progress: Progress = SILENT,
-) -> NDArray[np.float32]:
-    """What a session answers to the texts of examples, (examples, outputs)."""
-    starts = progress.track(range(0, len(examples), AT_ONCE), "answers, batch")
-    parts = [session.answer(task.collate(examples[start : start + AT_ONCE], preprocessing)) for start in starts]
-    return np.concatenate(parts).astype(np.float32)
+def answers_of(session: Session, texts: Sequence[Texts], progress: Progress = SILENT) -> NDArray[np.float32]:
+    """What a session answers to texts, (texts, outputs).
+
+    Texts of about one length are asked together: of those the session makes calls of several texts.
+    """
+    order = sorted(range(len(texts)), key=lambda place: sum(map(len, texts[place])))
+    found: list[NDArray[Any]] = [np.zeros(0)] * len(texts)
+    for start in progress.track(range(0, len(order), ANSWERED_AT_ONCE), "answers, batch"):
+        places = order[start : start + ANSWERED_AT_ONCE]
+        rows = [texts[place] if len(texts[place]) > 1 else texts[place][0] for place in places]
+        for place, answer in zip(places, session.answer({TEXT: np.array(rows, np.str_)}), strict=True):
+            found[place] = answer
+    return np.stack(found).astype(np.float32)
 
 
 def validation_report(folder: Path, preprocessing: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -83,7 +86,8 @@ def validation_report(folder: Path, preprocessing: dict[str, Any], context: Cont
     examples, classes = context.task.examples("validation"), len(context.task.labels)
     model = Model(folder, "onnx", Record(context.task.kind, context.task.labels, preprocessing))
     session = open_session(model, threads=context.threads)
-    answers = answers_of(session, context.task, examples, preprocessing).argmax(1)
+    texts = texts_of(context.task, examples, int(preprocessing[MAX_LENGTH]))
+    answers = answers_of(session, texts).argmax(1)
     session.close()
     targets = np.array([example.label for example in examples], np.intp)
     confusion = confusion_matrix(answers, targets, classes)
