@@ -147,6 +147,7 @@ def test_the_answers_are_judged_and_get_better(chats: Path, folder: Path, tmp_pa
     assert open_session(given, threads=1).answer(task.sample(examples)).shape == (1, 2)
 
 
+@pytest.mark.usefixtures("without_plots")
 @needs_llama
 def test_a_model_is_shrunk_onconversation_rows(
     chats: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

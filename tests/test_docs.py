@@ -98,6 +98,7 @@ def test_the_readmes_python_uses_public_names() -> None:
             assert all(callable(getattr(microbudget, alias.name)) for alias in node.names)
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_readmes_python_runs(
     resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,8 @@ from microbudget.ship import shipped_bytes
 from quick import QUICK
 from test_refused_models import classifier
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def test_the_size_of_a_row_is_that_of_what_ships(resnet_onnx: Path, photos: Path, tmp_path: Path) -> None:
     """Also the limit: what is a byte too large in RUN/best is too large."""

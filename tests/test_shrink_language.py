@@ -97,6 +97,7 @@ def test_the_plots_name_the_levels(finished: Path) -> None:
         assert section.count(f">{level}") == 3
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_the_reference_is_read_once(
     finished: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -299,6 +299,7 @@ def test_a_model_without_photos_is_refused_photos(folder: Path, photos: Path, ca
     assert "holds no recordings" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_plots")
 def test_a_report_outlives_its_data(ran: Shrunk, recordings: Path, tmp_path: Path) -> None:
     from microbudget.report import write_report
 
