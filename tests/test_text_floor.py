@@ -18,10 +18,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 
-from microbudget.errors import BadData, InvalidOption, LabelsDisagree, MissingExtra
+from microbudget.errors import BadData, InvalidOption, LabelsDisagree, MissingExtra, OutOfTime
 from microbudget.judge.budget import Budget, Measurement
 from microbudget.judge.verdict import Verdict
-from microbudget.kinds.text_classification import distill, ngrams, static
+from microbudget.kinds.text_classification import distill, ngrams, static, teaching
 from microbudget.kinds.text_classification.data import TextTask
 from microbudget.kinds.text_classification.floor import VECTORS, WORDS, floor
 from microbudget.kinds.text_classification.ngrams import LinearModel
@@ -342,6 +342,17 @@ def test_what_static_refuses(encoder: Path, classifier: Path, table: Path, tmp_p
         Distill(student="static").apply(load(encoder), replace(known, reference=other), tmp_path)
 
 
+def test_what_does_not_fit_into_the_time_is_given_up(
+    classifier: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = replace(context(table, tmp_path), deadline=-1.0)
+    monkeypatch.setattr(teaching, "ANSWERED_AT_ONCE", 8)
+    with pytest.raises(OutOfTime, match="asking the teacher"):
+        distill._answers(load(classifier), late.task.examples("train"), 0, late)
+    with pytest.raises(OutOfTime, match="a pass over the vocabulary"):
+        static.vectors_of(load(classifier), 8, late)
+
+
 def test_special_tokens_and_what_is_put_around_a_text(encoder: Path) -> None:
     found = TextEncoder.of(load(encoder))
     assert found.around == ((2,), (3,))
@@ -435,6 +446,7 @@ def test_the_search_begins_with_what_needs_no_network(encoder: Path, classifier:
     space = SearchSpace(load(encoder), task)
     first = space.teaching()
     names = [recipe.steps[-1].short() for recipe in space.recipes(first)]
-    assert names[:3] == ["tfidf(unit='word')", "tfidf(unit='char')", "distill(student='static')"]
-    assert names[3].startswith("quantize")
+    assert names[:2] == ["tfidf(unit='word')", "tfidf(unit='char')"]
+    assert names[2].startswith("quantize")
+    assert "distill(student='static')" in names
     assert all(recipe.formats("hf") for recipe in space.recipes(first))

@@ -111,7 +111,7 @@ def _answers(teacher: Model, examples: Sequence[Example], labelled: int, context
     session = open_session(teacher, threads=context.threads)
     places = [*range(labelled, len(examples)), *range(labelled)][:ASKED]
     asked = [examples[place] for place in places]
-    answers = answers_of(session, texts_of(context.task, asked, int(reading(teacher)[MAX_LENGTH])), context.progress)
+    answers = answers_of(session, texts_of(context.task, asked, int(reading(teacher)[MAX_LENGTH])), context)
     session.close()
     found = np.full((len(examples), len(columns)), np.nan, np.float32)
     found[places] = answers[:, columns]

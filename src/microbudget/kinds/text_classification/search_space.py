@@ -42,17 +42,20 @@ class SearchSpace(space.SearchSpace):
         return (Finetune(unfreeze="all", deep_epochs=epochs, deep_patience=epochs),)
 
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
-        """First what needs no network: it takes seconds, and is smallest where it is good enough. Then the safest."""
+        """First what takes seconds: words and characters without a network. Then the safest, then the others.
+
+        Vectors of tokens take a few minutes, for their teacher answers every text.
+        """
         if self._counts:
             yield from (Recipe((Tfidf(unit=unit),)) for unit in LENGTHS)
-        if self.given.format == "hf":
-            texts = len(self.task.examples("train")) + len(self.task.examples("unlabelled"))
-            epochs = max(2, min(BAG_EPOCHS, BAGS // max(1, texts)))
-            yield Recipe((*first, Distill(student=STATIC, epochs=epochs)))
         export: tuple[Method, ...] = (Export(),) if self.given.format == "hf" else ()
         yield Recipe((*first, *export, Quantize()))
         if first or export:
             yield Recipe((*first, *export))
+        if self.given.format == "hf":
+            texts = len(self.task.examples("train")) + len(self.task.examples("unlabelled"))
+            epochs = max(2, min(BAG_EPOCHS, BAGS // max(1, texts)))
+            yield Recipe((*first, Distill(student=STATIC, epochs=epochs)))
         if first and export:  # after the training, which all recipes then share
             for keep in KEPT:
                 yield Recipe((*first, Trim(keep=keep), *export, Quantize()))

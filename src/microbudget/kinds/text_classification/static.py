@@ -8,6 +8,7 @@ model2vec (Tulkens and van Dongen 2024, github.com/MinishLab/model2vec); trained
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from ...model import Model
 from ...runtimes.onnx.session import OnnxSession
 from ...runtimes.text.encoding import IDS, INPUTS, TextEncoder, Tokens
 from ...training import objectives
+from ...training.deadline import Clock
 from ...training.objective import Batch, Objective, Scores, Trained
 from ...training.order import Rows
 from ...training.settings import Settings
@@ -62,15 +64,20 @@ def bags_of(encoder: TextEncoder, texts: Sequence[Sequence[str]]) -> Bags:
 
 
 def vectors_of(model: Model, width: int, context: Context) -> Vectors:
-    """A vector for each id of the tokenizer, (ids, width): centred, of mean square 1. width: at most the encoder's."""
+    """A vector for each id of the tokenizer, (ids, width): centred, of mean square 1. width: at most the encoder's.
+
+    Raises OutOfTime.
+    """
     encoder = TextEncoder.of(model)
     session = OnnxSession(Backbone.of(model).graph, context.threads)
     before, after = encoder.around
+    clock = Clock(context.deadline, "a pass over the vocabulary")
     found = []
     for start in context.progress.track(range(0, encoder.ids, AT_ONCE), "distill, tokens"):
         alone = [(*before, token, *after) for token in range(start, min(start + AT_ONCE, encoder.ids))]
         batch = encoder.batch(Tokens(ids, (0,) * len(ids)) for ids in alone)
         found.append(session.answer(batch).reshape(len(alone), -1))
+        clock.tick(math.ceil((encoder.ids - start) / AT_ONCE) - 1)
     session.close()
     return weighted(components(np.concatenate(found), width))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from ...errors import UnsupportedModel
 from ...methods import Context
 from ...metrics import classification_report, confusion_matrix
 from ...model import Model, Record
-from ...progress import SILENT, Progress
 from ...runtimes import Session, open_session
 from ...runtimes.text.encoding import MAX_LENGTH, TEXT, TextEncoder, Texts, Tokens, as_rows
 from ...task import Example, Inputs, Scores, Split, Task
+from ...training.deadline import Clock
 
 AT_ONCE = 64  # texts of one array: each takes as many bytes as the longest
 ANSWERED_AT_ONCE = 256  # texts of about one length
@@ -66,18 +67,20 @@ def texts_of(task: Task, examples: Sequence[Example], max_length: int) -> list[T
     return [row for part in parts for row in as_rows(task.collate(part, {MAX_LENGTH: max_length})[TEXT])]
 
 
-def answers_of(session: Session, texts: Sequence[Texts], progress: Progress = SILENT) -> NDArray[np.float32]:
-    """What a session answers to texts, (texts, outputs).
+def answers_of(session: Session, texts: Sequence[Texts], context: Context) -> NDArray[np.float32]:
+    """What a session answers to texts, (texts, outputs). Raises OutOfTime.
 
     Texts of about one length are asked together: of those the session makes calls of several texts.
     """
+    clock = Clock(context.deadline, "asking the teacher")
     order = sorted(range(len(texts)), key=lambda place: sum(map(len, texts[place])))
     found: list[NDArray[Any]] = [np.zeros(0)] * len(texts)
-    for start in progress.track(range(0, len(order), ANSWERED_AT_ONCE), "answers, batch"):
+    for start in context.progress.track(range(0, len(order), ANSWERED_AT_ONCE), "answers, batch"):
         places = order[start : start + ANSWERED_AT_ONCE]
         rows = [texts[place] if len(texts[place]) > 1 else texts[place][0] for place in places]
         for place, answer in zip(places, session.answer({TEXT: np.array(rows, np.str_)}), strict=True):
             found[place] = answer
+        clock.tick(math.ceil((len(order) - start) / ANSWERED_AT_ONCE) - 1)
     return np.stack(found).astype(np.float32)
 
 
@@ -87,7 +90,7 @@ def validation_report(folder: Path, preprocessing: dict[str, Any], context: Cont
     model = Model(folder, "onnx", Record(context.task.kind, context.task.labels, preprocessing))
     session = open_session(model, threads=context.threads)
     texts = texts_of(context.task, examples, int(preprocessing[MAX_LENGTH]))
-    answers = answers_of(session, texts).argmax(1)
+    answers = answers_of(session, texts, context).argmax(1)
     session.close()
     targets = np.array([example.label for example in examples], np.intp)
     confusion = confusion_matrix(answers, targets, classes)
