@@ -49,14 +49,15 @@ TORCH, PEER, COMMON = "fine-tuned, torch float32", "the same, onnxruntime's dyna
 # name -> the recipe, "" for what is none
 WAYS = {
     COMMON: "",
-    "words and pairs, logistic regression": "tfidf",
-    "static embeddings": "distill(student='static')",
+    "words, logistic regression": "tfidf",
+    "characters, logistic regression": "tfidf(unit='char')",
     "frozen encoder, linear head, ONNX": "finetune > export",
     TORCH: TAUGHT,
+    "static embeddings taught by it": f"{TAUGHT} > distill(student='static', epochs=28)",
     "the same, ONNX": f"{TAUGHT} > export",
     PEER: "",
     "the same, int8": f"{TAUGHT} > export > quantize",
-    "trimmed, fine-tuned, int8": f"trim(keep=6000) > {TAUGHT} > export > quantize",
+    "the same, trimmed, int8": f"{TAUGHT} > trim(keep=8000) > export > quantize",
 }
 
 
