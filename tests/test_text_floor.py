@@ -379,7 +379,7 @@ def outcome(folder: Path, best: str, decision: str = "within", unmet: tuple[str,
     failed = Candidate("tfidf(unit='char')", "char", "", failure="no <text> has 3 chars")
     rows = {each.fingerprint: each for each in (words, vectors, network, failed)}
     reference = row("finetune()", "reference", 0.82)
-    settings = {"model": "minilm-l6", "data": "sst2"}
+    settings = {"model": "somewhere/minilm-l6", "data": "sst2"}
     return Outcome(
         Run(folder),
         settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from ...errors import InvalidOption, InvalidRecipe
 from ...methods.distill import STATIC, Distill
@@ -64,8 +65,9 @@ def opening(outcome: Outcome) -> str:
         return ""
     verb = "is" if name == VECTORS else "are"
     sure = "" if verdict.decision == "within" else " by the estimate"
+    model = PurePath(str(outcome.settings["model"])).name  # of a hub's id the name without its owner
     limit = verdict.limit.replace("pt", " pt").replace("%", " %")
-    return f"No network is needed: {name} {verb} within {limit} of {outcome.settings['model']}{sure}."
+    return f"No network is needed: {name} {verb} within {limit} of {model}{sure}."
 
 
 def floor(outcome: Outcome, task: TextTask | None) -> Floor | None:
