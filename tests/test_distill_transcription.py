@@ -186,7 +186,7 @@ def test_it_works_without_transcripts(whisper: Model, tmp_path: Path) -> None:
 def test_options_for_images_are_refused(whisper: Model, context: Context, tmp_path: Path) -> None:
     rest = [{"temperature": 2.0}, {"hard": 0.5}, {"features": 1.0}, {"views": 2}, {"curve": True}]
     for options in ({"depth": 0.5}, {"width": 0.5}, {"student": "x"}, {"teacher": "x"}, *rest):
-        with pytest.raises(InvalidOption, match="is for image-classification; a Whisper"):
+        with pytest.raises(InvalidOption, match=r"is for image-classification.*; a Whisper"):
             build_step(whisper, Distill(**options), context, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="2 layers, 9 cannot be kept"):
         build_step(whisper, Distill(encoder_layers=9), context, tmp_path)
