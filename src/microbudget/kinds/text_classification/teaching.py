@@ -22,7 +22,7 @@ from ...training.deadline import Clock
 
 AT_ONCE = 64  # texts of one array: each takes as many bytes as the longest
 ANSWERED_AT_ONCE = 256  # texts of about one length
-INSTEAD = "a text classifier is made smaller with distill, trim, window or quantize"
+INSTEAD = "a text classifier is made smaller with distill, trim or quantize"
 
 
 class TokenTask:
