@@ -14,10 +14,10 @@ from microbudget.images.preprocess import Preprocessing
 from microbudget.judge.budget import Budget
 from microbudget.kinds.image_classification import predict
 from microbudget.kinds.image_classification.data import ImageTask
-from microbudget.kinds.image_classification.shipping import PLAN_KEY
 from microbudget.runtimes.loading import load
 from microbudget.search.shrink import run_recipe
 from microbudget.ship import shipped_bytes
+from microbudget.ship.plan import PLAN_KEY
 from quick import QUICK
 from test_refused_models import classifier
 

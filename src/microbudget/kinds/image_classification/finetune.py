@@ -7,17 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...methods import Context
 from ...methods.finetune import Finetune
-from ...metrics import classification_report, confusion_matrix
 from ...model import ONNX_NAME, Model, Record
 from ...training.features import FeatureStore
 from ...training.head import Head
-from ...training.head_data import HeadData, Labels, check_classes, check_validation, labels_of, one_thread
-from ...training.learning_curve import learning_curve
+from ...training.head_data import HeadData, check_classes, check_validation, labels_of, one_thread
+from ...training.head_report import answers_report, fit_and_report
 from .backbone import Backbone, open_backbone
 from .teaching import preprocessing_of
 
@@ -33,7 +29,7 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     store = FeatureStore(backbone.graph, preprocessing, context.cache / "features", context.threads)
     with one_thread():
         data = HeadData.of(store, context.task, step.views, context.seed, context.progress)
-        head, history = _train_head(step, data, context)
+        head, history = fit_and_report(data, step.head_settings(), context.task.labels, context.seed, context.progress)
     if step.unfreeze:
         history = _train_network(step, backbone, head, history, model, context, out)
     else:
@@ -44,24 +40,6 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     # whatever the outputs were called: the head's are new
     record = replace(record, task=context.task.kind, output=None)
     return replace(record, labels=context.task.labels, preprocessing=preprocessing)
-
-
-def _train_head(step: Finetune, data: HeadData, context: Context) -> tuple[Head, dict[str, Any]]:
-    """The head, and the report of its training."""
-    classes, expected, settings = len(context.task.labels), data.held_out_labels, step.head_settings()
-
-    def right(rows: Labels) -> NDArray[np.bool_]:
-        linear = replace(settings, hidden=0, dropout=0.0)  # an mlp takes ten times as long
-        answers: NDArray[np.bool_] = (
-            data.fit(classes, linear, context.seed, rows).logits(data.held_out).argmax(1) == expected
-        )
-        return answers
-
-    head = data.fit(classes, settings, context.seed)
-    curve = learning_curve(right, data.labels, context.seed)
-    report = _report(head.logits(data.held_out), expected, context.task.labels)
-    context.progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
-    return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
 
 
 def _train_network(
@@ -91,7 +69,7 @@ def _train_network(
     save_network(network, preprocessing, out)
     validation = task.examples("validation")
     logits = objectives.answers(network, task, preprocessing, validation)
-    report = _report(logits, labels_of(validation), task.labels)
+    report = answers_report(logits, labels_of(validation), len(task.labels))
     context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
     return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
 
@@ -103,12 +81,6 @@ def _lost_channels(record: Record) -> bool:
     """
     reports = [report for name, report in record.history.items() if name.split()[0] == "prune"]
     return any(report.get("structure") == "channels" for report in reports)
-
-
-def _report(logits: NDArray[Any], targets: Labels, labels: tuple[str, ...]) -> dict[str, Any]:
-    answers = logits.argmax(1)
-    confusion = confusion_matrix(answers, targets, len(labels))
-    return {**classification_report(answers, targets, len(labels)), "confusion": confusion.tolist()}
 
 
 def _write(

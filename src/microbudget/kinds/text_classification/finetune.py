@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from ...methods import Context
 from ...methods.finetune import Finetune
-from ...metrics import classification_report, confusion_matrix
 from ...model import ONNX_NAME, Model, Record
 from ...runtimes.hf.heads import head_of, put_head
 from ...runtimes.hf.text_classifier import (
@@ -26,8 +24,8 @@ from ...runtimes.text.encoding import INPUTS
 from ...training import classifiers, objectives
 from ...training.features import FeatureStore
 from ...training.head import Head
-from ...training.head_data import HeadData, Labels, check_classes, check_validation, labels_of, one_thread
-from ...training.learning_curve import learning_curve
+from ...training.head_data import HeadData, check_classes, check_validation, labels_of, one_thread
+from ...training.head_report import answers_report, fit_and_report
 from ...training.settings import Settings
 from ...training.train import train
 from .backbone import Backbone
@@ -50,7 +48,7 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     features = _Features.of(model, names, context)
     with one_thread():
         data = HeadData.of(features.store, context.task, 1, context.seed, context.progress)
-        head, history = _train_head(step, data, context)
+        head, history = fit_and_report(data, step.head_settings(), context.task.labels, context.seed, context.progress)
     if step.output_format(model.format) == "hf":
         network = _with_head(features.network, head, context.task.labels)
         if step.unfreeze:
@@ -78,24 +76,6 @@ class _Features:
     def of(cls, model: Model, names: tuple[str, ...], context: Context) -> _Features:
         """Of a model."""
         return cls(Backbone.of(model), context, names)
-
-
-def _train_head(step: Finetune, data: HeadData, context: Context) -> tuple[Head, dict[str, Any]]:
-    """The head, and the report of its training."""
-    classes, expected, settings = len(context.task.labels), data.held_out_labels, step.head_settings()
-
-    def right(rows: Labels) -> NDArray[np.bool_]:
-        linear = replace(settings, hidden=0, dropout=0.0)  # an mlp takes ten times as long
-        answers: NDArray[np.bool_] = (
-            data.fit(classes, linear, context.seed, rows).logits(data.held_out).argmax(1) == expected
-        )
-        return answers
-
-    head = data.fit(classes, settings, context.seed)
-    curve = learning_curve(right, data.labels, context.seed)
-    report = _report(head.logits(data.held_out), expected, context.task.labels)
-    context.progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
-    return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
 
 
 def _with_head(network: Any, head: Head, labels: tuple[str, ...]) -> Any:
@@ -127,12 +107,6 @@ def _train_network(step: Finetune, network: Any, history: dict[str, Any], contex
     )
     validation = task.examples("validation")
     logits = objectives.answers(network, task, {}, validation)
-    report = _report(logits, labels_of(validation), task.labels)
+    report = answers_report(logits, labels_of(validation), len(task.labels))
     context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
     return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
-
-
-def _report(logits: NDArray[Any], targets: Labels, labels: tuple[str, ...]) -> dict[str, Any]:
-    answers = logits.argmax(1)
-    confusion = confusion_matrix(answers, targets, len(labels))
-    return {**classification_report(answers, targets, len(labels)), "confusion": confusion.tolist()}

@@ -19,6 +19,7 @@ from ...runtimes.hf.checkpoint import Checkpoint
 from ...runtimes.text.encoding import TextEncoder
 from ...search import space
 from ...search.space import Pace
+from .teaching import texts_of
 
 EPOCHS = 4  # over the encoder; more overfit a few thousand texts
 KEPT = (8000, 2000)  # frequent tokens of a vocabulary, beside those of the user's texts
@@ -84,8 +85,7 @@ class SearchSpace(space.SearchSpace):
         if not examples or self.given.format != "hf":
             return math.inf
         encoder = TextEncoder.of(self.given)
-        some = self.task.collate(examples[:COUNTED], self.given.record.preprocessing or {})["text"]
-        rows = [(str(row),) if some.ndim == 1 else tuple(map(str, row)) for row in some]
+        rows = texts_of(self.task, examples[:COUNTED], encoder.max_length)
         tokens = sum(len(encoder.tokens(row)) for row in rows) / len(rows)
         return PASSES * multiplied(self.given) * tokens * len(examples)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ...model import ONNX_NAME, Model
+from ...model import Model
 from ...runtimes.text.encoding import INPUTS, MAX_LENGTH, PAD
+from ...ship.plan import added_bytes, deliver_script
 from ...ship.shipping import Shipping
 from ...task import Task
 from .data import TextTask
 from .page import PREDICT
-
-PLAN_KEY = "microbudget.plan"
 
 
 def _add_files(folder: Path, model: Model, task: Task) -> None:
@@ -22,11 +19,7 @@ def _add_files(folder: Path, model: Model, task: Task) -> None:
     plan = _plan(model, task)
     if plan is None:
         return
-    import onnx
-
-    onnx.save(_with_plan(folder / ONNX_NAME, model, plan), str(folder / ONNX_NAME))
-    script = resources.files(__package__).joinpath(PREDICT).read_text(encoding="utf-8")
-    (folder / PREDICT).write_text(script, encoding="utf-8")
+    deliver_script(folder, model, plan, (__package__, PREDICT))
 
 
 def _plan(model: Model, task: Task) -> dict[str, Any] | None:
@@ -48,25 +41,7 @@ def _plan(model: Model, task: Task) -> dict[str, Any] | None:
 
 def _added_bytes(model: Model, task: Task) -> int:
     """How much larger the file becomes by what is written into it."""
-    plan = _plan(model, task)
-    if plan is None:
-        return 0
-    return int(_with_plan(model.weights, model, plan).ByteSize()) - model.weights.stat().st_size
-
-
-def _with_plan(path: Path, model: Model, plan: dict[str, Any]) -> Any:
-    """The model of a file with labels and plan."""
-    import onnx
-
-    from ...runtimes.onnx.session import write_metadata
-
-    proto = onnx.load(str(path), load_external_data=False)
-    write_metadata(proto, model.labels, model.record.preprocessing)
-    kept = [(prop.key, prop.value) for prop in proto.metadata_props if prop.key != PLAN_KEY]
-    del proto.metadata_props[:]
-    for key, value in [*kept, (PLAN_KEY, json.dumps(plan, separators=(",", ":")))]:
-        proto.metadata_props.add(key=key, value=value)
-    return proto
+    return added_bytes(model, _plan(model, task))
 
 
 SHIPPING = Shipping(

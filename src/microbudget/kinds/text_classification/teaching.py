@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ...errors import UnsupportedModel
 from ...methods import Context
-from ...metrics import classification_report, confusion_matrix
 from ...model import Model, Record
 from ...runtimes import Session, open_session
 from ...runtimes.text.encoding import MAX_LENGTH, TEXT, TextEncoder, Texts, Tokens, as_rows
 from ...task import Example, Inputs, Scores, Split, Task
 from ...training.deadline import Clock
+from ...training.head_data import labels_of
+from ...training.head_report import answers_report
 
 AT_ONCE = 64  # texts of one array: each takes as many bytes as the longest
 ANSWERED_AT_ONCE = 256  # texts of about one length
@@ -90,11 +91,9 @@ def validation_report(folder: Path, preprocessing: dict[str, Any], context: Cont
     model = Model(folder, "onnx", Record(context.task.kind, context.task.labels, preprocessing))
     session = open_session(model, threads=context.threads)
     texts = texts_of(context.task, examples, int(preprocessing[MAX_LENGTH]))
-    answers = answers_of(session, texts, context).argmax(1)
+    logits = answers_of(session, texts, context)
     session.close()
-    targets = np.array([example.label for example in examples], np.intp)
-    confusion = confusion_matrix(answers, targets, classes)
-    return {**classification_report(answers, targets, classes), "confusion": confusion.tolist()}
+    return answers_report(logits, labels_of(examples), classes)
 
 
 def in_tokens(model: Model, context: Context) -> Context:
