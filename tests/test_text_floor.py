@@ -27,6 +27,7 @@ from microbudget.kinds.text_classification.floor import VECTORS, WORDS, floor
 from microbudget.kinds.text_classification.ngrams import LinearModel
 from microbudget.kinds.text_classification.search_space import SearchSpace
 from microbudget.kinds.text_classification.shipping import SHIPPING
+from microbudget.kinds.text_classification.teacher import Lesson
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.quantize.tables import rounded_rows
@@ -300,9 +301,9 @@ def test_a_teacher_answers_unlabelled_texts_first(classifier: Path, tmp_path: Pa
     known = replace(context(folder, tmp_path), reference=load(classifier))
     train, unlabelled = known.task.examples("train"), known.task.examples("unlabelled")
     assert len(unlabelled) > 30
-    learnt = (*train, *unlabelled)
     monkeypatch.setattr(distill, "ASKED", len(unlabelled) + 5)
-    soft = distill._answers(load(classifier), learnt, len(train), known)
+    soft = Lesson.of(load(classifier), known, len(unlabelled) + 5).answers
+    assert soft is not None
     asked = np.isfinite(soft).all(axis=1)
     assert asked.sum() == len(unlabelled) + 5
     assert asked[len(train) :].all()
@@ -319,8 +320,9 @@ def test_a_teacher_answers_unlabelled_texts_first(classifier: Path, tmp_path: Pa
 def test_a_student_that_follows_its_teacher_agrees_with_it(classifier: Path, table: Path, tmp_path: Path) -> None:
     known = replace(context(table, tmp_path), reference=load(classifier))
     step = Distill(student="static", dimensions=16, epochs=20, learning_rate=0.02, hard=0.0)
-    data = distill._data(load(classifier), known.task.examples("train"), known, None)
-    soft = distill._answers(load(classifier), known.task.examples("train"), len(data.bags), known)
+    lesson = Lesson.of(load(classifier), known)
+    data, soft = distill._bags(load(classifier), lesson, known), lesson.answers
+    assert soft is not None
     spread = soft - soft.mean(axis=0)  # a random head answers nearly the same to every text
     data = replace(data, teacher=(spread / np.abs(spread).max() * 4).astype(np.float32))
     network, _, _ = static.fit(step, static.vectors_of(load(classifier), 16, known), data, known)
@@ -333,9 +335,7 @@ def test_a_student_that_follows_its_teacher_agrees_with_it(classifier: Path, tab
 
 def test_what_static_refuses(encoder: Path, classifier: Path, table: Path, tmp_path: Path) -> None:
     known = context(table, tmp_path)
-    with pytest.raises(InvalidOption, match="student='static', not None"):
-        Distill().apply(load(encoder), known, tmp_path)
-    with pytest.raises(InvalidOption, match="depth is for"):
+    with pytest.raises(InvalidOption, match="has no blocks: leave depth and width out"):
         Distill(student="static", depth=0.5).apply(load(encoder), known, tmp_path)
     other = load(classifier).with_record(labels=("x", "y"))
     with pytest.raises(LabelsDisagree, match="the teacher cannot teach these classes"):
@@ -348,7 +348,7 @@ def test_what_does_not_fit_into_the_time_is_given_up(
     late = replace(context(table, tmp_path), deadline=-1.0)
     monkeypatch.setattr(teaching, "ANSWERED_AT_ONCE", 8)
     with pytest.raises(OutOfTime, match="asking the teacher"):
-        distill._answers(load(classifier), late.task.examples("train"), 0, late)
+        Lesson.of(load(classifier), late)
     with pytest.raises(OutOfTime, match="a pass over the vocabulary"):
         static.vectors_of(load(classifier), 8, late)
 

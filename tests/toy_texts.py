@@ -53,12 +53,14 @@ def write_encoder(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def write_classifier(folder: Path, labels: tuple[str, ...] = ("neg", "pos")) -> Path:
+def write_classifier(folder: Path, labels: tuple[str, ...] = ("neg", "pos"), **changes: Any) -> Path:
     """A classifier of transformers, its head random."""
     import torch
     from transformers import BertForSequenceClassification
 
-    config = bert_config(id2label=dict(enumerate(labels)), label2id={name: at for at, name in enumerate(labels)})
+    config = bert_config(
+        id2label=dict(enumerate(labels)), label2id={name: at for at, name in enumerate(labels)}, **changes
+    )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         BertForSequenceClassification(config).save_pretrained(str(folder))

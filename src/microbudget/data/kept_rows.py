@@ -33,16 +33,29 @@ class KeptRows:
 
     def complete(self, keys: Sequence[str], compute: Callable[[list[int]], Rows]) -> Rows:
         """The rows (keys, ...). compute: gives those of the places in `keys` that are not here; they are kept."""
+        return self.complete_in_parts(keys, lambda places: iter([compute(places)]), kept=False)
+
+    def complete_in_parts(
+        self, keys: Sequence[str], compute: Callable[[list[int]], Iterator[Rows]], *, kept: bool = True
+    ) -> Rows:
+        """As `complete`, of rows that take long: compute gives them part by part, in the order of the places.
+
+        kept: each part is on disk as soon as it is computed, so that a kill loses one.
+        """
         path = self._path(keys)
         if path.is_file():
             return _array(path, "rows")
         found = self._found(keys)
         missing = [place for place, key in enumerate(keys) if key not in found]
-        if missing:
-            found |= zip([keys[place] for place in missing], compute(missing), strict=True)
+        done = 0
+        for rows in compute(missing) if missing else ():
+            part = [keys[place] for place in missing[done : done + len(rows)]]
+            found |= zip(part, rows, strict=True)
+            done += len(rows)
+            if kept:
+                _write(self._path(part), part, rows)
         rows = np.array([found[key] for key in keys])
-        with open_whole(path, same_bytes=True) as stream:
-            np.savez(stream, keys=np.array(keys), rows=rows)
+        _write(path, keys, rows)
         return rows
 
     def _found(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -62,6 +75,11 @@ class KeptRows:
 
     def _path(self, keys: Sequence[str]) -> Path:
         return self._folder / f"{hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:24]}.npz"
+
+
+def _write(path: Path, keys: Sequence[str], rows: Rows) -> None:
+    with open_whole(path, same_bytes=True) as stream:
+        np.savez(stream, keys=np.array(keys), rows=rows)
 
 
 def _array(path: Path, name: str) -> Rows:

@@ -1,77 +1,92 @@
-"""distill of text classification: one vector for each token, taken from the encoder, that learns from a teacher."""
+"""distill of text classification: a smaller encoder, or one vector for each token, learns from a teacher's answers.
+
+Which texts the teacher answers, and how, is in `teacher.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+import torch
 
-from ...errors import InvalidOption, LabelsDisagree
+from ...errors import InvalidOption
 from ...methods import Context
 from ...methods.distill import STATIC, Distill
+from ...methods.distill import named as named_students
 from ...model import ONNX_NAME, Model, Record
-from ...runtimes import open_session
-from ...runtimes.labels import for_labels, match_labels
-from ...runtimes.loading import load
+from ...runtimes.hf.text_classifier import save_network
 from ...runtimes.onnx.session import write_metadata
 from ...runtimes.text.encoding import MAX_LENGTH, TextEncoder
-from ...task import Example
-from ...training.head_data import check_classes, check_validation
+from ...training import classifiers, objectives
+from ...training.head_data import check_classes, check_validation, labels_of
+from ...training.head_report import answers_report
+from ...training.modes import zeros_stay
+from ...training.objective import Batch, Objective, Trained
+from ...training.order import Rows
+from ...training.settings import Settings
+from ...training.train import train
 from . import static
+from . import student as students
 from .network import has_head
-from .teaching import answers_of, copy_tokenizer, reading, texts_of, validation_report
+from .student import Student
+from .teacher import TEACHER, Lesson, taught_loss, teacher_of
+from .teaching import TokenTask, copy_tokenizer, reading, texts_of, validation_logits
 
 OPTIONS = (
-    "student", "teacher", "temperature", "hard", "epochs", "patience", "learning_rate", "batch_size", "dimensions",
+    "student", "depth", "width", "teacher", "temperature", "hard", "epochs", "patience", "learning_rate", "batch_size",
+    "dimensions",
 )  # fmt: skip
-ASKED = 20_000  # texts that the teacher answers: some minutes. The vectors learn the others' labels
-ADVICE = "a text classifier is distilled into one vector for each token, student='static'"
+ADVICE = "a text classifier is cut with depth= and width=, or becomes one vector for each token with student='static'"
+ASKED = 20_000  # texts that a teacher of vectors answers: some minutes. They learn the others' labels
+TRAINED, FRESH = 0.1, 0.3  # on `learning_rate`: of an encoder that is trained, and of one that was narrowed or is new
 
 
 def extra_inputs(step: Distill, context: Context) -> dict[str, str]:
-    """What decides the result in addition to the given model: the teacher."""
-    teacher = _teacher(step, context)
-    return {} if teacher is None else {"teacher": teacher.fingerprint}
+    """What decides the result in addition to the given model: the teacher and a named student."""
+    teacher = teacher_of(step, context)
+    found = {} if teacher is None else {"teacher": teacher.fingerprint}
+    named = step.student is not None and step.student != STATIC
+    return found | ({"student": students.fingerprint(str(step.student))} if named else {})
 
 
 def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
-    """Train the vectors and a linear layer, and write them as a graph with the encoder's tokenizer."""
-    if step.student != STATIC:
-        raise InvalidOption(f"distill: a student of texts is student='static', not {step.student!r}")
+    """Teach the student, and write it with its tokenizer: vectors as a graph, an encoder as a folder."""
+    check_classes(context.task)
+    check_validation(context.task)
+    teacher = teacher_of(step, context) or (model if has_head(model) else None)
+    if step.student == STATIC:
+        return _vectors(step, model, teacher, context, out)
+    if teacher is None:
+        raise InvalidOption(
+            "distill: there is no teacher: the model is an encoder without a head of classes. Put finetune() before"
+            " distill(), or name a classifier with teacher="
+        )
+    return _encoder(step, model, teacher, context, out)
+
+
+def _vectors(step: Distill, model: Model, teacher: Model | None, context: Context, out: Path) -> Record:
+    """The vectors and a linear layer, as a graph."""
+    if step.depth != 1.0 or step.width != 1.0:
+        raise InvalidOption("distill: student='static' has no blocks: leave depth and width out")
     task = context.task
-    check_classes(task)
-    check_validation(task)
-    train, unlabelled, validation = (task.examples(split) for split in ("train", "unlabelled", "validation"))
-    teacher = _teacher(step, context) or (model if has_head(model) else None)
-    learnt = (*train, *unlabelled) if teacher else tuple(train)
-    answers = None if teacher is None else _answers(teacher, learnt, len(train), context)
-    data = _data(model, learnt, context, answers)
+    lesson = Lesson.of(teacher, context, ASKED)
     vectors = static.vectors_of(model, step.dimensions, context)
-    network, table, trained = static.fit(step, vectors, data, context)
+    network, table, trained = static.fit(step, vectors, _bags(model, lesson, context), context)
     proto = static.graph_of(table, network.head, TextEncoder.of(model).special)
     write_metadata(proto, task.labels, static.reading_of(model))
     onnx.save(proto, str(out / ONNX_NAME))
     copy_tokenizer(model, out)
-    report = validation_report(out, static.reading_of(model), context)
-    context.progress.say(
-        f"distill   {table.shape[0]:,} tokens x {table.shape[1]} numbers, epoch {trained.kept} kept:"
-        f" validation accuracy {report['accuracy']:.3f}"
-    )
+    logits = validation_logits(out, static.reading_of(model), context)
     history = {
-        "teacher": None if teacher is None else teacher.record.recipe or teacher.record.source or str(teacher.path),
-        "texts": len(learnt),
-        "teacher_answers": 0 if answers is None else int(np.isfinite(answers).all(axis=1).sum()),
-        "unlabelled": len(learnt) - len(train),
         "tokens": table.shape[0],
         "dimensions": table.shape[1],
-        **trained.as_dict(),
-        "validation": report,
+        **_learnt(f"{table.shape[0]:,} tokens x {table.shape[1]} numbers", logits, trained, lesson, context),
     }
-    seen = {example.key for example in (*learnt, *validation)} | set(teacher.record.seen if teacher else ())
-    record = model.record.with_seen(seen).with_report("distill", history)
+    record = model.record.with_seen(lesson.seen).with_report("distill", history)
     return Record(
         task=task.kind,
         labels=task.labels,
@@ -82,37 +97,79 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     )
 
 
-def _teacher(step: Distill, context: Context) -> Model | None:
-    """The named one, else the run's reference; None: the model that the step is given, where it has a head."""
-    return for_labels(load(step.teacher), context.task.labels) if step.teacher else context.reference
-
-
-def _data(
-    model: Model, learnt: Sequence[Example], context: Context, teacher: NDArray[np.float32] | None
-) -> static.Data:
+def _bags(model: Model, lesson: Lesson, context: Context) -> static.Data:
     encoder, length = TextEncoder.of(model), int(reading(model)[MAX_LENGTH])
-    labels = [static.UNLABELLED if example.label is None else example.label for example in learnt]
     bags, held_out = (
         static.bags_of(encoder, texts_of(context.task, examples, length))
-        for examples in (learnt, context.task.examples("validation"))
+        for examples in (lesson.examples, lesson.validation)
     )
-    return static.Data(bags, np.array(labels, np.intp), teacher, held_out)
+    return static.Data(bags, lesson.labels, lesson.answers, held_out)
 
 
-def _answers(teacher: Model, examples: Sequence[Example], labelled: int, context: Context) -> NDArray[np.float32]:
-    """The teacher's logits (examples, labels), in the order of the data's labels; NaN for what it was not asked.
+def _encoder(step: Distill, model: Model, teacher: Model, context: Context, out: Path) -> Record:
+    """A network of transformers, as a folder."""
+    if step.dimensions != Distill.dimensions:
+        raise InvalidOption("distill: dimensions are those of student='static'; an encoder is narrowed with width=")
+    task = context.task
+    student = students.student_of(step, model, task.labels, context.seed)
+    if step.student and named_students.config_alone(step.student):
+        context.progress.say(f"distill   {step.student} has a config.json without weights: randomly initialized")
+    tokens = TokenTask(task, TextEncoder.of(student.model))
+    lesson = Lesson.of(teacher, context)
+    trained = _train(step, student, tokens, lesson, context)
+    save_network(student.network, out)
+    copy_tokenizer(student.model, out)
+    logits = objectives.answers(student.network, tokens, {}, lesson.validation)
+    about = student.describe()
+    history = {**about, **_learnt(f"{about['parameters']:,} parameters", logits, trained, lesson, context)}
+    record = model.record.with_seen((*lesson.seen, *student.seen)).with_report("distill", history)
+    record = replace(record, task=task.kind, labels=task.labels, output=None)
+    return replace(record, preprocessing=reading(student.model), state=student.state)
 
-    labelled: how many have labels and come first; the others are asked first. Raises LabelsDisagree.
+
+def _train(step: Distill, student: Student, tokens: TokenTask, lesson: Lesson, context: Context) -> Trained:
+    """Train the network in place."""
+    network = student.network
+    factor = classifiers.head_factor(network)
+    return train(
+        network,
+        _objective(step, tokens, lesson),
+        Settings(step.epochs, step.learning_rate * factor, step.batch_size, patience=step.patience),
+        context.execution("distill"),
+        groups=classifiers.groups(network, False, (TRAINED if student.trained else FRESH) / factor),
+        after_step=zeros_stay(classifiers.pruned_weights(network, student.state)),
+    )
+
+
+def _objective(step: Distill, tokens: TokenTask, lesson: Lesson) -> Objective:
+    """The teacher's answers to all texts, and the labels of those that have one; in batches of about one length."""
+    assert lesson.answers is not None
+    labels, answers = torch.from_numpy(lesson.labels.astype(np.int64)), torch.from_numpy(lesson.answers)
+
+    def batch(rows: Rows, epoch: int) -> Batch:
+        inputs = objectives.inputs(tokens, [lesson.examples[row] for row in rows], {})
+        return {**inputs, objectives.LABEL: labels[rows], TEACHER: answers[rows]}
+
+    def loss(network: Any, batch: Batch) -> torch.Tensor:
+        inputs = {name: tensor for name, tensor in batch.items() if name not in (objectives.LABEL, TEACHER)}
+        return taught_loss(step, network(**inputs).logits, batch)
+
+    validate = objectives.validator(tokens, {})
+    sizes = np.array(list(map(len, tokens.tokens(lesson.examples))))
+    return Objective(len(labels), batch, loss, validate, decides=objectives.CALIBRATED, sizes=sizes)
+
+
+def _learnt(what: str, logits: Any, trained: Trained, lesson: Lesson, context: Context) -> dict[str, Any]:
+    """Teacher, training and the student's quality, for the history. what: of how much the student is made, to be said.
+
+    logits: the student's answers to validation.
     """
-    try:
-        columns = list(match_labels(teacher, context.task.labels))
-    except LabelsDisagree as error:
-        raise LabelsDisagree(f"the teacher cannot teach these classes: {error}") from error
-    session = open_session(teacher, threads=context.threads)
-    places = [*range(labelled, len(examples)), *range(labelled)][:ASKED]
-    asked = [examples[place] for place in places]
-    answers = answers_of(session, texts_of(context.task, asked, int(reading(teacher)[MAX_LENGTH])), context)
-    session.close()
-    found = np.full((len(examples), len(columns)), np.nan, np.float32)
-    found[places] = answers[:, columns]
-    return found
+    report, taught = (
+        answers_report(logits, labels_of(lesson.validation), len(context.task.labels)),
+        lesson.report(logits),
+    )
+    said = f"distill   {what}, epoch {trained.kept} kept: validation accuracy {report['accuracy']:.3f}"
+    if lesson.teacher is not None:
+        said += f"; teacher {taught['accuracy_of_teacher']:.3f}, same answers {taught['agreement_with_teacher']:.1%}"
+    context.progress.say(said)
+    return {**taught, **trained.as_dict(), "validation": report}

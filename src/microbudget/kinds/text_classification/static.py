@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from ...methods import Context
 from ...methods.distill import Distill
-from ...methods.distill.loss import mixed_loss
 from ...methods.quantize.tables import round_tables
 from ...model import Model
 from ...runtimes.onnx.session import OnnxSession
@@ -34,14 +33,14 @@ from ...training.order import Rows
 from ...training.settings import Settings
 from ...training.train import train
 from .backbone import Backbone
+from .teacher import TEACHER, taught_loss
 from .teaching import reading
 
 Vectors = NDArray[np.float32]  # (tokens, width)
 Bags = list[NDArray[np.int64]]  # of each text its tokens that are not special
 
-UNLABELLED = -1
 DROPPED = 0.2  # of a text's tokens in each epoch: without it the vectors overfit after two
-TOKENS, STARTS, TEACHER = "tokens", "starts", "teacher_logits"  # in a batch
+TOKENS, STARTS = "tokens", "starts"  # in a batch
 AT_ONCE = 256  # tokens of the vocabulary in a call
 OPSET, IR = 17, 8
 
@@ -152,18 +151,7 @@ def objective(step: Distill, data: Data, context: Context) -> Objective:
         return tensors if teacher is None else {**tensors, TEACHER: teacher[rows]}
 
     def loss(network: Any, batch: Batch) -> torch.Tensor:
-        logits = network(batch[TOKENS], batch[STARTS]).logits
-        if teacher is None:
-            return functional.cross_entropy(logits, batch[objectives.LABEL])
-        asked = batch[TEACHER].isfinite().all(dim=1)
-        soft = mixed_loss(
-            logits[asked], batch[TEACHER][asked], batch[objectives.LABEL][asked], step.temperature, step.hard
-        )
-        if bool(asked.all()):
-            return soft
-        hard = functional.cross_entropy(logits[~asked], batch[objectives.LABEL][~asked], ignore_index=UNLABELLED)
-        share = asked.float().mean()
-        return share * soft.nan_to_num() + (1 - share) * hard.nan_to_num()
+        return taught_loss(step, network(batch[TOKENS], batch[STARTS]).logits, batch)
 
     def validate(network: Any) -> Scores:
         device = next(network.parameters()).device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,27 +73,41 @@ def answers_of(session: Session, texts: Sequence[Texts], context: Context) -> ND
 
     Texts of about one length are asked together: of those the session makes calls of several texts.
     """
+    order = by_length(texts)
+    rows = np.concatenate(list(answer_batches(session, [texts[place] for place in order], context)))
+    found = np.empty(rows.shape, np.float32)
+    found[order] = rows
+    return found
+
+
+def by_length(texts: Sequence[Texts]) -> list[int]:
+    """The places of texts, short ones first."""
+    return sorted(range(len(texts)), key=lambda place: sum(map(len, texts[place])))
+
+
+def answer_batches(session: Session, texts: Sequence[Texts], context: Context) -> Iterator[NDArray[Any]]:
+    """What a session answers to texts in their order, batch by batch. Raises OutOfTime."""
     clock = Clock(context.deadline, "asking the teacher")
-    order = sorted(range(len(texts)), key=lambda place: sum(map(len, texts[place])))
-    found: list[NDArray[Any]] = [np.zeros(0)] * len(texts)
-    for start in context.progress.track(range(0, len(order), ANSWERED_AT_ONCE), "answers, batch"):
-        places = order[start : start + ANSWERED_AT_ONCE]
-        rows = [texts[place] if len(texts[place]) > 1 else texts[place][0] for place in places]
-        for place, answer in zip(places, session.answer({TEXT: np.array(rows, np.str_)}), strict=True):
-            found[place] = answer
-        clock.tick(math.ceil((len(order) - start) / ANSWERED_AT_ONCE) - 1)
-    return np.stack(found).astype(np.float32)
+    for start in context.progress.track(range(0, len(texts), ANSWERED_AT_ONCE), "answers, batch"):
+        rows = [text if len(text) > 1 else text[0] for text in texts[start : start + ANSWERED_AT_ONCE]]
+        yield session.answer({TEXT: np.array(rows, np.str_)})
+        clock.tick(math.ceil((len(texts) - start) / ANSWERED_AT_ONCE) - 1)
 
 
 def validation_report(folder: Path, preprocessing: dict[str, Any], context: Context) -> dict[str, Any]:
     """How the `onnx` model in a folder answers the validation split: accuracy, f1, confusion."""
     examples, classes = context.task.examples("validation"), len(context.task.labels)
+    return answers_report(validation_logits(folder, preprocessing, context), labels_of(examples), classes)
+
+
+def validation_logits(folder: Path, preprocessing: dict[str, Any], context: Context) -> NDArray[np.float32]:
+    """The answers of the `onnx` model in a folder to the validation split, (examples, classes)."""
     model = Model(folder, "onnx", Record(context.task.kind, context.task.labels, preprocessing))
     session = open_session(model, threads=context.threads)
-    texts = texts_of(context.task, examples, int(preprocessing[MAX_LENGTH]))
+    texts = texts_of(context.task, context.task.examples("validation"), int(preprocessing[MAX_LENGTH]))
     logits = answers_of(session, texts, context)
     session.close()
-    return answers_report(logits, labels_of(examples), classes)
+    return logits
 
 
 def in_tokens(model: Model, context: Context) -> Context:
