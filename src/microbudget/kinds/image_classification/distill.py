@@ -12,7 +12,7 @@ import torch
 
 from ...errors import InvalidOption, UnsupportedModel, what_it_said
 from ...methods import Context
-from ...methods.distill import Distill
+from ...methods.distill import Distill, named
 from ...methods.distill.loss import feature_loss, mixed_loss
 from ...metrics import classification_report
 from ...model import Model, Record
@@ -56,7 +56,7 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     task = context.task
     teacher = _teacher(step, context) or model
     network, own = _student(step, model, context)
-    if step.student and students.config_alone(step.student):
+    if step.student and named.config_alone(step.student):
         context.progress.say(f"distill   {step.student} has a config.json without weights: randomly initialized")
     preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
