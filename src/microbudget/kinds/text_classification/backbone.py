@@ -8,11 +8,15 @@ from typing import Any
 import onnx
 import torch
 
+from ...methods import Context
 from ...model import Model
-from ...runtimes.hf.text_classifier import PooledClassifier, load_network, onnx_bytes
+from ...runtimes.hf.heads import head_of, put_head
+from ...runtimes.hf.text_classifier import PooledClassifier, load_network, onnx_bytes, put_new_head
 from ...runtimes.onnx.half import widen
 from ...runtimes.onnx.surgery import backbone, find_classifier
 from ...runtimes.text.encoding import INPUTS
+from ...training.features import FeatureStore
+from ...training.head import Head
 from .teaching import reading
 
 
@@ -46,3 +50,26 @@ class Backbone:
         """The graph that ends in features."""
         made: bytes = backbone(self.proto, self.output).SerializeToString()
         return made
+
+
+class Features:
+    """What a head reads: the encoder as a graph that ends in its features, and the network that it is of."""
+
+    def __init__(self, backbone: Backbone, context: Context, names: tuple[str, ...]) -> None:
+        self.proto, self.output, self.network = backbone.proto, backbone.output, backbone.network
+        # Texts come sorted by nothing: each call pads to its longest, which the mask takes out of the answer again.
+        self.store = FeatureStore(backbone.graph, {"inputs": list(names)}, context.cache / "features", context.threads)
+
+    @classmethod
+    def of(cls, model: Model, context: Context) -> Features:
+        """Of a model; the store takes a task whose texts are its tokens."""
+        return cls(Backbone.of(model), context, tuple(reading(model)[INPUTS]))
+
+    def with_head(self, head: Head, labels: tuple[str, ...]) -> Any:
+        """The network with a linear head that was fitted to its features."""
+        weight, bias = head.layers[0]
+        if isinstance(self.network, PooledClassifier):
+            put_new_head(self.network, weight, bias, labels)
+        else:
+            put_head(self.network, head_of(self.network)[1].weight.detach().numpy(), (weight, bias), labels)
+        return self.network

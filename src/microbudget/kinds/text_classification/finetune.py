@@ -12,23 +12,15 @@ import onnx
 from ...methods import Context
 from ...methods.finetune import Finetune
 from ...model import ONNX_NAME, Model, Record
-from ...runtimes.hf.heads import head_of, put_head
-from ...runtimes.hf.text_classifier import (
-    PooledClassifier,
-    put_new_head,
-    save_network,
-)
+from ...runtimes.hf.text_classifier import save_network
 from ...runtimes.onnx.session import write_metadata
 from ...runtimes.onnx.surgery import with_head
-from ...runtimes.text.encoding import INPUTS
 from ...training import classifiers, objectives
-from ...training.features import FeatureStore
-from ...training.head import Head
 from ...training.head_data import HeadData, check_classes, check_validation, labels_of, one_thread
 from ...training.head_report import answers_report, fit_and_report
 from ...training.settings import Settings
 from ...training.train import train
-from .backbone import Backbone
+from .backbone import Features
 from .teaching import TokenTask, copy_tokenizer, in_tokens, reading
 
 OPTIONS = (
@@ -44,13 +36,12 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     check_classes(context.task)
     check_validation(context.task)
     context = in_tokens(model, context)
-    names = tuple(reading(model)[INPUTS])
-    features = _Features.of(model, names, context)
+    features = Features.of(model, context)
     with one_thread():
         data = HeadData.of(features.store, context.task, 1, context.seed, context.progress)
         head, history = fit_and_report(data, step.head_settings(), context.task.labels, context.seed, context.progress)
     if step.output_format(model.format) == "hf":
-        network = _with_head(features.network, head, context.task.labels)
+        network = features.with_head(head, context.task.labels)
         if step.unfreeze:
             history = _train_network(step, network, history, context)
         save_network(network, out)
@@ -62,31 +53,6 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     used = (*context.task.examples("train"), *context.task.examples("validation"))
     record = model.record.with_seen(example.key for example in used).with_report("finetune", history)
     return replace(record, task=context.task.kind, output=None, labels=context.task.labels)
-
-
-class _Features:
-    """What a head reads: the encoder as a graph that ends in its features, and the network that it is of."""
-
-    def __init__(self, backbone: Backbone, context: Context, names: tuple[str, ...]) -> None:
-        self.proto, self.output, self.network = backbone.proto, backbone.output, backbone.network
-        # Texts come sorted by nothing: each call pads to its longest, which the mask takes out of the answer again.
-        self.store = FeatureStore(backbone.graph, {"inputs": list(names)}, context.cache / "features", context.threads)
-
-    @classmethod
-    def of(cls, model: Model, names: tuple[str, ...], context: Context) -> _Features:
-        """Of a model."""
-        return cls(Backbone.of(model), context, names)
-
-
-def _with_head(network: Any, head: Head, labels: tuple[str, ...]) -> Any:
-    """The network with the head that was fitted to its features."""
-    weight, bias = head.layers[0]
-    if isinstance(network, PooledClassifier):
-        put_new_head(network, weight, bias, labels)
-    else:
-        old = head_of(network)[1].weight.detach().numpy()
-        put_head(network, old, head.layers[0], labels)
-    return network
 
 
 def _train_network(step: Finetune, network: Any, history: dict[str, Any], context: Context) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ...model import Model, Record, external_data
+from ...model import Model, Record, backbone_of, external_data
 from ...runtimes.signature import Signature, listed
 from ...runtimes.text.encoding import IDS, INPUTS, MASK, MAX_LENGTH, PAD, TOKENIZER, TYPES
 
@@ -78,9 +78,10 @@ def has_head(model: Model) -> bool:
     """Whether a model answers with classes; an encoder answers with features."""
     if model.format != "hf":
         return True
-    config = _json(model.folder / "config.json")
+    folder = backbone_of(model.folder) or model.folder
+    config = _json(folder / "config.json")
     names = [str(name) for name in config.get("architectures") or ()]
-    return any(name.endswith(CLASSIFIER) for name in names) or is_our_head(model.folder, config)
+    return any(name.endswith(CLASSIFIER) for name in names) or is_our_head(folder, config)
 
 
 def reading_of(folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:

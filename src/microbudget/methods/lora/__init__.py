@@ -16,7 +16,7 @@ from .. import Context, Method, option
 
 @dataclass(frozen=True)
 class Lora(Method):
-    """Low-rank adaptation: trains a few parameters added to frozen weights; for images and language models."""
+    """Low-rank adaptation: trains a few parameters added to frozen weights; for images, texts and language models."""
 
     revision: ClassVar[int] = 3
     teaches: ClassVar[bool] = True
@@ -30,7 +30,10 @@ class Lora(Method):
     epochs: int = option(5, "passes over the training examples at most", low=1, high=10_000)
     patience: int = option(2, "epochs without a better validation loss before it stops", low=1, high=10_000)
     learning_rate: float | None = option(
-        None, "of AdamW at the start of the cosine; by default 0.002, for images 0.0005", low=1e-8, high=1.0
+        None,
+        "of AdamW at the start of the cosine; by default 0.002, for images 0.0005, for text classifiers 0.001",
+        low=1e-8,
+        high=1.0,
     )
     batch_size: int = option(8, "examples, or rows of tokens, in a step", low=1, high=4096)
     length: int = option(256, "language: tokens in a row", low=8, high=1_000_000)

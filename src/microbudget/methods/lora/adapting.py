@@ -29,7 +29,7 @@ def layers(network: Any, head: str | None) -> tuple[str, ...]:
 
 def _candidates(network: Any, head: str | None) -> list[tuple[str, Any]]:
     """Without the output embedding: often it is the input embedding too, which a merge would change."""
-    output = network.get_output_embeddings()
+    output = network.get_output_embeddings() if hasattr(network, "get_output_embeddings") else None
     named = [(name, module) for name, module in network.named_modules() if name != head and module is not output]
     return [(name, module) for name, module in named if _fits(module)]
 

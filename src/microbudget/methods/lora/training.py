@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ class Learner:
     alpha: float  # by default
     rate: float  # of learning, by default
     mode: Any  # puts the network into training mode at the start of an epoch
+    save: Callable[[Any, Path], None] = widths.save  # writes the merged network into a folder
 
 
 def has_validation(context: Context) -> bool:
@@ -72,7 +74,7 @@ def train_adapters(
         groups=groups(network, learner.head_factor),
         mode=learner.mode,
     )
-    _write(step, network, model, out)
+    _write(step, network, learner, model, out)
     facts = {"trained": trained, "parameters": everything, "layers": len(names), "memory_estimate_bytes": estimate}
     return {**done.as_dict(), **facts}
 
@@ -85,7 +87,8 @@ def adapted_record(model: Model, context: Context, report: dict[str, Any]) -> Re
 
 def _estimate(step: Lora, network: Any, objective: Objective, mode: Any) -> int:
     """Peak memory of the training in bytes; turns gradient checkpointing on where the options want it."""
-    batch = objective.batch(np.array([0]), 0)
+    longest = 0 if objective.sizes is None else int(np.argmax(objective.sizes))
+    batch = objective.batch(np.array([longest]), 0)
     mode(network)
     with torch.random.fork_rng(devices=[]):
         kept, largest = saved_bytes(network, lambda network: objective.loss(network, batch))
@@ -101,7 +104,7 @@ def _estimate(step: Lora, network: Any, objective: Objective, mode: Any) -> int:
     return training_bytes(network, 1, checkpointed(kept, outside, blocks, entering), largest)
 
 
-def _write(step: Lora, network: Any, model: Model, out: Path) -> None:
+def _write(step: Lora, network: Any, learner: Learner, model: Model, out: Path) -> None:
     if not step.merge:
         adapters.save(network, model, out)
         return
@@ -111,7 +114,7 @@ def _write(step: Lora, network: Any, model: Model, out: Path) -> None:
     for name, tensor in merged.named_parameters():
         if name in before:
             tensor.detach().masked_fill_(before[name], 0.0)
-    widths.save(merged, out)
+    learner.save(merged, out)
     model.copy_beside(out)
 
 

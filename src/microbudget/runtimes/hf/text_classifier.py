@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...errors import MissingExtra, UnsupportedModel
+from ...model import backbone_of
 
 try:
     import torch
@@ -78,6 +79,16 @@ class PooledClassifier(torch.nn.Module):
         self.encoder, self.pooling, self.config = encoder, pooling, encoder.config
         self.head = head if head is not None else torch.nn.Identity()
 
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """Whether the encoder does."""
+        return bool(getattr(self.encoder, "supports_gradient_checkpointing", False))
+
+    def activation_checkpointing_enable(self, options: dict[str, Any]) -> None:
+        """Let each block of the encoder be computed again in the backward pass; transformers has two names for it."""
+        enable = getattr(self.encoder, "activation_checkpointing_enable", None)
+        (enable or self.encoder.gradient_checkpointing_enable)(options)
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **more: torch.Tensor) -> Any:
         """input_ids, attention_mask: (batch, tokens) -> an object with `logits` (batch, classes)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
@@ -89,7 +100,7 @@ def load_network(folder: Path) -> Any:
 
     Raises what `open_network` raises.
     """
-    if is_whole_classifier(folder):
+    if is_whole_classifier(backbone_of(folder) or folder):
         return open_network(transformers.AutoModelForSequenceClassification, folder, WHAT)
     encoder = open_pretrained(transformers.AutoModel, folder, "a text encoder", optional=("pooler.",))
     if getattr(encoder, "pooler", None) is not None:

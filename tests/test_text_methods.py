@@ -1,0 +1,109 @@
+"""lora, window and prune of text classifiers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from microbudget.errors import InvalidOption
+from microbudget.kinds.text_classification.data import TextTask
+from microbudget.methods import Context
+from microbudget.methods.export import Export
+from microbudget.methods.lora import Lora
+from microbudget.model import Model
+from microbudget.runtimes import open_session
+from microbudget.runtimes.hf.text_classifier import load_network
+from microbudget.runtimes.loading import load
+from microbudget.task import TO_TRAIN
+from toy_texts import rows, write_classifier, write_encoder, write_table
+
+pytestmark = pytest.mark.usefixtures("without_plots")
+TEXTS = [text for text, _ in rows(12)] + ["", "unknown words zzz", "good " * 200]
+
+
+@pytest.fixture
+def encoder(made_once) -> Path:
+    return made_once("text-encoder", write_encoder)
+
+
+@pytest.fixture
+def classifier(made_once) -> Path:
+    return made_once("text-classifier", write_classifier)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Context:
+    table = write_table(tmp_path / "t.csv")
+    return Context(TextTask.open(table, TO_TRAIN), tmp_path / "cache", threads=1)
+
+
+def built(step: Any, model: Model, given: Context, out: Path) -> Model:
+    out.mkdir()
+    step.apply(model, given, out).save(out)
+    return load(out)
+
+
+def answers(model: Model, texts: list[str]) -> np.ndarray:
+    session = open_session(model, threads=1)
+    try:
+        return session.answer({"text": np.array(texts)})
+    finally:
+        session.close()
+
+
+def test_adapters_teach_an_encoder(encoder: Path, given: Context, tmp_path: Path) -> None:
+    made = built(Lora(rank=2, epochs=6, learning_rate=0.02), load(encoder), given, tmp_path / "out")
+    report = made.record.history["lora"]
+    assert report["kept"] > 0
+    assert report["trained"] < 0.1 * report["parameters"]
+    before, after = load_network(encoder).state_dict(), load_network(made.path).state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {
+        name for name, tensor in before.items() if ".layer." in name and name.endswith("dense.weight")
+    } | {name for name in before if name.endswith(("query.weight", "key.weight", "value.weight"))}
+    for name in changed:
+        assert torch.linalg.matrix_rank((after[name] - before[name]).double(), atol=1e-6) <= 2
+    test = given.task.examples("test")
+    logits = answers(made, [given.task.text_of(each)[0] for each in test])  # type: ignore[attr-defined]
+    assert given.task.score(logits, test).value > 0.8
+    exported = built(Export(), made, given, tmp_path / "exported")
+    np.testing.assert_allclose(answers(exported, TEXTS), answers(made, TEXTS), atol=1e-3)
+
+
+def test_an_adapter_alone_answers_as_the_merged_model(classifier: Path, given: Context, tmp_path: Path) -> None:
+    step = Lora(rank=2, epochs=5, learning_rate=0.02)
+    merged = built(step, load(classifier), given, tmp_path / "merged")
+    apart = built(replace(step, merge=False), load(classifier), given, tmp_path / "apart")
+    np.testing.assert_allclose(answers(apart, TEXTS), answers(merged, TEXTS), atol=1e-5)
+    assert np.abs(answers(merged, TEXTS) - answers(load(classifier), TEXTS)).max() > 1e-4
+    own = sum(file.stat().st_size for file in apart.path.iterdir() if "adapter" in file.name)
+    assert own < 0.2 * merged.size_bytes
+    assert apart.labels == ("neg", "pos")
+
+
+def test_an_encoder_is_checkpointed(tmp_path: Path) -> None:
+    """Less memory, the same weights; without dropout, which is drawn for each part of a batch."""
+    folder = write_encoder(tmp_path / "m", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    few = Context(TextTask.open(write_table(tmp_path / "few.csv", 24), TO_TRAIN), tmp_path / "cache", threads=1)
+    step = Lora(rank=1, epochs=1, batch_size=6, targets="query")
+    made = [
+        built(replace(step, checkpointing=chosen), load(folder), few, tmp_path / f"{chosen}")
+        for chosen in (False, True)
+    ]
+    np.testing.assert_allclose(answers(made[0], TEXTS), answers(made[1], TEXTS), atol=1e-5)
+    estimates = [each.record.history["lora"]["memory_estimate_bytes"] for each in made]
+    assert estimates[1] < estimates[0]
+
+
+def test_what_lora_refuses(encoder: Path, given: Context, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"merge=False is for a classifier of transformers.*Use merge=True"):
+        Lora(merge=False, epochs=1).apply(load(encoder), given, tmp_path / "out")
+    with pytest.raises(InvalidOption, match="length is for"):
+        Lora(length=64).apply(load(encoder), given, tmp_path / "out")
+    with pytest.raises(InvalidOption, match=r"matches no layer; there are .*query"):
+        Lora(targets="q_proj").apply(load(encoder), given, tmp_path / "out")
