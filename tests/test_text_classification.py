@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from tokenizers import Tokenizer
 
 import microbudget
 from microbudget import cli
-from microbudget.errors import LabelsDisagree, UnsupportedModel
+from microbudget.errors import LabelsDisagree, OutOfTime, UnsupportedModel
+from microbudget.judge.budget import Budget
 from microbudget.kinds.text_classification.data import TextTask
+from microbudget.kinds.text_classification.search_space import epochs_for
 from microbudget.kinds.text_classification.teaching import TokenTask
 from microbudget.methods import Context
 from microbudget.methods.export import Export
@@ -28,9 +31,14 @@ from microbudget.methods.quantize.tables import rounded_rows
 from microbudget.methods.trim import Trim
 from microbudget.methods.trim.pieces import vocabulary_of
 from microbudget.model import Model
+from microbudget.recipes.recipe import Recipe
+from microbudget.runs.run import Run
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.text.encoding import TextEncoder
+from microbudget.search.options import RunOptions
+from microbudget.search.schedule import Schedule
+from microbudget.search.search import Job, taught
 from microbudget.search.space import search_space
 from microbudget.task import TO_TRAIN
 from quick import QUICK
@@ -363,7 +371,8 @@ def test_what_shrink_tries(encoder: Path, classifier: Path, table: Path) -> None
     task = TextTask.open(table, TO_TRAIN)
     space = search_space(load(encoder), task)
     first = space.teaching()
-    assert [str(step.short()) for step in first] == ["finetune(unfreeze='all', deep_epochs=4, deep_patience=4)"]
+    assert [str(step.short()) for step in first] == ["finetune(unfreeze='all', deep_epochs=30, deep_patience=30)"]
+    assert [epochs_for(texts) for texts in (0, 300, 1200, 2400, 10_000)] == [30, 30, 8, 4, 4]
     taught = [[step.name() for step in recipe.steps] for recipe in space.recipes(first)]
     assert taught[0] == ["tfidf"]  # what needs no network is known before the first network is exported
     order = [["finetune", "export", "quantize"], ["finetune", "distill"], ["finetune", "trim", "export", "quantize"]]
@@ -375,7 +384,32 @@ def test_what_shrink_tries(encoder: Path, classifier: Path, table: Path) -> None
 
 
 def test_too_many_texts_for_an_epoch_train_a_head(encoder: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("microbudget.kinds.text_classification.search_space.WORK", 1e6)
-    assert [step.short() for step in search_space(load(encoder), TextTask.open(table, TO_TRAIN)).teaching()] == [
-        "finetune"
-    ]
+    monkeypatch.setattr("microbudget.kinds.text_classification.search_space.WORK", 1e5)
+    space = search_space(load(encoder), TextTask.open(table, TO_TRAIN))
+    assert [step.short() for step in space.teaching()] == ["finetune"]
+    (deeper,) = space.teaching(2000)
+    assert deeper.short().startswith("finetune(unfreeze='all', deep_epochs=")
+    assert [step.short() for step in space.quicker_teaching((deeper,))] == ["finetune"]
+    assert space.quicker_teaching(space.teaching()) == ()
+
+
+def test_without_time_to_train_the_encoder_a_head_is_trained(
+    encoder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training finds out that the minutes do not suffice; something is delivered all the same."""
+
+    def no_time(*arguments: object) -> None:
+        raise OutOfTime("finetune would take 4 min more, and 1 min is left")
+
+    monkeypatch.setattr("microbudget.kinds.text_classification.finetune._train_network", no_time)
+    given = context(table, tmp_path)
+    space = search_space(load(encoder), given.task)
+    deep = (Finetune(unfreeze="all"),)
+    job = Job(space, deep, (Recipe((*deep, Export())),), Budget(), RunOptions(), None, own_recipes=True)
+    job, reference = taught(Run(tmp_path / "run"), job, given, Schedule(1.0))
+    assert job.first == (Finetune(),)
+    assert reference.record.recipe == str(Recipe(job.first))
+    assert {recipe.steps[0].name() for recipe in job.recipes} == {"tfidf", "finetune"}
+    assert not any(deep[0] in recipe.steps for recipe in job.recipes)
+    with pytest.raises(OutOfTime):
+        taught(Run(tmp_path / "run"), replace(job, first=deep, own_recipes=False), given, Schedule(1.0))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import BadData, BadInput
+from ..errors import BadData, BadInput, OutOfTime
 from ..judge.budget import Budget
 from ..judge.judging import Judging, judging_of
 from ..judge.measuring import choose_threads
@@ -85,9 +85,7 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     judging = judging_of(job.task)
     _check_splits(judging, budget, job.use, options.progress)
     run.save_budget(budget)
-    _prepare(run, job, context)
-    teaching = context if math.isinf(schedule.search_end) else replace(context, deadline=schedule.search_end)
-    reference = build(job.given, Recipe(job.first), teaching, run.models)[-1] if job.first else job.given
+    job, reference = taught(run, job, context, schedule)
     sample = judging.timing_input(reference, job.task.examples("validation"))
     threads = choose_threads(reference, sample, MeasureOptions(threads=options.threads, seed=options.seed))
     setting = Setting(
@@ -127,6 +125,26 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
         remove_unused_models(run, reference, found)
     return result
+
+
+def taught(run: Run, job: Job, context: Context, schedule: Schedule) -> tuple[Job, Model]:
+    """The job with its reference. Where the time does not suffice to teach the labels, a quicker way is taken.
+
+    Raises what building the reference raises; OutOfTime where no way is quicker.
+    """
+    ends = math.inf if schedule.deadline is None else schedule.deadline
+    for end in (schedule.search_end, ends):  # the quicker way may take from the time of the test
+        _prepare(run, job, context)
+        teaching = context if math.isinf(end) else replace(context, deadline=end)
+        try:
+            return job, build(job.given, Recipe(job.first), teaching, run.models)[-1] if job.first else job.given
+        except OutOfTime as error:
+            first = job.space.quicker_teaching(job.first) if job.own_recipes else ()
+            if not first:
+                raise
+            job.options.progress.warn(f"{error}. The reference of this run is {Recipe(first)}, which takes less time")
+            job = replace(job, first=first, recipes=tuple(job.space.recipes(first)))
+    raise AssertionError("the quickest way is not followed by another one")
 
 
 def _prepare(run: Run, job: Job, context: Context) -> None:

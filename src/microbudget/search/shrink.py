@@ -47,13 +47,13 @@ def shrink(
 
         def plan(task: Task) -> Plan:
             space = search_space(judging_of(task).resolved(given, how.output), task)
-            first = () if knows_labels(space.given, task.labels) else space.teaching()
+            first = () if knows_labels(space.given, task.labels) else space.teaching(minutes)
             return Plan(space, first, tuple(space.recipes(first)))
 
-        limit = None if budget is None else budget.max_drop
-        opened = RunData(given, data, Path(out), how, limit).opened(plan)
-        space, first = opened.plan.space, opened.plan.first
         budget = budget or Budget()
+        minutes = budget.minutes
+        opened = RunData(given, data, Path(out), how, budget.max_drop).opened(plan)
+        space, first = opened.plan.space, opened.plan.first
         if budget.max_drop is None:
             budget = replace(budget, max_drop=space.default_drop)
         if first:

@@ -36,9 +36,13 @@ class SearchSpace:
     def __init__(self, given: Model, task: Task) -> None:
         self.given, self.task = given, task
 
-    def teaching(self) -> tuple[Method, ...]:
-        """The steps that teach the model the data's labels, where it does not know them."""
+    def teaching(self, minutes: float | None = None) -> tuple[Method, ...]:
+        """The steps that teach the model the data's labels, where it does not know them. minutes: of the whole run."""
         return (Finetune(),)
+
+    def quicker_teaching(self, first: Sequence[Method]) -> tuple[Method, ...]:
+        """Steps that teach the labels in less time, where there was not enough for `first`; none: there are none."""
+        return ()
 
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
         """Recipes to try, the safest first. first: the steps that teach the model the data's labels."""

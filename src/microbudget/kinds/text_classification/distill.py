@@ -37,8 +37,8 @@ from .teacher import TEACHER, Lesson, taught_loss, teacher_of
 from .teaching import TokenTask, copy_tokenizer, reading, texts_of, validation_logits
 
 OPTIONS = (
-    "student", "depth", "width", "teacher", "temperature", "hard", "epochs", "patience", "learning_rate", "batch_size",
-    "dimensions",
+    "student", "depth", "width", "teacher", "prompt", "temperature", "hard", "epochs", "patience", "learning_rate",
+    "batch_size", "dimensions",
 )  # fmt: skip
 ADVICE = "a text classifier is cut with depth= and width=, or becomes one vector for each token with student='static'"
 ASKED = 20_000  # texts that a teacher of vectors answers: some minutes. They learn the others' labels
@@ -84,6 +84,7 @@ def _vectors(step: Distill, model: Model, teacher: Model | None, context: Contex
     history = {
         "tokens": table.shape[0],
         "dimensions": table.shape[1],
+        **(_alone(step, model, vectors, context) if step.teacher else {}),
         **_learnt(f"{table.shape[0]:,} tokens x {table.shape[1]} numbers", logits, trained, lesson, context),
     }
     record = model.record.with_seen(lesson.seen).with_report("distill", history)
@@ -95,6 +96,18 @@ def _vectors(step: Distill, model: Model, teacher: Model | None, context: Contex
         seen=record.seen,
         history=record.history,
     )
+
+
+def _alone(step: Distill, model: Model, vectors: static.Vectors, context: Context) -> dict[str, Any]:
+    """What the same student learns from the labels alone, for the history: the gain from a named teacher is over it."""
+    labels = Lesson.of(None, context)
+    _, _, trained = static.fit(step, vectors, _bags(model, labels, context), context, "distill, labels alone")
+    kept = (
+        trained.epochs[trained.kept - 1]["validation_accuracy"] if trained.kept else (trained.before or {})["accuracy"]
+    )
+    accuracy = float(kept)
+    context.progress.say(f"distill   from the labels alone: validation accuracy {accuracy:.3f}")
+    return {"accuracy_from_labels_alone": accuracy}
 
 
 def _bags(model: Model, lesson: Lesson, context: Context) -> static.Data:

@@ -11,6 +11,7 @@ from ...errors import UnsupportedModel
 from ...model import Model, Record, backbone_of, external_data
 from ...runtimes.signature import Signature, listed
 from ...runtimes.text.encoding import IDS, INPUTS, MASK, MAX_LENGTH, PAD, TOKENIZER, TYPES
+from ...runtimes.text.prompt import is_prompted
 
 KIND = "text-classification"
 ENCODERS = (
@@ -25,7 +26,7 @@ ARCHITECTURES = (
     "ElectraForPreTraining",
 )
 FORMATS = ("onnx",)  # a graph with tokens for inputs; of a record that names no kind it is an image classifier's
-RUNTIMES = {"onnx": "text.onnx", "openvino": "text.openvino", "torch": "text.torch"}
+RUNTIMES = {"onnx": "text.onnx", "openvino": "text.openvino", "torch": "text.torch", "gguf": "text.gguf"}
 USUAL_LENGTH = 512
 OFFSETS = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}  # positions that no token takes
 DENSE = "2_Dense"
@@ -76,7 +77,7 @@ def is_our_head(folder: Path, config: dict[str, Any]) -> bool:
 
 def has_head(model: Model) -> bool:
     """Whether a model answers with classes; an encoder answers with features."""
-    if model.format != "hf":
+    if model.format != "hf" or is_prompted(model):
         return True
     folder = backbone_of(model.folder) or model.folder
     config = _json(folder / "config.json")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...model import Record
 from ...report.data import reopened, split_sizes
 from ...report.gallery import Gallery, gallery
 from ...report.outcome import Outcome
 from ...report.part import Part, Section, Usage, Words
+from ...runtimes.text.encoding import PROMPT
 from ...task import Example
 from .data import TextTask
 from .floor import Floor, floor
@@ -35,10 +37,20 @@ from sentence_transformers import SentenceTransformer
 labels = open("labels.txt", encoding="utf-8").read().splitlines()
 logits = SentenceTransformer(".").encode("a text")
 print(labels[logits.argmax()])"""
+PROMPTED_LINES = """\
+import numpy as np
+from microbudget.runtimes import open_session
+from microbudget.runtimes.loading import load
+model = load(".")  # a language model; its prompt is in microbudget.json
+logits = open_session(model).answer({"text": np.array(["a text"])})
+print(model.labels[logits[0].argmax()])"""
 
 
 def usage(folder: Path, model_format: str) -> Usage:
     """By the script where it was delivered, else by the library of the format."""
+    record = Record.read(folder)
+    if record is not None and PROMPT in (record.preprocessing or {}):
+        return Usage(lines=PROMPTED_LINES)
     if (folder / PREDICT).is_file():
         hint = "needs onnxruntime, NumPy and tokenizers; prints label, probability, text"
         return Usage("python predict.py TEXT...", hint, PREDICT_LINES)

@@ -17,13 +17,16 @@ from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.hf.checkpoint import Checkpoint
 from ...runtimes.text.encoding import TextEncoder
+from ...runtimes.text.prompt import is_prompted
 from ...search import space
 from ...search.space import Pace
 from .teaching import texts_of
 
 EPOCHS = 4  # over the encoder; more overfit a few thousand texts
+STEPS, TEXTS, MOST_EPOCHS = 300, 32, 30  # steps that a new head and the encoder need at least, texts in each
 KEPT = (8000, 2000)  # frequent tokens of a vocabulary, beside those of the user's texts
-WORK = 6e13  # multiply-adds and additions of a training: about ten minutes on two cores
+WORK = 3e12  # operations of a training for each minute of the run: about half of the time on two cores
+MINUTES = 20.0  # of a run without a limit
 PASSES = 6  # per weight and token: two forwards, four backwards (Kaplan et al. 2020, section 2.1)
 COUNTED = 256  # texts whose tokens stand for all
 STEP_S = 2.0
@@ -35,12 +38,18 @@ VOCABULARY_S = 30.0  # a forward pass over the tokens, and the training
 class SearchSpace(space.SearchSpace):
     """Recipes for a Hugging Face folder or an `.onnx` file."""
 
-    def teaching(self) -> tuple[Method, ...]:
+    def teaching(self, minutes: float | None = None) -> tuple[Method, ...]:
         """The whole encoder where there is time for an epoch and more, else a head on its features."""
-        epochs = min(EPOCHS, int(WORK / max(1.0, self._epoch_work())))
+        work = WORK * (minutes or MINUTES)
+        epochs = min(epochs_for(len(self.task.examples("train"))), int(work / max(1.0, self._epoch_work())))
         if self.given.format != "hf" or epochs < 1:
             return (Finetune(),)
         return (Finetune(unfreeze="all", deep_epochs=epochs, deep_patience=epochs),)
+
+    def quicker_teaching(self, first: Sequence[Method]) -> tuple[Method, ...]:
+        """A head alone, whose features are there already when the encoder could not be trained in time."""
+        head = (Finetune(),)
+        return head if tuple(first) not in ((), head) else ()
 
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
         """First what takes seconds: words and characters without a network. Then the safest, then the others.
@@ -49,6 +58,8 @@ class SearchSpace(space.SearchSpace):
         """
         if self._counts:
             yield from (Recipe((Tfidf(unit=unit),)) for unit in LENGTHS)
+        if is_prompted(self.given):
+            return
         export: tuple[Method, ...] = (Export(),) if self.given.format == "hf" else ()
         yield Recipe((*first, *export, Quantize()))
         if first or export:
@@ -62,9 +73,14 @@ class SearchSpace(space.SearchSpace):
                 yield Recipe((*first, Trim(keep=keep), *export, Quantize()))
 
     def forecast(self, threads: int) -> Iterator[str]:
-        """Whether words and characters can be counted here."""
+        """Whether words and characters can be counted here, and what is not tried for a language model."""
         if not self._counts:
             yield "words and characters with logistic regression are left out: pip install 'microbudget[text]'"
+        if is_prompted(self.given):
+            yield (
+                "a language model with a prompt: only what needs no network is tried in its place. An encoder such as"
+                " MiniLM can learn from it: `microbudget shrink ENCODER`, or distill(teacher=...)"
+            )
 
     @property
     def _counts(self) -> bool:
@@ -88,6 +104,11 @@ class SearchSpace(space.SearchSpace):
         rows = texts_of(self.task, examples[:COUNTED], encoder.max_length)
         tokens = sum(len(encoder.tokens(row)) for row in rows) / len(rows)
         return PASSES * multiplied(self.given) * tokens * len(examples)
+
+
+def epochs_for(texts: int) -> int:
+    """Epochs over the encoder with so many training texts: more of a few texts, so that there are enough steps."""
+    return max(EPOCHS, min(MOST_EPOCHS, math.ceil(STEPS * TEXTS / max(1, texts))))
 
 
 def multiplied(model: Model) -> int:

@@ -115,10 +115,13 @@ class BagClassifier(torch.nn.Module):
         return SimpleNamespace(logits=self.head(mean))
 
 
-def fit(step: Distill, vectors: Vectors, data: Data, context: Context) -> tuple[BagClassifier, Vectors, Trained]:
+def fit(
+    step: Distill, vectors: Vectors, data: Data, context: Context, name: str = "distill"
+) -> tuple[BagClassifier, Vectors, Trained]:
     """The trained classifier, and all vectors with those of its tokens replaced.
 
-    It holds the tokens of the data alone: the others have no gradient, and stay as the encoder gave them.
+    It holds the tokens of the data alone: the others have no gradient, and stay as the encoder gave them. name: of the
+    training's checkpoint.
     """
     known = np.unique(np.concatenate([*data.bags, *data.held_out, np.zeros(1, np.int64)]))
     network = BagClassifier(vectors[known], len(context.task.labels))
@@ -131,7 +134,7 @@ def fit(step: Distill, vectors: Vectors, data: Data, context: Context) -> tuple[
     settings = Settings(
         step.epochs, step.learning_rate, step.batch_size, weight_decay=0.0, patience=step.patience, clip=0.0
     )
-    trained = train(network, objective(step, places, context), settings, context.execution("distill"))
+    trained = train(network, objective(step, places, context), settings, context.execution(name))
     table = vectors.copy()
     table[known] = network.table.detach().numpy()
     return network, table, trained

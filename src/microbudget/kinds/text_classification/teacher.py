@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ...data.kept_rows import KeptRows
-from ...errors import LabelsDisagree, UnsupportedModel
+from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel
 from ...methods import Context
 from ...methods.distill import Distill
 from ...methods.distill.loss import mixed_loss
+from ...methods.prompt import Prompt
 from ...model import Model
 from ...runtimes import open_session
 from ...runtimes.labels import for_labels, match_labels
@@ -25,7 +26,9 @@ from ...runtimes.text.encoding import MAX_LENGTH
 from ...task import Example
 from ...training import objectives
 from ...training.head_data import labels_of
-from .network import has_head
+from .network import KIND, has_head
+from .prompt import FORMATS as PROMPTED
+from .prompt import with_prompt
 from .teaching import answer_batches, by_length, reading, texts_of
 
 Logits = NDArray[np.float32]  # (texts, classes), in the order of the data's labels
@@ -91,8 +94,16 @@ class Lesson:
 
 
 def teacher_of(step: Distill, context: Context) -> Model | None:
-    """The named one, else the run's reference; None: the model that the step is given, where it has a head."""
-    return for_labels(load(step.teacher), context.task.labels) if step.teacher else context.reference
+    """The named one, else the run's reference; None: the model that the step is given, where it has a head.
+
+    A language model is one by its prompt. Raises InvalidOption for a prompt without a language model.
+    """
+    found = load(step.teacher) if step.teacher else None
+    if found is not None and found.task != KIND and found.format in PROMPTED:
+        return with_prompt(Prompt(model=step.teacher, text=step.prompt or ""), context)
+    if step.prompt is not None:
+        raise InvalidOption("distill: prompt is what a language model reads: name one with teacher=")
+    return for_labels(found, context.task.labels) if found else context.reference
 
 
 def answers_to(teacher: Model, examples: Sequence[Example], context: Context) -> Logits:

@@ -34,6 +34,11 @@ class Distill(Method):
     depth: float = option(1.0, "fraction of the model's blocks that the student keeps", low=0.01, high=1.0)
     width: float = option(1.0, "fraction of the model's channels that the student keeps", low=0.01, high=1.0)
     teacher: str | None = option(None, "a model; by default the run's reference, else the given model")
+    prompt: str | None = option(
+        None,
+        "texts: what a teacher that is a language model reads, 'Review: {text}\\nSentiment: {label}'; a folder that"
+        " `microbudget prompt` wrote has its own",
+    )
     temperature: float = option(4.0, "of the soft labels: higher shows more of what the teacher finds similar", low=0.1)
     hard: float = option(0.1, "weight of the true labels, the soft ones have the rest", low=0.0, high=1.0)
     features: float = option(0.0, "weight of the distance between the features of the two", low=0.0)

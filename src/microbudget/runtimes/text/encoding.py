@@ -26,6 +26,7 @@ Inputs = dict[str, NDArray[Any]]
 TOKENIZER = "tokenizer.json"
 TEXT = "text"  # the input of a session: (n,) or, of pairs, (n, 2) strings
 MAX_LENGTH, INPUTS, PAD = "max_length", "inputs", "pad"
+PROMPT = "prompt"  # of a language model, in place of what an encoder needs: see `prompt.py`
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 
 
@@ -55,6 +56,11 @@ class TextEncoder:
     def of(cls, model: Model) -> TextEncoder:
         """Of a model, by its record. Raises UnsupportedModel where its record does not say how it reads texts."""
         preprocessing = model.record.preprocessing or {}
+        if PROMPT in preprocessing:
+            raise UnsupportedModel(
+                f"{model.path} is a language model with a prompt, which has no encoder: give an encoder such as MiniLM,"
+                " which may learn from it: distill(teacher=...)"
+            )
         if INPUTS not in preprocessing or MAX_LENGTH not in preprocessing:
             raise UnsupportedModel(f"{model.path} does not say how it reads texts: give the original model's folder")
         return cls(model.folder, preprocessing)

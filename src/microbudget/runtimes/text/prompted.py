@@ -1,0 +1,126 @@
+"""A language model as a text classifier: which label it finds likely after a prompt.
+
+    log p(label | text) = sum of log p of the label's tokens, normalized over the labels,
+                          minus the same after texts without content, where the prompt is calibrated
+
+The second line is contextual calibration (Zhao et al. 2021, arXiv:2102.09690, with W = diag(p_cf)^-1 and b = 0): it
+takes out what the model prefers whatever the text.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UnsupportedModel
+from ..language.likelihood import begun, log_likelihoods, split
+from ..language.reader import Reader
+from ..language.session import LOGITS
+from .encoding import MAX_LENGTH, PROMPT, TEXT, Inputs, Texts, as_rows
+from .prompt import CONTENT_FREE, Prompt
+
+if TYPE_CHECKING:
+    from ...model import Model
+
+Logs = NDArray[np.float64]  # (labels,) natural logarithms
+ROOM = 256  # tokens: room is made in steps of so many
+LEAST = 16  # tokens of a text that must fit
+
+
+class PromptedSession:
+    """Answers texts, (n,) or (n, 2) strings under TEXT, with logits (n, labels).
+
+    max_length: tokens of a text; what follows is not read. What two prompts have in common, such as the examples, is
+    processed once where each label is one token.
+    """
+
+    def __init__(self, reader: Reader, prompt: Prompt, max_length: int) -> None:
+        self.runtime = reader.runtime
+        self._reader, self._prompt = reader, prompt
+        self._processed: list[int] = []
+        self._reserved = 0
+        self._rows = max(16, LOGITS // reader.vocabulary)
+        self._most = min(max_length, self._room())
+
+    def answer(self, inputs: Inputs) -> NDArray[Any]:
+        """Logits (n, labels): log probabilities, less those without content where the prompt is calibrated."""
+        rows = [self._cut(texts) for texts in as_rows(inputs[TEXT])]
+        return np.stack([self._probabilities(texts) - self.prior for texts in rows]).astype(np.float32)
+
+    @cached_property
+    def prior(self) -> Logs:
+        """log p of each label after a text without content, (labels,); 0 where the prompt is not calibrated."""
+        if not self._prompt.calibrated:
+            return np.zeros(len(self._prompt.words))
+        texts = [(nothing,) * self._prompt.parts for nothing in CONTENT_FREE]
+        return np.asarray(np.log(np.mean([np.exp(self._probabilities(each)) for each in texts], axis=0)))
+
+    @property
+    def tokens(self) -> int:
+        """Of a prompt without a text."""
+        return len(self._tokens(self._prompt.context(("",) * self._prompt.parts)))
+
+    def close(self) -> None:
+        """Release the model."""
+        self._reader.close()
+
+    def _room(self) -> int:
+        """Tokens of a text that fit beside the prompt and the longest label. Raises UnsupportedModel."""
+        longest = max(len(self._reader.encode(f" {word}")) for word in self._prompt.words)
+        room = self._reader.longest - self.tokens - longest - 1
+        if room < LEAST:
+            raise UnsupportedModel(
+                f"the prompt has {self.tokens} tokens with its examples, and the model reads at most"
+                f" {self._reader.longest}: take fewer examples (shots), or a shorter template"
+            )
+        return room
+
+    def _cut(self, texts: Texts) -> Texts:
+        """Each text at its length; of a pair both together."""
+        most = max(1, self._most // len(texts))
+        found = []
+        for text in texts:
+            tokens = self._reader.encode(text) if len(text.encode("utf-8", "replace")) > most else []
+            found.append(self._reader.decode(tokens[:most]) if len(tokens) > most else text)
+        return tuple(found)
+
+    def _probabilities(self, texts: Texts) -> Logs:
+        """log p of each label, normalized over the labels, (labels,)."""
+        context = self._prompt.context(texts)
+        pairs = [split(self._reader, context, word) for word in self._prompt.words]
+        same = all(before == pairs[0][0] and len(after) == 1 for before, after in pairs)
+        if same and pairs[0][0]:
+            after = self._after(begun(self._reader, pairs[0][0]))
+            found = after[[tokens[0] for _, tokens in pairs]]
+        else:
+            self._processed = []
+            found = np.array(log_likelihoods(self._reader, context, self._prompt.words, self._rows))
+        return np.asarray(found - np.logaddexp.reduce(found))
+
+    def _after(self, tokens: list[int]) -> Logs:
+        """The logits after these tokens, (vocabulary,); what the last ones had in common with them is kept."""
+        size = len(tokens) + 1
+        if size > self._reserved:
+            self._reserved = min(-(-size // ROOM) * ROOM, self._reader.longest)
+            self._reader.reserve(self._reserved, 1)
+            self._processed = []
+        common = 0
+        for ours, theirs in zip(self._processed, tokens[:-1], strict=False):  # the last one is processed for its logits
+            if ours != theirs:
+                break
+            common += 1
+        self._reader.rewind(common)
+        self._processed = tokens
+        return np.asarray(self._reader.process(tokens[common:], 1)[0], np.float64)
+
+    def _tokens(self, context: str) -> list[int]:
+        return begun(self._reader, self._reader.encode(context))
+
+
+def open_prompted(model: Model, reader: Reader) -> PromptedSession:
+    """The session of a model whose record has a prompt."""
+    reading = model.record.preprocessing or {}
+    return PromptedSession(reader, Prompt.read(reading[PROMPT]), int(reading[MAX_LENGTH]))
