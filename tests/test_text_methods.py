@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.errors import InvalidOption
+from microbudget.errors import InvalidOption, InvalidRecipe, OutOfTime
+from microbudget.kinds.text_classification import teaching
 from microbudget.kinds.text_classification.data import TextTask
 from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.methods.lora import Lora
+from microbudget.methods.window import Window
 from microbudget.model import Model
+from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.text_classifier import load_network
 from microbudget.runtimes.loading import load
 from microbudget.task import TO_TRAIN
-from toy_texts import rows, write_classifier, write_encoder, write_table
+from toy_texts import BAD, GOOD, rows, write_classifier, write_encoder, write_table
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 TEXTS = [text for text, _ in rows(12)] + ["", "unknown words zzz", "good " * 200]
@@ -107,3 +110,79 @@ def test_what_lora_refuses(encoder: Path, given: Context, tmp_path: Path) -> Non
         Lora(length=64).apply(load(encoder), given, tmp_path / "out")
     with pytest.raises(InvalidOption, match=r"matches no layer; there are .*query"):
         Lora(targets="q_proj").apply(load(encoder), given, tmp_path / "out")
+
+
+@pytest.mark.parametrize("model_format", ["hf", "onnx"])
+def test_a_window_cuts_texts(classifier: Path, given: Context, tmp_path: Path, model_format: str) -> None:
+    """What comes out answers as the given model does to the beginning of a text, also for other libraries."""
+    model = load(classifier)
+    if model_format == "onnx":
+        model = built(Export(), model, given, tmp_path / "exported")
+    made = built(Window(tokens=6), model, given, tmp_path / "out")
+    assert made.format == model_format
+    beginnings = [" ".join(text.split()[:4]) for text in TEXTS]  # each word is a token, and two are put around
+    np.testing.assert_allclose(answers(made, TEXTS), answers(model, beginnings), atol=1e-5)
+    report = made.record.history["window"]
+    assert (report["before"], report["after"]) == (32, 6)
+    assert 0.5 < report["cut_share"] < 1
+    (made.path / "microbudget.json").unlink()
+    assert load(made.path).record.preprocessing["max_length"] == 6  # type: ignore[index]
+    if model_format == "hf":
+        from transformers import AutoTokenizer
+
+        assert len(AutoTokenizer.from_pretrained(str(made.path))("a b c d e f g", truncation=True).input_ids) == 6
+
+
+def test_a_length_is_chosen_by_the_answers(encoder: Path, tmp_path: Path) -> None:
+    """Of texts with their telling word among the first five, and of those with it at the end."""
+    from microbudget.methods.finetune import Finetune
+
+    chosen = {}
+    for name, at_end in (("early", False), ("late", True)):
+        table = tmp_path / f"{name}.csv"
+        lines = []
+        for text, label in rows(120):
+            words = text.split()
+            telling = [word for word in words if word in (*GOOD, *BAD)]
+            rest = [word for word in words if word not in telling] * 2
+            lines.append(f"{' '.join([*rest, *telling] if at_end else [*telling, *rest])},{label}")
+        table.write_text("text,label\n" + "\n".join(dict.fromkeys(lines)), encoding="utf-8")
+        given = Context(TextTask.open(table, TO_TRAIN), tmp_path / "cache", threads=1)
+        taught = built(Finetune(unfreeze="all", deep_epochs=8, deep_rate=0.05), load(encoder), given, tmp_path / name)
+        made = built(Window(tokens="auto"), taught, given, tmp_path / f"{name}-out")
+        report = made.record.history["window"]
+        curve = report["curve"]
+        assert [point["tokens"] for point in curve] == sorted(point["tokens"] for point in curve)
+        assert (curve[-1]["cut_share"], curve[-1]["same_top1"]) == (0, 1)
+        (at,) = [point for point in curve if point["tokens"] == report["after"]]
+        assert at["same_top1"] >= 0.99
+        assert made.record.preprocessing["max_length"] == report["after"]  # type: ignore[index]
+        chosen[name] = report["after"] / curve[-1]["tokens"]
+    assert chosen["early"] < chosen["late"]
+
+
+def test_a_length_without_a_head_and_bad_lengths(encoder: Path, given: Context, tmp_path: Path) -> None:
+    made = built(Window(tokens="auto"), load(encoder), given, tmp_path / "out")
+    report = made.record.history["window"]
+    assert report["cut_share"] <= 0.01
+    assert all(point["accuracy"] is None for point in report["curve"])
+    with pytest.raises(InvalidOption, match="tokens=40 is longer than the model's 32"):
+        Window(tokens=40).apply(load(encoder), given, tmp_path)
+    with pytest.raises(InvalidOption, match="of texts give tokens="):
+        Window().apply(load(encoder), given, tmp_path)
+    with pytest.raises(InvalidOption, match=r"seconds is for transcription; .*give tokens="):
+        Window(seconds=20, tokens=8).apply(load(encoder), given, tmp_path)
+    with pytest.raises(InvalidOption, match="tokens must be a whole number from 4, or 'auto', not 'all'"):
+        Window(tokens="all")
+    with pytest.raises(InvalidRecipe, match="onnx with seconds="):
+        Window().output_format("onnx")
+    assert str(Recipe.parse("window(tokens=64)").steps[0].short()) == "window(tokens=64)"
+    assert Window(tokens="auto").learns_from("hf") == "calibration"
+
+
+def test_answers_at_a_length_that_do_not_fit_into_the_time(
+    classifier: Path, given: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teaching, "ANSWERED_AT_ONCE", 8)
+    with pytest.raises(OutOfTime, match="answering with"):
+        Window(tokens="auto").apply(load(classifier), replace(given, deadline=-1.0), tmp_path)

@@ -23,6 +23,7 @@ from ...training.head_report import answers_report
 
 AT_ONCE = 64  # texts of one array: each takes as many bytes as the longest
 ANSWERED_AT_ONCE = 256  # texts of about one length
+ASKING = "asking the teacher"
 INSTEAD = "a text classifier is made smaller with distill, trim or quantize"
 
 
@@ -68,13 +69,13 @@ def texts_of(task: Task, examples: Sequence[Example], max_length: int) -> list[T
     return [row for part in parts for row in as_rows(task.collate(part, {MAX_LENGTH: max_length})[TEXT])]
 
 
-def answers_of(session: Session, texts: Sequence[Texts], context: Context) -> NDArray[np.float32]:
-    """What a session answers to texts, (texts, outputs). Raises OutOfTime.
+def answers_of(session: Session, texts: Sequence[Texts], context: Context, doing: str = ASKING) -> NDArray[np.float32]:
+    """What a session answers to texts, (texts, outputs). doing: for messages. Raises OutOfTime.
 
     Texts of about one length are asked together: of those the session makes calls of several texts.
     """
     order = by_length(texts)
-    rows = np.concatenate(list(answer_batches(session, [texts[place] for place in order], context)))
+    rows = np.concatenate(list(answer_batches(session, [texts[place] for place in order], context, doing)))
     found = np.empty(rows.shape, np.float32)
     found[order] = rows
     return found
@@ -85,9 +86,11 @@ def by_length(texts: Sequence[Texts]) -> list[int]:
     return sorted(range(len(texts)), key=lambda place: sum(map(len, texts[place])))
 
 
-def answer_batches(session: Session, texts: Sequence[Texts], context: Context) -> Iterator[NDArray[Any]]:
+def answer_batches(
+    session: Session, texts: Sequence[Texts], context: Context, doing: str = ASKING
+) -> Iterator[NDArray[Any]]:
     """What a session answers to texts in their order, batch by batch. Raises OutOfTime."""
-    clock = Clock(context.deadline, "asking the teacher")
+    clock = Clock(context.deadline, doing)
     for start in context.progress.track(range(0, len(texts), ANSWERED_AT_ONCE), "answers, batch"):
         rows = [text if len(text) > 1 else text[0] for text in texts[start : start + ANSWERED_AT_ONCE]]
         yield session.answer({TEXT: np.array(rows, np.str_)})

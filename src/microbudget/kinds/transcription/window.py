@@ -23,6 +23,10 @@ from ...methods.window import EACH, Window
 from ...model import Model, Record
 from ...training.settings import Settings
 
+OPTIONS = (
+    "seconds", "shortest", "margin", "epochs", "patience", "learning_rate", "batch_size", "max_wer",
+)  # fmt: skip
+ADVICE = "a recording is as long as its seconds say"
 FRONT_ENDS = ("preprocessor_config.json", "processor_config.json")
 POSITIONS = "encoder.embed_positions.weight"
 PER_SECOND = 50  # positions: 100 frames, and the second convolution takes every other
