@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from microbudget.runtimes.gguf.families import parse_config
+from microbudget.runtimes.gguf.config import parse_config
+from microbudget.runtimes.gguf.families.family import POSITIONS, LanguageConfig
 from microbudget.runtimes.gguf.file import Entry, TensorInfo
 from microbudget.runtimes.gguf.types import TYPES
 from microbudget.runtimes.gguf.write import Layout, entry, order
@@ -41,6 +42,13 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": _config("qwen3", 1024, 28, "16/8", 3072, head_dim=128, tie_word_embeddings=True),
     "stablelm-3b": _config("stablelm", 2560, 32, "32/32", 6912),
     "stablelm-12b": _config("stablelm", 5120, 40, "32/8", 13824, qk_layernorm=True, use_parallel_residual=True),
+    "gemma-2-2b": _config("gemma2", 2304, 26, "8/4", 9216, head_dim=256),
+    "gemma-3-1b": _config("gemma3_text", 1152, 26, "4/1", 6912, head_dim=256),
+    "gpt2": _config("gpt2", 768, 12, "12/12", 3072),
+    "falcon-7b": _config("falcon", 4544, 32, "71/1", 18176),
+    "falcon-40b": _config(
+        "falcon", 8192, 60, "128/8", 32768, new_decoder_architecture=True, num_kv_heads=8, tie_word_embeddings=False
+    ),
     "rows-of-96": _config("llama", 96, 3, "3/3", 96),
     "rows-of-72": _config("llama", 72, 3, "3/3", 144),
 }
@@ -54,32 +62,35 @@ def layout(name: str) -> Layout:
         return _experts()
     config = parse_config(CASES[name], name)
     tensors = [_tensor(target, shape) for _, _, target, shape in config.tensors()]
-    return Layout(_entries(config.family.architecture, CASES[name], config.head), order(tensors))
+    return Layout(_entries(config, CASES[name]), order(tensors))
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> TensorInfo:
-    vector = len(shape) == 1 or name.endswith("_norm.weight")
+    vector = len(shape) == 1 or name == POSITIONS or name.endswith("_norm.weight")
     return TensorInfo(name, shape, TYPES["F32" if vector else "F16"])
 
 
-def _entries(architecture: str, config: dict[str, Any], head: int) -> tuple[Entry, ...]:
+def _entries(parsed: LanguageConfig, config: dict[str, Any]) -> tuple[Entry, ...]:
+    family, architecture = parsed.family, parsed.family.architecture
+    more = family.entries(parsed)
     numbers = {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
         "block_count": config["num_hidden_layers"],
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": config["num_attention_heads"],
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.key_length": head,
-        "attention.value_length": head,
+        "attention.head_count_kv": parsed.kv_heads,
+        "attention.key_length": parsed.head,
+        "attention.value_length": parsed.head,
         "vocab_size": config["vocab_size"],
         **({"expert_count": 8, "expert_used_count": 2} if "experts" in config else {}),
+        **more.whole,
     }
-    epsilon = "attention.layer_norm_epsilon" if architecture == "stablelm" else "attention.layer_norm_rms_epsilon"
     return (
         entry("general.architecture", architecture, "str"),
         *(entry(f"{architecture}.{key}", value, "u32") for key, value in numbers.items()),
-        entry(f"{architecture}.{epsilon}", 1e-5, "f32"),
+        entry(f"{architecture}.{family.epsilon_key}", 1e-5, "f32"),
+        *(entry(f"{architecture}.{key}", value, "f32") for key, value in more.real.items()),
         entry("general.file_type", 1, "u32"),
     )
 
@@ -94,7 +105,7 @@ def _experts() -> Layout:
         else:
             tensors.append(_tensor(name.replace(".weight", "_exps.weight"), (8, *shape)))
     tensors += [TensorInfo(f"blk.{layer}.ffn_gate_inp.weight", (8, 4096), TYPES["F32"]) for layer in range(32)]
-    return Layout(_entries("llama", config, dense.head), order(tensors))
+    return Layout(_entries(dense, config), order(tensors))
 
 
 def shorten(types: dict[str, str]) -> str:
@@ -129,7 +140,7 @@ def write_small(path: Path) -> dict[str, np.ndarray]:
         numbers = coin.integers(-(2**15), 2**15, (4, *tensor.shape)).sum(0).astype(np.float32) / 2**18
         return [numbers if tensor.type.name == "F32" else numbers.astype(np.float16)]
 
-    Layout(_entries("llama", SMALL, config.head), tensors).write(path, values)
+    Layout(_entries(config, SMALL), tensors).write(path, values)
     return {
         tensor.name: coin.integers(1, 2**10, tensor.columns).astype(np.float32) / 2**8
         for tensor in tensors

@@ -40,7 +40,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def give_tokenizer(tokenizer: Path, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for file in tokenizer.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
@@ -59,7 +59,10 @@ def test_llama_cpp_answers_as_transformers(shape: str, tokenizer: Path, tmp_path
         expected = network(torch.from_numpy(tokens)[None]).logits[0].numpy()
     answered = logits_of(path, tokens.tolist())
     assert expected.std() > 0.3  # the comparison would mean nothing if all logits were alike
-    np.testing.assert_allclose(answered, expected, atol=2e-4 * np.abs(expected).max())
+    # llama.cpp has GELU in a table of float16 values: its steps made 3e-4 to 8e-4 of the largest logit here. Without
+    # the window, the limit on logits, the 1 of Gemma's norms or the order of Falcon's heads it is 0.3 and more.
+    gelu = conversion.config.family.activation[0] != "hidden_act"
+    np.testing.assert_allclose(answered, expected, atol=(2e-3 if gelu else 2e-4) * np.abs(expected).max())
 
 
 @pytest.fixture(scope="session")
@@ -220,6 +223,7 @@ def test_an_untied_model_without_its_head_lacks_a_weight(llama: Path, tmp_path: 
         ({"model_type": "smollm3", "no_rope_layer_interval": 3}, "in every fourth layer, and only there"),
         ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "in every fourth layer, and only there"),
         ({"model_type": "phi3", "rope_parameters": {"rope_type": "longrope"}}, "scaled by 'longrope'"),
+        ({"hidden_size": 66, "head_dim": None}, "4 heads cannot divide 66 values"),
     ],
 )
 def test_settings_that_cannot_be_converted(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.methods.quantize.gguf.mixtures import Facts, choose
+from microbudget.methods.quantize.gguf.mixtures import choose
 from microbudget.methods.quantize.gguf.rewrite import as_float, ordered, rewrite
+from microbudget.methods.quantize.gguf.stock import Facts
 from microbudget.runtimes.gguf import convert as convert_gguf
 from microbudget.runtimes.gguf.file import GgufFile
 from microbudget.runtimes.gguf.session import GgufReader

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from microbudget.errors import InvalidOption, UnsupportedModel
-from microbudget.methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix, overrides
+from microbudget.methods.quantize.gguf.mixtures import Choice, choose, needs_imatrix, overrides
+from microbudget.methods.quantize.gguf.stock import MIXTURES, Facts
 from microbudget.runtimes.gguf.file import TensorInfo
 from microbudget.runtimes.gguf.types import FILE_TYPES, TYPES
 from mixture_cases import CASES, EXPERTS, NAMES, layout, shorten

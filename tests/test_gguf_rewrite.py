@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microbudget.methods.quantize.gguf.mixtures import Facts, choose
+from microbudget.methods.quantize.gguf.mixtures import choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
+from microbudget.methods.quantize.gguf.stock import Facts
 from microbudget.runtimes.gguf.file import GgufFile
 from microbudget.runtimes.gguf.types import FILE_TYPES
 from mixture_cases import write_small

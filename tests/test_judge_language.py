@@ -19,8 +19,9 @@ from microbudget.judge.ledger.gguf import nominal_bits
 from microbudget.kinds.language_modelling.divergence import Comparison, compare_both, passage_divergence
 from microbudget.kinds.language_modelling.task import LanguageTask
 from microbudget.kinds.language_modelling.text import TextTask
-from microbudget.methods.quantize.gguf.mixtures import Facts, choose
+from microbudget.methods.quantize.gguf.mixtures import choose
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
+from microbudget.methods.quantize.gguf.stock import Facts
 from microbudget.runtimes import open_session
 from microbudget.runtimes.gguf import convert as convert_gguf
 from microbudget.runtimes.gguf.file import GgufFile

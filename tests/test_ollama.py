@@ -71,13 +71,31 @@ TEMPLATES |= {
         "{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}", "<|im_start|>", "<|im_end|>",
     ),
+    "gemma2": (  # raises for a system turn
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+        "{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}", "<bos>", "<eos>",
+    ),
+    "gemma3": (  # a system turn goes into the first turn of the user
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
+        "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
+        "{% for m in rest %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+        "{{ '<start_of_turn>' + role + '\n' + (first if loop.first else '') }}"
+        "{% if m['content'] is string %}{{ m['content'] | trim }}{% endif %}{{ '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}", "<bos>", "<eos>",
+    ),
     **{name: (text, "<s>", "</s>") for name, text in (
         ("chatml-trimmed", test_chat.CHATML), ("llama2-strict", test_chat.LLAMA2), ("plain", test_chat.PLAIN.text),
         ("qwen3", test_chat.AS_QWEN),
     )},
 }  # fmt: skip
 # Where nobody writes BOS before a text, these write it at the first turn alone, which no such format has.
-WITHOUT_BEGIN = ("llama3", "mistral")
+WITHOUT_BEGIN = ("llama3", "mistral", "gemma2", "gemma3")
 
 
 def go(template: str, system: str, prompt: str, response: str) -> str:
@@ -155,6 +173,17 @@ def test_a_template_without_system_says_so() -> None:
     form = go_template.derive(ChatTemplate(*TEMPLATES["mistral"]))
     assert not form.takes_system
     assert form.go() == "[INST] {{ .Prompt }} [/INST]{{ .Response }}</s>"
+
+
+def test_the_turns_of_gemma() -> None:
+    two, three = (go_template.derive(ChatTemplate(*TEMPLATES[name])) for name in ("gemma2", "gemma3"))
+    turn = "{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n{{ .Response }}<end_of_turn>\n"
+    assert two.go() == "<start_of_turn>user\n" + turn
+    assert three.go() == (
+        "{{ if .System }}<start_of_turn>user\n{{ .System }}\n\n{{ else }}<start_of_turn>user\n{{ end }}" + turn
+    )
+    assert not two.takes_system
+    assert three.takes_system
 
 
 def test_braces_are_escaped() -> None:

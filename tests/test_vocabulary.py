@@ -16,9 +16,9 @@ from microbudget.runtimes.gguf import convert as convert_gguf
 from microbudget.runtimes.gguf import pretokenizer, sentencepiece, token_check, vocabulary
 from microbudget.runtimes.gguf.llama.network import Network
 from microbudget.runtimes.gguf.write import Layout
-from toy_language_models import COMMON, SHAPES, VARIED, train_byte_level, train_sentencepiece
+from toy_language_models import COMMON, SHAPES, VARIED, train_byte_level, train_gemma, train_sentencepiece
 
-BYTE_LEVEL = ["gpt-2", "smollm", "qwen2", "llama-bpe", "smaug-bpe", "tekken", "gpt-4o", "qwen35"]
+BYTE_LEVEL = ["gpt-2", "falcon", "smollm", "qwen2", "llama-bpe", "smaug-bpe", "tekken", "gpt-4o", "qwen35"]
 SPECIAL = ["<|begin|>x<|end|> <tool>y", "a<tool>b <tool> c", "<|end|><|end|>\n<|begin|>"]
 
 
@@ -66,6 +66,32 @@ def test_sentencepiece_tokens_are_the_originals(first: bool, tmp_path: Path) -> 
     texts = [text for text in VARIED if text and not (first and text.startswith(" "))]
     for text, expected, ours in tokens_in_both(tmp_path, texts):
         assert ours == expected, text
+
+
+def test_tokens_of_gemma_are_the_originals(tmp_path: Path) -> None:
+    """Runs of spaces are found before any merge, and tags and turns inside a text."""
+    train_gemma(tmp_path)
+    with_config(tmp_path, extra=2)
+    texts = [*VARIED, "a  b   c    d", "    return 1", "<table><start_of_turn>user\nHi\n\n\nthere", "\n\n  \n x", " "]
+    for text, expected, ours in tokens_in_both(tmp_path, texts):
+        assert ours == expected, text
+    words = convert_gguf.plan(tmp_path).vocabulary
+    assert (words.model, words.add_bos, words.add_space_prefix) == ("llama", True, False)
+
+
+def test_a_picture_of_gemma_3_has_no_row(tmp_path: Path) -> None:
+    """Its text models come with a tokenizer that has one token more than the table, for pictures."""
+    train_gemma(tmp_path)
+    spec = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    size = max(item["id"] for item in spec["added_tokens"]) + 1
+    picture = {**spec["added_tokens"][0], "id": size, "content": "<image_soft_token>"}
+    spec["added_tokens"].append(picture)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    gemma = {**COMMON, "model_type": "gemma3_text", "vocab_size": size}
+    (tmp_path / "config.json").write_text(json.dumps(gemma), encoding="utf-8")
+    assert len(convert_gguf.plan(tmp_path).vocabulary.tokens) == size
+    with pytest.raises(UnsupportedModel, match="'<image_soft_token>' has no row in the embedding"):
+        vocabulary.read_vocabulary(tmp_path, size)
 
 
 def test_sentencepiece_model_is_read(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ VARIED = [
     "def f(x):\n    if x:\n        return [i for i in range(10)]\n", "https://example.org/a?b=c&d=%20#e", "!!!???...",
 ]  # fmt: skip
 
+ENDS = {"bos_token_id": 500, "eos_token_id": 500}  # GPT-2's own lie beyond a small vocabulary
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "num_key_value_heads": 2},
     "llama-biased": {"model_type": "llama", "num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True},
@@ -57,6 +58,37 @@ SHAPES: dict[str, dict[str, Any]] = {
         "model_type": "stablelm", "num_key_value_heads": 2, "use_parallel_residual": True, "qk_layernorm": True,
         "partial_rotary_factor": 0.5,
     },
+    # Windows shorter than the tests' texts; query_pre_attn_scalar as published (a head's width), and another one.
+    "gemma2": {
+        "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16,
+        "num_hidden_layers": 3, "sliding_window": 24,
+    },
+    "gemma2-scaled": {
+        "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 32, "query_pre_attn_scalar": 256,
+        "sliding_window": 64, "attn_logit_softcapping": 0.5, "final_logit_softcapping": 2.0,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text", "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32,
+        "num_hidden_layers": 7, "sliding_window": 24,
+    },
+    "gemma3-other": {  # as 4B and larger for long texts, in another pattern
+        "model_type": "gemma3_text", "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 4,
+        "sliding_window": 24, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 64,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        },
+    },
+    "gpt2": {"model_type": "gpt2", **ENDS},
+    "gpt2-untied": {"model_type": "gpt2", "tie_word_embeddings": False, "n_inner": 160, **ENDS},
+    "falcon-7b": {"model_type": "falcon"},
+    "falcon-heads": {"model_type": "falcon", "multi_query": False, "ffn_hidden_size": 96},
+    "falcon-40b": {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon-11b": {
+        "model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1,
+        "tie_word_embeddings": False, "rope_theta": 500042.0,
+    },
 }  # fmt: skip
 COMMON = {
     "hidden_size": 64,
@@ -81,6 +113,15 @@ def train_byte_level(folder: Path, kind: str = "gpt-2", size: int = 500) -> None
     elif kind == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    elif kind == "falcon":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Punctuation("contiguous"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+                pre_tokenizers.Digits(individual_digits=False),
+                pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+            ]
+        )
     else:
         ((pattern,),) = (cuts for (cuts, _), name in pretokenizer._NAMES.items() if name == kind)
         split = pre_tokenizers.Split(Regex(pattern), "isolated")
@@ -114,7 +155,24 @@ def train_sentencepiece(folder: Path, size: int = 500, *, first: bool = False) -
     _complete(tokenizer, folder)
 
 
-def _complete(tokenizer: Any, folder: Path) -> None:
+def train_gemma(folder: Path, size: int = 700) -> None:
+    """SentencePiece's BPE as Gemma has it: no space before a text, runs of spaces and lines as tokens of their own."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    runs = [character * count for character in ("\n", "\u2581") for count in range(2, 32)]
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *runs, *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False, max_token_length=8)
+    tokenizer.train_from_iterator([f"\u2581{word}" for line in TEXT for word in line.split()], trainer)
+    _complete(tokenizer, folder, ends=("<bos>", "<eos>"), users=("<table>", "<start_of_turn>", *runs))
+
+
+def _complete(
+    tokenizer: Any, folder: Path, ends: tuple[str, str] = ("<s>", "</s>"), users: tuple[str, ...] = ()
+) -> None:
     """All splits of every token become merges, by the order of tokens: what SentencePiece's conversion does."""
     from tokenizers import Tokenizer
 
@@ -126,9 +184,10 @@ def _complete(tokenizer: Any, folder: Path) -> None:
         splits = [(token[:place], token[place:]) for place in range(1, len(token))]
         merges += [list(pair) for pair in splits if pair[0] in vocab and pair[1] in vocab]
     spec["model"]["merges"] = merges
-    spec["added_tokens"] = [item for item in spec["added_tokens"] if not item["content"].startswith("<0x")]
+    plain = ("<0x", *users)
+    spec["added_tokens"] = [item for item in spec["added_tokens"] if not item["content"].startswith(plain)]
     tokenizer = Tokenizer.from_str(json.dumps(spec))
-    _save(tokenizer, folder, ["<s>", "</s>"], [], bos_first=True)
+    _save(tokenizer, folder, list(ends), list(users), bos_first=True)
 
 
 def _save(tokenizer: Any, folder: Path, special: list[str], users: list[str], bos_first: bool = False) -> None:

@@ -17,11 +17,13 @@ from ...judge.ceilings import ceilings
 from ...machine.processor import thread_count
 from ...methods.export import Export
 from ...methods.quantize import Quantize
-from ...methods.quantize.gguf.mixtures import MIXTURES, Choice, Facts, choose, overrides, refuse_unweighted
+from ...methods.quantize.gguf.mixtures import Choice, choose, overrides, refuse_unweighted
 from ...methods.quantize.gguf.rewrite import ordered, retyped, updated_entries
+from ...methods.quantize.gguf.stock import MIXTURES, Facts
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.gguf import convert as convert_gguf
+from ...runtimes.gguf.families.family import POSITIONS
 from ...runtimes.gguf.file import DEFAULT_ALIGNMENT, Entry, GgufFile, TensorInfo, length_of
 from ...runtimes.gguf.write import Layout, order
 
@@ -220,14 +222,12 @@ def _level(
 
 
 def bytes_per_token(tensors: Iterable[TensorInfo]) -> int:
-    """Bytes of weights that one token reads: all, but one row of an embedding that is not the output layer too."""
+    """Bytes of weights that one token reads: all, but one row of tables, of which the tokens' may be the head too."""
     tensors = tuple(tensors)
     tied = all(tensor.name != "output.weight" for tensor in tensors)
+    tables = (POSITIONS,) if tied else (POSITIONS, "token_embd.weight")
     return sum(
-        tensor.type.bytes_of((tensor.columns,))
-        if tensor.name == "token_embd.weight" and not tied
-        else tensor.size_bytes
-        for tensor in tensors
+        tensor.type.bytes_of((tensor.columns,)) if tensor.name in tables else tensor.size_bytes for tensor in tensors
     )
 
 

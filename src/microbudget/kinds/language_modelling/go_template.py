@@ -132,7 +132,7 @@ def _joined(
 ) -> PromptFormat:
     """Divide the text between an answer and the next prompt: the end of the answer, and the beginning of a turn."""
     before_prompt = _common_end(between, before_first)
-    if takes:
+    if takes and not before_system.startswith(before_prompt):  # else the system prompt is inside the user's turn
         before_prompt = _common_end(before_prompt, after_system) or before_prompt
     marker = between.find(end) + len(end) if end and end in between else 0
     split = max(marker, len(between) - len(before_prompt))

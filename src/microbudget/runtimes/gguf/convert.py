@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ...errors import InvalidOption, UnsupportedModel
 from ...progress import SILENT, Progress
 from ..hf.checkpoint import Checkpoint, widen
-from .families import LanguageConfig, Row, read_config
+from .config import read_config, untied
+from .families.family import POSITIONS, LanguageConfig, Row
 from .file import Entry, TensorInfo
 from .types import FILE_TYPES, TYPES, GgmlType
 from .vocabulary import Vocabulary, read_vocabulary
@@ -22,7 +23,7 @@ from .write import Layout, entry, order
 
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 ROPE_FACTORS = "rope_freqs.weight"
 LARGEST_FLOAT16 = 65504.0
 CHUNK_VALUES = 2**22  # converted at once, so that little memory is taken besides the tensor itself
@@ -57,7 +58,8 @@ class Conversion:
         return Layout((*self._entries(), *self.vocabulary.entries()), order(tensors))
 
     def _type(self, name: str, shape: tuple[int, ...]) -> GgmlType:
-        return TYPES["F32" if len(shape) == 1 or name.endswith("_norm.weight") else self.dtype]
+        kept = len(shape) == 1 or name == POSITIONS or name.endswith("_norm.weight")
+        return TYPES["F32" if kept else self.dtype]
 
     def _entries(self) -> tuple[Entry, ...]:
         architecture = self.config.family.architecture
@@ -79,8 +81,11 @@ class Conversion:
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise UnsupportedModel for weights that are missing, left over, of another shape, or no floats."""
+        prefix = self._missing_prefix(checkpoint)
         expected = {
-            name: shape for row, source, _, shape in self.config.tensors() for name, shape in _parts(source, shape)
+            name.removeprefix(prefix): shape
+            for row, source, _, shape in self.config.tensors()
+            for name, shape in _parts(source, row.stored_shape(shape))
         }
         missing = sorted(expected.keys() - checkpoint.tensors.keys())
         if missing:
@@ -101,15 +106,23 @@ class Conversion:
             if found != shape:
                 raise UnsupportedModel(f"{self.folder}: {name!r} has shape {found}, config.json says {shape}")
 
+    def _missing_prefix(self, checkpoint: Checkpoint) -> str:
+        """What its names lack: the base model's name, where that was saved without the head, as GPT-2's on the hub."""
+        prefix = self.config.family.prefix
+        return "" if any(name.startswith(prefix) for name in checkpoint.tensors) else prefix
+
     def _data(self, tensor: TensorInfo, checkpoint: Checkpoint) -> Iterator[NDArray[Any]]:
         if tensor.name == ROPE_FACTORS:
             yield rope_factors(self.config)
             return
         row, source = self.sources[tensor.name]
-        parts = _parts(source, tensor.shape)
-        array = (
-            checkpoint.read(parts[0][0]) if len(parts) == 1 else np.stack([checkpoint.read(name) for name, _ in parts])
-        )
+        prefix = self._missing_prefix(checkpoint)
+        names = [name.removeprefix(prefix) for name, _ in _parts(source, tensor.shape)]
+        array = checkpoint.read(names[0]) if len(names) == 1 else np.stack([checkpoint.read(name) for name in names])
+        if row.transposed:
+            array = array.T
+        if row.change is not None:
+            array = row.change(array, self.config)
         if row.permuted:
             array = pair_rows(array, getattr(self.config, row.permuted))
         step = max(1, CHUNK_VALUES // tensor.columns)
@@ -137,13 +150,14 @@ def plan(folder: Path, dtype: str = "float16") -> Conversion:
     if dtype not in DTYPES:
         raise InvalidOption(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     config = read_config(folder)
-    if config.tied and has_own_head(folder):
-        config = replace(config, tied=False)
-    return Conversion(folder, config, read_vocabulary(folder, config.vocabulary), DTYPES[dtype])
+    if config.tied and has_own_head(folder, config.embedding):
+        config = untied(config, str(folder))
+    words = read_vocabulary(folder, config.vocabulary, config.family.beyond)
+    return Conversion(folder, config, words, DTYPES[dtype])
 
 
-def has_own_head(folder: Path) -> bool:
-    """Whether the weights hold an `lm_head` that is not the embedding; False where no weights are there yet.
+def has_own_head(folder: Path, embedding: str) -> bool:
+    """Whether the weights hold an `lm_head` that is not `embedding`; False where no weights are there yet.
 
     A merged adapter leaves `tie_word_embeddings: true` beside the head that it trained. transformers keeps that head:
     what the file holds decides, not the flag.
@@ -151,14 +165,14 @@ def has_own_head(folder: Path) -> bool:
     if not any(folder.glob("*.safetensors")):
         return False
     checkpoint = Checkpoint(folder)
-    if not {HEAD, EMBEDDING} <= checkpoint.tensors.keys():
+    if not {HEAD, embedding} <= checkpoint.tensors.keys():
         return False
-    head, embedding = (checkpoint.require_float(name) for name in (HEAD, EMBEDDING))
-    if head.shape != embedding.shape or head.dtype != embedding.dtype:
+    head, table = (checkpoint.require_float(name) for name in (HEAD, embedding))
+    if head.shape != table.shape or head.dtype != table.dtype:
         return True
     step = max(1, CHUNK_VALUES // max(1, head.shape[-1]))
     return any(
-        not np.array_equal(checkpoint.rows(HEAD, first, step), checkpoint.rows(EMBEDDING, first, step))
+        not np.array_equal(checkpoint.rows(HEAD, first, step), checkpoint.rows(embedding, first, step))
         for first in range(0, head.shape[0], step)
     )
 
@@ -187,14 +201,17 @@ def _hyperparameters(config: LanguageConfig) -> list[Entry]:
         "attention.head_count_kv": config.kv_heads,
         "attention.key_length": config.head,
         "attention.value_length": config.head,
-        "rope.dimension_count": config.rotary,
+        **({"rope.dimension_count": config.rotary} if config.rotary else {}),
         "vocab_size": config.vocabulary,
     }
     found = [entry(f"{name}.{key}", value, "u32") for key, value in numbers.items()]
     found.append(entry(f"{name}.{family.epsilon_key}", config.epsilon, "f32"))
-    found.append(entry(f"{name}.rope.freq_base", config.rope_theta, "f32"))
-    for key, setting in family.bool_keys.items():
-        found.append(entry(f"{name}.{key}", bool(config.raw.get(setting, False)), "bool"))
+    if config.rotary:
+        found.append(entry(f"{name}.rope.freq_base", config.rope_theta, "f32"))
+    more = family.entries(config)
+    found += [entry(f"{name}.{key}", value, "u32") for key, value in more.whole.items()]
+    found += [entry(f"{name}.{key}", value, "f32") for key, value in more.real.items()]
+    found += [entry(f"{name}.{key}", value, "bool") for key, value in more.flags.items()]
     return found + _scaling(config)
 
 

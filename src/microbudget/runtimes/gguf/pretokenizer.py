@@ -25,10 +25,12 @@ _GPT4O = (
 )
 GPT2 = "byte-level"  # in place of ByteLevel's own expression
 DIGITS = "single digits"
+PUNCTUATION, NUMBERS, _THREE = "runs of punctuation", "runs of digits", "[0-9][0-9][0-9]"
 
 _NAMES: dict[tuple[tuple[str, ...], bool], str] = {
     ((GPT2,), False): "gpt-2",
     ((DIGITS, GPT2), False): "smollm",
+    ((PUNCTUATION, GPT2, NUMBERS, _THREE), False): "falcon",
     ((_LLAMA3,), True): "llama-bpe",
     ((_LLAMA3,), False): "smaug-bpe",
     ((_QWEN2,), False): "qwen2",
@@ -62,8 +64,10 @@ def _cuts(step: Any) -> tuple[str, ...] | None:
         if step.get("add_prefix_space"):
             return None
         return (GPT2,) if step.get("use_regex", True) else ()
-    if step_type == "Digits" and step.get("individual_digits"):
-        return (DIGITS,)
+    if step_type == "Digits":
+        return (DIGITS if step.get("individual_digits") else NUMBERS,)
+    if step_type == "Punctuation" and step.get("behavior") == "Contiguous":
+        return (PUNCTUATION,)
     pattern = step.get("pattern")
     if (
         step_type == "Split"

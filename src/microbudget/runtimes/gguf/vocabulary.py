@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,10 @@ class Vocabulary:
         return tuple(found)
 
 
-def read_vocabulary(folder: Path, size: int) -> Vocabulary:
+def read_vocabulary(folder: Path, size: int, beyond: Collection[str] = ()) -> Vocabulary:
     """The tokenizer of a folder, with as many tokens as the embedding has rows (`size`).
+
+    beyond: tokens that may have no row, since the model never sees them; they are left out.
 
     Reads tokenizer.json, else tokenizer.model (SentencePiece), else vocab.json with merges.txt. Raises ModelNotFound
     when there is none, UnsupportedModel when it is of another kind or has more tokens than the model.
@@ -78,6 +80,8 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
             f"{folder} has no tokenizer: tokenizer.json, tokenizer.model, or vocab.json with merges.txt must lie"
             " next to the weights"
         )
+    if set(found.tokens[size:]) <= set(beyond):
+        found = replace(found, tokens=found.tokens[:size], types=found.types[:size], scores=found.scores[:size])
     return replace(_padded(found, size, folder), chat_template=read_chat_template(folder, settings))
 
 

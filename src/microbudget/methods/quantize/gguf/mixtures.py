@@ -1,6 +1,6 @@
 """Which type each tensor gets in the stock mixtures of llama.cpp's quantizer: "Q4_K_M" is mostly Q4_K, some Q6_K.
 
-The rules were read off llama.cpp's results; tests/golden/mixtures.txt holds its own answers for 15 models and every
+The rules were read off llama.cpp's results; tests/golden/mixtures.txt holds its own answers for 20 models and every
 mixture, with and without an importance matrix.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ....errors import InvalidOption, UnsupportedModel
-from ....runtimes.gguf.file import GgufFile, TensorInfo
+from ....runtimes.gguf.file import TensorInfo
 from ....runtimes.gguf.types import FILE_TYPES, TYPES, GgmlType, find
+from .stock import MIXTURES, Facts, Mixture, Place, mixture
 
 # Role of a tensor by the first of these texts that its name holds.
 ROLES = (
@@ -35,178 +36,6 @@ _KEPT = re.compile(
     r"|a\.rvq\.codebook|mm\.a\.code_embd"
 )
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules need to know about a model."""
-
-    architecture: str
-    layers: int
-    heads: int
-    kv_heads: int
-    experts: int = 0
-
-    @classmethod
-    def of(cls, file: GgufFile) -> Facts:
-        """From a file's metadata. Raises UnsupportedModel when they are not there."""
-        name = file.architecture
-        layers, heads = (file.wholes(f"{name}.{key}", low=1) for key in ("block_count", "attention.head_count"))
-        kv_heads = file.wholes(f"{name}.attention.head_count_kv", heads[0])
-        experts = file.wholes(f"{name}.expert_count", 0)
-        if not all(len(values) == 1 for values in (layers, heads, kv_heads, experts)):
-            raise UnsupportedModel(
-                f"{file.path}: {name} has no single number of layers and heads; it is not known here"
-            )
-        return cls(name, layers[0], heads[0], kv_heads[0], experts[0])
-
-    @property
-    def shared(self) -> bool:
-        """Whether at least four heads share their keys and values, so that better ones cost little."""
-        return self.kv_heads > 0 and self.heads // self.kv_heads >= 4
-
-    @property
-    def seventy(self) -> bool:
-        """What llama.cpp calls a 70B model: 80 layers with shared heads, or any such Qwen2."""
-        return self.layers == 80 and (
-            self.architecture == "qwen2" or (self.architecture == "llama" and self.heads != self.kv_heads)
-        )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor is: the n-th of `count` of its role, in a model, with or without an importance matrix."""
-
-    index: int
-    count: int
-    facts: Facts
-    imatrix: bool
-
-    def first(self, parts: int) -> bool:
-        """Within the first of so many parts of the layers."""
-        return self.index < self.count // parts
-
-    @property
-    def more(self) -> bool:
-        """The layers that get more bits: the first and last eighth, and every third between them."""
-        eighth = self.count // 8
-        return self.index < eighth or self.index >= 7 * self.count // 8 or (self.index - eighth) % 3 == 2
-
-    @property
-    def middle(self) -> bool:
-        """Between the first and the last eighth."""
-        return self.count // 8 <= self.index < 7 * self.count // 8
-
-
-Rule = str | Callable[[Place], str | None]  # the type, or None for the mixture's own
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """A type for most tensors, and by role what differs from it."""
-
-    default: str
-    roles: Mapping[str, Rule] = field(default_factory=dict)
-    embedding: str | None = None
-    head: str = "Q6_K"  # output.weight, and token_embd.weight where they are one
-
-
-def _more(type_name: str) -> Rule:
-    return lambda place: type_name if place.more else None
-
-
-def _first(parts: int, type_name: str, rest: str | None = None) -> Rule:
-    return lambda place: type_name if place.first(parts) else rest
-
-
-def _shared(type_name: str, rest: str | None = None) -> Rule:
-    return lambda place: type_name if place.facts.shared else rest
-
-
-def _early(count: int, type_name: str, rest: str | None = None) -> Rule:
-    return lambda place: type_name if place.index < count else rest
-
-
-def _tiny_value(rest: str) -> Rule:
-    return lambda place: "Q4_K" if place.facts.shared or place.facts.experts >= 4 else rest
-
-
-def _weighted_first(type_name: str) -> Rule:
-    return lambda place: type_name if place.imatrix and place.first(8) else None
-
-
-def _plain_first(type_name: str, rest: str | None = None) -> Rule:
-    return lambda place: None if place.imatrix else type_name if place.first(8) else rest
-
-
-def _value_of_iq3_xxs(place: Place) -> str | None:
-    return "Q4_K" if place.facts.shared else None if place.imatrix else "IQ3_S"
-
-
-def _down_of_iq3_m(place: Place) -> str | None:
-    return "Q4_K" if place.first(8) or (place.facts.experts == 8 and place.more) else None
-
-
-_MIDDLE: Rule = lambda place: "IQ3_XXS" if place.middle else None  # noqa: E731
-_IQ4: Mapping[str, Rule] = {"value": _shared("Q5_K"), "down": _plain_first("Q5_K")}
-
-
-def _tiny(default: str, embedding: str, value: str, attention_output: str | None) -> Mixture:
-    """The mixtures at two bits and below."""
-    roles: dict[str, Rule] = {"value": _tiny_value(value), "down": _first(8, value)}
-    if attention_output:
-        roles["attention_output"] = attention_output
-    return Mixture(default, roles, embedding, head="Q5_K")
-
-
-MIXTURES: dict[str, Mixture] = {
-    "F32": Mixture("F32"),
-    "F16": Mixture("F16"),
-    "BF16": Mixture("BF16"),
-    "Q8_0": Mixture("Q8_0", head="Q8_0"),
-    "Q4_0": Mixture("Q4_0", {"down": _weighted_first("Q4_1")}),
-    "Q4_1": Mixture("Q4_1"),
-    "Q5_0": Mixture("Q5_0", {"down": _weighted_first("Q5_1")}),
-    "Q5_1": Mixture("Q5_1"),
-    "Q1_0": Mixture("Q1_0"),
-    "Q2_0": Mixture("Q2_0", embedding="Q4_K"),
-    "TQ1_0": Mixture("TQ1_0", embedding="Q4_K"),
-    "TQ2_0": Mixture("TQ2_0", embedding="Q4_K"),
-    "Q2_K": Mixture("Q2_K", {"value": _shared("Q4_K", "Q3_K"), "down": "Q3_K", "attention_output": "Q3_K"}),
-    "Q2_K_S": Mixture("Q2_K", {"value": _shared("Q4_K"), "down": _first(8, "Q4_K")}),
-    "Q3_K_S": Mixture("Q3_K"),
-    "Q3_K_M": Mixture(
-        "Q3_K", {"value": _early(2, "Q5_K", "Q4_K"), "down": _first(16, "Q5_K", "Q4_K"), "attention_output": "Q4_K"}
-    ),
-    "Q3_K_L": Mixture("Q3_K", {"value": "Q5_K", "down": "Q5_K", "attention_output": "Q5_K"}),
-    "Q4_K_S": Mixture("Q4_K", {"value": _early(4, "Q5_K"), "down": _first(8, "Q5_K")}),
-    "Q4_K_M": Mixture("Q4_K", {"value": _more("Q6_K"), "down": _more("Q6_K")}),
-    "Q5_K_S": Mixture("Q5_K"),
-    "Q5_K_M": Mixture("Q5_K", {"value": _more("Q6_K"), "down": _more("Q6_K")}),
-    "Q6_K": Mixture("Q6_K"),
-    "IQ1_S": _tiny("IQ1_S", "Q2_K", "Q2_K", "IQ2_XXS"),
-    "IQ1_M": _tiny("IQ1_M", "Q2_K", "Q2_K", "IQ2_XXS"),
-    "IQ2_XXS": _tiny("IQ2_XXS", "Q2_K", "Q2_K", None),
-    "IQ2_XS": _tiny("IQ2_XS", "Q2_K", "Q2_K", None),
-    "IQ2_S": _tiny("IQ2_XS", "IQ3_S", "IQ3_S", "IQ3_S"),
-    "IQ2_M": _tiny("IQ2_S", "IQ3_S", "IQ3_S", "IQ3_S"),
-    "IQ3_XXS": Mixture(
-        "IQ3_XXS",
-        {
-            "value": _value_of_iq3_xxs, "key": "IQ2_S", "query": "IQ2_S", "attention_output": "IQ3_S",
-            "down": _plain_first("Q4_K", "Q3_K"),
-        },
-        embedding="IQ3_S",
-        head="Q5_K",
-    ),
-    "IQ3_XS": Mixture(
-        "IQ3_S", {"value": _shared("Q4_K"), "key": "IQ3_XXS", "query": "IQ3_XXS", "up": _MIDDLE, "gate": _MIDDLE}
-    ),
-    "IQ3_S": Mixture("IQ3_S", {"value": _shared("Q4_K")}),
-    "IQ3_M": Mixture("IQ3_S", {"value": "Q4_K", "down": _down_of_iq3_m, "attention_output": "Q4_K"}),
-    "IQ4_NL": Mixture("IQ4_NL", _IQ4),
-    "IQ4_XS": Mixture("IQ4_XS", _IQ4),
-    "MXFP4_MOE": Mixture("MXFP4", head="Q8_0"),
-}  # fmt: skip
 
 # Mixtures whose attention outputs get Q5_K, keys and values Q8_0, in a model of eight experts.
 _EIGHT_EXPERTS = (
@@ -278,7 +107,7 @@ def choose(
     other tensors keep what they have without them. Raises InvalidOption for a mixture that is unknown,
     UnsupportedModel for rows that fit no type.
     """
-    mixture = _mixture(file_type)
+    rules = _mixture(file_type, facts)
     tensors = tuple(tensors)
     names = [tensor.name for tensor in tensors]
     values = sum(role_of(name) == "value" for name in names)
@@ -293,7 +122,7 @@ def choose(
             )
             seen[role] += 1
             wanted = _manual(tensor.name, overrides) or _stock(
-                mixture, file_type, tensor, role, place, tied="output.weight" not in names
+                rules, file_type, tensor, role, place, tied="output.weight" not in names
             )
         found.append(Choice(tensor, _fitting(tensor, wanted), wanted))
     return tuple(found)
@@ -328,10 +157,10 @@ def role_of(name: str) -> str:
     return next((role for text, role in ROLES if text in name), "other")
 
 
-def _mixture(file_type: str) -> Mixture:
+def _mixture(file_type: str, facts: Facts) -> Mixture:
     if file_type not in MIXTURES:
         raise InvalidOption(f"there is no type {file_type!r} of GGUF files; there are {', '.join(FILE_TYPES)}")
-    return MIXTURES[file_type]
+    return mixture(file_type, facts)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
@@ -352,19 +181,19 @@ def _manual(name: str, overrides: Sequence[Override]) -> GgmlType | None:
     return next((one.type for one in overrides if one.pattern.search(name)), None)
 
 
-def _stock(mixture: Mixture, file_type: str, tensor: TensorInfo, role: str, place: Place, *, tied: bool) -> GgmlType:
-    default = TYPES[mixture.default]
+def _stock(found: Mixture, file_type: str, tensor: TensorInfo, role: str, place: Place, *, tied: bool) -> GgmlType:
+    default = TYPES[found.default]
     if not default.quantized:
         return default
     if role == "output" or (role == "token_embd" and tied):
-        return TYPES[mixture.head if default.fits(tensor.columns) else "Q8_0"]
+        return TYPES[found.head if default.fits(tensor.columns) else "Q8_0"]
     if file_type == "MXFP4_MOE":
         return TYPES["MXFP4" if len(tensor.shape) == 3 and tensor.shape[0] > 1 else "Q8_0"]
     if role == "token_embd":
-        return TYPES[mixture.embedding or mixture.default]
-    rule = mixture.roles.get(role)
+        return TYPES[found.embedding or found.default]
+    rule = found.roles.get(role)
     type_name = rule if isinstance(rule, str) or rule is None else rule(place)
-    return TYPES[_exceptions(type_name or mixture.default, file_type, role, place.facts)]
+    return TYPES[_exceptions(type_name or found.default, file_type, role, place.facts)]
 
 
 def _exceptions(type_name: str, file_type: str, role: str, facts: Facts) -> str:

@@ -23,8 +23,9 @@ from ....runtimes.gguf.types import UNWEIGHTED
 from ....task import Example
 from ... import Context
 from .convergence import Convergence
-from .mixtures import MIXTURES, Choice, Facts, choose, needs_imatrix, overrides, quantizable, refuse_unweighted
+from .mixtures import Choice, choose, needs_imatrix, overrides, quantizable, refuse_unweighted
 from .rewrite import layout, ordered, rewrite
+from .stock import MIXTURES, Facts
 
 LEFT_OUT = ("token_embd.weight", "output.weight")
 KEPT_EVERY_S = 20.0  # seconds of reading that a kill may cost
