@@ -93,11 +93,12 @@ def status(name: str) -> int:
 def train_once(way: str, rate: float, epochs: int, threads: int) -> dict[str, Any]:
     """In a process of its own: train, note the peak, judge on validation and test."""
     from microbudget.kinds.language_modelling.text import TextTask
-    from microbudget.kinds.language_modelling.token_rows import next_tokens, token_rows
+    from microbudget.kinds.language_modelling.token_rows import token_rows
     from microbudget.methods import Context
     from microbudget.methods.lora import adapting, memory
     from microbudget.progress import Progress
     from microbudget.runtimes.hf.causal import load_network, load_tokenizer
+    from microbudget.training.next_tokens import next_tokens
     from microbudget.training.settings import Execution, Settings
     from microbudget.training.train import train
 

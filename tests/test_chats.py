@@ -18,7 +18,7 @@ from microbudget.kinds.language_modelling import search_space as ladder
 from microbudget.kinds.language_modelling.chats import ChatTask
 from microbudget.kinds.language_modelling.network import KIND
 from microbudget.kinds.language_modelling.task import LanguageTask
-from microbudget.kinds.language_modelling.token_rows import IGNORED, conversation_rows, token_rows
+from microbudget.kinds.language_modelling.token_rows import conversation_rows, token_rows
 from microbudget.methods import Context
 from microbudget.methods.lora import Lora
 from microbudget.recipes.build import build_step
@@ -27,6 +27,7 @@ from microbudget.runtimes.hf import causal
 from microbudget.runtimes.language.chat import PLAIN, last_answer
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions, open_data
+from microbudget.training.next_tokens import IGNORED
 from quick import QUICK
 from toy_language_models import train_byte_level, write_network
 from toy_pair import needs_llama

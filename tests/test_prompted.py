@@ -18,6 +18,7 @@ from microbudget.kinds.text_classification.data import TextTask
 from microbudget.kinds.text_classification.prompt import with_prompt, words_of
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
+from microbudget.methods.lora import Lora
 from microbudget.methods.prompt import Prompt as PromptStep
 from microbudget.methods.tfidf import Tfidf
 from microbudget.model import Record
@@ -196,3 +197,23 @@ def test_a_language_model_teaches_vectors_of_tokens(
     assert 0 <= report["accuracy_from_labels_alone"] <= 1
     with pytest.raises(InvalidOption, match="name one with teacher="):
         Distill(student="static", prompt="{text}").apply(encoder, given, tmp_path)
+
+
+def test_adapters_learn_the_labels_after_the_prompt(pair: Pair, context: Context, tmp_path: Path) -> None:
+    step = PromptStep(model=str(pair.hf), text="{text}:{label}", words="neg=a, pos=b")
+    model = with_prompt(step, context)
+    out = tmp_path / "adapted"
+    out.mkdir()
+    lora = Lora(rank=4, epochs=6, patience=6, learning_rate=1e-2, length=64)
+    record = lora.apply(model, context, out)
+    losses = [epoch["validation_loss"] for epoch in record.history["lora"]["epochs"]]
+    assert min(losses) < 0.6 * record.history["lora"]["before"]["loss"]
+    assert record.preprocessing is not None
+    assert not record.preprocessing["prompt"]["calibrated"]
+    record.save(out)
+    session = open_session(load(out), threads=1)
+    examples = context.task.examples("validation")
+    answers = session.answer(context.task.collate(examples, record.preprocessing))
+    nats = -answers[np.arange(len(examples)), [example.label for example in examples]].mean()
+    # Over both labels it is at most what it is over the whole vocabulary.
+    assert nats <= min(losses) + 1e-3

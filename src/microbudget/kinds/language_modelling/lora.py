@@ -11,7 +11,8 @@ from ...methods.lora import Lora
 from ...methods.lora.training import Learner, adapted_record, has_validation, train_adapters
 from ...model import Model, Record
 from ...runtimes.hf.causal import load_network, load_tokenizer
-from .token_rows import next_tokens, token_rows
+from ...training.next_tokens import next_tokens
+from .token_rows import token_rows
 
 RATE = 2e-3
 

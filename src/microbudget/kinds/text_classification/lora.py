@@ -17,24 +17,34 @@ from ...model import Model, Record
 from ...runtimes.hf.heads import head_of, set_classes
 from ...runtimes.hf.text_classifier import PooledClassifier, load_network, save_network
 from ...runtimes.labels import known_outputs
+from ...runtimes.text.prompt import is_prompted
 from ...training import classifiers, objectives
 from ...training.head import HeadSettings
 from ...training.head_data import HeadData, check_classes, one_thread
+from . import prompted_lora
 from .backbone import Features
 from .network import has_head
 from .teaching import TokenTask, copy_tokenizer, in_tokens
 
 OPTIONS = (
     "rank", "alpha", "targets", "epochs", "patience", "learning_rate", "batch_size", "checkpointing", "merge",
+    "length",
 )  # fmt: skip
 ADVICE = "a text is as long as it is: window(tokens=...) makes it shorter"
 RATE = 1e-3
 
 
 def apply(step: Lora, model: Model, context: Context, out: Path) -> Record:
-    """The head first: a randomly initialized one would teach the adapters nonsense. Then the adapters with it."""
+    """The head first: a randomly initialized one would teach the adapters nonsense. Then the adapters with it.
+
+    A language model with a prompt has no head: see `prompted_lora.py`.
+    """
     check_classes(context.task)
     has_validation(context)
+    if is_prompted(model):
+        return prompted_lora.apply(step, model, context, out)
+    if step.length != Lora.length:
+        raise InvalidOption(f"lora: length is for a language model; {ADVICE}")
     context = in_tokens(model, context)
     task = context.task
     assert isinstance(task, TokenTask)

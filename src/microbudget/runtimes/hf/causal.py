@@ -29,23 +29,16 @@ from .session import use_threads
 UNBOUNDED = 2048  # tokens, for a model whose config has no context length
 
 
-class CausalReader:
-    """An open `...ForCausalLM` with one sequence of tokens and a cache of keys and values."""
+class CausalTokenizer:
+    """The tokenizer of a `...ForCausalLM` folder, without the network. Raises UnsupportedModel."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
-        use_threads(threads)
-        self.runtime = f"torch {torch.__version__}"
-        self._network, self._tokenizer = load_network(folder), load_tokenizer(folder)
-        config = self._network.config
-        self.vocabulary = int(config.vocab_size)
-        self.longest = int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = load_tokenizer(folder)
         begin, end = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         self.bos: int | None = end if begin is None else begin
         self.adds_bos = begin is not None and self._tokenizer("")["input_ids"][:1] == [begin]
-        self._ends = _end_tokens(self._network, end)
         self.bos_text, self.eos_text = self._tokenizer.bos_token or "", self._tokenizer.eos_token or ""
         self.chat_template: str | None = self._tokenizer.chat_template
-        self._cache: Any = None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids, without those that begin or end a text. special: "<|end|>" in the text is that token."""
@@ -55,6 +48,21 @@ class CausalReader:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class CausalReader(CausalTokenizer):
+    """An open `...ForCausalLM` with one sequence of tokens and a cache of keys and values."""
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        use_threads(threads)
+        self.runtime = f"torch {torch.__version__}"
+        self._network = load_network(folder)
+        super().__init__(folder)
+        config = self._network.config
+        self.vocabulary = int(config.vocab_size)
+        self.longest = int(getattr(config, "max_position_embeddings", None) or UNBOUNDED)
+        self._ends = _end_tokens(self._network, self._tokenizer.eos_token_id)
+        self._cache: Any = None
 
     def ends(self, token: int) -> bool:
         """Whether the model ends its text with this token."""

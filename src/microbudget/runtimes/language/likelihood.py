@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BadData
-from .reader import Logits, Reader
+from .reader import Logits, Reader, Tokenizer
 
 AT_ONCE = 4  # rows of logits in a copy: with a vocabulary of 49,152 they stay in a core's cache
 MOST_BRANCHES = 32  # at once: llama.cpp has at most 64 sequences
@@ -46,14 +46,14 @@ def log_likelihoods(reader: Reader, context: str, continuations: Sequence[str], 
     return [-first - sum(_costs(reader, branch[:1], [branch[1:]], rows)) for branch in branches]
 
 
-def split(reader: Reader, context: str, continuation: str) -> tuple[Tokens, Tokens]:
+def split(reader: Tokenizer, context: str, continuation: str) -> tuple[Tokens, Tokens]:
     """The tokens of a context and of what continues it. Spaces at the end of the context go with the continuation."""
     before = reader.encode(context.rstrip()) if context.rstrip() else []
     whole = reader.encode(context + continuation)
     return before, whole[len(before) :] or reader.encode(continuation)
 
 
-def begun(reader: Reader, tokens: Tokens) -> Tokens:
+def begun(reader: Tokenizer, tokens: Tokens) -> Tokens:
     """The tokens after BOS, where the model was trained to see one or nothing else is there."""
     if reader.bos is None or (tokens and not reader.adds_bos):
         return tokens

@@ -11,17 +11,11 @@ from numpy.typing import NDArray
 Logits = NDArray[np.float32]
 
 
-class Reader(Protocol):
-    """An open language model, with the keys and values of one sequence of tokens."""
+class Tokenizer(Protocol):
+    """The tokens of a language model."""
 
-    runtime: str
-    vocabulary: int
-    longest: int  # tokens of the longest sequence that the model was trained for
     bos: int | None  # the token that begins a text, or where there is none the one that ends it
     adds_bos: bool  # whether the model was trained to see it before every text
-    bos_text: str  # what a chat template calls bos_token; empty where the model has none
-    eos_text: str  # and eos_token
-    chat_template: str | None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids, without BOS and EOS. special: "<|end|>" in the text is that token."""
@@ -30,6 +24,17 @@ class Reader(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
         ...
+
+
+class Reader(Tokenizer, Protocol):
+    """An open language model, with the keys and values of one sequence of tokens."""
+
+    runtime: str
+    vocabulary: int
+    longest: int  # tokens of the longest sequence that the model was trained for
+    bos_text: str  # what a chat template calls bos_token; empty where the model has none
+    eos_text: str  # and eos_token
+    chat_template: str | None
 
     def ends(self, token: int) -> bool:
         """Whether this token ends an answer."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import UnsupportedModel
 from ..language.likelihood import begun, log_likelihoods, split
-from ..language.reader import Reader
+from ..language.reader import Reader, Tokenizer
 from ..language.session import LOGITS
 from .encoding import MAX_LENGTH, PROMPT, TEXT, Inputs, Texts, as_rows
 from .prompt import CONTENT_FREE, Prompt
@@ -47,7 +47,7 @@ class PromptedSession:
 
     def answer(self, inputs: Inputs) -> NDArray[Any]:
         """Logits (n, labels): log probabilities, less those without content where the prompt is calibrated."""
-        rows = [self._cut(texts) for texts in as_rows(inputs[TEXT])]
+        rows = [cut(self._reader, texts, self._most) for texts in as_rows(inputs[TEXT])]
         return np.stack([self._probabilities(texts) - self.prior for texts in rows]).astype(np.float32)
 
     @cached_property
@@ -77,15 +77,6 @@ class PromptedSession:
                 f" {self._reader.longest}: take fewer examples (shots), or a shorter template"
             )
         return room
-
-    def _cut(self, texts: Texts) -> Texts:
-        """Each text at its length; of a pair both together."""
-        most = max(1, self._most // len(texts))
-        found = []
-        for text in texts:
-            tokens = self._reader.encode(text) if len(text.encode("utf-8", "replace")) > most else []
-            found.append(self._reader.decode(tokens[:most]) if len(tokens) > most else text)
-        return tuple(found)
 
     def _probabilities(self, texts: Texts) -> Logs:
         """log p of each label, normalized over the labels, (labels,)."""
@@ -124,3 +115,13 @@ def open_prompted(model: Model, reader: Reader) -> PromptedSession:
     """The session of a model whose record has a prompt."""
     reading = model.record.preprocessing or {}
     return PromptedSession(reader, Prompt.read(reading[PROMPT]), int(reading[MAX_LENGTH]))
+
+
+def cut(tokenizer: Tokenizer, texts: Texts, most: int) -> Texts:
+    """Texts of at most so many tokens; of a pair both together."""
+    each = max(1, most // len(texts))
+    found = []
+    for text in texts:
+        tokens = tokenizer.encode(text) if len(text.encode("utf-8", "replace")) > each else []
+        found.append(tokenizer.decode(tokens[:each]) if len(tokens) > each else text)
+    return tuple(found)
