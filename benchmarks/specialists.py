@@ -110,7 +110,7 @@ def generalist() -> Model:
     text = STORE / "any.txt"
     text.write_text("A text, which this export does not read. " * 200, encoding="utf-8")
     context = Context(Language.open(text), STORE / "cache")
-    return build(load(LLM), Recipe.read("export > quantize(type='Q8_0')"), context, STORE / "llm")[-1]
+    return build(load(LLM), Recipe.read("export(format='gguf') > quantize(type='Q8_0')"), context, STORE / "llm")[-1]
 
 
 def recipe_of(way: str, name: str, task: TextTask) -> Recipe:
