@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.errors import InvalidOption, InvalidRecipe, OutOfTime
+from microbudget.errors import InvalidOption, InvalidRecipe, OutOfTime, UnsupportedModel
 from microbudget.kinds.text_classification import teaching
 from microbudget.kinds.text_classification.data import TextTask
 from microbudget.methods import Context
+from microbudget.methods.distill import Distill
 from microbudget.methods.export import Export
+from microbudget.methods.finetune import Finetune
 from microbudget.methods.lora import Lora
+from microbudget.methods.prune import Prune
 from microbudget.methods.window import Window
 from microbudget.model import Model
 from microbudget.recipes.recipe import Recipe
@@ -23,7 +27,7 @@ from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.text_classifier import load_network
 from microbudget.runtimes.loading import load
 from microbudget.task import TO_TRAIN
-from toy_texts import BAD, GOOD, rows, write_classifier, write_encoder, write_table
+from toy_texts import BAD, GOOD, rows, write_classifier, write_encoder, write_table, write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 TEXTS = [text for text, _ in rows(12)] + ["", "unknown words zzz", "good " * 200]
@@ -135,8 +139,6 @@ def test_a_window_cuts_texts(classifier: Path, given: Context, tmp_path: Path, m
 
 def test_a_length_is_chosen_by_the_answers(encoder: Path, tmp_path: Path) -> None:
     """Of texts with their telling word among the first five, and of those with it at the end."""
-    from microbudget.methods.finetune import Finetune
-
     chosen = {}
     for name, at_end in (("early", False), ("late", True)):
         table = tmp_path / f"{name}.csv"
@@ -186,3 +188,109 @@ def test_answers_at_a_length_that_do_not_fit_into_the_time(
     monkeypatch.setattr(teaching, "ANSWERED_AT_ONCE", 8)
     with pytest.raises(OutOfTime, match="answering with"):
         Window(tokens="auto").apply(load(classifier), replace(given, deadline=-1.0), tmp_path)
+
+
+@pytest.fixture
+def taught(made_once, encoder: Path) -> Path:
+    """An encoder below a head of our own."""
+
+    def make(folder: Path) -> Path:
+        table = write_table(folder.with_suffix(".csv"))
+        given = Context(TextTask.open(table, TO_TRAIN), folder.with_suffix(".cache"), threads=1)
+        folder.mkdir(exist_ok=True)
+        Finetune(epochs=3).apply(load(encoder), given, folder).save(folder)
+        return folder
+
+    return made_once("text-taught", make)
+
+
+@pytest.mark.parametrize("which", ["taught", "classifier"])
+def test_heads_and_neurons_are_pruned(
+    which: str, given: Context, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """What comes out is opened, exported, trained and distilled as any other."""
+    model = load(request.getfixturevalue(which))
+    small = built(Prune(sparsity=0.5, samples=8), model, given, tmp_path / "small")
+    report = small.record.history["prune"]
+    layers = {row["layer"].rpartition("encoder.layer.0.")[2]: row["after"] for row in report["layers"]}
+    assert report["parameters_left"] < 1
+    assert layers["intermediate.dense"] < 32
+    assert small.size_bytes < model.size_bytes
+    exported = built(Export(), small, given, tmp_path / "onnx")
+    np.testing.assert_allclose(answers(exported, TEXTS), answers(small, TEXTS), atol=1e-3)
+    again = built(Finetune(), small, given, tmp_path / "again")
+    assert again.record.state == small.record.state
+    learnt = built(Distill(epochs=1, teacher=str(model.path)), small, given, tmp_path / "learnt")
+    assert learnt.size_bytes == pytest.approx(again.size_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize("which", ["taught", "classifier"])
+def test_layers_are_pruned(which: str, given: Context, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """An ordinary folder of fewer layers."""
+    from transformers import AutoModel
+
+    model = load(request.getfixturevalue(which))
+    small = built(Prune(structure="layers", sparsity=0.5, samples=8), model, given, tmp_path / "small")
+    assert not small.record.state
+    network = AutoModel.from_pretrained(str(small.path))
+    assert network.config.num_hidden_layers == 1
+    exported = built(Export(), small, given, tmp_path / "onnx")
+    np.testing.assert_allclose(answers(exported, TEXTS), answers(small, TEXTS), atol=1e-3)
+
+
+def test_pruned_neurons_fit_the_configuration(classifier: Path, given: Context, tmp_path: Path) -> None:
+    """The answers are those of the network with the neurons set to zero; Taylor's importance takes the labels."""
+    model = load(classifier)
+    small = built(Prune(size="0.97x", samples=8, importance="taylor"), model, given, tmp_path / "small")
+    whole, cut = load_network(model.path), load_network(small.path)
+    assert sum(each.numel() for each in cut.parameters()) <= 0.98 * sum(each.numel() for each in whole.parameters())
+
+
+@pytest.mark.parametrize("which", ["taught", "classifier"])
+def test_single_weights_stay_zero(which: str, given: Context, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    model = load(request.getfixturevalue(which))
+    small = built(Prune(structure="weights", sparsity=0.5, samples=8), model, given, tmp_path / "small")
+    zeros = small.record.state["zeros"]
+    trained = built(Finetune(unfreeze="all", deep_epochs=2, deep_rate=0.05), small, given, tmp_path / "finetuned")
+    adapted = built(Lora(rank=1, epochs=1, learning_rate=0.05), small, given, tmp_path / "adapted")
+    for made in (trained, adapted):
+        before, after = load_network(small.path), load_network(made.path)
+        inside = [name for name in zeros if "layer" in name]
+        assert inside
+        for name in inside:
+            assert not after.get_parameter(name)[before.get_parameter(name) == 0].any()
+
+
+def test_an_encoder_without_a_head_has_no_answers(encoder: Path, given: Context, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match=r"an encoder without a head of classes: put finetune\(\) before"):
+        Prune().apply(load(encoder), given, tmp_path)
+
+
+def test_a_config_that_names_no_architecture(tmp_path: Path) -> None:
+    """As DeBERTa-v3 is published: its weights are those of a masked language model."""
+    from transformers import DebertaV2Config, DebertaV2ForMaskedLM
+
+    config = DebertaV2Config(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        type_vocab_size=0,
+    )
+    whole = DebertaV2ForMaskedLM(config)
+    whole.save_pretrained(str(tmp_path))
+    write_tokenizer(tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    del described["architectures"]
+    path.write_text(json.dumps(described), encoding="utf-8")
+    model = load(tmp_path)
+    assert (model.task, model.labels) == ("text-classification", None)
+    network = load_network(tmp_path)
+    states = whole.deberta.eval()(input_ids=torch.tensor([[2, 5, 3]])).last_hidden_state
+    assert torch.equal(network(torch.tensor([[2, 5, 3]]), torch.ones(1, 3)).logits, states.mean(1))
+    described["model_type"] = "unheard"
+    path.write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match="names no architecture"):
+        load(tmp_path)

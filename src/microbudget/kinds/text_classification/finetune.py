@@ -18,6 +18,7 @@ from ...runtimes.onnx.surgery import with_head
 from ...training import classifiers, objectives
 from ...training.head_data import HeadData, check_classes, check_validation, labels_of, one_thread
 from ...training.head_report import answers_report, fit_and_report
+from ...training.modes import zeros_stay
 from ...training.settings import Settings
 from ...training.train import train
 from .backbone import Features
@@ -43,7 +44,7 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     if step.output_format(model.format) == "hf":
         network = features.with_head(head, context.task.labels)
         if step.unfreeze:
-            history = _train_network(step, network, history, context)
+            history = _train_network(step, network, history, context, model.record.state)
         save_network(network, out)
     else:
         proto = with_head(features.proto, features.output, list(head.layers))
@@ -55,8 +56,13 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     return replace(record, task=context.task.kind, output=None, labels=context.task.labels)
 
 
-def _train_network(step: Finetune, network: Any, history: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Train through the network, beginning with the finished head. The report of both trainings."""
+def _train_network(
+    step: Finetune, network: Any, history: dict[str, Any], context: Context, state: dict[str, Any]
+) -> dict[str, Any]:
+    """Train through the network, beginning with the finished head. The report of both trainings.
+
+    state: of the model's record; weights that were pruned to zero stay zero.
+    """
     task = context.task
     assert isinstance(task, TokenTask)
     rate = step.deep_rate * classifiers.head_factor(network)
@@ -70,6 +76,7 @@ def _train_network(step: Finetune, network: Any, history: dict[str, Any], contex
         settings,
         context.execution("finetune"),
         groups=classifiers.groups(network, step.unfreeze == "last", ENCODER_FACTOR * step.deep_rate / rate),
+        after_step=zeros_stay(classifiers.pruned_weights(network, state)),
     )
     validation = task.examples("validation")
     logits = objectives.answers(network, task, {}, validation)

@@ -25,6 +25,10 @@ ARCHITECTURES = (
     *(f"{name}ForMaskedLM" for name in ENCODERS),
     "ElectraForPreTraining",
 )
+MODEL_TYPES = (  # of a config.json that names no architecture, as DeBERTa-v3 is published: encoders and nothing else
+    "bert", "roberta", "xlm-roberta", "distilbert", "albert", "deberta", "deberta-v2", "electra", "mpnet", "modernbert",
+    "camembert", "nomic_bert",
+)  # fmt: skip
 FORMATS = ("onnx",)  # a graph with tokens for inputs; of a record that names no kind it is an image classifier's
 RUNTIMES = {"onnx": "text.onnx", "openvino": "text.openvino", "torch": "text.torch", "gguf": "text.gguf"}
 USUAL_LENGTH = 512

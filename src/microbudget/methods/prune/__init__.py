@@ -96,7 +96,7 @@ class Prune(Method):
         target = part.open_target(self, model, context, choose_examples(context, self.samples))
         doing = {"channels": self._channels, "layers": self._layers, "weights": self._weights}
         network, state, report = doing[self.structure](model, context, target)
-        _write(network, state, model, out)
+        _write(network, state, target, model, out)
         context.progress.say(f"prune     {_summary(report)}")
         record = model.record.with_seen(target.keys).with_report("prune", {"structure": self.structure, **report})
         return replace(record, state=state)
@@ -249,13 +249,13 @@ def _stopwatch(target: PruningTarget, context: Context) -> Callable[[Any, str], 
     return ratio
 
 
-def _write(network: Any, state: dict[str, Any], model: Model, out: Path) -> None:
+def _write(network: Any, state: dict[str, Any], target: PruningTarget, model: Model, out: Path) -> None:
     """The network, and from the given folder all files but weights and config."""
     from ...runtimes.hf import widths
 
     if widths.special(state):
         widths.mark(network)
-    widths.save(network, out)
+    target.save(network, out)
     model.copy_beside(out)
 
 

@@ -21,7 +21,8 @@ LISTS = (torch.nn.ModuleList, torch.nn.Sequential)
 def droppable(target: PruningTarget) -> tuple[str, ...]:
     """Blocks in a row of blocks that add something to what they are given, in the network's order; the innermost ones.
 
-    The output of such a block has the shape of its input, and with all its weights at zero the same numbers.
+    The output of such a block has the shape of its input, and with all its weights at zero the same numbers; where a
+    block ends in a layer norm, as BERT's, that is so of an input that is normalized.
     """
     network, calls = target.network, _calls(target)
     found = []
@@ -62,10 +63,19 @@ def _noting(seen: dict[str, Any], name: str) -> Any:
 
 def _passes_on(module: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
     kept = [(parameter, parameter.detach().clone()) for parameter in module.parameters()]
+    norms = [each for each in module.modules() if isinstance(each, torch.nn.LayerNorm)]
+    given, rest = arguments[0], arguments[1:]
     try:
         for parameter, _ in kept:
             parameter.detach().zero_()
-        return bool(torch.allclose(module(*arguments, **options), arguments[0], atol=1e-5))
+        if torch.allclose(module(given, *rest, **options), given, atol=1e-5):
+            return True
+        if not norms or len(kept) <= sum(len(list(norm.parameters())) for norm in norms):
+            return False
+        for norm in norms:
+            norm.weight.detach().fill_(1.0)
+        normal = torch.nn.functional.layer_norm(given, given.shape[-1:])
+        return bool(torch.allclose(module(normal, *rest, **options), normal, atol=1e-3))
     finally:
         for parameter, values in kept:
             parameter.detach().copy_(values)
@@ -149,6 +159,9 @@ def shortened(network: Any, dropped: Sequence[str]) -> Any:
     try:
         with torch.random.fork_rng(devices=[]):
             smaller = type(network)(config).float().eval()
+        for name, _ in list(smaller.named_children()):
+            if getattr(network, name, None) is None:  # a part that was taken off, such as an encoder's pooler
+                setattr(smaller, name, None)
         smaller.load_state_dict({names[name]: one for name, one in network.state_dict().items() if name in names})
     except RuntimeError:
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...errors import BadData
+from ...runtimes.hf import widths
 from ...task import Example
 from .. import Context
 
@@ -54,6 +56,10 @@ class PruningTarget:
                 classes = self.classes[start:][:count]
             start += count
             yield batch, classes
+
+    def save(self, network: Any, folder: Path) -> None:
+        """Write the smaller network, with what belongs to it."""
+        widths.save(network, folder)
 
     @property
     def example(self) -> Batch:

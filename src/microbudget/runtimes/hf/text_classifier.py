@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...errors import MissingExtra, UnsupportedModel
-from ...model import backbone_of
+from ...model import Record, backbone_of
 
 try:
     import torch
@@ -35,6 +35,7 @@ MODULES, POOLING, DENSE = "modules.json", "1_Pooling", "2_Dense"
 HEAD_FILES = (MODULES, f"{POOLING}/config.json", f"{DENSE}/config.json", f"{DENSE}/model.safetensors")
 MEAN, FIRST, LARGEST = "pooling_mode_mean_tokens", "pooling_mode_cls_token", "pooling_mode_max_tokens"
 WHAT = "a text classifier"
+POOLER = "pooler"
 _LIBRARY = "sentence_transformers.models"
 
 
@@ -102,15 +103,24 @@ def load_network(folder: Path) -> Any:
     """
     if is_whole_classifier(backbone_of(folder) or folder):
         return open_network(transformers.AutoModelForSequenceClassification, folder, WHAT)
-    encoder = open_pretrained(transformers.AutoModel, folder, "a text encoder", optional=("pooler.",))
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # of the first token, for another task: we pool by ourselves
+    encoder = _open_encoder(folder)
     head = _read_head(folder)
     network = PooledClassifier(encoder, Pooling.read(folder), head)
     if head is not None:
         labels = encoder.config.id2label or {}
         name_classes(network, tuple(str(labels.get(place, place)) for place in range(head.out_features)))
     return network.eval()
+
+
+def _open_encoder(folder: Path) -> Any:
+    """Without a pooler of the first token, which is for another task: we pool by ourselves."""
+    record = Record.read(folder)
+    if record is not None and widths.special(record.state):
+        return widths.load(transformers.AutoModel, folder, record.state, without=(POOLER,))
+    encoder = open_pretrained(transformers.AutoModel, folder, "a text encoder", optional=(f"{POOLER}.",))
+    if getattr(encoder, POOLER, None) is not None:
+        encoder.pooler = None
+    return encoder
 
 
 def is_whole_classifier(folder: Path) -> bool:

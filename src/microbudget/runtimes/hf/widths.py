@@ -34,10 +34,10 @@ def special(state: State) -> bool:
     return bool(state.get("widths") or state.get("dropped"))
 
 
-def load(auto: Any, folder: Path, state: State) -> Any:
+def load(auto: Any, folder: Path, state: State, without: tuple[str, ...] = ()) -> Any:
     """The network in a folder at the state's widths, in float32 and eval mode. auto: transformers' class for the task.
 
-    Raises UnsupportedModel.
+    without: names of its parts that the folder does not have. Raises UnsupportedModel.
     """
     import transformers
 
@@ -48,6 +48,9 @@ def load(auto: Any, folder: Path, state: State) -> Any:
         raise UnsupportedModel(
             f"{folder} cannot be opened at the widths in its microbudget.json: {what_it_said(error)}"
         ) from error
+    for name in without:
+        if hasattr(network, name):
+            setattr(network, name, None)
     read_weights(network, folder)
     return network.eval()
 
