@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from microbudget.errors import UnsupportedModel
 from microbudget.runtimes.gguf import convert as convert_gguf
+from microbudget.runtimes.gguf.session import GgufReader
 from microbudget.runtimes.gguf.write import entry
+from microbudget.runtimes.hf.causal import CausalReader
 from test_convert_gguf import copy, give_tokenizer, read
 from toy_language_models import COMMON, train_byte_level, write_network
 
@@ -66,6 +69,32 @@ def test_a_null_limit_of_gemma_2_is_none(tokenizer: Path, tmp_path: Path) -> Non
     (folder / "config.json").write_text(json.dumps({**settings, "final_logit_softcapping": None}), encoding="utf-8")
     with pytest.raises(UnsupportedModel, match=r"final_logit_softcapping is null, and .* always caps"):
         convert_gguf.plan(folder)
+
+
+@pytest.mark.parametrize("runtime", ["hf", "gguf"])
+def test_a_window_can_be_rewound(runtime: str, tokenizer: Path, tmp_path: Path) -> None:
+    """Beyond its 24 tokens, back to before it, and on: the same as reading anew."""
+    folder = give_tokenizer(tokenizer, tmp_path / "model")
+    write_network(folder, "gemma2")
+    convert_gguf.plan(folder, "float32").write(tmp_path / "model.gguf")
+    reader: Any = CausalReader(folder, 1) if runtime == "hf" else GgufReader(tmp_path / "model.gguf", 1, cache="F32")
+    first, other = (np.random.default_rng(seed).integers(10, 500, 60).tolist() for seed in (0, 1))
+
+    def read(*parts: list[int]) -> np.ndarray:
+        reader.reserve(128, 128)
+        return [reader.process(part, len(part)).copy() for part in parts][-1]
+
+    expected = read(first[:40] + other)[40:]
+    read(first)
+    reader.rewind(40)
+    again = reader.process(other, len(other)).copy()
+    reader.rewind(10)
+    reader.process(first[10:40], 1)
+    np.testing.assert_allclose(again, expected, atol=1e-4)
+    np.testing.assert_allclose(reader.process(other, len(other)), expected, atol=1e-4)
+    for branch, found in zip((other[:5], first[:9]), reader.branch(first[:40], (other[:5], first[:9])), strict=True):
+        np.testing.assert_allclose(found, read(first[:40] + branch)[39:-1], atol=1e-4)
+    reader.close()
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,14 @@ def test_missing_weights_are_an_error_not_random_numbers(hf_model: Path, tmp_pat
         open_session(load(folder))
 
 
+def test_a_model_that_sees_and_reads_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(UnsupportedModel, match=r"Gemma3ForConditionalGeneration, which sees .*convert_hf_to_gguf\.py"):
+        load(tmp_path)
+
+
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 

@@ -144,7 +144,7 @@ def _hf_record(folder: Path, weights: bool) -> Record:
     _refuse_quantized(config, path)
     if weights:
         Checkpoint(folder)  # a damaged file is named here, whichever verb asked
-    network = _network_of(architectures, str(config.get("model_type", "")), path)
+    network = _network_of(config, architectures, path)
     try:
         record: Record = network.hf_record(folder, config)
         return record
@@ -163,17 +163,24 @@ def _refuse_quantized(config: dict[str, Any], path: Path) -> None:
         )
 
 
-def _network_of(architectures: list[str], model_type: str, path: Path) -> ModuleType:
+def _network_of(config: dict[str, Any], architectures: list[str], path: Path) -> ModuleType:
     """The network facet of the kind that knows one of the architectures; where none is named, the type of model.
 
     Raises UnsupportedModel with what there is.
     """
+    model_type = str(config.get("model_type", ""))
     networks = kind.facets("network")
     for network in networks:
         if any(fnmatchcase(name, pattern) for name in architectures for pattern in network.ARCHITECTURES):
             return network
         if not architectures and model_type in getattr(network, "MODEL_TYPES", ()):
             return network
+    if isinstance(config.get("text_config"), dict):
+        raise UnsupportedModel(
+            f"{path} is of the architecture {', '.join(architectures)}, which sees or hears besides reading: no kind of"
+            " model here does. Where it writes text, convert that part with llama.cpp's convert_hf_to_gguf.py and give"
+            " the .gguf file"
+        )
     known = "; ".join(f"{network.KIND} ({', '.join(network.ARCHITECTURES)})" for network in networks)
     found = (
         f"is of the architecture {', '.join(architectures)}, which no kind knows"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 try:
     import torch
     import transformers
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 except ImportError as error:
     raise MissingExtra("a Hugging Face model needs torch: pip install 'microbudget[train]'") from error
 
@@ -76,7 +77,7 @@ class CausalReader(CausalTokenizer):
     def process(self, tokens: Sequence[int], rows: int = 0) -> NDArray[np.float32]:
         """Append tokens; the logits after each of the last `rows`, (rows, vocabulary)."""
         if self._cache is None:
-            self._cache = transformers.DynamicCache(config=self._network.config)
+            self._cache = _new_cache(self._network.config)
         logits: NDArray[np.float32] = self._forward([list(tokens)], logits_to_keep=max(1, rows))[0]  # 0 means all
         return logits[len(logits) - rows :]
 
@@ -120,6 +121,17 @@ class CausalReader(CausalTokenizer):
     def close(self) -> None:
         """Release the network."""
         del self._network, self._cache
+
+
+def _new_cache(config: Any) -> Any:
+    """A cache that can be rewound.
+
+    Layers with a window would forget what lies before it, so all layers of attention keep everything: the network's
+    masks still end at the window. Other sorts of layers stay as they are.
+    """
+    made = transformers.DynamicCache(config=config)
+    attention = (DynamicLayer, DynamicSlidingWindowLayer)
+    return transformers.DynamicCache() if all(type(layer) in attention for layer in made.layers) else made
 
 
 def load_network(folder: Path, offload: Path | None = None) -> Any:
