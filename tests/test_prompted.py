@@ -26,6 +26,7 @@ from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.causal import CausalReader
 from microbudget.runtimes.language.reader import Reader
 from microbudget.runtimes.loading import load
+from microbudget.runtimes.text import prompted
 from microbudget.runtimes.text.encoding import TEXT
 from microbudget.runtimes.text.prompt import CONTENT_FREE, PAIR, SINGLE, Prompt
 from microbudget.runtimes.text.prompted import PromptedSession
@@ -60,12 +61,15 @@ def expected(reader: Reader, network: object, prompt: Prompt, text: str) -> np.n
 
 
 @pytest.mark.parametrize("words", [("a", "b", "c"), ("a", "return 42", "lazy fox")], ids=["one token", "several"])
-@pytest.mark.parametrize("calibrated", [True, False])
-def test_answers_are_the_likelihoods_of_the_labels(pair: Pair, words: tuple[str, ...], calibrated: bool) -> None:
+@pytest.mark.parametrize(("calibrated", "call"), [(True, 0), (False, 8), (True, 1000)])
+def test_answers_are_the_likelihoods_of_the_labels(
+    pair: Pair, words: tuple[str, ...], calibrated: bool, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where texts that share a beginning come one after the other, and in any order."""
     reader = CausalReader(pair.hf, threads=1)
     prompt = Prompt.of(TEMPLATE, words, [(("good fox",), 0), (("42",), 1)], calibrated=calibrated)
     session = PromptedSession(reader, prompt, 100)
+    monkeypatch.setattr(prompted, "CALL", call)  # how the labels are read: one by one, or in one batch
     found = session.answer({TEXT: np.array(TEXTS)})
     assert found == pytest.approx(np.array([expected(reader, pair.network, prompt, each) for each in TEXTS]), abs=1e-4)
     assert session.answer({TEXT: np.array(TEXTS[::-1])})[::-1] == pytest.approx(found, abs=1e-4)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UnsupportedModel
-from ..language.likelihood import begun, log_likelihoods, split
+from ..language.likelihood import begun, log_likelihoods, nats, split
 from ..language.reader import Reader, Tokenizer
 from ..language.session import LOGITS
 from .encoding import MAX_LENGTH, PROMPT, TEXT, Inputs, Texts, as_rows
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 Logs = NDArray[np.float64]  # (labels,) natural logarithms
 ROOM = 256  # tokens: room is made in steps of so many
-LEAST = 16  # tokens of a text that must fit
+CALL = 8  # tokens that could be processed in the time that a call takes besides
+LEAST = 16  # tokens of a text that must fit, and rows of logits that there is room for
 
 
 class PromptedSession:
     """Answers texts, (n,) or (n, 2) strings under TEXT, with logits (n, labels).
 
     max_length: tokens of a text; what follows is not read. What two prompts have in common, such as the examples, is
-    processed once where each label is one token.
+    processed once, unless the labels have so many tokens that one batch of all is faster.
     """
 
     def __init__(self, reader: Reader, prompt: Prompt, max_length: int) -> None:
@@ -42,7 +43,7 @@ class PromptedSession:
         self._reader, self._prompt = reader, prompt
         self._processed: list[int] = []
         self._reserved = 0
-        self._rows = max(16, LOGITS // reader.vocabulary)
+        self._rows = max(LEAST, LOGITS // reader.vocabulary)
         self._most = min(max_length, self._room())
 
     def answer(self, inputs: Inputs) -> NDArray[Any]:
@@ -82,30 +83,44 @@ class PromptedSession:
         """log p of each label, normalized over the labels, (labels,)."""
         context = self._prompt.context(texts)
         pairs = [split(self._reader, context, word) for word in self._prompt.words]
-        same = all(before == pairs[0][0] and len(after) == 1 for before, after in pairs)
-        if same and pairs[0][0]:
-            after = self._after(begun(self._reader, pairs[0][0]))
-            found = after[[tokens[0] for _, tokens in pairs]]
+        prefix, words = begun(self._reader, pairs[0][0]), [after for _, after in pairs]
+        kept = self._common(prefix)
+        one_by_one = len(prefix) - kept + sum(len(word) - 1 + CALL for word in words if len(word) > 1)
+        together = len(prefix) + sum(len(word) - 1 for word in words)
+        if all(before == pairs[0][0] for before, _ in pairs) and prefix and one_by_one <= together:
+            found = self._one_by_one(prefix, words)
         else:
             self._processed = []
             found = np.array(log_likelihoods(self._reader, context, self._prompt.words, self._rows))
         return np.asarray(found - np.logaddexp.reduce(found))
 
-    def _after(self, tokens: list[int]) -> Logs:
-        """The logits after these tokens, (vocabulary,); what the last ones had in common with them is kept."""
-        size = len(tokens) + 1
+    def _one_by_one(self, prefix: list[int], words: list[list[int]]) -> Logs:
+        """log p of each word after the prefix; what the last prefix had in common with this one is kept."""
+        size = len(prefix) + max(map(len, words))
         if size > self._reserved:
             self._reserved = min(-(-size // ROOM) * ROOM, self._reader.longest)
-            self._reader.reserve(self._reserved, 1)
+            self._reader.reserve(self._reserved, max(LEAST, *map(len, words)))
             self._processed = []
-        common = 0
-        for ours, theirs in zip(self._processed, tokens[:-1], strict=False):  # the last one is processed for its logits
-            if ours != theirs:
-                break
-            common += 1
+        common = self._common(prefix)
         self._reader.rewind(common)
-        self._processed = tokens
-        return np.asarray(self._reader.process(tokens[common:], 1)[0], np.float64)
+        logits = self._reader.process(prefix[common:], 1)[0].astype(np.float64)
+        first = np.logaddexp.reduce(logits) - logits
+        found = []
+        for word in words:
+            cost = first[word[0]]
+            if len(word) > 1:
+                rows = self._reader.process(word[:-1], len(word) - 1)
+                cost += nats(rows, word[1:]).sum()
+                self._reader.rewind(len(prefix))
+            found.append(-cost)
+        self._processed = prefix
+        return np.array(found)
+
+    def _common(self, tokens: list[int]) -> int:
+        """How many of these tokens are processed already; the last one is again, for its logits."""
+        pairs = enumerate(zip(self._processed, tokens[:-1], strict=False))
+        shorter = min(len(self._processed), len(tokens) - 1)
+        return max(0, next((place for place, (ours, theirs) in pairs if ours != theirs), shorter))
 
     def _tokens(self, context: str) -> list[int]:
         return begun(self._reader, self._reader.encode(context))
