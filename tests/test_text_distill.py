@@ -21,9 +21,11 @@ from microbudget.methods.distill import Distill
 from microbudget.methods.distill.cutting import spread
 from microbudget.methods.finetune import Finetune
 from microbudget.model import Model
+from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.text_classifier import load_network
 from microbudget.runtimes.loading import load
+from microbudget.search.space import Pace, search_space
 from toy_texts import bert_config, rows, write_classifier, write_encoder, write_table
 
 pytestmark = pytest.mark.usefixtures("without_plots")
@@ -273,3 +275,34 @@ def test_pruned_zeros_stay_zero(classifier: Path, table: Path, tmp_path: Path) -
     assert not weight[:3].any()
     assert not torch.equal(weight[3:], network.get_parameter(name)[3:])
     assert json.loads((made.path / "config.json").read_text())["num_hidden_layers"] == 2
+
+
+def test_shrink_tries_smaller_encoders_where_there_is_time(classifier: Path, encoder: Path, table: Path) -> None:
+    task = TextTask.open(table)
+
+    def tried(model: Path, minutes: float | None) -> list[str]:
+        space = search_space(load(model), task, minutes)
+        first = () if model == classifier else space.teaching(minutes)
+        return [recipe.short() for recipe in space.recipes(first)]
+
+    assert tried(classifier, None)[-2:] == [  # few texts are seen more often
+        "prune(sparsity=0.4) > distill > export > quantize",
+        "distill(depth=0.5) > export > quantize",
+    ]
+    assert not [text for text in tried(classifier, 1e-6) if "depth" in text or "prune" in text]
+    assert not [text for text in tried(encoder, None) if "depth" in text or "prune" in text]  # of two layers
+
+
+def test_smaller_encoders_are_trimmed_too(table: Path, tmp_path: Path) -> None:
+    space = search_space(load(write_encoder(tmp_path / "m", num_hidden_layers=DEEP)), TextTask.open(table), 20.0)
+    shown = [[step.name() for step in recipe.steps] for recipe in space.recipes(space.teaching(20.0))]
+    assert shown[-4:] == [
+        ["finetune", "prune", "distill", "export", "quantize"],
+        ["finetune", "prune", "distill", "trim", "export", "quantize"],
+        ["finetune", "distill", "export", "quantize"],
+        ["finetune", "distill", "trim", "export", "quantize"],
+    ]
+    assert not [text for text in map(str, space.recipes((Finetune(),))) if "depth=0.5" in text]  # a head alone
+    pace = Pace(example_s=0.01, open_s=1.0, parameters=1, calibration=100)
+    half, longer = (space.build_s(Recipe((Distill(depth=0.5, epochs=epochs),)), pace) for epochs in (10, 20))
+    assert longer - half == pytest.approx(0.01 * 100 * 15)

@@ -46,7 +46,7 @@ def shrink(
         prompts = read_prompts(how.prompts, given)
 
         def plan(task: Task) -> Plan:
-            space = search_space(judging_of(task).resolved(given, how.output), task)
+            space = search_space(judging_of(task).resolved(given, how.output), task, minutes)
             first = () if knows_labels(space.given, task.labels) else space.teaching(minutes)
             return Plan(space, first, tuple(space.recipes(first)))
 

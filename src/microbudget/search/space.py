@@ -32,6 +32,7 @@ class SearchSpace:
     """The recipes for one model and its data, and what is known of them before they are built."""
 
     default_drop = Drop(0.01)  # the loss that is allowed where the user gives no limit
+    minutes: float | None = None  # of the whole run, where it has an end
 
     def __init__(self, given: Model, task: Task) -> None:
         self.given, self.task = given, task
@@ -78,8 +79,12 @@ class SearchSpace:
         return {}
 
 
-def search_space(given: Model, task: Task) -> SearchSpace:
-    """The SearchSpace of the model's kind; for a kind of the user's own, that of its file format."""
+def search_space(given: Model, task: Task, minutes: float | None = None) -> SearchSpace:
+    """The SearchSpace of the model's kind; for a kind of the user's own, that of its file format.
+
+    minutes: of the whole run, where it has an end.
+    """
     module = find_facet(given.task, "search_space") or facet(of_format(given.format) or given.task, "search_space")
     found: SearchSpace = module.SearchSpace(given, task)
+    found.minutes = minutes
     return found

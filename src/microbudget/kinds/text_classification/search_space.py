@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ from ...methods import Method
 from ...methods.distill import STATIC, Distill
 from ...methods.export import Export
 from ...methods.finetune import Finetune
+from ...methods.prune import Prune
 from ...methods.quantize import Quantize
 from ...methods.tfidf import LENGTHS, Tfidf
 from ...methods.trim import Trim
@@ -24,6 +26,9 @@ from .teaching import texts_of
 
 EPOCHS = 4  # over the encoder; more overfit a few thousand texts
 STEPS, TEXTS, MOST_EPOCHS = 300, 32, 30  # steps that a new head and the encoder need at least, texts in each
+CUT, HALF = 0.4, 0.5  # of heads and neurons, which prune removes; of the layers, which a student keeps
+CUT_EPOCHS, HALF_EPOCHS, LEAST_EPOCHS = 4, 8, 4  # in which they learn from the whole encoder
+LEAST_LAYERS = 4  # of an encoder that is made smaller
 KEPT = (8000, 2000)  # frequent tokens of a vocabulary, beside those of the user's texts
 WORK = 3e12  # operations of a training for each minute of the run: about half of the time on two cores
 MINUTES = 20.0  # of a run without a limit
@@ -32,6 +37,8 @@ COUNTED = 256  # texts whose tokens stand for all
 STEP_S = 2.0
 BAGS = 200_000  # texts that the static student sees in all its epochs: it has one matrix, and they take a minute
 BAG_EPOCHS = 30
+SENSITIVITY_S = 15.0  # to trace an encoder, and to answer without parts of its layers
+LAYERS = ("num_hidden_layers", "n_layers")  # in config.json; the latter DistilBERT's
 VOCABULARY_S = 30.0  # a forward pass over the tokens, and the training
 
 
@@ -71,6 +78,29 @@ class SearchSpace(space.SearchSpace):
         if first and export:  # after the training, which all recipes then share
             for keep in KEPT:
                 yield Recipe((*first, Trim(keep=keep), *export, Quantize()))
+        for smaller in self._smaller(first):  # last: a further training, and the largest loss
+            yield Recipe((*first, *smaller, *export, Quantize()))
+            if first:
+                yield Recipe((*first, *smaller, Trim(keep=KEPT[-1]), *export, Quantize()))
+
+    def _smaller(self, first: Sequence[Method]) -> Iterator[tuple[Method, ...]]:
+        """Smaller encoders, which learn from the whole one: fewer heads and neurons, then half of the layers.
+
+        Each where all trainings together fit into what trainings may take of the minutes.
+        """
+        deep = [step.deep_epochs for step in first if isinstance(step, Finetune) and step.unfreeze]
+        labelled = len(self.task.examples("train"))
+        if self.given.format != "hf" or not labelled or (first and not deep) or layers_of(self.given) < LEAST_LAYERS:
+            return
+        shown = labelled + len(self.task.examples("unlabelled"))
+        whole = max(1.0, self._epoch_work())
+        room = math.inf if self.minutes is None else WORK * self.minutes - sum(deep) * whole
+        for cut, left, epochs in ((Prune(sparsity=CUT), 1 - CUT, CUT_EPOCHS), (None, HALF, HALF_EPOCHS)):
+            epoch = left * whole * shown / labelled
+            taken = int(min(max(epochs, epochs_for(shown)), room / epoch))
+            if taken >= LEAST_EPOCHS:
+                room -= taken * epoch
+                yield (cut, Distill(epochs=taken)) if cut else (Distill(depth=HALF, epochs=taken),)
 
     def forecast(self, threads: int) -> Iterator[str]:
         """Whether words and characters can be counted here, and what is not tried for a language model."""
@@ -88,11 +118,8 @@ class SearchSpace(space.SearchSpace):
 
     def build_s(self, recipe: Recipe, pace: Pace) -> float:
         """By forward passes over the training texts; a training of the whole network watches the clock itself."""
-        passes = {"quantize": 1, "finetune": 1, "distill": 1}
-        further = {"distill": VOCABULARY_S}
         return sum(
-            STEP_S + further.get(step.name(), 0.0) + passes.get(step.name(), 0) * pace.calibration * pace.example_s
-            for step in recipe.steps
+            STEP_S + _further_s(step) + _passes(step) * pace.calibration * pace.example_s for step in recipe.steps
         )
 
     def _epoch_work(self) -> float:
@@ -106,9 +133,28 @@ class SearchSpace(space.SearchSpace):
         return PASSES * multiplied(self.given) * tokens * len(examples)
 
 
+def _passes(step: Method) -> float:
+    """Forward passes of the whole network over the training texts; a backward pass takes as long as two."""
+    if isinstance(step, Distill) and step.student != STATIC:
+        return 1 + 3 * step.depth * step.epochs
+    return 1 if isinstance(step, (Quantize, Finetune, Distill)) else 0
+
+
+def _further_s(step: Method) -> float:
+    if isinstance(step, Prune):
+        return SENSITIVITY_S
+    return VOCABULARY_S if isinstance(step, Distill) and step.student == STATIC else 0.0
+
+
 def epochs_for(texts: int) -> int:
     """Epochs over the encoder with so many training texts: more of a few texts, so that there are enough steps."""
     return max(EPOCHS, min(MOST_EPOCHS, math.ceil(STEPS * TEXTS / max(1, texts))))
+
+
+def layers_of(model: Model) -> int:
+    """Of an encoder, as its config.json says; 0 where it says nothing."""
+    config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+    return next((int(config[name]) for name in LAYERS if isinstance(config.get(name), int)), 0)
 
 
 def multiplied(model: Model) -> int:
