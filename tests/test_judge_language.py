@@ -65,6 +65,14 @@ def test_a_text_task_is_a_language_task(text: Path) -> None:
     assert isinstance(task, Task)
 
 
+def test_a_passage_counts_its_judged_bytes(text: Path) -> None:
+    task = TextTask.open(text, DataOptions(splits=False))
+    lengths = judging_of(task).lengths(task.examples("test"))
+    assert lengths is not None
+    assert (lengths > 0).all()
+    assert 0.6 * text.stat().st_size < lengths.sum() <= text.stat().st_size  # the first part of each is not judged
+
+
 def test_divergence_is_that_of_the_definition() -> None:
     coin = np.random.default_rng(0)
     a, b = (coin.normal(size=(150, 40), scale=2).astype(np.float32) for _ in range(2))

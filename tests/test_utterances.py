@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from microbudget.errors import BadData
+from microbudget.judge.judging import judging_of
 from microbudget.kinds.transcription.data import TranscriptionTask
 from microbudget.kinds.transcription.utterances import find
 from microbudget.task import DataOptions, open_data
@@ -49,6 +50,15 @@ def test_audiofolder_csv_and_jsonl(tmp_path: Path) -> None:
     line = {"file_name": "deep/b.flac", "text": "up"}
     (tmp_path / "test/metadata.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     assert texts(tmp_path) == {"train/a.wav": ("train", "yes, no"), "test/deep/b.flac": ("test", "up")}
+
+
+def test_how_much_a_recording_counts_is_known_before_it_is_transcribed(tmp_path: Path) -> None:
+    table(tmp_path, {"a.wav": "One, two; three four!", "b.wav": "five"})
+    write(tmp_path / "a.wav")
+    write(tmp_path / "b.wav")
+    task = TranscriptionTask.open(tmp_path, DataOptions(splits=False))
+    examples = sorted(task.examples("test"), key=lambda example: example.name)
+    assert judging_of(task).lengths(examples).tolist() == [4, 1]  # type: ignore[union-attr]
 
 
 def test_librispeech(tmp_path: Path) -> None:

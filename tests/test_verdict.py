@@ -313,6 +313,27 @@ def test_can_show():
     assert can_show(Drop(0.9, relative=True), 5) == (True, 5)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize(("limit", "make"), [(ONE_POINT, "wer"), (Drop(0.05), "wer"), (ONE_PERCENT, "bits per byte")])
+def test_can_show_keeps_its_word_for_uneven_lengths(limit, make, spread):
+    """As many examples as it says, of the same spread and with equal answers, show it, and a fifth fewer do not."""
+    lengths = np.ceil(20 * np.exp(spread * np.random.default_rng(0).standard_normal(60)))
+    _, needed = can_show(limit, 60, lengths)
+    for examples, decision in ((needed * 1.2, "within"), (needed * 0.8, "not shown")):
+        repeated = np.resize(lengths, round(examples))
+        pair = Scores(make, repeated * 0.1, repeated, higher_is_better=False)
+        assert judge_pair(pair, pair, limit).decision == decision
+
+
+def test_can_show_takes_more_of_uneven_lengths():
+    even, uneven = np.full(40, 12.0), np.repeat([4.0, 36.0], [30, 10])  # of the same mean
+    assert can_show(ONE_POINT, 299, even) == can_show(ONE_POINT, 299) == (True, 299)
+    possible, needed = can_show(ONE_POINT, 299, uneven)
+    assert not possible
+    assert 850 < needed < 950  # a long one counts three times
+    assert can_show(Drop(0.0), 4, uneven) == (False, 5)
+
+
 def lost_utterances(examples, coin):
     """Pairs whose true loss is one point: one utterance in 100 is lost wholly, as likely the longer it is."""
     words = np.clip(np.round(coin.lognormal(2, 0.5, examples)), 1, 40)

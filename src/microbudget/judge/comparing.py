@@ -75,7 +75,7 @@ def compare(
     examples = task.examples(how.split)
     if not examples:
         raise BadData(f"the {how.split} split holds no example to compare with")
-    _say_what_can_be_shown(max_drop, judging.evidence(examples), how.progress)
+    _say_what_can_be_shown(max_drop, judging, examples, how.progress)
     timed, agreement, unlabelled = _run(judging, models, examples, how, max_drop is not None)
     parts = zip((a, b), agreement.qualities, timed.costs, strict=True)
     measured = [
@@ -95,12 +95,15 @@ def _resolved(judging: Judging, models: tuple[Model, Model], output: str | None)
     return judging.resolved(models[0], first), judging.resolved(models[1], second)
 
 
-def _say_what_can_be_shown(max_drop: Drop | None, examples: int, progress: Progress) -> None:
+def _say_what_can_be_shown(
+    max_drop: Drop | None, judging: Judging, examples: Sequence[Example], progress: Progress
+) -> None:
     if max_drop is None:
         return
-    possible, needed = can_show(max_drop, examples)
+    count = judging.evidence(examples)
+    possible, needed = can_show(max_drop, count, judging.lengths(examples))
     if not possible:
-        progress.say(f"note: {examples} examples cannot show a loss within {max_drop} at 95 %: that takes {needed}")
+        progress.say(f"note: {count} examples cannot show a loss within {max_drop} at 95 %: that takes {needed}")
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,10 @@ class Judging:
         """How many examples count for a verdict: unlabelled ones too where an answer is a class."""
         return len(examples) + (len(self.task.examples("unlabelled")) if self.task.labels else 0)
 
+    def lengths(self, examples: Sequence[Example]) -> NDArray[np.float64] | None:
+        """What each counts, (examples,), such as its words; None where each counts once. It is known beforehand."""
+        return None
+
     def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
         """The examples in their order, so many in one request that the inputs of no model exceed the limit."""
         if not examples:
@@ -153,18 +157,14 @@ class Judging:
         """The inputs that are timed: the first `batch` examples, repeated when there are fewer. Raises BadData."""
         if not examples:
             raise BadData("there is no example to measure with")
-        chosen = [examples[index % len(examples)] for index in range(batch)]
-        return collated(self.task, model, chosen)
+        return collated(self.task, model, [examples[index % len(examples)] for index in range(batch)])
 
     def preparation(self, model: Model) -> Callable[[Example], object]:
         """From an example to the model's input: what `preprocessing_s` times."""
         return lambda example: collated(self.task, model, [example])
 
     def cost_extra(self, worker: Worker, inputs: Inputs, timing: Timing, seconds: float) -> dict[str, Any]:
-        """Further numbers on what the open model costs, for `extra` of a Measurement. Raises WorkerFailed.
-
-        seconds: the most that a timing of them takes.
-        """
+        """More on what the open model costs, for `extra`; `seconds` at most each. Raises WorkerFailed."""
         return {}
 
     def quality_extra(self, worker: Worker, examples: Sequence[Example]) -> dict[str, Any]:

@@ -189,6 +189,17 @@ def examples_to_show(limit: float, level: float = LEVEL) -> int:
     return examples
 
 
+def uneven_to_show(limit: float, lengths: Floats, longest: float, level: float = LEVEL) -> int:
+    """As `examples_to_show` for a ratio of sums over examples whose `lengths`, (examples,), spread as those given.
+
+    With one further example of the length `longest` that is wholly lost, a draw of `paired_ratio_bootstrap` is at least
+    `limit` where w longest (1 - limit) >= limit sum(w_i length_i). The weights are exponential, so the probability is
+    the product of 1 / (1 + c length_i) with c = limit / ((1 - limit) longest): of equal lengths, (1 - limit)^n.
+    """
+    rate = float(np.log1p(limit / ((1 - limit) * longest) * lengths).mean())
+    return math.ceil(-math.log(1 - level) / rate)
+
+
 def _z(level: float) -> float:
     return NormalDist().inv_cdf(0.5 + level / 2)
 

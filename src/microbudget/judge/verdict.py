@@ -13,7 +13,7 @@ from ..errors import BadData, InvalidOption
 from ..task import Scores
 from ..units import Drop
 from . import statistics as stats
-from .evidence import COSTLY, Evidence, Ratios, Runaways, Shares, check_pair, is_share, is_unbounded
+from .evidence import COSTLY, LONG, Evidence, Ratios, Runaways, Shares, check_pair, is_share, is_unbounded
 
 Decision = Literal["within", "exceeds", "not shown"]
 TIE = 1e-12  # a loss that is the limit but for rounding is not beyond it
@@ -90,13 +90,20 @@ def _judged(evidence: Evidence, limit: Drop | None) -> Verdict:
     return _verdict(evidence, "not shown", limit, more, _undecided(evidence, limit, more))
 
 
-def can_show(limit: Drop, examples: int) -> tuple[bool, int]:
+def can_show(limit: Drop, examples: int, lengths: stats.Floats | None = None) -> tuple[bool, int]:
     """Whether that many examples can show the limit when no answer changes, and how many it takes: 299 for 1 pt.
 
-    A limit of 0 is only shown by a candidate that gains: the number is then of examples all gained. Examples of uneven
-    length (utterances, chunks of text) take more, by the ratio of a long one to the mean.
+    A limit of 0 is only shown by a candidate that gains: the number is then of examples all gained. lengths: what the
+    examples at hand count, (examples,), where they are of uneven length, as utterances and chunks of text are: the
+    number is then of examples that are as uneven, and higher, since the further one that no sample has may be long.
     """
-    needed = stats.examples_to_show(min(limit.amount / COSTLY, COSTLY) if limit.relative else limit.amount)
+    share = min(limit.amount / COSTLY, COSTLY) if limit.relative else limit.amount
+    uneven = lengths is not None and len(lengths) > 0 and float(lengths.min()) != float(lengths.max())
+    if uneven and share > 0:
+        assert lengths is not None
+        needed = stats.uneven_to_show(share, lengths, stats.weighted_quantile(lengths, LONG))
+    else:
+        needed = stats.examples_to_show(share)
     return examples >= needed, needed
 
 

@@ -171,8 +171,9 @@ def _check_splits(judging: Judging, budget: Budget, use: Use, progress: Progress
     if budget.max_drop is None:
         return
     judging.check_limit(budget.max_drop)
-    examples = judging.evidence(task.examples("test"))
-    possible, least = can_show(budget.max_drop, examples)
+    test = task.examples("test")
+    examples = judging.evidence(test)
+    possible, least = can_show(budget.max_drop, examples, judging.lengths(test))
     if not possible:
         text = (
             f"{examples} test and unlabelled examples cannot show a loss within {budget.max_drop} at 95 %, even if no"

@@ -51,6 +51,10 @@ class Judging(TimedByToken):
                 " --questions FILE, whose accuracy has points"
             )
 
+    def lengths(self, examples: Sequence[Example]) -> NDArray[np.float64]:
+        """Their judged bytes."""
+        return self.task.score(np.zeros((len(examples), 2)), examples).denominator
+
     def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
         """One passage in each request."""
         return [examples[place : place + 1] for place in range(len(examples))]

@@ -39,6 +39,11 @@ class Judging(judging.Judging):
         every = (example for split in SPLITS for example in self.task.examples(split))
         return max(TIMEOUT_S, 2 * max((self._recordings.seconds(example) for example in every), default=0.0))
 
+    def lengths(self, examples: Sequence[Example]) -> NDArray[np.float64]:
+        """Their words."""
+        said = np.array([self._recordings.text(example) or "" for example in examples])
+        return self.task.score(said, examples).denominator
+
     def chunks(self, models: Iterable[Model], examples: Sequence[Example]) -> list[Sequence[Example]]:
         """Rows are as long as the longest; a long recording, which takes as long as many, is alone."""
         seconds = self._recordings.seconds
