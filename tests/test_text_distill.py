@@ -26,7 +26,7 @@ from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.text_classifier import load_network
 from microbudget.runtimes.loading import load
 from microbudget.search.space import Pace, search_space
-from toy_texts import bert_config, rows, write_classifier, write_encoder, write_table
+from toy_texts import ROWS, bert_config, rows, write_classifier, write_encoder, write_table, write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 DEEP = 4  # layers of the teacher
@@ -190,12 +190,16 @@ def test_encoders_are_cut_by_their_own_configurations(name: str) -> None:
 
 
 def test_fused_matrices_are_not_narrowed(tmp_path: Path) -> None:
-    class Fused(torch.nn.Module):
-        pass
+    from transformers import ModernBertConfig, ModernBertModel
 
-    network = Fused()
-    network.Wqkv = torch.nn.Linear(2, 6)  # type: ignore[assignment]
-    assert any(name.endswith(student.FUSED) for name, _ in network.named_modules())
+    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 2}
+    ModernBertModel(ModernBertConfig(vocab_size=ROWS, **shape, **tokens)).save_pretrained(str(tmp_path))
+    write_tokenizer(tmp_path)
+    model = load(tmp_path)
+    with pytest.raises(UnsupportedModel, match=r"the matrices of modernbert are fused.*use depth"):
+        student.student_of(Distill(width=0.5), model, LABELS, 0)
+    assert student.student_of(Distill(depth=0.5), model, LABELS, 0).describe()["layers"] == 1
 
 
 def test_answers_are_kept_batch_by_batch(

@@ -24,7 +24,7 @@ from ...training.head_report import answers_report
 AT_ONCE = 64  # texts of one array: each takes as many bytes as the longest
 ANSWERED_AT_ONCE = 256  # texts of about one length
 ASKING = "asking the teacher"
-INSTEAD = "a text classifier is made smaller with distill, trim or quantize"
+INSTEAD = "a text classifier is made smaller with prune, distill, trim, window or quantize"
 
 
 class TokenTask:
