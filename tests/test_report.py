@@ -25,6 +25,7 @@ from microbudget.report.answers import Answers, group, to_label
 from microbudget.report.confusion import confusion
 from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
+from microbudget.report.page import render
 from microbudget.report.plots import Limits, Point, front, trade_off
 from microbudget.report.steps import steps, words
 from microbudget.task import DataOptions
@@ -107,6 +108,21 @@ def test_table_has_every_candidate_with_its_numbers(page):
     assert "failed: no such layer" in rows[3][1]
     assert RECIPE in page.text
     assert "resize(pixels=96)" in page.text
+
+
+def test_a_choice_by_divergence_is_called_so(made):
+    outcome = read_outcome(made.run.folder)
+    sentence = "so few that models of one size are told apart by their divergence"
+
+    def of(examples):
+        rows = (
+            replace(row, measurement=row.measurement and replace(row.measurement, examples=examples, extra={"kl": 0.1}))
+            for row in outcome.candidates
+        )
+        return render(replace(outcome, candidates=tuple(rows)))
+
+    assert sentence in of(12)
+    assert sentence not in of(300)
 
 
 def test_candidate_without_latency_has_a_dash_for_it(page):

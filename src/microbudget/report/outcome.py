@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..judge.budget import Budget
 from ..model import Record
-from ..runs.candidates import Candidate
+from ..runs.candidates import Candidate, by_divergence
 from ..runs.reading_order import reading_order
 from ..runs.run import LAYOUT, Run
 from ..task import Example, Split
@@ -41,6 +41,11 @@ class Outcome:
     def rows(self) -> tuple[Candidate, ...]:
         """The reference and the candidates."""
         return (self.reference, *self.candidates)
+
+    @property
+    def by_divergence(self) -> bool:
+        """Whether models of one size were told apart by their divergence from the reference."""
+        return by_divergence(self.candidates)
 
     @property
     def smaller(self) -> Candidate | None:
