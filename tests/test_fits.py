@@ -178,6 +178,8 @@ PUBLISHED: dict[str, tuple[tuple[int, ...], dict[str, object]]] = {
     "SmolLM3-3B": ((2048, 11008, 36, 16, 4, 128256), {"model_type": "smollm3", "tie_word_embeddings": True}),
     "OLMo-2-1B": ((2048, 8192, 16, 16, 16, 100352), {"model_type": "olmo2"}),
     "Phi-3-mini": ((3072, 8192, 32, 32, 32, 32064), {"model_type": "phi3", "max_position_embeddings": 4096}),
+    "OLMo-1B": ((2048, 8192, 16, 16, 16, 50304), {"model_type": "olmo", "tie_word_embeddings": True}),
+    "gemma-2b": ((2048, 16384, 18, 8, 1, 256000), {"model_type": "gemma", "head_dim": 256}),
     "gemma-2-2b": ((2304, 9216, 26, 8, 4, 256000), {"model_type": "gemma2", "head_dim": 256}),
     "gemma-3-1b": (
         (1152, 6912, 26, 4, 1, 262144),
@@ -193,6 +195,8 @@ PUBLISHED: dict[str, tuple[tuple[int, ...], dict[str, object]]] = {
 # As published; GPT-2 with 1,024 positions more, for a context of the test's length.
 COUNTS = {
     "Llama-3.1-8B": 8_030_261_248,
+    "OLMo-1B": 1_176_764_416,
+    "gemma-2b": 2_506_172_416,
     "gemma-2-2b": 2_614_341_888,
     "gemma-3-1b": 999_885_952,
     "gpt2": 124_439_808 + 1024 * 768,

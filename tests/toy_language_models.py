@@ -51,6 +51,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 32},
     "smollm3": {"model_type": "smollm3", "num_hidden_layers": 5, "num_key_value_heads": 2, "pad_token_id": None},
+    "olmo": {"model_type": "olmo", "num_key_value_heads": 2, "pad_token_id": None, "clip_qkv": 0.7},
     "olmo2": {"model_type": "olmo2", "num_key_value_heads": 2, "pad_token_id": None},
     "phi3": {"model_type": "phi3", "num_key_value_heads": 2, "pad_token_id": None},
     "stablelm": {"model_type": "stablelm", "num_key_value_heads": 4, "use_qkv_bias": True},
@@ -58,6 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "model_type": "stablelm", "num_key_value_heads": 2, "use_parallel_residual": True, "qk_layernorm": True,
         "partial_rotary_factor": 0.5,
     },
+    "gemma": {"model_type": "gemma", "num_key_value_heads": 1, "head_dim": 32},
     # Windows shorter than the tests' texts; query_pre_attn_scalar as published (a head's width), and another one.
     "gemma2": {
         "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16,

@@ -1,8 +1,9 @@
-"""Gemma 2 and 3: norms before and after each part, a window in most layers, logits that saturate."""
+"""Gemma: norms that multiply by 1 + weight; 2 and 3 have more of them, windows in most layers, logits that saturate."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,10 @@ def _norm(source: str, target: str, width: str = "hidden", **more: Any) -> tuple
     return weight(source, target, width, **{"change": _one_more, **more})
 
 
-_SHARED = (
+_GEMMA = (
     *weight("model.embed_tokens", "token_embd", "vocabulary", "hidden"),
     *_norm("model.norm", "output_norm"),
+    *weight(LAYER + "self_attn.q_proj", BLOCK + "attn_q", "queries", "hidden"),
     *weight(LAYER + "self_attn.k_proj", BLOCK + "attn_k", "keys", "hidden"),
     *weight(LAYER + "self_attn.v_proj", BLOCK + "attn_v", "keys", "hidden"),
     *weight(LAYER + "self_attn.o_proj", BLOCK + "attn_output", "hidden", "queries"),
@@ -69,15 +71,18 @@ _SHARED = (
     *weight(LAYER + "mlp.up_proj", BLOCK + "ffn_up", "inner", "hidden"),
     *weight(LAYER + "mlp.down_proj", BLOCK + "ffn_down", "hidden", "inner"),
     *_norm(LAYER + "input_layernorm", BLOCK + "attn_norm"),
+)
+_FIRST = (*_GEMMA, *_norm(LAYER + "post_attention_layernorm", BLOCK + "ffn_norm"))
+_AROUND = (  # norms before and after each part
+    *_GEMMA,
     *_norm(LAYER + "post_attention_layernorm", BLOCK + "post_attention_norm"),
     *_norm(LAYER + "pre_feedforward_layernorm", BLOCK + "ffn_norm"),
     *_norm(LAYER + "post_feedforward_layernorm", BLOCK + "post_ffw_norm"),
 )
-_GEMMA2 = (*_SHARED, *weight(LAYER + "self_attn.q_proj", BLOCK + "attn_q", "queries", "hidden", change=_scaled))
+_GEMMA2 = tuple(replace(row, change=_scaled) if "q_proj" in row.source else row for row in _AROUND)
 _GEMMA3 = (
-    *_SHARED,
+    *_AROUND,
     *head_row(),
-    *weight(LAYER + "self_attn.q_proj", BLOCK + "attn_q", "queries", "hidden"),
     *_norm(LAYER + "self_attn.q_norm", BLOCK + "attn_q_norm", "head", change=_one_more_scaled),
     *_norm(LAYER + "self_attn.k_norm", BLOCK + "attn_k_norm", "head"),
 )
@@ -115,12 +120,16 @@ def _settle(settings: Settings) -> Settings:
     }
 
 
-def _check(settings: Settings, name: str) -> None:
-    model_type = settings["model_type"]
+def _check_first(settings: Settings, name: str) -> None:
     refuse_set(settings, name, {
-        "attention_bias": f"llama.cpp has no attention_bias for {model_type}",
+        "attention_bias": f"llama.cpp has no attention_bias for {settings['model_type']}",
         "use_bidirectional_attention": "llama.cpp lets a token look back only",
     })  # fmt: skip
+
+
+def _check(settings: Settings, name: str) -> None:
+    model_type = settings["model_type"]
+    _check_first(settings, name)
     if _pattern(settings) is None:
         raise UnsupportedModel(
             f"{name}: llama.cpp's {model_type} needs layers with a window, and one without after each so many of them;"
@@ -172,6 +181,20 @@ _DEFAULTS: Settings = {
     "sliding_window": SLIDING_WINDOW,
 }
 FAMILIES: dict[str, Family] = {
+    "gemma": Family(
+        "gemma",
+        _FIRST,
+        activation=("hidden_act", (*GELU, "gelu")),  # which its first configs say, and mean the other
+        scalings=("default", "linear"),
+        defaults={
+            "head_dim": 256,
+            "num_key_value_heads": 16,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 8192,
+        },
+        own_head=False,
+        check=_check_first,
+    ),
     "gemma2": Family(
         "gemma2",
         _GEMMA2,

@@ -57,6 +57,8 @@ _LLAMA = (
     *_decoder(permuted=True, qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
     *_NORMS,
 )
+_OLMO = _decoder(permuted=True, qkv_bias=False, output_bias=False, mlp_bias=False)
+_OLMO_ROWS = tuple(row for row in _OLMO if "norm" not in row.target)  # its norms have no weights
 _OLMO2_NORMS = (  # of what attention and the feed-forward part add, and of all heads together
     *weight(LAYER + "self_attn.q_norm", BLOCK + "attn_q_norm", "queries"),
     *weight(LAYER + "self_attn.k_norm", BLOCK + "attn_k_norm", "keys"),
@@ -120,6 +122,17 @@ FAMILIES: dict[str, Family] = {
         check=_no_attention_bias,
     ),
     "smollm3": Family("smollm3", _LLAMA, check=_no_other_positions),
+    "olmo": Family(
+        "olmo",
+        _OLMO_ROWS,
+        epsilon="layer_norm_eps",
+        epsilon_key="attention.layer_norm_epsilon",
+        scalings=("default", "linear", "yarn"),
+        check=_no_attention_bias,
+        entries=lambda config: Entries(
+            real={"attention.clamp_kqv": float(config.raw["clip_qkv"])} if config.raw.get("clip_qkv") else {}
+        ),
+    ),
     "olmo2": Family(
         "olmo2",
         (*_decoder(qkv_bias=False, output_bias=False, mlp_bias=False), *_OLMO2_NORMS),
