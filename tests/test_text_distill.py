@@ -156,6 +156,9 @@ def test_named_students(encoder: Path, classifier: Path, table: Path, tmp_path: 
     bert_config(vocab_size=50).save_pretrained(str(alone))
     with pytest.raises(InvalidOption, match=r"a vocab_size of 50, and its tokenizer .* has 1,100 tokens"):
         step.apply(load(classifier), given, tmp_path)
+    (alone / "config.json").write_text('{"model_type": "resnet"}', encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=r"config\.json is of a resnet, which is no encoder of texts"):
+        step.apply(load(classifier), given, tmp_path)
     with pytest.raises(InvalidOption, match="a named student is taken as it is"):
         replace(folder, depth=0.5).apply(load(classifier), given, tmp_path)
     with pytest.raises(InvalidOption, match="dimensions are those of student='static'"):

@@ -95,6 +95,10 @@ def _cut(step: Distill, model: Model, labels: tuple[str, ...], seed: int) -> Stu
 def _initialized(folder: Path, given: Model, labels: tuple[str, ...], seed: int) -> Student:
     """Of a config.json without weights. It reads by the tokenizer next to it, else by the given model's."""
     config = named.read_config(folder)
+    if not all(isinstance(getattr(config, name, None), int) for name in ("vocab_size", "hidden_size")):
+        raise UnsupportedModel(
+            f"distill: the student {folder / 'config.json'} is of a {config.model_type}, which is no encoder of texts"
+        )
     described = config.to_dict()
     own = reading_of(folder, described)
     if own is None:
@@ -103,7 +107,7 @@ def _initialized(folder: Path, given: Model, labels: tuple[str, ...], seed: int)
         folder = given.folder
     model = Model(folder, "hf", Record(KIND, preprocessing=own))
     tokens = TextEncoder.of(model).ids
-    if tokens > int(getattr(config, "vocab_size", tokens)):
+    if tokens > config.vocab_size:
         raise InvalidOption(
             f"distill: the student's config.json has a vocab_size of {config.vocab_size:,}, and its tokenizer"
             f" {model.folder / TOKENIZER} has {tokens:,} tokens: write that number, or put the student's own"
