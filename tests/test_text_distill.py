@@ -134,6 +134,26 @@ def test_an_encoder_learns_from_a_named_teacher(encoder: Path, classifier: Path,
         Distill(teacher=str(encoder)).apply(load(classifier), given, tmp_path)
 
 
+@pytest.mark.parametrize("options", [{"depth": 0.5}, {"student": "static", "dimensions": 4}])
+def test_what_a_teacher_is_worth(
+    options: dict[str, Any], classifier: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without it, as many steps, with fewer and fewer labels."""
+    monkeypatch.setattr("microbudget.methods.distill.worth.FRACTIONS", (1.0, 0.1))
+    given = replace(context(table, tmp_path), reference=load(classifier))
+    made = built(Distill(**options, epochs=1, curve=True), load(classifier), given, tmp_path / "out")
+    report = made.record.history["distill"]["with_and_without"]
+    assert [row["labels_share"] for row in report] == [1.0, 0.1]
+    for row in report:
+        assert row["gain_by_teacher"] == row["quality_with_teacher"] - row["quality_without_teacher"]
+    lesson = Lesson.of(load(classifier), given)
+    few, alone = (lesson.part(0.1, 0, taught=taught) for taught in (True, False))
+    assert len(few.examples) == len(alone.examples) == len(lesson.examples)
+    assert len({each.key for each in alone.examples}) == (few.labels >= 0).sum() < 0.15 * (lesson.labels >= 0).sum()
+    assert {each.label for each in alone.examples} == {0, 1}
+    assert alone.answers is None
+
+
 def test_named_students(encoder: Path, classifier: Path, table: Path, tmp_path: Path) -> None:
     given = replace(context(table, tmp_path), reference=load(classifier))
     folder = Distill(student=str(encoder), epochs=0)

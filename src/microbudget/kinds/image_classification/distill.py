@@ -14,6 +14,7 @@ from ...errors import InvalidOption, UnsupportedModel, what_it_said
 from ...methods import Context
 from ...methods.distill import Distill, named
 from ...methods.distill.loss import feature_loss, mixed_loss
+from ...methods.distill.worth import worth
 from ...metrics import classification_report
 from ...model import Model, Record
 from ...runtimes.hf.heads import head_of
@@ -41,7 +42,6 @@ OPTIONS = (
 ADVICE = "an image classifier is cut with depth= and width="
 TEACHER_LOGITS, TEACHER_FEATURES = "teacher_logits", "teacher_features"  # in a batch, next to inputs and label
 UNLABELLED = -1
-FRACTIONS = (1.0, 0.3, 0.1)  # of the labels, for the curve
 
 
 def extra_inputs(step: Distill, context: Context) -> dict[str, str]:
@@ -245,22 +245,14 @@ def _curve(
     Its head is new in every cell, the same everywhere: the one that it would take from the model knows all the labels.
     Quality is on validation, which has also chosen the epoch. The teacher itself has learnt from all the labels.
     """
-    rows = []
-    for fraction in FRACTIONS:
-        row: dict[str, Any] = {"labels_share": fraction}
-        for name, teacher in (("with_teacher", answers), ("without_teacher", None)):
-            network, own = _student(step, model, context)
-            students.forget_classes(network, context.task.labels, context.seed)
-            run = Training(teacher, fraction, f"{name}_{fraction:g}", own.state)
-            row[f"quality_{name}"] = _kept_quality(train_student(step, network, data, context, run))
-        rows.append({**row, "gain_by_teacher": row["quality_with_teacher"] - row["quality_without_teacher"]})
-    return rows
 
+    def train_part(fraction: float, taught: bool, name: str) -> Trained:
+        network, own = _student(step, model, context)
+        students.forget_classes(network, context.task.labels, context.seed)
+        run = Training(answers if taught else None, fraction, name, own.state)
+        return train_student(step, network, data, context, run)
 
-def _kept_quality(trained: Trained) -> float:
-    """The task's metric on validation, of the epoch that was kept."""
-    scores = trained.epochs[trained.kept - 1] if trained.kept else trained.before or {}
-    return next(float(value) for name, value in scores.items() if name != "epoch" and not name.endswith("loss"))
+    return worth(train_part)
 
 
 def _report(network: Any, data: DistillationData) -> dict[str, float]:

@@ -5,6 +5,7 @@ Which texts the teacher answers, and how, is in `teacher.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ...errors import InvalidOption
 from ...methods import Context
 from ...methods.distill import STATIC, Distill
 from ...methods.distill import named as named_students
+from ...methods.distill.worth import kept_quality, worth
 from ...model import ONNX_NAME, Model, Record
 from ...runtimes.hf.text_classifier import save_network
 from ...runtimes.onnx.session import write_metadata
@@ -38,7 +40,7 @@ from .teaching import TokenTask, copy_tokenizer, reading, texts_of, validation_l
 
 OPTIONS = (
     "student", "depth", "width", "teacher", "prompt", "temperature", "hard", "epochs", "patience", "learning_rate",
-    "batch_size", "dimensions",
+    "batch_size", "dimensions", "curve",
 )  # fmt: skip
 ADVICE = "a text classifier is cut with depth= and width=, or becomes one vector for each token with student='static'"
 ASKED = 20_000  # texts that a teacher of vectors answers: some minutes. They learn the others' labels
@@ -81,9 +83,14 @@ def _vectors(step: Distill, model: Model, teacher: Model | None, context: Contex
     onnx.save(proto, str(out / ONNX_NAME))
     copy_tokenizer(model, out)
     logits = validation_logits(out, static.reading_of(model), context)
+
+    def train_part(part: Lesson, name: str) -> Trained:
+        return static.fit(step, vectors, _bags(model, part, context), context, name)[2]
+
     history = {
         "tokens": table.shape[0],
         "dimensions": table.shape[1],
+        **(_curve(train_part, lesson, context) if step.curve else {}),
         **(_alone(step, model, vectors, context) if step.teacher else {}),
         **_learnt(f"{table.shape[0]:,} tokens x {table.shape[1]} numbers", logits, trained, lesson, context),
     }
@@ -102,10 +109,7 @@ def _alone(step: Distill, model: Model, vectors: static.Vectors, context: Contex
     """What the same student learns from the labels alone, for the history: the gain from a named teacher is over it."""
     labels = Lesson.of(None, context)
     _, _, trained = static.fit(step, vectors, _bags(model, labels, context), context, "distill, labels alone")
-    kept = (
-        trained.epochs[trained.kept - 1]["validation_accuracy"] if trained.kept else (trained.before or {})["accuracy"]
-    )
-    accuracy = float(kept)
+    accuracy = kept_quality(trained)
     context.progress.say(f"distill   from the labels alone: validation accuracy {accuracy:.3f}")
     return {"accuracy_from_labels_alone": accuracy}
 
@@ -133,22 +137,45 @@ def _encoder(step: Distill, model: Model, teacher: Model, context: Context, out:
     save_network(student.network, out)
     copy_tokenizer(student.model, out)
     logits = objectives.answers(student.network, tokens, {}, lesson.validation)
+
+    def train_part(part: Lesson, name: str) -> Trained:
+        other = students.student_of(step, model, task.labels, context.seed)
+        students.forget_classes(other.network, task.labels, context.seed)
+        return _train(step, other, tokens, part, context, name)
+
     about = student.describe()
-    history = {**about, **_learnt(f"{about['parameters']:,} parameters", logits, trained, lesson, context)}
+    history = {
+        **about,
+        **(_curve(train_part, lesson, context) if step.curve else {}),
+        **_learnt(f"{about['parameters']:,} parameters", logits, trained, lesson, context),
+    }
     record = model.record.with_seen((*lesson.seen, *student.seen)).with_report("distill", history)
     record = replace(record, task=task.kind, labels=task.labels, output=None)
     return replace(record, preprocessing=reading(student.model), state=student.state)
 
 
-def _train(step: Distill, student: Student, tokens: TokenTask, lesson: Lesson, context: Context) -> Trained:
-    """Train the network in place."""
+def _curve(train_part: Callable[[Lesson, str], Trained], lesson: Lesson, context: Context) -> dict[str, Any]:
+    """The same student with and without its teacher, for the history; each with a new head, since its own knows all."""
+    if lesson.teacher is None:
+        raise InvalidOption("distill: curve compares trainings with a teacher and without one, and there is none")
+
+    def trained(fraction: float, taught: bool, name: str) -> Trained:
+        return train_part(lesson.part(fraction, context.seed, taught=taught), name)
+
+    return {"with_and_without": worth(trained)}
+
+
+def _train(
+    step: Distill, student: Student, tokens: TokenTask, lesson: Lesson, context: Context, name: str = "distill"
+) -> Trained:
+    """Train the network in place. name: of the training, for its checkpoint."""
     network = student.network
     factor = classifiers.head_factor(network)
     return train(
         network,
         _objective(step, tokens, lesson),
         Settings(step.epochs, step.learning_rate * factor, step.batch_size, patience=step.patience),
-        context.execution("distill"),
+        context.execution(name),
         groups=classifiers.groups(network, False, (TRAINED if student.trained else FRESH) / factor),
         after_step=zeros_stay(classifiers.pruned_weights(network, student.state)),
     )
@@ -156,12 +183,13 @@ def _train(step: Distill, student: Student, tokens: TokenTask, lesson: Lesson, c
 
 def _objective(step: Distill, tokens: TokenTask, lesson: Lesson) -> Objective:
     """The teacher's answers to all texts, and the labels of those that have one; in batches of about one length."""
-    assert lesson.answers is not None
-    labels, answers = torch.from_numpy(lesson.labels.astype(np.int64)), torch.from_numpy(lesson.answers)
+    labels = torch.from_numpy(lesson.labels.astype(np.int64))
+    answers = None if lesson.answers is None else torch.from_numpy(lesson.answers)
 
     def batch(rows: Rows, epoch: int) -> Batch:
         inputs = objectives.inputs(tokens, [lesson.examples[row] for row in rows], {})
-        return {**inputs, objectives.LABEL: labels[rows], TEACHER: answers[rows]}
+        known = {objectives.LABEL: labels[rows]}
+        return {**inputs, **known} if answers is None else {**inputs, **known, TEACHER: answers[rows]}
 
     def loss(network: Any, batch: Batch) -> torch.Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name not in (objectives.LABEL, TEACHER)}

@@ -61,6 +61,13 @@ def student_of(step: Distill, model: Model, labels: tuple[str, ...], seed: int) 
     return Student(network, own.with_record(preprocessing=reading(own)), True, own.record.state, own.record.seen)
 
 
+def forget_classes(network: Any, labels: tuple[str, ...], seed: int) -> None:
+    """Give the network a new head, initialized by the seed."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        set_classes(network, labels, None)
+
+
 def fingerprint(name: str) -> str:
     """Of a named student: what its files hold."""
     tokenizer = Path(named.folder_of(name)) / TOKENIZER

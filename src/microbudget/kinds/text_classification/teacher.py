@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ...runtimes.text.encoding import MAX_LENGTH
 from ...task import Example
 from ...training import objectives
 from ...training.head_data import labels_of
+from ...training.learning_curve import stratified
 from .network import KIND, has_head
 from .prompt import FORMATS as PROMPTED
 from .prompt import with_prompt
@@ -65,6 +66,17 @@ class Lesson:
         answers = np.full((len(learnt), found.shape[1]), np.nan, np.float32)
         answers[places] = found[: len(places)]
         return cls(learnt, labels, validation, teacher, answers, found[len(places) :])
+
+    def part(self, fraction: float, seed: int, *, taught: bool) -> Lesson:
+        """With a fraction of the labels. taught: all texts; else those of the labels alone, in as many steps."""
+        labelled = np.flatnonzero(self.labels != UNLABELLED)
+        shown = labelled[stratified(self.labels[labelled], fraction, np.random.default_rng([seed, 1]))]
+        if taught:
+            known = np.full_like(self.labels, UNLABELLED)
+            known[shown] = self.labels[shown]
+            return replace(self, labels=known)
+        rows = shown[np.arange(len(self.labels)) % len(shown)]
+        return Lesson(tuple(self.examples[row] for row in rows), self.labels[rows], self.validation)
 
     @property
     def seen(self) -> set[str]:
