@@ -40,7 +40,10 @@ CHANGED = 0.01  # of the answers, at most; where there are no answers, of the te
 
 @dataclass(frozen=True)
 class Point:
-    """What a length does to the texts that were read. accuracy, same_top1: None for a model without a head."""
+    """What a length does to the texts that were read. accuracy, same_top1: None for a model without a head.
+
+    accuracy: on validation, as the model may have learnt the others.
+    """
 
     tokens: int
     cut_share: float
@@ -52,7 +55,7 @@ class Point:
         if self.same_top1 is None:
             return self.cut_share <= CHANGED
         worse = self.accuracy is not None and whole.accuracy is not None and self.accuracy < whole.accuracy - LOSS
-        return 1 - self.same_top1 <= CHANGED and not worse
+        return self.same_top1 >= 1 - CHANGED and not worse
 
 
 def apply(step: Window, model: Model, context: Context, out: Path) -> Record:
@@ -105,7 +108,8 @@ def _curve(model: Model, texts: list[Texts], examples: list[Example], context: C
     if not has_head(model):
         return tuple(Point(length, share) for length, share in zip(lengths, shares, strict=True))
     columns = list(match_labels(model, context.task.labels))
-    labels = np.array([-1 if each.label is None else each.label for each in examples])
+    held_out = set(context.task.examples("validation")) or set(examples)
+    labels = np.array([-1 if each.label is None or each not in held_out else each.label for each in examples])
     whole = _answers(model, longest, texts, columns, context)
     points = []
     for length, share in zip(lengths, shares, strict=True):
@@ -118,7 +122,7 @@ def _curve(model: Model, texts: list[Texts], examples: list[Example], context: C
         points.append(Point(length, share, accuracy, float((found == whole).mean())))
         context.progress.say(
             f"window    {length} tokens: {share:.1%} of the texts are cut, same answers {points[-1].same_top1:.1%}"
-            + (f", accuracy {accuracy:.3f}" if accuracy is not None else "")
+            + (f", validation accuracy {accuracy:.3f}" if accuracy is not None else "")
         )
     return tuple(points)
 
