@@ -11,7 +11,7 @@ from microbudget.judge.energy import estimate
 from microbudget.judge.statistics import wilson
 from microbudget.machine import processor
 from microbudget.units import format_joules
-from specialists_ways import FEW, HALF, INT8, PEER, SETS, STATIC, TORCH, WAYS, WORDS, ZERO
+from specialists_ways import FEW, HALF, INT8, PEER, SETS, SMALLEST, STATIC, TORCH, WAYS, WORDS, ZERO
 
 Parts = dict[str, Any]  # way -> its row
 LABELS = (16, 100, 1000, 0)
@@ -52,15 +52,14 @@ def goals(parts: Parts) -> str:
     right = {way: 100 * float(np.mean(row["right"])) for way, row in parts.items()}
     size = {way: row["size_bytes"] / 1e6 for way, row in parts.items()}
     speed = {way: row["speed"][1] for way, row in parts.items() if row["speed"]}
-    trimmed = "the same, trimmed, int8"
-    lost, smaller = right[TORCH] - right[INT8], size[PEER] / size[trimmed]
+    lost, smaller = right[TORCH] - right[INT8], size[PEER] / size[SMALLEST]
     faster = speed[INT8] / speed[PEER]
     rows = [
         (f"{INT8}: accuracy", "at least 89 %", right[INT8], right[INT8] >= 89),
         (f"{INT8}: points lost to float", "at most 0.5", lost, lost <= 0.5),
         (f"{INT8}: MB", "under 25", size[INT8], size[INT8] < 25),
         (f"{INT8}: times as fast as torch", "at least 4", speed[INT8], speed[INT8] >= 4),
-        (f"{trimmed}: times smaller than the peer's", "1.5, or the next", smaller, smaller >= 1.5),
+        (f"{SMALLEST}: times smaller than the peer's", "1.5, or the next", smaller, smaller >= 1.5),
         (f"{INT8}: times as fast as the peer's", "1.3, or the one before", faster, faster >= 1.3),
         (f"{STATIC}: accuracy", "at least 80 %", right[STATIC], right[STATIC] >= 80),
         (f"{STATIC}: MB", "under 8", size[STATIC], size[STATIC] < 8),

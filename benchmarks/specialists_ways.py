@@ -12,6 +12,7 @@ WORDS, STATIC, FROZEN = (
     "frozen encoder, linear head, ONNX",
 )
 INT8, LORA, HALF = "the same, int8", "LoRA, ONNX", "half its layers, distilled, int8"
+SMALLEST = "the same, trimmed, int8, tokens in 4 bits"
 ZERO, FEW, ADAPTED = "SmolLM2-135M, zero-shot", f"SmolLM2-135M, {SHOTS} examples", "SmolLM2-135M, LoRA"
 # name -> the recipe, "" for what is none; {taught} is what `shrink` begins with, {prompt} that of the set.
 WAYS = {
@@ -26,6 +27,7 @@ WAYS = {
     PEER: "",
     INT8: "{taught} > export > quantize",
     "the same, trimmed, int8": "{taught} > trim(keep=8000) > export > quantize",
+    SMALLEST: "{taught} > trim(keep=8000) > export > quantize(table_bits=4)",
     HALF: "{taught} > distill(depth=0.5) > export > quantize",
     ZERO: "prompt(model='{llm}', {prompt})",
     FEW: f"prompt(model='{{llm}}', shots={SHOTS}, {{prompt}})",

@@ -27,7 +27,7 @@ from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.quantize import Quantize
-from microbudget.methods.quantize.tables import rounded_rows
+from microbudget.methods.quantize.tables import grouped_rows, round_tables, rounded_rows
 from microbudget.methods.trim import Trim
 from microbudget.methods.trim.pieces import vocabulary_of
 from microbudget.model import Model
@@ -184,6 +184,61 @@ def test_a_row_of_a_table_is_off_by_half_a_step(seed: int, height: int, width: i
     assert q.dtype == np.int8
     assert np.abs(q.astype(int)).max() <= 127
     assert (np.abs(q * S.astype(np.float64) - table) <= 0.5001 * S).all()
+
+
+@given(seed=st.integers(0, 99), height=st.integers(1, 4), groups=st.integers(1, 3), power=st.integers(-2, 4))
+@settings(max_examples=30, deadline=None)
+def test_rows_of_a_table_in_4_bits_lose_less_than_by_rounding_to_the_largest(
+    seed: int, height: int, groups: int, power: int
+) -> None:
+    random = np.random.default_rng(seed)
+    table = (random.normal(size=(height, 64 * groups)) * 10.0**power).astype(np.float32)
+    table[:, :32] *= random.random((height, 1)) > 0.3  # also groups of zeros
+    packed, S = grouped_rows(table)
+    q = np.concatenate([packed % 16, packed >> 4], axis=1).astype(float) - 8
+    found = q * np.repeat(S.astype(np.float64), 32, axis=1)
+    largest = np.abs(table.reshape(height, -1, 32)).max(axis=2).repeat(32, axis=1)
+    # Half a step of 1/8 of the group's largest number, and where the scale cuts it off a third of it.
+    assert (np.abs(found - table) <= 0.35 * largest + 1e-7).all()
+    plain = np.repeat(np.abs(table.reshape(height, -1, 32)).max(axis=2), 32, axis=1) / 7
+    rounded = np.rint(np.divide(table, plain, out=np.zeros_like(table), where=plain > 0)) * plain
+    assert np.square(found - table).sum() <= 1.01 * np.square(rounded - table).sum() + 1e-10
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_a_table_in_4_bits_is_read_as_it_was_rounded(runtime: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """The large one is in 4 bits, the small one in 8, and so is one whose scales are too small for float16."""
+    random = np.random.default_rng(0)
+    stored = {
+        "large": random.normal(size=(2048, 128)).astype(np.float32),
+        "small": random.normal(size=(300, 64)).astype(np.float32),
+        "tiny": (1e-6 * random.normal(size=(2048, 64))).astype(np.float32),
+    }
+    nodes = [onnx.helper.make_node("Gather", [name, "ids"], [f"{name}_read"], name) for name in stored]
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, [None] * len(shape))
+    outputs = [onnx.helper.make_tensor_value_info(f"{name}_read", onnx.TensorProto.FLOAT, None) for name in stored]
+    tables = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items()]
+    graph = onnx.helper.make_graph(nodes, "tables", [ids], outputs, tables)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    assert round_tables(proto, 4) == 3
+    assert {t.name for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16} == {"large.S"}
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    asked = random.integers(0, 300, shape)
+    if runtime == "onnx":
+        session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+        found = dict(zip(stored, session.run(None, {"ids": asked}), strict=True))
+    else:
+        openvino = pytest.importorskip("openvino")
+        compiled = openvino.Core().compile_model(str(tmp_path / "model.onnx"), "CPU")
+        answer = compiled({"ids": asked})
+        found = {name: answer[f"{name}_read"] for name in stored}
+    packed, S = grouped_rows(stored["large"])
+    q = np.concatenate([packed % 16, packed >> 4], axis=1).astype(np.float32) - 8
+    np.testing.assert_allclose(found["large"], (q * np.repeat(S.astype(np.float32), 32, axis=1))[asked], rtol=1e-6)
+    for name in ("small", "tiny"):
+        q8, S8 = rounded_rows(stored[name])
+        np.testing.assert_allclose(found[name], (q8 * S8)[asked], rtol=1e-6)
 
 
 def test_shrink_to_what_ships(encoder: Path, table: Path, tmp_path: Path) -> None:

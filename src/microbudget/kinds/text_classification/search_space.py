@@ -76,12 +76,13 @@ class SearchSpace(space.SearchSpace):
             epochs = max(2, min(BAG_EPOCHS, BAGS // max(1, texts)))
             yield Recipe((*first, Distill(student=STATIC, epochs=epochs)))
         if first and export:  # after the training, which all recipes then share
+            yield Recipe((*first, *export, Quantize(table_bits=4)))
             for keep in KEPT:
-                yield Recipe((*first, Trim(keep=keep), *export, Quantize()))
+                yield Recipe((*first, Trim(keep=keep), *export, Quantize(table_bits=4)))
         for smaller in self._smaller(first):  # last: a further training, and the largest loss
             yield Recipe((*first, *smaller, *export, Quantize()))
             if first:
-                yield Recipe((*first, *smaller, Trim(keep=KEPT[-1]), *export, Quantize()))
+                yield Recipe((*first, *smaller, Trim(keep=KEPT[-1]), *export, Quantize(table_bits=4)))
 
     def _smaller(self, first: Sequence[Method]) -> Iterator[tuple[Method, ...]]:
         """Smaller encoders, which learn from the whole one: fewer heads and neurons, then half of the layers.

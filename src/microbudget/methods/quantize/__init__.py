@@ -20,7 +20,7 @@ from .observers import OBSERVERS
 
 TYPE_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF file whose type is not given
 # Options that only one of the two formats has.
-FOR_ONNX = ("activations", "observer", "corrections", "keep_float_activations", "size", "max_kl")
+FOR_ONNX = ("activations", "observer", "corrections", "keep_float_activations", "table_bits", "size", "max_kl")
 FOR_GGUF = ("type", "imatrix", "tensors")
 
 
@@ -46,6 +46,7 @@ class Quantize(Method):
     keep_float_activations: int = option(
         0, "how many activations stay in float: those whose rounding loses most", low=0, high=100, alias="finer"
     )
+    table_bits: int = option(8, "bits of tables of embeddings; 4: of those with 2,048 rows and more", choices=(8, 4))
     size: str | None = option(None, "size of the file at most, such as '1.2MB': each layer gets float, 8 or 4 bits")
     max_kl: float | None = option(
         None, "KL divergence of the answers at most, in nats: the smallest file within that", low=0.0
@@ -120,6 +121,7 @@ class Quantize(Method):
             "observer": self.observer,
             "corrections": self.chosen_corrections(),
             "keep_float_activations": self.keep_float_activations,
+            "table_bits": self.table_bits,
             "size_bytes": None if self.size is None else parse_bytes(self.size),
             "max_kl": self.max_kl,
         }

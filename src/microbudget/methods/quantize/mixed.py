@@ -100,7 +100,7 @@ class MixedPrecision:
         """
         floats = {name for name, n in bits.items() if n == FLOAT_BITS}
         schemes: dict[str, Scheme] = {n: "float" if n in floats else s for n, s in self.plan.schemes.items()}
-        return Plan(schemes, self.plan.activations, self.plan.integer_nodes - floats)
+        return Plan(schemes, self.plan.activations, self.plan.integer_nodes - floats, table_bits=self.plan.table_bits)
 
     def file_bytes(self, bits: dict[str, int]) -> int:
         """The size of the file with these bits: zeros for weights take the bytes of any others."""

@@ -76,6 +76,7 @@ class Plan:
     integer_nodes: frozenset[str] = frozenset()  # nodes that compute on integers
     weights: dict[str, Weights] = field(default_factory=dict)  # layer -> integers
     biases: dict[str, NDArray[Any]] = field(default_factory=dict)  # layer -> (outputs,)
+    table_bits: int = 8  # of tables of embeddings
 
     def with_real_activations(self) -> Plan:
         """The same weights on float activations: what later layers are corrected against.
@@ -83,4 +84,4 @@ class Plan:
         Rounded activations are noise; weights fitted to noisy inputs shrink, and the answers with them.
         """
         schemes: dict[str, Scheme] = {name: "float" if s == "float" else "weights" for name, s in self.schemes.items()}
-        return Plan(schemes, weights=self.weights, biases=self.biases)
+        return Plan(schemes, weights=self.weights, biases=self.biases, table_bits=self.table_bits)

@@ -55,6 +55,7 @@ class Options:
     batch: int | None = None  # the one that the graph takes, where its inputs do not say so
     examples: int | None = None  # that the calibration holds; None: unknown, enough
     machine: Machine | None = None  # None: this one
+    table_bits: int = 8  # of tables of embeddings, 8 or 4
     threads: int = 0
     seed: int = 0
 
@@ -145,7 +146,7 @@ class _Quantization:
         self.calibration, self.fresh = (
             None if each is None else checked(each, input_shapes(graph.model)) for each in data
         )
-        self.notes: list[str] = []
+        self.notes = about_tables(graph, options.table_bits)
         self.examples = self.options.examples
         self.observed: dict[str, Observed] = {}
         self.rounding: dict[str, Rounding] = {}
@@ -162,7 +163,7 @@ class _Quantization:
             kept |= self._nodes_kept_float(plan, placement)
             decision = self._decided(kept)
             plan, placement = self._calibrated(decision, kept)
-        self.notes += [*decision.notes, *computed_in_float(self.graph, placement), *about_tables(self.graph)]
+        self.notes += [*decision.notes, *computed_in_float(self.graph, placement)]
         losses: dict[str, float] = {}
         if self.options.size_bytes is not None or self.options.max_kl is not None:
             plan, losses = self._mixed_precision(plan, decision)
@@ -185,7 +186,7 @@ class _Quantization:
         """Where to round, and the range of every rounded tensor; no tensor is observed twice."""
         static = frozenset(name for name, scheme in decision.schemes.items() if scheme == "static")
         placement = place(self.graph, static, keep_float)
-        plan = Plan(dict(decision.schemes), integer_nodes=placement.nodes)
+        plan = Plan(dict(decision.schemes), integer_nodes=placement.nodes, table_bits=self.options.table_bits)
         new = [name for name in placement.tensors if name not in self.observed]
         options, threads = self.options, self.options.threads
         if new:

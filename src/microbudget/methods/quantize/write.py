@@ -146,8 +146,8 @@ def _copied(node: Any) -> Any:
 def write(graph: Graph, plan: Plan) -> Any:
     """The `onnx.ModelProto` of a plan; layers without integers in the plan keep their float weights.
 
-    Tables of embeddings are in 8 bits whatever the plan.
+    Tables of embeddings are integers too.
     """
     model = Writer(graph, plan).write()
-    round_tables(model)
+    round_tables(model, plan.table_bits)
     return model
