@@ -27,7 +27,7 @@ WAYS = {
     PEER: "",
     INT8: "{taught} > export > quantize",
     "the same, trimmed, int8": "{taught} > trim(keep=8000) > export > quantize",
-    SMALLEST: "{taught} > trim(keep=8000) > export > quantize(table_bits=4)",
+    SMALLEST: "{taught} > trim(keep=4000) > export > quantize(table_bits=4)",
     HALF: "{taught} > distill(depth=0.5) > export > quantize",
     ZERO: "prompt(model='{llm}', {prompt})",
     FEW: f"prompt(model='{{llm}}', shots={SHOTS}, {{prompt}})",
