@@ -94,7 +94,7 @@ def test_a_narrower_student_keeps_the_leading_heads(classifier: Path) -> None:
 def test_a_shallow_student_learns_what_its_teacher_answers(encoder: Path, tmp_path: Path) -> None:
     """Texts without a label take part."""
     folder = tmp_path / "data"
-    write_table(folder / "train.csv", 120)
+    write_table(folder / "train.csv", 100)
     texts = [text for text, _ in rows(60, seed=3)]
     (folder / "unlabelled.csv").write_text("text,label\n" + "".join(f"{text},\n" for text in texts), encoding="utf-8")
     given = context(folder, tmp_path)
