@@ -58,3 +58,19 @@ def test_a_printed_size_is_within_half_a_percent(value: float) -> None:
 @settings(deadline=None)
 def test_a_printed_time_is_within_half_a_percent(value: float) -> None:
     assert units.parse_seconds(units.format_seconds(value)) == pytest.approx(value, rel=5.1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (238.4, "238"),
+        (6.44, "6.4"),
+        (1.031, "1.03"),
+        (0.1, "0.10"),
+        (0.0312, "0.031"),
+        (6.8e-4, "0.00068"),
+        (0.0, "0.00"),
+    ],
+)
+def test_a_ratio_has_the_digits_that_are_worth_reading(ratio: float, text: str) -> None:
+    assert units.format_times(ratio) == text

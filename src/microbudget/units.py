@@ -89,7 +89,9 @@ def format_joules(value: float) -> str:
 
 
 def format_times(ratio: float) -> str:
-    """How many times, with as many digits as are worth reading: "238", "6.4", "1.03"."""
+    """How many times, with as many digits as are worth reading: "238", "6.4", "1.03", "0.00068"."""
+    if 0 < ratio < 0.1:
+        return f"{ratio:.{1 - math.floor(math.log10(ratio))}f}"
     return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 1.95 else f"{ratio:.2f}"
 
 
