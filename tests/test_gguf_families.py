@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from microbudget.errors import UnsupportedModel
 from microbudget.runtimes.gguf import convert as convert_gguf
@@ -42,6 +43,19 @@ def test_a_base_model_saved_alone_is_complete(tokenizer: Path, tmp_path: Path) -
     assert files[0] == files[1]
     matrix = read(folder / "model.gguf")["blk.1.ffn_up.weight"]
     np.testing.assert_array_equal(matrix.reshape(256, 64), tensors["h.1.mlp.c_fc.weight"].T.astype(np.float16))
+
+
+@pytest.mark.parametrize("shape", ["gemma2-scaled", "gemma3", "gpt2", "falcon-40b"])
+def test_bfloat16_is_changed_as_float32_is(shape: str, tokenizer: Path, tmp_path: Path) -> None:
+    """Most checkpoints are stored so: the norms, the order of rows and the transposed matrices are the same."""
+    made = []
+    for dtype in (torch.float32, torch.bfloat16):
+        folder = give_tokenizer(tokenizer, tmp_path / str(dtype) / "model")
+        network = write_network(folder, shape).to(torch.bfloat16).to(dtype)
+        network.save_pretrained(str(folder))
+        convert_gguf.plan(folder, "bfloat16").write(folder / "model.gguf")
+        made.append((folder / "model.gguf").read_bytes())
+    assert made[0] == made[1]
 
 
 def test_old_and_new_settings_of_gemma_3_mean_the_same(tokenizer: Path, tmp_path: Path) -> None:
