@@ -185,7 +185,9 @@ def test_named_students(encoder: Path, classifier: Path, table: Path, tmp_path: 
         Distill(depth=0.5, dimensions=8).apply(load(classifier), given, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["DistilBert", "Electra", "Deberta", "DebertaV2", "MPNet", "Roberta", "ModernBert"])
+@pytest.mark.parametrize(
+    "name", ["DistilBert", "Electra", "Deberta", "DebertaV2", "MPNet", "Roberta", "ModernBert", "Albert"]
+)
 def test_encoders_are_cut_by_their_own_configurations(name: str) -> None:
     """Half the layers, and where the matrices are not fused half the heads, whatever the settings are called."""
     import transformers

@@ -14,6 +14,7 @@ from ...training.classifiers import block_lists
 
 CHANNELS = 8  # widths are multiples of it, as kernels like them
 INNER = ("intermediate_size", "hidden_dim")  # how transformers calls a block's inner width; the latter in DistilBERT
+SHARED = "num_hidden_groups"  # in ALBERT: sets of weights, each of which several blocks have
 AS_WIDE = ("embedding_size", "pooler_hidden_size")  # in ELECTRA and DeBERTa, where they are as wide as the blocks
 
 
@@ -36,6 +37,7 @@ def pruned_state(sources: Mapping[str, str], state: Mapping[str, Any]) -> dict[s
 def check_cut(whole: Any, depth: float, width: float) -> None:
     """Each of the two must reduce the parameters: some configurations have a setting that their network ignores.
 
+    Fewer blocks of a network whose blocks share their weights, as ALBERT's, save time alone.
     Raises InvalidOption where the fraction leaves all, UnsupportedModel where the configuration cannot express less.
     """
     config = whole.config
@@ -48,7 +50,8 @@ def check_cut(whole: Any, depth: float, width: float) -> None:
                 f"distill: {name}={share:g} leaves all {parts} that the model has: give a smaller fraction, or leave"
                 f" {name} out"
             )
-        if _parameters(type(whole), smaller) >= _parameters(type(whole), config):
+        shared = name == "depth" and hasattr(config, SHARED)
+        if not shared and _parameters(type(whole), smaller) >= _parameters(type(whole), config):
             raise _cannot_express(config.model_type, parts)
 
 
