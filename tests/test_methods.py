@@ -39,6 +39,7 @@ from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.task import DataOptions
+from toy_language_models import train_byte_level, write_network
 from toy_seq2seq import write_recordings, write_whisper
 from toy_texts import write_classifier, write_table
 
@@ -64,6 +65,15 @@ WRITTEN: list[Method] = [
     Tfidf(unit="char", features=50, C=1.0),
     Distill(student="static", dimensions=8, epochs=2),
 ]
+TRAINED: list[Method] = [  # of texts, to a folder of transformers or of sentence-transformers
+    Finetune(epochs=2, unfreeze="all", deep_epochs=1),
+    Lora(rank=2, epochs=1),
+    Distill(depth=0.5, epochs=1),
+    Prune(samples=8),
+    Prune(structure="layers", samples=8),
+    Window(tokens="auto"),
+]
+ASKED = "prompt(model={!r}, text='{{text}} is {{label}}', words='neg=fox, pos=return')"
 SPOKEN: list[Method] = [Window(seconds=10), Trim(), Distill(decoder_layers=1, epochs=1, max_wer=100.0)]
 
 
@@ -103,7 +113,8 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def test_every_method_is_under_contract() -> None:
-    assert {method.name() for method in (*(one for _, one in EXAMPLES), *SPOKEN, *WRITTEN)} == set(methods.names())
+    shown = {method.name() for method in (*(one for _, one in EXAMPLES), *SPOKEN, *WRITTEN, *TRAINED)}
+    assert {*shown, ASKED.partition("(")[0]} == set(methods.names())
 
 
 @pytest.mark.parametrize("method", WRITTEN, ids=lambda value: str(value)[:40])
@@ -122,6 +133,43 @@ def test_contract_of_texts(method: Method, made_once, tmp_path: Path) -> None:
     session = open_session(results[0], threads=1)
     np.testing.assert_allclose(session.answer(text), foreign.run(None, {"input_ids": ids})[0], atol=1e-5)
     session.close()
+
+
+@pytest.mark.parametrize("method", TRAINED, ids=lambda value: str(value)[:40])
+def test_contract_of_encoders(method: Method, made_once, tmp_path: Path) -> None:
+    check_texts(load(made_once("text-classifier", write_classifier)), method, tmp_path)
+
+
+def test_contract_of_a_prompt(made_once, tmp_path: Path) -> None:
+    """What comes out is the language model, and is asked."""
+
+    def write(folder: Path) -> Path:
+        train_byte_level(folder)
+        write_network(folder, "llama")
+        return folder
+
+    (step,) = Recipe.parse(ASKED.format(str(made_once("language-model", write)))).steps
+    check_texts(load(made_once("text-classifier", write_classifier)), step, tmp_path)
+
+
+def check_texts(model: Model, method: Method, folder: Path) -> None:
+    context = Context(TextTask.open(write_table(folder / "t.csv")), folder / "cache", threads=1, reference=model)
+    input_before = digest(model.path)
+    results = [
+        build_step(model, method, replace(context, cache=folder / name / "cache"), folder / name)
+        for name in ("one", "two")
+    ]
+    assert digest(model.path) == input_before, "the input was changed"
+    assert digest(results[0].path) == digest(results[1].path), "the same seed gave other bytes"
+    reloaded = load(results[0].path)
+    assert reloaded.record == results[0].record
+    assert Recipe.parse(reloaded.record.recipe)
+    text = context.task.collate(context.task.examples("test")[:2], reloaded.record.preprocessing or {})
+    session = open_session(reloaded, threads=1)
+    logits = session.answer(text)
+    session.close()
+    assert logits.shape == (2, len(context.task.labels))
+    assert np.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("method", SPOKEN, ids=lambda value: str(value)[:40])

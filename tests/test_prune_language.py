@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.kinds.language_modelling import token_rows
 from microbudget.kinds.language_modelling.prune import open_target
 from microbudget.methods import Context
 from microbudget.methods.prune import Prune
@@ -24,6 +23,7 @@ from microbudget.recipes.recipe import Recipe
 from microbudget.runtimes import open_session
 from microbudget.runtimes.hf import causal
 from microbudget.runtimes.loading import load
+from microbudget.training import next_tokens
 from microbudget.training.settings import Execution, Settings
 from microbudget.training.train import train
 from toy_language_models import text_context, train_byte_level, write_network
@@ -125,8 +125,8 @@ def test_parts_of_a_batch_count_by_their_targets() -> None:
     tokens = torch.arange(24).reshape(4, 6) % 7
     targets = tokens.clone()
     for row, learnt in enumerate((1, 5, 2, 0)):
-        targets[row, : 6 - learnt] = token_rows.IGNORED
-    rows = token_rows.TokenRows(tokens, targets)
+        targets[row, : 6 - learnt] = next_tokens.IGNORED
+    rows = next_tokens.TokenRows(tokens, targets)
 
     class Bigrams(torch.nn.Module):
         def __init__(self) -> None:
@@ -141,7 +141,7 @@ def test_parts_of_a_batch_count_by_their_targets() -> None:
     for parts in (1, 4):
         network = Bigrams()
         settings = Settings(3, 0.1, batch_size=4, patience=None, parts=parts)
-        done = train(network, token_rows.next_tokens(rows, None), settings, Execution(threads=1))
+        done = train(network, next_tokens.next_tokens(rows, None), settings, Execution(threads=1))
         weights.append(network.logits.weight.detach())
         losses.append([row["train_loss"] for row in done.epochs])
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
