@@ -122,6 +122,8 @@ def test_a_window_can_be_rewound(runtime: str, tokenizer: Path, tmp_path: Path) 
         ({"model_type": "gemma2", "sliding_window": "long"}, "sliding_window must be a whole number"),
         ({"model_type": "gemma2", "layer_types": ["full_attention"] * 2}, "needs layers with a window"),
         ({"model_type": "gemma2", "layer_types": 3}, "needs layers with a window"),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 10**30}, "needs layers with a window"),
+        ({"model_type": "olmo", "clip_qkv": "x"}, "clip_qkv is 'x', not a number above zero"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "and llama.cpp's Gemma 3 has none"),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "lets a token look back only"),
         (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....errors import UnsupportedModel
-from ..settings import positive, whole
+from ..settings import LARGEST, positive, whole
 from .family import (
     BLOCK,
     GELU,
@@ -94,13 +94,14 @@ def _pattern(settings: Settings) -> int | None:
     None: in no regular order, or all do, which ends llama.cpp's process.
     """
     layers, types = settings.get("num_hidden_layers"), settings.get("layer_types")
-    usual = settings.get("sliding_window_pattern", _PERIODS[settings["model_type"]])
+    usual = _PERIODS[settings["model_type"]]
     if types is None:
-        return usual if type(usual) is int and usual > 1 else None
+        given = settings.get("sliding_window_pattern", usual)
+        return given if type(given) is int and 1 < given <= LARGEST else None
     if type(layers) is not int or not isinstance(types, list) or len(types) != layers:
         return None
     if FULL not in types:
-        return usual if type(usual) is int and usual > layers else 0
+        return usual if usual > layers else 0
     period = types.index(FULL) + 1
     regular = types == [FULL if (layer + 1) % period == 0 else SLIDING for layer in range(layers)]
     return period if regular and period > 1 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....errors import UnsupportedModel
+from ..settings import positive
 from .family import BLOCK, LAYER, Entries, Family, LanguageConfig, Row, Settings, biased, condition, head_row, weight
 
 NO_POSITIONS = 4  # of SmolLM3: every so many layers see no positions
@@ -102,6 +103,12 @@ def _no_attention_bias(settings: Settings, name: str) -> None:
         raise UnsupportedModel(f"{name}: llama.cpp has no attention_bias for {settings['model_type']}")
 
 
+def _check_olmo(settings: Settings, name: str) -> None:
+    _no_attention_bias(settings, name)
+    if settings.get("clip_qkv"):
+        positive(settings["clip_qkv"], "clip_qkv", name)
+
+
 def _no_other_positions(settings: Settings, name: str) -> None:
     """Every fourth layer of a SmolLM3 sees no positions: llama.cpp knows no other interval."""
     layers = settings.get("num_hidden_layers")
@@ -128,7 +135,7 @@ FAMILIES: dict[str, Family] = {
         epsilon="layer_norm_eps",
         epsilon_key="attention.layer_norm_epsilon",
         scalings=("default", "linear", "yarn"),
-        check=_no_attention_bias,
+        check=_check_olmo,
         entries=lambda config: Entries(
             real={"attention.clamp_kqv": float(config.raw["clip_qkv"])} if config.raw.get("clip_qkv") else {}
         ),
