@@ -44,6 +44,8 @@ def rotation(settings: Settings, family: Family, name: str) -> tuple[Settings, f
     theta = found.get("rope_theta", settings.get("rope_theta", 10000.0))
     share = found.get("partial_rotary_factor", settings.get("partial_rotary_factor", family.rotary))
     theta, share = positive(theta, "rope_theta", name), positive(share, "partial_rotary_factor", name)
+    if share > 1:
+        raise UnsupportedModel(f"{name}: partial_rotary_factor is {share:g}: more than a whole head cannot rotate")
     return {**found, "rope_type": rope_type}, theta, share
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ...errors import UnsupportedModel
 
 LARGEST = 2**31 - 1
+LARGEST_FLOAT = 3e38  # that a GGUF file holds, in float32
 # More than any model has; without limits a config of a few bytes would make names and tokens fill the memory.
 MOST = {"num_hidden_layers": 4096, "vocab_size": 2**21}
 
 
 def positive(value: Any, what: str, name: str) -> float:
     """A number above zero; `what` and `name` are what the error calls it and the file. Raises UnsupportedModel."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < LARGEST_FLOAT:
         raise UnsupportedModel(f"{name}: {what} is {value!r}, not a number above zero")
     return float(value)
 

@@ -169,8 +169,9 @@ def _entries(config: LanguageConfig) -> Entries:
     if period != usual:
         whole_numbers["attention.sliding_window_pattern"] = period or 0
     real = {cap: float(settings[cap]) for cap in (ATTENTION_CAP, FINAL_CAP) if cap in settings}
-    if settings.get("rope_local_base_freq", LOCAL_THETA) != LOCAL_THETA:
-        real["rope.freq_base_swa"] = float(settings["rope_local_base_freq"])
+    local = settings["rope_local_base_freq"] if config.model_type == "gemma3_text" else LOCAL_THETA
+    if local != LOCAL_THETA:
+        real["rope.freq_base_swa"] = float(local)
     return Entries(whole_numbers, real)
 
 

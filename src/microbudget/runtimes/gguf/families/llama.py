@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....errors import UnsupportedModel
-from ..settings import positive
+from ..settings import positive, whole
 from .family import BLOCK, LAYER, Entries, Family, LanguageConfig, Row, Settings, biased, condition, head_row, weight
 
 NO_POSITIONS = 4  # of SmolLM3: every so many layers see no positions
@@ -111,9 +111,9 @@ def _check_olmo(settings: Settings, name: str) -> None:
 
 def _no_other_positions(settings: Settings, name: str) -> None:
     """Every fourth layer of a SmolLM3 sees no positions: llama.cpp knows no other interval."""
-    layers = settings.get("num_hidden_layers")
     rotated = settings.get("no_rope_layers") or []
-    expected = [int((layer + 1) % NO_POSITIONS != 0) for layer in range(layers if type(layers) is int else 0)]
+    layers = range(whole(settings, "num_hidden_layers", name))
+    expected = [int((layer + 1) % NO_POSITIONS != 0) for layer in layers]
     if settings.get("no_rope_layer_interval", NO_POSITIONS) != NO_POSITIONS or (rotated and rotated != expected):
         raise UnsupportedModel(f"{name}: llama.cpp leaves out the positions in every fourth layer, and only there")
 
