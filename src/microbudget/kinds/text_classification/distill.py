@@ -44,7 +44,10 @@ OPTIONS = (
 )  # fmt: skip
 ADVICE = "a text classifier is cut with depth= and width=, or becomes one vector for each token with student='static'"
 ASKED = 20_000  # texts that a teacher of vectors answers: some minutes. They learn the others' labels
-TRAINED, FRESH = 0.1, 0.3  # on `learning_rate`: of an encoder that is trained, and of one that was narrowed or is new
+TRAINED = (
+    0.1  # on `learning_rate`: of an encoder that is trained. Half of its layers learn as well with 0.1 as with 0.3
+)
+FRESH, WIDE = 0.3, 384  # of one that was narrowed or is new; of a wider one less, as a step moves more weights
 
 
 def extra_inputs(step: Distill, context: Context) -> dict[str, str]:
@@ -176,9 +179,13 @@ def _train(
         _objective(step, tokens, lesson),
         Settings(step.epochs, step.learning_rate * factor, step.batch_size, patience=step.patience),
         context.execution(name),
-        groups=classifiers.groups(network, False, (TRAINED if student.trained else FRESH) / factor),
+        groups=classifiers.groups(network, False, _encoder_factor(student) / factor),
         after_step=zeros_stay(classifiers.pruned_weights(network, student.state)),
     )
+
+
+def _encoder_factor(student: Student) -> float:
+    return TRAINED if student.trained else max(TRAINED, FRESH * min(1.0, WIDE / student.network.config.hidden_size))
 
 
 def _objective(step: Distill, tokens: TokenTask, lesson: Lesson) -> Objective:

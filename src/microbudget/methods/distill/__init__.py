@@ -46,7 +46,10 @@ class Distill(Method):
     epochs: int = option(30, "passes over the data at most; 0: the student as it is cut", low=0, high=10_000)
     patience: int = option(10, "epochs without a better validation loss before it stops", low=1, high=10_000)
     learning_rate: float = option(
-        1e-3, "of AdamW after the warm-up; of an encoder of texts a tenth of it", low=1e-8, high=1.0
+        1e-3,
+        "of AdamW after the warm-up; of an encoder of texts a tenth of it, or three where it was narrowed",
+        low=1e-8,
+        high=1.0,
     )
     batch_size: int = option(32, "examples in a step at most", low=2, high=4096)
     decoder_layers: int | None = option(None, "transcription: decoder layers to keep, evenly spaced; None: all", low=1)
