@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-import readme
 from language_settings import CONTEXTS, REAL, SHAPE, STOCK, TEXTS, TIMED, WEIGHED, variants
 from markdown import PICTURES, RESULTS, provenance, table, write_between
 from microbudget.units import format_bytes, format_seconds
@@ -36,7 +35,6 @@ def write(rows: Rows) -> None:
         write_between(PAGE, "picture", f"![KL against bytes](../pictures/{PICTURE.name})")
         text = f"{summary(rows)}\n\n{provenance('language_models.py')}"
         write_between(PAGE, "summary", text)
-        readme.write("language", text)
 
 
 def known(rows: Rows, key: str) -> Rows | None:

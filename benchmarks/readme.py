@@ -34,11 +34,11 @@ EXCERPTS = {
             "ONNX Runtime, int8, 96 px",
         ),
     ),
-    "language": Excerpt(
-        "language.md",
-        "summary",
-        ("bytes", "compression", "KL, nats a token", "bits per byte"),
-        ("torch, float32", "Q8_0", "Q4_K_M", "Q2_K"),
+    "real": Excerpt(
+        "real.md",
+        "real",
+        ("what ships", "MB", "times smaller", "times as fast", "quality"),
+        ("EfficientNet-Lite0", "MiniLM-L6, fine-tuned", "SmolLM2-135M", "whisper-tiny.en"),
     ),
     "speech": Excerpt(
         "speech.md",

@@ -14,8 +14,10 @@ import subprocess
 import sys
 from types import ModuleType
 
+import readme
 import real_images
 import real_language
+import real_overview
 import real_whisper
 from markdown import RESULTS, provenance
 from results import Results
@@ -41,12 +43,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", action="store_true", help="only write the page")
     options = parser.parse_args()
-    sections = ["# Real models", provenance("real.py")]
+    sections = ["# Real models"]
     for title, part in PARTS.items():
         if not options.tables:  # in processes of their own, so that one runtime's threads do not disturb another's
             subprocess.run([sys.executable, str(part.__file__)], check=True)
         sections += [f"## {title}", text_of(part)]
+    overview = f"{real_overview.summary()}\n\n{provenance('real.py')}"
+    sections.insert(1, f"<!-- real:begin -->\n{overview}\n<!-- real:end -->")
     PAGE.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    readme.write("real", overview)
     print(PAGE)
 
 

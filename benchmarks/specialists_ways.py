@@ -28,7 +28,7 @@ WAYS = {
     INT8: "{taught} > export > quantize",
     "the same, trimmed, int8": "{taught} > trim(keep=8000) > export > quantize",
     SMALLEST: "{taught} > trim(keep=4000) > export > quantize(table_bits=4)",
-    HALF: "{taught} > distill(depth=0.5) > export > quantize",
+    HALF: "{taught} > distill(depth=0.5, epochs=8) > export > quantize",
     ZERO: "prompt(model='{llm}', {prompt})",
     FEW: f"prompt(model='{{llm}}', shots={SHOTS}, {{prompt}})",
     ADAPTED: "prompt(model='{folder}', {prompt}) > lora(epochs=3)",

@@ -22,6 +22,8 @@ def about_splits(task: Task, use: Use) -> str:
     parts = [f"{validation:,} to choose by, {test:,} to test"]
     if use != "nothing":
         parts.insert(0, f"{train:,} to {'train' if use == 'training' else 'calibrate'}")
+        unlabelled = len(task.examples("unlabelled"))
+        parts += [f"{unlabelled:,} without a label"] if unlabelled else []
     notes = ["no recipe learns from the data"] if use == "nothing" else []
     if validation < FEW:
         notes.append("models of equal size are told apart by divergence from the reference, since these are few")
