@@ -151,7 +151,7 @@ def write(every: dict[str, Parts]) -> None:
             text.append(goals(whole))
             draw(whole)
     for name in SETS:
-        if any(key.startswith(f"{name}-") for key in every):
+        if any(key.startswith(f"{name}-") and INT8 in parts for key, parts in every.items()):
             judged = max(
                 len(row["right"])
                 for key, parts in every.items()
