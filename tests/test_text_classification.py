@@ -23,14 +23,12 @@ from microbudget.judge.budget import Budget
 from microbudget.kinds.text_classification.data import TextTask
 from microbudget.kinds.text_classification.search_space import epochs_for
 from microbudget.kinds.text_classification.teaching import TokenTask
-from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.methods.finetune import Finetune
 from microbudget.methods.quantize import Quantize
 from microbudget.methods.quantize.tables import grouped_rows, round_tables, rounded_rows
 from microbudget.methods.trim import Trim
 from microbudget.methods.trim.pieces import vocabulary_of
-from microbudget.model import Model
 from microbudget.recipes.recipe import Recipe
 from microbudget.runs.run import Run
 from microbudget.runtimes import open_session
@@ -42,7 +40,7 @@ from microbudget.search.search import Job, taught
 from microbudget.search.space import search_space
 from microbudget.task import TO_TRAIN
 from quick import QUICK
-from toy_texts import rows, write_classifier, write_encoder, write_table, write_tokenizer
+from toy_texts import answers, built, context, rows, write_classifier, write_encoder, write_table, write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 
@@ -60,25 +58,6 @@ def classifier(made_once) -> Path:
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     return write_table(tmp_path / "t.csv")
-
-
-def context(table: Path, folder: Path) -> Context:
-    return Context(TextTask.open(table, TO_TRAIN), folder / "cache", threads=1)
-
-
-def built(step: object, model: Model, given: Context, out: Path) -> Model:
-    out.mkdir()
-    record = step.apply(model, given, out)
-    record.save(out)
-    return load(out)
-
-
-def answers(model: Model, texts: list[str]) -> np.ndarray:
-    session = open_session(model, threads=1)
-    try:
-        return session.answer({"text": np.array(texts)})
-    finally:
-        session.close()
 
 
 TEXTS = [text for text, _ in rows(12)] + ["", "unknown words zzz", "good " * 200]

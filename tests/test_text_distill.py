@@ -16,17 +16,25 @@ from microbudget.errors import InvalidOption, LabelsDisagree, OutOfTime, Unsuppo
 from microbudget.kinds.text_classification import student, teaching
 from microbudget.kinds.text_classification.data import TextTask
 from microbudget.kinds.text_classification.teacher import Lesson, answers_to
-from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.distill.cutting import spread
 from microbudget.methods.finetune import Finetune
-from microbudget.model import Model
 from microbudget.recipes.recipe import Recipe
-from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.text_classifier import load_network
 from microbudget.runtimes.loading import load
 from microbudget.search.space import Pace, search_space
-from toy_texts import ROWS, bert_config, rows, write_classifier, write_encoder, write_table, write_tokenizer
+from toy_texts import (
+    ROWS,
+    answers,
+    bert_config,
+    built,
+    context,
+    rows,
+    write_classifier,
+    write_encoder,
+    write_table,
+    write_tokenizer,
+)
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 DEEP = 4  # layers of the teacher
@@ -50,24 +58,6 @@ def classifier(made_once) -> Path:
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     return write_table(tmp_path / "t.csv")
-
-
-def context(table: Path, folder: Path) -> Context:
-    return Context(TextTask.open(table), folder / "cache", threads=1)
-
-
-def built(step: Any, model: Model, given: Context, out: Path) -> Model:
-    out.mkdir()
-    step.apply(model, given, out).save(out)
-    return load(out)
-
-
-def answers(model: Model, texts: list[str]) -> np.ndarray:
-    session = open_session(model, threads=1)
-    try:
-        return session.answer({"text": np.array(texts)})
-    finally:
-        session.close()
 
 
 def test_evenly_spaced_layers_begin_the_student(classifier: Path) -> None:

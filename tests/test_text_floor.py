@@ -28,23 +28,20 @@ from microbudget.kinds.text_classification.ngrams import LinearModel
 from microbudget.kinds.text_classification.search_space import SearchSpace
 from microbudget.kinds.text_classification.shipping import SHIPPING
 from microbudget.kinds.text_classification.teacher import Lesson
-from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.quantize.tables import rounded_rows
 from microbudget.methods.tfidf import Tfidf
 from microbudget.metrics import softmax
-from microbudget.model import Model
 from microbudget.report import page
 from microbudget.report.headline import headline
 from microbudget.report.outcome import Outcome
 from microbudget.report.part import Part, Section, opening_of
 from microbudget.runs.candidates import Candidate
 from microbudget.runs.run import Run
-from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.onnx.session import OnnxSession
 from microbudget.runtimes.text.encoding import TextEncoder
-from toy_texts import rows, write_classifier, write_encoder, write_table
+from toy_texts import answers, built, context, rows, write_classifier, write_encoder, write_table
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 TEXTS = [text for text, _ in rows(12, seed=5)] + ["", "Zzz qqq", "GOOD!! good ... good", "good " * 300]
@@ -63,24 +60,6 @@ def classifier(made_once) -> Path:
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     return write_table(tmp_path / "t.csv")
-
-
-def context(table: Path, folder: Path) -> Context:
-    return Context(TextTask.open(table), folder / "cache", threads=1)
-
-
-def built(step: Any, model: Model, given: Context, out: Path) -> Model:
-    out.mkdir()
-    step.apply(model, given, out).save(out)
-    return load(out)
-
-
-def answers(model: Model, texts: list[Any]) -> np.ndarray:
-    session = open_session(model, threads=1)
-    try:
-        return session.answer({"text": np.array(texts)})
-    finally:
-        session.close()
 
 
 # n-grams

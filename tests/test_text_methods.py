@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +21,12 @@ from microbudget.methods.finetune import Finetune
 from microbudget.methods.lora import Lora
 from microbudget.methods.prune import Prune
 from microbudget.methods.window import Window
-from microbudget.model import Model
 from microbudget.recipes.recipe import Recipe
-from microbudget.runtimes import open_session
 from microbudget.runtimes.hf.text_classifier import load_network
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.text.encoding import TextEncoder
 from microbudget.task import TO_TRAIN
-from toy_texts import rows, write_classifier, write_encoder, write_table, write_tokenizer
+from toy_texts import answers, built, rows, write_classifier, write_encoder, write_table, write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("without_plots")
 TEXTS = [text for text, _ in rows(12)] + ["", "unknown words zzz", "good " * 200]
@@ -49,20 +46,6 @@ def classifier(made_once) -> Path:
 def given(tmp_path: Path) -> Context:
     table = write_table(tmp_path / "t.csv")
     return Context(TextTask.open(table, TO_TRAIN), tmp_path / "cache", threads=1)
-
-
-def built(step: Any, model: Model, given: Context, out: Path) -> Model:
-    out.mkdir()
-    step.apply(model, given, out).save(out)
-    return load(out)
-
-
-def answers(model: Model, texts: list[str]) -> np.ndarray:
-    session = open_session(model, threads=1)
-    try:
-        return session.answer({"text": np.array(texts)})
-    finally:
-        session.close()
 
 
 def test_adapters_teach_an_encoder(encoder: Path, given: Context, tmp_path: Path) -> None:

@@ -7,6 +7,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from microbudget.kinds.text_classification.data import TextTask
+from microbudget.methods import Context
+from microbudget.model import Model
+from microbudget.runtimes import open_session
+from microbudget.runtimes.loading import load
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GOOD, BAD = ("good", "fine", "lovely", "great"), ("bad", "poor", "dull", "awful")
 FILL = ("the", "a", "film", "story", "plot", "it", "was", "is", "and", "very", "so", "actor", "scene", "of", "here")
@@ -86,3 +94,24 @@ def write_table(path: Path, count: int = 120, seed: int = 0) -> Path:
     lines = ["text,label", *(f"{text},{label}" for text, label in rows(count, seed))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def context(table: Path, folder: Path) -> Context:
+    """What a method sees of a table, in splits."""
+    return Context(TextTask.open(table), folder / "cache", threads=1)
+
+
+def built(step: Any, model: Model, given: Context, out: Path) -> Model:
+    """The model that a step writes into a new folder."""
+    out.mkdir()
+    step.apply(model, given, out).save(out)
+    return load(out)
+
+
+def answers(model: Model, texts: list[Any]) -> np.ndarray:
+    """Logits (texts, labels)."""
+    session = open_session(model, threads=1)
+    try:
+        return session.answer({"text": np.array(texts)})
+    finally:
+        session.close()

@@ -91,6 +91,14 @@ class Columns:
     text: tuple[str, ...] = ()
     label: str | None = None
 
+    @classmethod
+    def read(cls, text: str | None, label: str | None) -> Columns | None:
+        """From --text-column, "NAME" or "NAME,NAME", and --label-column; None: neither. Raises InvalidOption."""
+        names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+        if len(names) > 2:
+            raise InvalidOption(f"--text-column takes one column, or two for pairs of texts, not {len(names)}")
+        return cls(names, label) if names or label is not None else None
+
 
 @dataclass(frozen=True)
 class DataOptions:

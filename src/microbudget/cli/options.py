@@ -66,14 +66,9 @@ def data_of(options: argparse.Namespace) -> Any:
 
 def columns_of(options: argparse.Namespace) -> Columns | None:
     """What --text-column and --label-column give. Raises InvalidOption."""
-    text = tuple(name.strip() for name in (options.text_column or "").split(",") if name.strip())
-    if len(text) > 2:
-        raise InvalidOption(f"--text-column takes one column, or two for pairs of texts, not {len(text)}")
-    if not text and options.label_column is None:
-        return None
     from ..task import Columns
 
-    return Columns(text, options.label_column)
+    return Columns.read(options.text_column, options.label_column)
 
 
 def threads(text: str) -> Threads:

@@ -30,7 +30,7 @@ def add_verbs(verbs: Any, verb: Verb, show_json: Show) -> None:
     parser.add_argument("--shots", type=int, default=0, help=about)
     about = "do not divide by what the model answers to a text without content"
     parser.add_argument("--uncalibrated", action="store_true", help=about)
-    parser.add_argument("--text-column", default="", metavar="NAME", help="of the table: the text, or two of a pair")
+    parser.add_argument("--text-column", metavar="NAME", help="of the table: the text, or two of a pair")
     parser.add_argument("--label-column", metavar="NAME", help="of the table: the label")
 
 
@@ -47,10 +47,9 @@ def _prompt(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
             shots=options.shots,
             calibrate=not options.uncalibrated,
         )
-        text = tuple(name.strip() for name in options.text_column.split(",") if name.strip())
         how = DataOptions(
             seed=options.seed,
-            columns=Columns(text, options.label_column),
+            columns=Columns.read(options.text_column, options.label_column),
             threads=fixed_threads(options.threads),
             progress=progress,
         )
