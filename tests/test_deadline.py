@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import time
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from conftest import MadeOnce
 from microbudget.errors import BadData, OutOfTime
@@ -45,9 +48,15 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     return Hands(monkeypatch)
 
 
-def steps_until_given_up(hands: Hands, minutes: float, steps_s: Sequence[float]) -> tuple[int, str]:
-    """How many steps of a loop are done before it is given up, and what is said; all of them and "" where it fits."""
-    clock = Clock(time.monotonic() + 60 * minutes, "walking")
+def steps_until_given_up(
+    hands: Hands, minutes: float, steps_s: Sequence[float], waited: int | None = 0
+) -> tuple[int, str]:
+    """How many steps of a loop are done before it is given up, and what is said; all of them and "" where it fits.
+
+    waited: nanoseconds that the loop waits for a processor in each step.
+    """
+    total = itertools.count(step=waited) if waited is not None else None
+    clock = Clock(time.monotonic() + 60 * minutes, "walking", lambda: None if total is None else next(total))
     for done, step_s in enumerate(steps_s, start=1):
         hands.ahead_s += step_s
         try:
@@ -81,6 +90,56 @@ def test_a_loop_that_gets_slower_is_given_up_later(hands: Hands) -> None:
     done, message = steps_until_given_up(hands, 1, [0.1] * 6 + [2.0] * 94)
     assert done == 2 * FIRST_LOOK
     assert "would take" in message
+
+
+MINUTE_NS = 60 * 10**9  # more than any of these loops takes between two looks
+
+
+@given(
+    st.floats(0.1, 0.6), st.floats(0, 1), st.floats(0.01, 0.12), st.floats(1, 12), st.sampled_from([None, MINUTE_NS])
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_burst_of_other_work_ends_nothing(
+    hands: Hands, needs: float, begins: float, lasts: float, slower: float, waited: int | None
+) -> None:
+    """A loop of 200 steps that needs a part of its time, beside other work for a part of it that makes it slower."""
+    step_s, now, steps = 600 * needs / 200, 0.0, []
+    for _ in range(200):
+        busy = begins * 600 <= now < (begins + lasts) * 600
+        steps.append(step_s * (slower if busy else 1))
+        now += steps[-1]
+    assert steps_until_given_up(hands, 10, steps, waited) == (200, "")
+
+
+@given(st.floats(1.2, 15), st.integers(100, 1000), st.sampled_from([0, None, MINUTE_NS]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_loop_that_is_too_slow_all_the_time_costs_a_quarter_of_it_at_most(
+    hands: Hands, needs: float, count: int, waited: int | None
+) -> None:
+    step_s = 600 * needs / count
+    done, message = steps_until_given_up(hands, 10, [step_s] * count, waited)
+    assert done * step_s <= max(0.25 * 600 + step_s, FIRST_LOOK * step_s)
+    assert "would take" in message
+    if waited == 0:
+        assert done * step_s <= max(0.12 * 600, FIRST_LOOK * step_s), "nothing disturbs it: it is known sooner"
+
+
+def test_a_hopeless_loop_ends_at_once_also_on_a_busy_machine(hands: Hands) -> None:
+    assert steps_until_given_up(hands, 10, [1] * 100_000, MINUTE_NS)[0] == FIRST_LOOK
+
+
+@pytest.mark.parametrize("waited", [0, None, MINUTE_NS])
+def test_one_slow_step_is_no_reason(hands: Hands, waited: int | None) -> None:
+    for slow in range(1, 40):
+        steps = [1.0] * slow + [100.0] + [1.0] * (400 - slow)
+        assert steps_until_given_up(hands, 10, steps, waited) == (401, "")
+
+
+def test_steps_that_validate_count_in_the_estimate(hands: Hands) -> None:
+    """Every fifth step takes ten times as long: a step takes 2.8 s, of which the median step knows 1."""
+    done, message = steps_until_given_up(hands, 10, [1, 1, 1, 1, 10] * 60)
+    assert done <= 60, message
+    assert steps_until_given_up(hands, 10, [1, 1, 1, 1, 10] * 40) == (200, "")
 
 
 @pytest.fixture(scope="session")
