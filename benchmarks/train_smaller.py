@@ -150,7 +150,7 @@ class Bench:
         if seconds < SHORTEST_S:
             raise SystemExit(f"recovery: the distillation took {seconds:.2f} s: it was not made, but found")
         labels_alone = step(
-            f"distill(width=0.5, epochs={EPOCHS}, hard=1.0)"
+            f"distill(width=0.5, views=4, epochs={EPOCHS}, hard=1.0)"
         )  # the same steps, and no weight for teaching
         just_cut = step("distill(width=0.5, epochs=0)")
         history = distilled.record.history["distill"]
@@ -170,7 +170,7 @@ class Bench:
 
     def curve(self, seed: int) -> dict[str, Any]:
         """With and without the teacher at several shares of the labels, on validation; of one split."""
-        made = self.built(f"{CUT_AT} > distill(width=0.5, epochs={EPOCHS}, curve=True)", seed)
+        made = self.built(f"{CUT_AT} > distill(width=0.5, views=4, epochs={EPOCHS}, curve=True)", seed)
         return {"curve": made.record.history["distill"]["with_and_without"]}
 
     def peer(self, name: str, seed: int) -> dict[str, Any]:

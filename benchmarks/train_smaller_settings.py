@@ -5,7 +5,7 @@ from __future__ import annotations
 from train_smaller_peers import EPOCHS  # of every distillation, too
 
 REFERENCE = "finetune"
-DISTILL, TUNE = f"distill(epochs={EPOCHS})", f"finetune(unfreeze='all', deep_epochs={EPOCHS // 2})"
+DISTILL, TUNE = f"distill(views=4, epochs={EPOCHS})", f"finetune(unfreeze='all', deep_epochs={EPOCHS // 2})"
 
 
 def cut(size: float) -> str:
@@ -13,7 +13,7 @@ def cut(size: float) -> str:
 
 
 def narrow(width: float) -> str:
-    return f"distill(width={width:g}, epochs={EPOCHS})"
+    return f"distill(width={width:g}, views=4, epochs={EPOCHS})"
 
 
 # What is compared.
@@ -32,7 +32,7 @@ RECIPES = {
 }
 # A teacher is worth more to the patient: Beyer et al. 2022, arXiv:2106.05237.
 RECIPES["the same, trained 3 times as long"] = (
-    f"resize(pixels=160) > finetune > {cut(0.35)} > distill(epochs={3 * EPOCHS}) > export > quantize"
+    f"resize(pixels=160) > finetune > {cut(0.35)} > distill(views=4, epochs={3 * EPOCHS}) > export > quantize"
 )
 ALL = "resize, prune, distill, int8"
 # The same methods with the same options and epochs, in another order.

@@ -18,6 +18,9 @@ from conftest import COLOURS, CONFIG, PIXELS, resnet_config, write_photos, write
 from microbudget.errors import BadData, InvalidOption, InvalidRecipe, LabelsDisagree, ModelNotFound, UnsupportedModel
 from microbudget.kinds.image_classification import student
 from microbudget.kinds.image_classification.data import ImageTask
+from microbudget.kinds.image_classification.schooling import Schooling
+from microbudget.kinds.image_classification.teacher import TeacherAnswers
+from microbudget.kinds.image_classification.views import FixedViews
 from microbudget.methods import Context
 from microbudget.methods.distill import Distill
 from microbudget.methods.distill.loss import feature_loss, mixed_loss, soft_label_loss
@@ -281,12 +284,13 @@ def test_without_a_teacher_only_labelled_photos_are_shown(taught: Model, context
     from microbudget.kinds.image_classification import distill as images
 
     data = images.distillation_data(context, taught.record.preprocessing or {})
-    alone = images.objective(QUICK, data, images.Training(None, 0.3), 0)
+    answers = TeacherAnswers((np.zeros((51, 3), "f"),) * 2, None)
+    lessons = images.Lessons(data, FixedViews(data, answers), Schooling(2, QUICK.learning()))
+    alone = images.objective(QUICK, lessons, images.Training(taught=False, fraction=0.3), 0)
     labels = alone.batch(np.arange(alone.examples), 0)["label"].numpy()
     assert len(labels) == len(data.examples) > data.labelled
     assert labels.min() >= 0
-    answers = images.TeacherAnswers((np.zeros((51, 3), "f"),) * 2, None)
-    shown = images.objective(QUICK, data, images.Training(answers, 0.3), 0)
+    shown = images.objective(QUICK, lessons, images.Training(fraction=0.3), 0)
     known = shown.batch(np.arange(len(data.examples)), 0)["label"].numpy()
     per_class = [int((known == label).sum()) for label in range(3)]
     train = [sum(e.label == label for e in context.task.examples("train")) for label in range(3)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import example as also
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 @settings(deadline=None, max_examples=100)
+@also(text="000\x80\x80\x80\U00010000\U00010000\U00010000\u0800", stride=16)  # a cut that reaches less than a character
 @given(
     text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=600).filter(
         lambda text: bool(text.encode()[:4096].strip()) and not text.startswith("\ufeff")

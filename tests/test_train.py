@@ -275,7 +275,55 @@ def test_without_time_it_ends_and_goes_on_to_the_same_bytes(tmp_path: Path) -> N
     assert weights(again) == weights(whole)
 
 
-def killed_at(step: int, folder: Path) -> int | None:
+def averaged_by_hand(horizon: float, given: list[bytes]) -> np.ndarray:
+    """Of float32 weights after each step: a_0 = w_0, a_n = d a + (1 - d) w with d = min(1 - 1/h, (1 + n)/(10 + n))."""
+    average: np.ndarray | None = None
+    for step, raw in enumerate(given):
+        latest = np.frombuffer(raw, np.float32).astype(np.float64)
+        decay = min(1 - 1 / horizon, (1 + step) / (10 + step))
+        average = latest if average is None else decay * average + (1 - decay) * latest
+    assert average is not None
+    return average
+
+
+def test_the_average_of_the_weights_is_what_is_kept() -> None:
+    plain, steps = nn.Sequential(nn.Linear(6, 3)), []
+    settings = replace(SETTINGS, average=0.25)
+    train(plain, objective(validate=None), settings, after_step=lambda: steps.append(weights(plain)))
+    expected = averaged_by_hand(0.25 * 28, steps)
+    np.testing.assert_allclose(np.frombuffer(weights(plain), np.float32), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(np.frombuffer(steps[-1], np.float32), expected, atol=1e-4)
+
+
+def test_the_average_is_what_validation_judges() -> None:
+    judged: list[nn.Module] = []
+    net = network()
+    given = objective(validate=lambda each: judged.append(each) or {"loss": 1.0 / len(judged)})  # type: ignore[func-returns-value]
+    train(net, given, replace(SETTINGS, average=0.25))
+    assert judged[0] is net
+    assert all(each is not net and not each.training for each in judged[1:])
+
+
+def test_a_cut_training_keeps_its_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is up in the third epoch; a training that must be whole would be given up."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    plain = objective()
+
+    def loss(net: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        now[0] += 1.0
+        return plain.loss(net, batch)
+
+    given, settings = replace(plain, loss=loss), replace(SETTINGS, average=0.25, cut=True)
+    done = train(network(), given, settings, Execution(deadline=16.0))
+    assert done.stopped == "the time was up after 2 of 4 epochs"
+    assert done.kept in (1, 2)
+    now[0] = 0.0
+    with pytest.raises(OutOfTime):
+        train(network(), given, settings, Execution(deadline=5.0))
+
+
+def killed_at(step: int, folder: Path, average: float = 0.0) -> int | None:
     """Train in a process of its own, which kills itself in that step (0: never). Returns its exit status."""
     code = (
         "import os, signal, sys; from dataclasses import replace; from pathlib import Path\n"
@@ -289,20 +337,22 @@ def killed_at(step: int, folder: Path) -> int | None:
         "    return plain.loss(net, batch)\n"
         "net = t.network()\n"
         "run = Execution(threads=1, checkpoint=folder / 'a.pt')\n"
-        "done = train(net, replace(plain, loss=loss), t.SETTINGS, run, mode=fresh_norms)\n"
+        f"settings = replace(t.SETTINGS, average={average})\n"
+        "done = train(net, replace(plain, loss=loss), settings, run, mode=fresh_norms)\n"
         "(folder / 'weights').write_bytes(t.weights(net)); (folder / 'history').write_text(repr(done))\n"
     )
     return preloaded.status(preloaded.start(code))
 
 
-def test_killed_twice_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average", [0.0, 0.25])
+def test_killed_twice_it_ends_with_the_same_bytes(average: float, tmp_path: Path) -> None:
     """In the first epoch and in a later one; what is before the kill is not done again."""
-    net = network()
-    expected = train(net, objective(), SETTINGS, Execution(threads=1, checkpoint=tmp_path / "own.pt"), mode=fresh_norms)
+    net, settings = network(), replace(SETTINGS, average=average)
+    expected = train(net, objective(), settings, Execution(threads=1, checkpoint=tmp_path / "own.pt"), mode=fresh_norms)
     for step in (5, 10):
-        assert killed_at(step, tmp_path) == -signal.SIGKILL
+        assert killed_at(step, tmp_path, average) == -signal.SIGKILL
         assert (tmp_path / "a.pt").is_file()
-    assert killed_at(0, tmp_path) == 0
+    assert killed_at(0, tmp_path, average) == 0
     assert (tmp_path / "weights").read_bytes() == weights(net)
     assert (tmp_path / "history").read_text() == repr(expected)
 

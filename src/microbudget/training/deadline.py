@@ -39,6 +39,11 @@ class Clock:
         """Whether there is an end."""
         return self._deadline is not None
 
+    @property
+    def over(self) -> bool:
+        """Whether the end has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
     def tick(self, left: int) -> None:
         """After each step: `left` more are to come. Raises OutOfTime when there is no time for them."""
         if self._deadline is None:

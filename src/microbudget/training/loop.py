@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn import Module
 from ..errors import Diverged, OutOfTime
 from ..units import format_seconds
 from . import checkpoint
+from .average import Average
 from .deadline import Clock
 from .objective import Group, Objective, Scores, Trained
 from .order import Order, Rows, schedule
@@ -25,6 +26,7 @@ from .settings import Execution, Settings
 
 CHECKPOINT_EVERY_S = 20.0  # a kill costs at most this much work, and the writing less than 1 % of the time
 SAY_EVERY_S = 10.0
+FINISHED = {"optimizer": None, "best": None, "average": None}  # not needed in the checkpoint of a finished training
 STATE = ("step", "losses", "history", "best", "best_loss", "before", "kept", "stopped")  # of a checkpoint
 
 
@@ -61,6 +63,7 @@ class Loop:
         settings, sizes = self.settings, self.objective.sizes
         self._order = Order(self.objective.examples, settings.batch_size, self.execution.seed, sizes)
         self._total = self.settings.epochs * self._order.batches
+        self._average = Average(self.network, settings.average * self._total) if settings.average else None
         self._saved_at = self._reported_at = time.monotonic()
 
     def run(self) -> Trained:
@@ -91,21 +94,31 @@ class Loop:
             if place == self._order.batches - 1 and self._end_epoch(epoch):
                 score = self.objective.decides.replace("_", " ")
                 return f"no better validation {score} for {self.settings.patience} epochs"
-            self._check_time()
+            if self._time_is_up():
+                return f"the time was up after {len(self.history)} of {self.settings.epochs} epochs"
             if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY_S:
                 self._save()
         return "all epochs"
 
-    def _check_time(self) -> None:
-        """Raises OutOfTime when the time does not suffice for all epochs; the checkpoint has what is learnt."""
+    def _time_is_up(self) -> bool:
+        """Whether to stop with what is learnt, see `Settings.cut`; without it all epochs must fit.
+
+        Raises OutOfTime as soon as the time will not suffice; the checkpoint has what is learnt.
+        """
+        enough = self._order.batches if self.settings.cut else self._total
         late: OutOfTime | None = None
         try:
-            self._clock.tick(self._total - self.step)
+            self._clock.tick(max(0, enough - self.step))
         except OutOfTime as error:
             late = error
-        if self._clock.limited and self._processes.any(late is not None):
+        if not self._clock.limited:
+            return False
+        if enough <= self.step:
+            return self._processes.any(self._clock.over)
+        if self._processes.any(late is not None):
             self._save()
             raise late or OutOfTime(f"the time is up for another process of {self.execution.name}")
+        return False
 
     def learn(self, rows: Rows, epoch: int, step: int) -> None:
         """One step of the optimizer. Raises NotFiniteError, before the weights are touched."""
@@ -129,6 +142,8 @@ class Loop:
         self._optimizer.zero_grad()
         if self.after_step is not None:
             self.after_step()
+        if self._average is not None:
+            self._average.update(self.network)
 
     def _clip(self, epoch: int, step: int) -> None:
         if not self.settings.clip:
@@ -155,17 +170,18 @@ class Loop:
 
     def _validate(self, epoch: int) -> Scores | None:
         """Scores on validation; keeps the weights when they are the best so far, or when there is no validation."""
+        averaged = self._average.network if self._average is not None and epoch else None
         if self.objective.validate is None:
-            self.kept, self.best = epoch, checkpoint.weights_of(self.network)
+            self.kept, self.best = epoch, checkpoint.weights_of(averaged or self.network)
             return None
         self.learner.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            scores = {name: float(value) for name, value in self.objective.validate(self.learner).items()}
+            scores = {name: float(value) for name, value in self.objective.validate(averaged or self.learner).items()}
         loss = scores[self.objective.decides]
         if not math.isfinite(loss):
             raise NotFiniteError(f"the validation loss was {loss} after epoch {epoch}")
         if loss < self.best_loss:
-            self.best_loss, self.kept, self.best = loss, epoch, checkpoint.weights_of(self.network)
+            self.best_loss, self.kept, self.best = loss, epoch, checkpoint.weights_of(averaged or self.network)
         return scores
 
     def _report(self, row: dict[str, Any]) -> None:
@@ -173,20 +189,14 @@ class Loop:
         if now - self._reported_at < SAY_EVERY_S:
             return
         self._reported_at = now
-        scores = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row.items() if name != "epoch")
         left = (now - self._began_at) / (self.step - self._began) * (self._total - self.step)
-        self.execution.progress.say(
-            f"{self.execution.name}  epoch {row['epoch']}/{self.settings.epochs}: {scores};"
-            f" at most {format_seconds(left)} left"
-        )
+        said = f"epoch {row['epoch']}/{self.settings.epochs}: {_scores(row)}; at most {format_seconds(left)} left"
+        self.execution.progress.say(f"{self.execution.name}  {said}")
 
     def _rescue(self, reason: str) -> str:
         """Keep the best weights so far after a NaN; raises Diverged when no epoch was whole."""
         name = self.execution.name
-        advice = (
-            f"try a lower learning rate ({self.settings.learning_rate / 10:g} instead of"
-            f" {self.settings.learning_rate:g}), a longer warm-up, and look for odd values in the data"
-        )
+        advice = _advice(self.settings.learning_rate)
         if not self.history:
             raise Diverged(f"{name} stopped: {reason}, before one epoch was whole. To go on, {advice}")
         self.execution.progress.warn(f"{name} stopped: {reason}. The weights of epoch {self.kept} are kept; {advice}")
@@ -201,10 +211,10 @@ class Loop:
             "weights": checkpoint.weights_of(self.network),
             "optimizer": self._optimizer.state_dict(),
             "generator": checkpoint.generators(),
+            "average": None if self._average is None else self._average.state(),
             **{name: getattr(self, name) for name in STATE},
         }
-        finished = {**state, "optimizer": None, "best": None}
-        checkpoint.write(self.execution.checkpoint, finished if self.stopped else state)
+        checkpoint.write(self.execution.checkpoint, {**state, **FINISHED} if self.stopped else state)
 
     def _restore(self) -> None:
         """Resume from the checkpoint where there is one that can be read."""
@@ -218,7 +228,20 @@ class Loop:
         if not self.stopped:
             self._optimizer.load_state_dict(state["optimizer"])
             checkpoint.set_generators(state["generator"])
+            if self._average is not None:
+                self._average.restore(state["average"])
             self.execution.progress.say(f"{self.execution.name}  goes on at step {self.step} of {self._total}")
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row.items() if name != "epoch")
+
+
+def _advice(rate: float) -> str:
+    return (
+        f"try a lower learning rate ({rate / 10:g} instead of {rate:g}), a longer warm-up, and look for odd values in"
+        " the data"
+    )
 
 
 class NotFiniteError(Exception):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..metrics import cross_entropy
-from ..task import Example, Task
+from ..task import Example, Inputs, Task
 from .objective import Batch, Objective, Scores
 from .order import Rows
 
@@ -41,7 +41,11 @@ def labelled(
 
 def inputs(task: Task, examples: Sequence[Example], preprocessing: dict[str, Any], view: int = 0) -> dict[str, Any]:
     """The model's inputs as tensors, pixels with channels last, which is how a CPU convolves fastest."""
-    arrays = task.collate(examples, preprocessing, view)
+    return tensors(task.collate(examples, preprocessing, view))
+
+
+def tensors(arrays: Inputs) -> dict[str, Any]:
+    """Inputs of a model as tensors, pixels with channels last."""
     return {name: _channels_last(torch.from_numpy(array)) for name, array in arrays.items()}
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data import contents, folders, labelled, saved
+from ...data import contents, folders, labelled, parallel, saved
 from ...data import splits as cutting
 from ...data.cache import default_folder
 from ...data.folders import Listing, some
 from ...data.labelled import Medium
 from ...data.splits import Duplicate, Splits
 from ...errors import BadData, Failed
+from ...images.originals import Originals
 from ...images.photos import FORMATS, inspect, quiet_pillow
 from ...images.pixels import PixelCache, Pixels, Rendering
 from ...images.preprocess import Preprocessing
@@ -55,6 +56,7 @@ class ImageTask:
     _threads: int = 0
     _files: dict[tuple[str, Rendering], Pixels] = field(default_factory=dict, repr=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _originals: Originals | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: Path | str, options: DataOptions = TO_TRAIN) -> ImageTask:
@@ -124,6 +126,30 @@ class ImageTask:
         how = Preprocessing.parse(preprocessing)
         return {"pixel_values": how.normalize(self._pixels(examples, Rendering(how.geometry, view, self.seed)))}
 
+    def fresh(self, examples: Sequence[Example], preprocessings: Sequence[dict[str, Any]], view: int) -> list[Inputs]:
+        """What `collate` gives of an augmented view, for several preprocessings of one crop; nothing is kept on disk.
+
+        For views that are used once: the photos stay in memory, a little larger than the views, which are rendered
+        at each call; so their pixels differ a little from those of `collate`. Raises BadData.
+        """
+        hows = [Preprocessing.parse(config) for config in preprocessings]
+        largest = max(max(how.input_size) for how in hows)
+        if self._originals is None or self._originals.largest < largest:
+            self._originals = Originals(self._paths, largest)
+        originals = self._originals
+        renderings = [Rendering(how.geometry, view, self.seed) for how in hows]
+
+        def render(example: Example) -> list[Pixels]:
+            photo = originals[example.key]
+            return [rendering(photo, example.key) for rendering in renderings]
+
+        with quiet_pillow():
+            rendered = list(parallel.each(render, examples, self._threads))
+        return [
+            {"pixel_values": how.normalize(np.stack([views[place] for views in rendered]))}
+            for place, how in enumerate(hows)
+        ]
+
     def score(self, outputs: NDArray[Any], examples: Sequence[Example]) -> Scores:
         """Accuracy. outputs: logits (n, classes)."""
         right = outputs.argmax(axis=1) == labelled.targets(examples)
@@ -135,11 +161,13 @@ class ImageTask:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the mapped files, whose contents pickle would copy."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_opening")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("_files", "_opening", "_originals")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In another process the files are mapped again."""
-        self.__dict__.update(state, _files={}, _opening=threading.Lock())
+        self.__dict__.update(state, _files={}, _opening=threading.Lock(), _originals=None)
 
     @cached_property
     def _keys(self) -> dict[str, tuple[str, ...]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from ...errors import InvalidOption, UnsupportedModel, what_it_said
 from ...methods import Context
-from ...methods.distill import Distill, named
+from ...methods.distill import FRESH, Distill, named
 from ...methods.distill.loss import feature_loss, mixed_loss
 from ...methods.distill.worth import worth
 from ...metrics import classification_report
@@ -31,16 +32,18 @@ from ...training.objective import Batch, Objective, Trained
 from ...training.order import Rows
 from ...training.settings import Settings
 from ...training.train import train
+from ...training.trial import Trial, timed
 from . import student as students
-from .teacher import DistillationData, TeacherAnswers, check_preprocessing, teacher_answers
+from .schooling import Schooling, decided, with_views
+from .teacher import DistillationData, Teacher, check_preprocessing, teacher_answers
 from .teaching import preprocessing_of
+from .views import TEACHER_FEATURES, TEACHER_LOGITS, FixedViews, FreshViews, Views
 
 OPTIONS = (
-    "student", "depth", "width", "teacher", "temperature", "hard", "features", "views", "epochs", "patience",
+    "student", "depth", "width", "teacher", "temperature", "hard", "features", "views", "mix", "epochs", "patience",
     "learning_rate", "batch_size", "curve",
 )  # fmt: skip
 ADVICE = "an image classifier is cut with depth= and width="
-TEACHER_LOGITS, TEACHER_FEATURES = "teacher_logits", "teacher_features"  # in a batch, next to inputs and label
 UNLABELLED = -1
 
 
@@ -62,8 +65,8 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     check_preprocessing(teacher, preprocessing)
     data = distillation_data(context, preprocessing)
     check_input(network, data, step)
-    answers = teacher_answers(teacher, data, context, views=step.views, features=step.features > 0)
-    trained = train_student(step, network, data, context, Training(answers, state=own.state))
+    lessons = Lessons.open(step, network, Teacher.open(teacher, task.labels, features=step.features > 0), data, context)
+    trained = train_student(step, network, lessons, context, Training(state=own.state))
     save_network(network, preprocessing, out)
     history = {
         **students.describe(network),
@@ -71,20 +74,25 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
         "teacher_fingerprint": teacher.fingerprint,
         "photos": len(data.examples),
         "unlabelled": len(data.examples) - data.labelled,
-        "views": step.views,
-        "teacher_answers": len(data.examples) * step.views,
-        "teacher_passes": answers.passes,
+        **lessons.views.history(len(trained.epochs)),
+        **_options(lessons.schooling),
         **trained.as_dict(),
         "validation": _report(network, data),
     }
     if step.curve:
-        history["with_and_without"] = _curve(step, model, data, answers, context)
+        history["with_and_without"] = _curve(step, model, lessons, context)
     _say(history, context)
     seen = {example.key for example in (*data.examples, *task.examples("validation"))}
     # What the teacher has learnt from is in its answers.
     record = model.record.with_seen((*seen, *own.seen, *teacher.record.seen)).with_report("distill", history)
     record = replace(record, task=task.kind, labels=task.labels, output=None)
     return replace(record, preprocessing=preprocessing, state=own.state)
+
+
+def _options(schooling: Schooling) -> dict[str, Any]:
+    """What was decided of the options that the step left open, for the history."""
+    options = asdict(schooling.learning)
+    return {"planned_epochs": options.pop("epochs"), **options}
 
 
 def _say(history: dict[str, Any], context: Context) -> None:
@@ -175,61 +183,92 @@ class _Answer:
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """What a student learns from, and how."""
+
+    data: DistillationData
+    views: Views
+    schooling: Schooling
+
+    @classmethod
+    def open(cls, step: Distill, network: Any, teacher: Teacher, data: DistillationData, context: Context) -> Lessons:
+        """Choose the views. Fixed ones are answered now, fresh ones during the training."""
+
+        def fresh() -> FreshViews:
+            return FreshViews(data, teacher, context.seed, context.threads, step.mix)
+
+        def trial() -> Trial:
+            lessons = cls(data, fresh(), with_views(step, FRESH, network))
+            learner = _Student(copy.deepcopy(for_training(network)), lessons.views.width)
+            return timed(learner, objective(step, lessons, Training(), context.seed), step.batch_size, context.threads)
+
+        schooling = decided(step, network, context, trial)
+        if schooling.fresh:
+            return cls(data, fresh(), schooling)
+        answers = teacher_answers(teacher, data, context, views=int(schooling.views))
+        return cls(data, FixedViews(data, answers), schooling)
+
+
+@dataclass(frozen=True)
 class Training:
     """What differs between the trainings of one step: the main one, and those of the curve."""
 
-    answers: TeacherAnswers | None  # None: without a teacher
+    taught: bool = True  # False: without a teacher
     fraction: float = 1.0  # of the labels that are learnt; the photos are all shown all the same
     name: str = "distill"
     state: dict[str, Any] = field(default_factory=dict)  # of the student's record, whose pruned zeros stay
 
 
-def train_student(step: Distill, network: Any, data: DistillationData, context: Context, run: Training) -> Trained:
+def train_student(step: Distill, network: Any, lessons: Lessons, context: Context, run: Training) -> Trained:
     """Train the network in place."""
+    schooling = lessons.schooling
+    learning = schooling.learning
     with torch.random.fork_rng([]):
         torch.manual_seed(context.seed)
-        learner = _Student(for_training(network), run.answers.width if run.answers else 0)
+        learner = _Student(for_training(network), lessons.views.width if run.taught else 0)
     trained = train(
         learner,
-        objective(step, data, run, context.seed),
-        Settings(step.epochs, step.learning_rate, step.batch_size, patience=step.patience),
-        context.execution(run.name),
-        mode=fresh_norms,
+        objective(step, lessons, run, context.seed),
+        Settings(
+            learning.epochs,
+            learning.learning_rate,
+            step.batch_size,
+            patience=learning.patience,
+            average=schooling.average,
+            cut=schooling.cut,
+        ),
+        replace(context.execution(run.name), deadline=schooling.deadline(context)),
+        mode=torch.nn.Module.train if schooling.fresh else fresh_norms,
         after_step=zeros_stay(pruned_weights(network, run.state)),
     )
     learner.end()
     return trained
 
 
-def objective(step: Distill, data: DistillationData, run: Training, seed: int) -> Objective:
+def objective(step: Distill, lessons: Lessons, run: Training, seed: int) -> Objective:
     """With a teacher: all photos, and a fraction of the labels. Without: the photos with a label, as many steps."""
-    answers = run.answers
+    data, learning = lessons.data, lessons.schooling.learning
     targets = np.array([UNLABELLED if each.label is None else each.label for each in data.examples])
     shown = stratified(targets[: data.labelled], run.fraction, np.random.default_rng([seed, 1]))
     known = np.full_like(targets, UNLABELLED)
-    known[shown] = targets[shown]
+    if not step.mix:  # what is mixed of two photos has no label
+        known[shown] = targets[shown]
     extra = (objectives.LABEL, TEACHER_LOGITS, TEACHER_FEATURES)
 
     def batch(rows: Rows, epoch: int) -> Batch:
-        view = epoch % step.views
-        rows = rows if answers is not None else shown[rows % len(shown)]
-        tensors = {
-            **objectives.inputs(data.task, [data.examples[row] for row in rows], data.preprocessing, view),
+        rows = rows if run.taught else shown[rows % len(shown)]
+        return {
+            **lessons.views.batch(rows, epoch, taught=run.taught),
             objectives.LABEL: torch.from_numpy(known[rows]),
         }
-        if answers is not None:
-            tensors[TEACHER_LOGITS] = torch.from_numpy(answers.logits[view][rows])
-            if answers.features is not None:
-                tensors[TEACHER_FEATURES] = torch.from_numpy(answers.features[view][rows])
-        return tensors
 
     def loss(learner: Any, batch: Batch) -> torch.Tensor:
         answer = learner(**{name: tensor for name, tensor in batch.items() if name not in extra})
         labels = batch[objectives.LABEL]
-        if answers is None:
+        if not run.taught:
             return torch.nn.functional.cross_entropy(answer.logits, labels)
-        total = mixed_loss(answer.logits, batch[TEACHER_LOGITS], labels, step.temperature, step.hard)
-        if answers.features is None:
+        total = mixed_loss(answer.logits, batch[TEACHER_LOGITS], labels, learning.temperature, learning.hard)
+        if TEACHER_FEATURES not in batch:
             return total
         return total + step.features * feature_loss(answer.features, batch[TEACHER_FEATURES])
 
@@ -237,9 +276,7 @@ def objective(step: Distill, data: DistillationData, run: Training, seed: int) -
     return Objective(len(data.examples), batch, loss, validate, decides=objectives.CALIBRATED)
 
 
-def _curve(
-    step: Distill, model: Model, data: DistillationData, answers: TeacherAnswers, context: Context
-) -> list[dict[str, Any]]:
+def _curve(step: Distill, model: Model, lessons: Lessons, context: Context) -> list[dict[str, Any]]:
     """The same student with and without the teacher, the same steps, at several fractions of the labels.
 
     Its head is new in every cell, the same everywhere: the one that it would take from the model knows all the labels.
@@ -249,8 +286,7 @@ def _curve(
     def train_part(fraction: float, taught: bool, name: str) -> Trained:
         network, own = _student(step, model, context)
         students.forget_classes(network, context.task.labels, context.seed)
-        run = Training(answers if taught else None, fraction, name, own.state)
-        return train_student(step, network, data, context, run)
+        return train_student(step, network, lessons, context, Training(taught, fraction, name, own.state))
 
     return worth(train_part)
 

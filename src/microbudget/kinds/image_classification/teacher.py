@@ -82,34 +82,52 @@ def _zoom(geometry: Geometry) -> float:
     return size[0] / edge if edge and size else 1.0
 
 
-def teacher_answers(
-    teacher: Model, data: DistillationData, context: Context, *, views: int, features: bool
-) -> TeacherAnswers:
-    """The teacher's answers to every view, from the cache where they are known. features: those are kept too.
+@dataclass(frozen=True)
+class Teacher:
+    """A model that answers the data's labels, and the graph that computes its answers, or the features before them."""
 
-    Raises LabelsDisagree where the teacher does not know the data's labels, UnsupportedModel for its format.
-    """
-    task, preprocessing = data.task, teacher.record.preprocessing or {}
-    try:
-        columns = match_labels(teacher, task.labels)
-    except LabelsDisagree as error:
-        raise LabelsDisagree(f"the teacher cannot teach these classes: {error}") from error
+    model: Model
+    columns: tuple[int, ...]  # of its outputs, those of the data's labels
+    graph: bytes
+    logits_of: Callable[[NDArray[Any]], NDArray[Any]]  # from what the graph computes
+    features: bool  # whether the graph's output is learnt too
+
+    @classmethod
+    def open(cls, model: Model, labels: tuple[str, ...], *, features: bool) -> Teacher:
+        """Raises LabelsDisagree where it does not know the labels, UnsupportedModel for its format."""
+        try:
+            columns = match_labels(model, labels)
+        except LabelsDisagree as error:
+            raise LabelsDisagree(f"the teacher cannot teach these classes: {error}") from error
+        return cls(model, tuple(columns), *_graph(model, features=features), features)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Its own: the size may differ from the student's."""
+        return self.model.record.preprocessing or {}
+
+    def logits(self, rows: NDArray[Any], labels: tuple[str, ...]) -> NDArray[np.float32]:
+        """What the graph computed -> (examples, labels). Raises LabelsDisagree where the outputs cannot be theirs."""
+        found = self.logits_of(rows)
+        _check_outputs(self.model, found.shape[1], self.columns, labels)
+        return found[:, list(self.columns)].astype(np.float32)
+
+
+def teacher_answers(teacher: Teacher, data: DistillationData, context: Context, *, views: int) -> TeacherAnswers:
+    """The teacher's answers to every view, from the cache where they are known."""
+    task, preprocessing = data.task, teacher.preprocessing
     prepare = getattr(task, "prepare", None)
     if prepare:
         prepare([preprocessing, data.preprocessing], views, context.progress)
-    graph, logits_of = _graph(teacher, features=features)
-    store = FeatureStore(graph, preprocessing, context.cache / "features", context.threads)
+    store = FeatureStore(teacher.graph, preprocessing, context.cache / "features", context.threads)
     needed = _needed([view for view in range(views) if not store.known(data.examples, view, context.seed)], context)
     earlier = [view for view in needed if store.known(data.examples, view, context.seed)]
-    rows = []
+    rows, logits = [], []
     for view in range(views):
         rows.append(store.rows(task, data.examples, view, context.seed, context.progress))
-        if view == 0:
-            _check_outputs(teacher, logits_of(rows[0]).shape[1], columns, task.labels)
-    logits = [logits_of(view) for view in rows]
-    chosen = tuple(view[:, list(columns)].astype(np.float32) for view in logits)
+        logits.append(teacher.logits(rows[-1], task.labels))
     passes = store.answered + len(earlier) * len(data.examples)
-    return TeacherAnswers(chosen, tuple(rows) if features else None, passes)
+    return TeacherAnswers(tuple(logits), tuple(rows) if teacher.features else None, passes)
 
 
 def _check_outputs(teacher: Model, outputs: int, columns: Sequence[int], labels: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from ...errors import BadData
 
 UTF8_MARK = b"\xef\xbb\xbf"
 NEWLINES, SPACES = b"\n", b" \t\r\n"
+LONGEST = 4  # bytes of a character in UTF-8
 LEAD = 4  # the first quarter of a passage is read and not judged
 
 
@@ -82,13 +83,15 @@ class TextFile:
         """The first beginning of a line from `place` on, within `reach` bytes; else of a word; else of a character."""
         with self.path.open("rb") as stream:
             stream.seek(place - 1)
-            around = stream.read(reach + 1)
+            around = stream.read(1 + max(reach, LONGEST - 1))
         for marks in (NEWLINES, SPACES):
-            found = [at for at in (around.find(mark) for mark in (bytes([byte]) for byte in marks)) if at >= 0]
+            found = [
+                at for at in (around.find(mark, 0, reach + 1) for mark in (bytes([byte]) for byte in marks)) if at >= 0
+            ]
             if found:
                 return place + min(found)
         inside = 0
-        while inside < min(4, len(around) - 1) and around[1 + inside] & 0xC0 == 0x80:
+        while inside < min(LONGEST - 1, len(around) - 1) and around[1 + inside] & 0xC0 == 0x80:
             inside += 1
         return place + inside
 

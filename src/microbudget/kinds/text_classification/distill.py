@@ -16,7 +16,7 @@ import torch
 
 from ...errors import InvalidOption
 from ...methods import Context
-from ...methods.distill import STATIC, Distill
+from ...methods.distill import STATIC, Distill, Learning
 from ...methods.distill import named as named_students
 from ...methods.distill.worth import kept_quality, worth
 from ...model import ONNX_NAME, Model, Record
@@ -172,12 +172,12 @@ def _train(
     step: Distill, student: Student, tokens: TokenTask, lesson: Lesson, context: Context, name: str = "distill"
 ) -> Trained:
     """Train the network in place. name: of the training, for its checkpoint."""
-    network = student.network
+    network, learning = student.network, step.learning()
     factor = classifiers.head_factor(network)
     return train(
         network,
-        _objective(step, tokens, lesson),
-        Settings(step.epochs, step.learning_rate * factor, step.batch_size, patience=step.patience),
+        _objective(learning, tokens, lesson),
+        Settings(learning.epochs, learning.learning_rate * factor, step.batch_size, patience=learning.patience),
         context.execution(name),
         groups=classifiers.groups(network, False, _encoder_factor(student) / factor),
         after_step=zeros_stay(classifiers.pruned_weights(network, student.state)),
@@ -188,7 +188,7 @@ def _encoder_factor(student: Student) -> float:
     return TRAINED if student.trained else max(TRAINED, FRESH * min(1.0, WIDE / student.network.config.hidden_size))
 
 
-def _objective(step: Distill, tokens: TokenTask, lesson: Lesson) -> Objective:
+def _objective(learning: Learning, tokens: TokenTask, lesson: Lesson) -> Objective:
     """The teacher's answers to all texts, and the labels of those that have one; in batches of about one length."""
     labels = torch.from_numpy(lesson.labels.astype(np.int64))
     answers = None if lesson.answers is None else torch.from_numpy(lesson.answers)
@@ -200,7 +200,7 @@ def _objective(step: Distill, tokens: TokenTask, lesson: Lesson) -> Objective:
 
     def loss(network: Any, batch: Batch) -> torch.Tensor:
         inputs = {name: tensor for name, tensor in batch.items() if name not in (objectives.LABEL, TEACHER)}
-        return taught_loss(step, network(**inputs).logits, batch)
+        return taught_loss(learning, network(**inputs).logits, batch)
 
     validate = objectives.validator(tokens, {})
     sizes = np.array(list(map(len, tokens.tokens(lesson.examples))))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from ...methods import Method
-from ...methods.distill import STATIC, Distill
+from ...methods.distill import FIXED, STATIC, Distill
 from ...methods.export import Export
 from ...methods.finetune import Finetune
 from ...methods.prune import Prune
@@ -74,7 +74,7 @@ class SearchSpace(space.SearchSpace):
         if self.given.format == "hf":
             texts = len(self.task.examples("train")) + len(self.task.examples("unlabelled"))
             epochs = max(2, min(BAG_EPOCHS, BAGS // max(1, texts)))
-            yield Recipe((*first, Distill(student=STATIC, epochs=epochs)))
+            yield Recipe((*first, Distill(student=STATIC, epochs=_unless_usual(epochs))))
         if first and export:  # after the training, which all recipes then share
             yield Recipe((*first, *export, Quantize(table_bits=4)))
             for keep in KEPT:
@@ -101,7 +101,8 @@ class SearchSpace(space.SearchSpace):
             taken = int(min(max(epochs, epochs_for(shown)), room / epoch))
             if taken >= LEAST_EPOCHS:
                 room -= taken * epoch
-                yield (cut, Distill(epochs=taken)) if cut else (Distill(depth=HALF, epochs=taken),)
+                learnt = Distill(depth=1.0 if cut else HALF, epochs=_unless_usual(taken))
+                yield (cut, learnt) if cut else (learnt,)
 
     def forecast(self, threads: int) -> Iterator[str]:
         """Whether words and characters can be counted here, and what is not tried for a language model."""
@@ -137,7 +138,7 @@ class SearchSpace(space.SearchSpace):
 def _passes(step: Method) -> float:
     """Forward passes of the whole network over the training texts; a backward pass takes as long as two."""
     if isinstance(step, Distill) and step.student != STATIC:
-        return 1 + 3 * step.depth * step.epochs
+        return 1 + 3 * step.depth * step.learning().epochs
     return 1 if isinstance(step, (Quantize, Finetune, Distill)) else 0
 
 
@@ -145,6 +146,11 @@ def _further_s(step: Method) -> float:
     if isinstance(step, Prune):
         return SENSITIVITY_S
     return VOCABULARY_S if isinstance(step, Distill) and step.student == STATIC else 0.0
+
+
+def _unless_usual(epochs: int) -> int | None:
+    """What need not be written into a recipe is left out."""
+    return None if epochs == FIXED.epochs else epochs
 
 
 def epochs_for(texts: int) -> int:

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
 from ...methods import Context
-from ...methods.distill import Distill
+from ...methods.distill import Distill, Learning
 from ...methods.quantize.tables import round_tables
 from ...model import Model
 from ...runtimes.onnx.session import OnnxSession
@@ -131,16 +131,22 @@ def fit(
         data.teacher,
         [np.searchsorted(known, bag) for bag in data.held_out],
     )
+    learning = step.learning()
     settings = Settings(
-        step.epochs, step.learning_rate, step.batch_size, weight_decay=0.0, patience=step.patience, clip=0.0
+        learning.epochs,
+        learning.learning_rate,
+        step.batch_size,
+        weight_decay=0.0,
+        patience=learning.patience,
+        clip=0.0,
     )
-    trained = train(network, objective(step, places, context), settings, context.execution(name))
+    trained = train(network, objective(learning, places, context), settings, context.execution(name))
     table = vectors.copy()
     table[known] = network.table.detach().numpy()
     return network, table, trained
 
 
-def objective(step: Distill, data: Data, context: Context) -> Objective:
+def objective(learning: Learning, data: Data, context: Context) -> Objective:
     """The teacher's answers where there is one, else the labels; each epoch leaves out other tokens."""
     labels = torch.from_numpy(data.labels.astype(np.int64))
     teacher = None if data.teacher is None else torch.from_numpy(data.teacher)
@@ -154,7 +160,7 @@ def objective(step: Distill, data: Data, context: Context) -> Objective:
         return tensors if teacher is None else {**tensors, TEACHER: teacher[rows]}
 
     def loss(network: Any, batch: Batch) -> torch.Tensor:
-        return taught_loss(step, network(batch[TOKENS], batch[STARTS]).logits, batch)
+        return taught_loss(learning, network(batch[TOKENS], batch[STARTS]).logits, batch)
 
     def validate(network: Any) -> Scores:
         device = next(network.parameters()).device

@@ -15,7 +15,7 @@ from torch.nn import functional
 from ...data.kept_rows import KeptRows
 from ...errors import InvalidOption, LabelsDisagree, UnsupportedModel
 from ...methods import Context
-from ...methods.distill import Distill
+from ...methods.distill import Distill, Learning
 from ...methods.distill.loss import mixed_loss
 from ...methods.prompt import Prompt
 from ...model import Model
@@ -156,14 +156,14 @@ def answers_to(teacher: Model, examples: Sequence[Example], context: Context) ->
     return found
 
 
-def taught_loss(step: Distill, logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def taught_loss(learning: Learning, logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The mean over a batch: the teacher's answers and the labels; of texts that it was not asked the labels alone."""
     labels = batch[objectives.LABEL]
     if TEACHER not in batch:
         return functional.cross_entropy(logits, labels)
     teacher = batch[TEACHER]
     asked = teacher.isfinite().all(dim=1)
-    soft = mixed_loss(logits[asked], teacher[asked], labels[asked], step.temperature, step.hard)
+    soft = mixed_loss(logits[asked], teacher[asked], labels[asked], learning.temperature, learning.hard)
     if bool(asked.all()):
         return soft
     hard = functional.cross_entropy(logits[~asked], labels[~asked], ignore_index=UNLABELLED)

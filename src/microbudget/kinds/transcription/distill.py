@@ -46,10 +46,11 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
         cut(network, name, kept[name])
     history: dict[str, Any] = {"kept_layers": kept}
     record = model.record
-    if step.epochs:
+    learning = step.learning()
+    if learning.epochs:
         front = front_end(model.path)
         data = training_data(model, context, max_wer=step.max_wer, longest_s=front.seconds)
-        settings = Settings(step.epochs, step.learning_rate, step.batch_size, patience=step.patience)
+        settings = Settings(learning.epochs, learning.learning_rate, step.batch_size, patience=learning.patience)
         trained = teach(network, data, settings, context.execution("distill"), front=None if whole else front)
         history |= {**data.report(), **trained.as_dict()}
         record = record.with_seen(data.keys)

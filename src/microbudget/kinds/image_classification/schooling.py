@@ -1,0 +1,108 @@
+"""How long and from which views a student learns: as the step says, else by the time that is left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from ...errors import OutOfTime
+from ...machine import files
+from ...methods import Context
+from ...methods.distill import AUTO, FIXED, FIXED_VIEWS, FRESH, PATIENT, Distill, Learning
+from ...training.trial import Trial
+from ...units import format_seconds
+
+LEARNING_SHARE, LATEST_SHARE = 0.7, 0.8  # of the time that is left: planned for the training, and its end at the latest
+FEWEST = 20  # epochs of fresh views: with fewer, fixed ones are as good and take less time
+AVERAGED = 0.05  # of the steps, with fresh views
+WITHOUT_NORMS = 1e-3  # the learning rate of networks without batch normalization, which the higher one damages
+
+
+@dataclass(frozen=True)
+class Schooling:
+    """What was decided. views: a number of fixed ones, or FRESH. cut: the training may end early."""
+
+    views: int | str
+    learning: Learning
+    cut: bool = False
+    latest_s: float | None = None  # after the start of the training: when it ends at the latest
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each epoch has views of its own."""
+        return self.views == FRESH
+
+    @property
+    def average(self) -> float:
+        """See `Settings.average`."""
+        return AVERAGED if self.fresh else 0.0
+
+    def deadline(self, context: Context) -> float | None:
+        """Of the training, as a time of `time.monotonic`."""
+        if self.latest_s is None or context.deadline is None:
+            return context.deadline
+        return min(context.deadline, time.monotonic() + self.latest_s)
+
+
+def with_views(step: Distill, views: int | str, network: torch.nn.Module) -> Schooling:
+    """The step's options with these views, and the defaults for them."""
+    if views != FRESH:
+        return Schooling(views, step.learning(FIXED))
+    normalized = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    usual = PATIENT if normalized else replace(PATIENT, learning_rate=WITHOUT_NORMS)
+    return Schooling(FRESH, step.learning(usual))
+
+
+def decided(step: Distill, network: torch.nn.Module, context: Context, timed: Callable[[], Trial]) -> Schooling:
+    """The views and the number of epochs: what the step leaves open is decided by the time that is left.
+
+    timed: () -> the Trial of a training with fresh views, called only where there is a deadline. The decision is kept
+    with the step's checkpoints: a training that resumes is the same one. Raises OutOfTime where not one epoch fits.
+    """
+    fresh = with_views(step, FRESH, network)
+    if step.views not in (FRESH, AUTO):
+        return with_views(step, step.views, network)
+    if context.deadline is None or fresh.learning.epochs == 0 or (step.epochs is not None and step.views == FRESH):
+        return fresh
+    kept = None if context.checkpoints is None else context.checkpoints / "schooling.json"
+    if kept is not None and kept.is_file():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        return Schooling(**{**found, "learning": Learning(**found["learning"])})
+    chosen = _fitting(step, network, context, fresh, timed())
+    if kept is not None:
+        files.write_text(kept, json.dumps(asdict(chosen)))
+    return chosen
+
+
+def _fitting(step: Distill, network: torch.nn.Module, context: Context, fresh: Schooling, trial: Trial) -> Schooling:
+    assert context.deadline is not None
+    left = context.deadline - time.monotonic()
+    fit = int(LEARNING_SHARE * left / trial.epoch_s)
+    wanted = fresh.learning.epochs
+    if step.views == AUTO and fit < min(wanted, FEWEST):
+        context.progress.say(
+            f"distill   {FIXED_VIEWS} fixed views: of fresh ones an epoch takes {format_seconds(trial.epoch_s)}, and"
+            f" {format_seconds(left)} are left"
+        )
+        return with_views(step, FIXED_VIEWS, network)
+    if fit < 1:
+        raise OutOfTime(
+            f"distill: one epoch takes {format_seconds(trial.epoch_s)}, and {format_seconds(left)} are left: give more"
+            " --minutes, or views=1"
+        )
+    epochs = min(wanted, fit) if step.epochs is None else wanted
+    if epochs < wanted:
+        context.progress.say(
+            f"distill   {epochs} of {wanted} epochs fit: one takes {format_seconds(trial.epoch_s)}, and"
+            f" {format_seconds(left)} are left"
+        )
+    return replace(
+        fresh,
+        learning=replace(fresh.learning, epochs=epochs),
+        cut=step.epochs is None,
+        latest_s=LATEST_SHARE * left if step.epochs is None else None,
+    )
