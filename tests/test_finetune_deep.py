@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from microbudget.errors import BadData, InvalidOption, InvalidRecipe
+from microbudget.errors import BadData, InvalidOption
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
@@ -113,9 +113,8 @@ def test_momentum_of_tensorflow_is_not_taken_for_torchs(hf_model: Path) -> None:
     assert found == {0.1}
 
 
-def test_onnx_and_mlp_cannot_be_unfrozen() -> None:
-    with pytest.raises(InvalidRecipe, match=r"takes an hf folder, but gets onnx: put it before export"):
-        Recipe.parse("export > finetune(unfreeze='all')").formats("hf")
+def test_an_mlp_head_cannot_be_unfrozen_in_a_folder() -> None:
+    assert Recipe.parse("finetune(unfreeze='last', head='mlp')").formats("onnx") == ("onnx",)
     with pytest.raises(InvalidOption, match="unfreeze takes head='linear'"):
         Recipe.parse("finetune(unfreeze='last', head='mlp')").formats("hf")
     with pytest.raises(InvalidOption, match="must be one of None, 'last', 'all'"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import InvalidOption, InvalidRecipe
+from ..errors import InvalidOption
 from ..training.head import HeadSettings
 from . import Method, option
 
@@ -54,13 +54,11 @@ class Finetune(Method):
     def output_format(self, input_format: str) -> str:
         """As the input's, but no Hugging Face class holds an `mlp` head: that gives `onnx`."""
         output = super().output_format(input_format)
-        if self.unfreeze and input_format != "hf":
-            raise InvalidRecipe(
-                f"finetune(unfreeze={self.unfreeze!r}) trains through the network, which takes an hf folder, but gets"
-                f" {input_format}: put it before export, or leave unfreeze out"
+        if self.unfreeze and self.head == "mlp" and input_format == "hf":
+            raise InvalidOption(
+                "finetune: unfreeze takes head='linear', the one that a Hugging Face folder can hold; of an onnx file"
+                " it takes both"
             )
-        if self.unfreeze and self.head == "mlp":
-            raise InvalidOption("finetune: unfreeze takes head='linear', the one that a Hugging Face folder can hold")
         return "onnx" if self.head == "mlp" else output
 
     def head_settings(self) -> HeadSettings:

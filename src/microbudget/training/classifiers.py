@@ -1,4 +1,4 @@
-"""Hugging Face classifiers in training: what is trained of them and how fast, the last block, batch norm."""
+"""Classifiers in training, of Hugging Face or made of a graph: what is trained of them, the last block, batch norm."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch.nn import BatchNorm2d, ModuleList, Parameter, Sequential
 
 from ..errors import UnsupportedModel
 from ..runtimes.hf.heads import head_of
+from ..runtimes.onnx.module import blocks
+from ..runtimes.onnx.module.network import OnnxNetwork
 from .objective import Group
 
 USUAL_MOMENTUM = 0.1
@@ -70,7 +72,10 @@ def last_block(network: Any) -> list[Parameter]:
     """The parameters from the last block on, the head included, in the order in which the network is written.
 
     The last block is the last item of the list of blocks that holds most parameters; of stages, the last one's last.
+    That of a graph is found by its shape.
     """
+    if isinstance(network, OnnxNetwork):
+        return blocks.last_block(network)
     lists = block_lists(network)
     if not lists:
         raise UnsupportedModel(f"{type(network).__name__} has no list of blocks: use unfreeze='all'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from ...methods import Context
 from ...methods.finetune import Finetune
 from ...model import ONNX_NAME, Model, Record
+from ...task import Task
 from ...training.features import FeatureStore
 from ...training.head import Head
 from ...training.head_data import HeadData, check_classes, check_validation, labels_of, one_thread
@@ -46,15 +48,13 @@ def _train_network(
     step: Finetune, backbone: Backbone, head: Head, history: dict[str, Any], model: Model, context: Context, out: Path
 ) -> dict[str, Any]:
     """Train through the network, beginning with the finished head, and write it. The report of both trainings."""
-    from ...runtimes.hf.heads import put_head
-    from ...runtimes.hf.image_classifier import save_network
     from ...training import classifiers, objectives
     from ...training.modes import frozen_norms, zeros_stay
     from ...training.settings import Settings
     from ...training.train import train
 
-    task, preprocessing, network = context.task, preprocessing_of(model), backbone.network
-    put_head(network, backbone.weight, head.layers[0], task.labels)
+    task, preprocessing = context.task, preprocessing_of(model)
+    network, save = _with_head(backbone, head, task, preprocessing)
     rate = step.deep_rate * classifiers.head_factor(network)
     backbone_rate = step.deep_rate * (CUT_FACTOR if _lost_channels(model.record) else BACKBONE_FACTOR)
     trained = train(
@@ -66,12 +66,30 @@ def _train_network(
         mode=frozen_norms,
         after_step=zeros_stay(classifiers.pruned_weights(network, model.record.state)),
     )
-    save_network(network, preprocessing, out)
+    save(network, out)
     validation = task.examples("validation")
     logits = objectives.answers(network, task, preprocessing, validation)
     report = answers_report(logits, labels_of(validation), len(task.labels))
     context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
     return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
+
+
+def _with_head(
+    backbone: Backbone, head: Head, task: Task, preprocessing: dict[str, Any]
+) -> tuple[Any, Callable[[Any, Path], None]]:
+    """The network with its new head, of torch or made of the graph, and what writes it into a folder."""
+    if backbone.network is None:
+        from ...runtimes.onnx.surgery import with_head
+        from .graph import Graph
+
+        proto = with_head(backbone.proto, backbone.features, list(head.layers))
+        graph = Graph.of(proto, task, task.labels, preprocessing, "logits")
+        return graph.network, graph.save
+    from ...runtimes.hf.heads import put_head
+    from ...runtimes.hf.image_classifier import save_network
+
+    put_head(backbone.network, backbone.weight, head.layers[0], task.labels)
+    return backbone.network, lambda network, out: save_network(network, preprocessing, out)
 
 
 def _lost_channels(record: Record) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ...errors import InvalidRecipe
 from ...methods import Context
 from ...methods.finetune import Finetune
 from ...model import ONNX_NAME, Model, Record
@@ -34,6 +35,11 @@ ENCODER_FACTOR = 0.1  # on `deep_rate`: the encoder learns at 1e-4
 
 def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
     """Train the head on the train split, stop early on validation, write the model and what it learned."""
+    if step.unfreeze and model.format != "hf":
+        raise InvalidRecipe(
+            f"finetune(unfreeze={step.unfreeze!r}) of a text classifier trains through the network of an hf folder, but"
+            f" gets {model.format}: put it before export, or leave unfreeze out"
+        )
     check_classes(context.task)
     check_validation(context.task)
     context = in_tokens(model, context)

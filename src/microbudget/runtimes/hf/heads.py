@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 from torch.nn import Linear, Parameter
 
 from ...errors import UnsupportedModel
+from ..onnx.module.network import OnnxNetwork
 
 
 def head_of(network: Any) -> tuple[str, Linear]:
-    """The last linear layer, with as many outputs as the model has labels, and its name."""
+    """The last linear layer, with as many outputs as the model has labels, and its name.
+
+    A module that was made of a graph knows its own.
+    """
+    if isinstance(network, OnnxNetwork):
+        return network.last_linear()
     classes = network.config.num_labels
     for name, module in reversed(list(network.named_modules())):
         if isinstance(module, Linear) and module.out_features == classes:
