@@ -78,7 +78,7 @@ def test_finetune_moves_every_layer_of_a_graph(given: Model, taught: Model, cont
 
 
 def test_finetune_of_the_last_block_leaves_the_rest(given: Model, context: Context, tmp_path: Path) -> None:
-    step = Finetune(epochs=1, unfreeze="last", deep_epochs=3, deep_rate=0.02)
+    step = Finetune(epochs=1, unfreeze="last", deep_epochs=3, deep_rate=0.002)
     model = build_step(given, step, context, tmp_path)
     before, after = arrays(given), arrays(model)
     moved = {name for name in after if not np.array_equal(before.get(name, 0 * after[name]), after[name])}
