@@ -73,6 +73,29 @@ def count(path: Path, inputs: dict[str, Shape]) -> Work:
     )
 
 
+def peak_activations(path: Path, inputs: dict[str, Shape]) -> int:
+    """The most bytes that activations take at once, each from the node that makes it to the last that reads it.
+
+    What is rounded at once (QuantizeLinear) is written as integers. Raises UnsupportedModel as `count` does.
+    """
+    proto = load_structure(path)
+    shapes, types = _infer(proto, inputs)
+    graph, (constants, nodes) = OnnxGraph(proto.graph), _folded(proto.graph)
+    made, last, alive, most = _materialized(nodes) - constants, dict[str, int](), dict[str, int](), 0
+    shapes |= shapes_of_run(path, made - shapes.keys(), inputs) if made - shapes.keys() else {}
+    for place, node in enumerate(nodes):
+        last |= dict.fromkeys(node.input, place)
+    for place, node in enumerate(nodes):
+        for name in made.intersection(node.output):
+            reader = graph.only_consumer(name)
+            rounded = reader is not None and reader.op_type == "QuantizeLinear"
+            bits = 8 if rounded else BITS.get(types.get(name, "FLOAT"), 32)
+            alive[name] = math.prod(shapes.get(name, ())) * bits // 8
+        most = max(most, sum(alive.values()))
+        alive = {name: size for name, size in alive.items() if last.get(name, len(nodes)) > place}
+    return most
+
+
 def _seen_in_a_run(path: Path, graph: Any, inputs: dict[str, Shape], shapes: dict[str, Shape]) -> dict[str, Shape]:
     """The shapes that inference left open (behind a Reshape or padding that is computed), where a product needs one."""
     counted = {*CONVOLUTIONS, *PRODUCTS, "ConvTranspose", "MatMulNBits"}

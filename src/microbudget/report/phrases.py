@@ -65,6 +65,12 @@ def memory(measurement: Measurement) -> str:
     return MISSING if measurement.memory_bytes is None else format_bytes(measurement.memory_bytes)
 
 
+def predicted_memory(measurement: Measurement) -> str:
+    """What was predicted of it: "predicted 31 MB"."""
+    size = measurement.extra.get("predicted", {}).get("memory_bytes")
+    return f"predicted {format_bytes(size)}" if size else ""
+
+
 def speedup(speed: dict[str, Any]) -> str:
     """How many times as fast as the reference: "6.4×"."""
     return f"{format_times(speed['speedup'])}×" if speed.get("speedup") else MISSING

@@ -37,6 +37,7 @@ class Row:
     verdict: str = ""
     reason: str = ""
     memory: str = ""
+    predicted_memory: str = ""
     pareto: bool = False
     further: tuple[str, ...] = ()  # a cell for each column that the kind adds
 
@@ -97,4 +98,5 @@ def _row(candidate: Candidate, called: str, role: Role) -> Row:
         verdict="" if verdict is None or not verdict.limit else SHOWN[verdict.decision],
         reason="; ".join(filter(None, _reasons(candidate))),
         memory=phrases.memory(measurement),
+        predicted_memory=phrases.predicted_memory(measurement),
     )

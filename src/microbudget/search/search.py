@@ -31,6 +31,7 @@ from .evaluation import Evaluation, Setting
 from .examples import about_splits, counts
 from .forecast import Forecast
 from .options import RunOptions
+from .predicted import left_out, too_large
 from .result import Shrunk
 from .retiming import time_busy_again
 from .schedule import Schedule
@@ -202,7 +203,8 @@ def _try_all(
             started = time.monotonic()
             until = schedule.reading_end(len(recipes) - index, first=best(found, budget) is None)
             progress.doing(f"[{index + 1}/{len(recipes)}] {recipe.short()}")
-            candidate = evaluation.candidate(job.given, recipe, until)
+            reason = too_large(job.space, recipes, budget.max_memory_bytes if job.own_recipes else None).get(recipe)
+            candidate = left_out(recipe, reason) if reason else evaluation.candidate(job.given, recipe, until)
             found.append(candidate)
             if candidate.measurement is not None:
                 slowest = max(slowest, time.monotonic() - started)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..errors import UnsupportedModel
+from ..judge.footprint import predicted_memory
+from ..judge.footprint.onnx import Weights
 from ..kind import facet, find_facet, of_format
 from ..methods import Method
 from ..methods.finetune import Finetune
@@ -15,6 +19,7 @@ from ..progress import Progress
 from ..recipes.recipe import Recipe
 from ..task import Inputs, Task
 from ..units import Drop
+from .predicted import exported_memory, float_weights
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,21 @@ class SearchSpace:
 
     def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
         """What was predicted of a model that is built now, for `extra` of its Measurement."""
-        return {}
+        try:
+            found = predicted_memory(model, inputs)
+        except UnsupportedModel:
+            found = None
+        return {} if found is None else {"predicted": {"memory_bytes": found}}
+
+    @cached_property
+    def _float_weights(self) -> Weights | None:
+        return float_weights(self.given)
+
+    def memory_bytes(self, recipe: Recipe) -> int | None:
+        """At least about so many a recipe's model will take, before it is built; None where nothing says so."""
+        if self._float_weights is None or recipe.formats(self.given.format)[-1] != "onnx":
+            return None
+        return exported_memory(self.given, self._float_weights, recipe)
 
 
 def search_space(given: Model, task: Task, minutes: float | None = None) -> SearchSpace:

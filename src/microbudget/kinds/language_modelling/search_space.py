@@ -120,6 +120,10 @@ class SearchSpace(space.SearchSpace):
         """Of the file that a recipe makes; None where the shapes do not tell."""
         return of_recipe(self._anatomy, recipe)[-1].size_bytes if predictable(recipe) else None
 
+    def memory_bytes(self, recipe: Recipe) -> int | None:
+        """Of a level with a context of a few tokens."""
+        return of_recipe(self._anatomy, recipe)[-1].memory_bytes if predictable(recipe) else None
+
     def build_s(self, recipe: Recipe, pace: Pace) -> float:
         """To write the weights once a step, and to round them; codebooks (IQ) are searched, which takes longer."""
         moved = len(recipe.steps) * pace.parameters * 2 / DISK_BYTES_PER_S

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from ...errors import UnsupportedModel
 from ...methods import Method
 from ...methods.distill import FIXED, STATIC, Distill
 from ...methods.export import Export
@@ -18,10 +20,11 @@ from ...methods.trim import Trim
 from ...model import Model
 from ...recipes.recipe import Recipe
 from ...runtimes.hf.checkpoint import Checkpoint
-from ...runtimes.text.encoding import TextEncoder
+from ...runtimes.text.encoding import TEXT, TextEncoder, as_rows
 from ...runtimes.text.prompt import is_prompted
 from ...search import space
 from ...search.space import Pace
+from ...task import Inputs
 from .teaching import texts_of
 
 EPOCHS = 4  # over the encoder; more overfit a few thousand texts
@@ -123,6 +126,15 @@ class SearchSpace(space.SearchSpace):
         return sum(
             STEP_S + _further_s(step) + _passes(step) * pace.calibration * pace.example_s for step in recipe.steps
         )
+
+    def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
+        """Of the tokens, which the graph takes, in place of the texts; a model without a network takes the texts."""
+        try:
+            encoder = TextEncoder.of(model)
+        except UnsupportedModel:
+            return super().predicted(recipe, model, inputs, threads)
+        tokens = encoder.batch(encoder.tokens(text) for text in as_rows(inputs[TEXT]))
+        return super().predicted(recipe, model, tokens, threads)
 
     def _epoch_work(self) -> float:
         """Operations of one epoch: of the weights that are multiplied, by the tokens of the train split."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ...audio.log_mel import FittedWindow
 from ...audio.sound import RATE_HZ
 from ...errors import InvalidOption
+from ...judge.footprint.ct2 import FLOAT_BYTES, activation_bytes, memory_bytes
 from ...methods import Method
 from ...methods.distill import Distill
 from ...methods.export import Export
@@ -15,6 +17,7 @@ from ...methods.trim import AUTO, Trim
 from ...methods.window import EACH, MARGIN_S, SHORTEST_S, Window
 from ...model import Model
 from ...recipes.recipe import Recipe
+from ...runtimes.hf.checkpoint import Checkpoint
 from ...runtimes.speech.tokenizer import read_json
 from ...runtimes.speech.whisper import front_end
 from ...search import space
@@ -71,6 +74,20 @@ class SearchSpace(space.SearchSpace):
         amount = Amount.of(self.task)
         if self.given.format == "hf" and not amount.teaches:
             yield f"nothing is trained: {amount.lack()}"
+
+    def memory_bytes(self, recipe: Recipe) -> int | None:
+        """Of an export of the given network, with its window or one for each recording."""
+        *before, last = recipe.steps or (None,)
+        if self.given.format != "hf" or not isinstance(last, Export) or before not in ([], [Window(seconds=EACH)]):
+            return None
+        front = front_end(self.given.path)
+        front = replace(front, fitted=FittedWindow(SHORTEST_S, MARGIN_S)) if before else front
+        weights = sum(math.prod(each.shape) for each in Checkpoint(self.given.path).tensors.values())
+        width = int(read_json(self.given.path / "config.json").get("d_model", 0))
+        lengths = _lengths(self.task)
+        median = [round(lengths[len(lengths) // 2] * RATE_HZ)] if lengths else []
+        bytes_each = 1 if (last.type or INT8.type or "").startswith("int8") else FLOAT_BYTES
+        return memory_bytes(self.given.path, bytes_each * weights, activation_bytes(front, width, median))
 
     def _fitted(self) -> tuple[Method, ...]:
         """A window for each recording, where that saves time."""
