@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 import sys
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from microbudget.judge.footprint import predicted_memory
+from microbudget.judge.footprint import predicted_memory, tokenizer_bytes
 from microbudget.judge.footprint.ct2 import FLOAT_BYTES, activation_bytes
 from microbudget.judge.footprint.onnx import Weights, weights_of, weights_of_checkpoint
 from microbudget.judge.memory import of_model
@@ -177,6 +178,18 @@ def test_a_folder_is_predicted_as_the_file_that_it_becomes(resnet: Path, resnet_
     space: Any = SearchSpace(load(resnet), None)  # type: ignore[arg-type]  # data decide nothing here
     assert space.memory_bytes(Recipe.parse("export > quantize")) < space.memory_bytes(Recipe.parse("export"))
     assert space.memory_bytes(Recipe.parse("prune > export")) is None, "shapes change"
+
+
+def test_an_indented_tokenizer_takes_no_more_memory(tmp_path: Path) -> None:
+    path, found = tmp_path / "tokenizer.json", {"model": {"vocab": {"a": 0, "ü": 1}}}
+    sizes = set()
+    for indent in (None, 2):
+        path.write_text(json.dumps(found, indent=indent), encoding="utf-8")
+        sizes.add(tokenizer_bytes(tmp_path))
+    assert len(sizes) == 1
+    path.write_text('{"model": ', encoding="utf-8")
+    assert tokenizer_bytes(tmp_path) > 0
+    assert tokenizer_bytes(tmp_path / "nowhere") == 0
 
 
 def test_a_whisper_is_predicted_before_it_is_exported(tmp_path: Path) -> None:

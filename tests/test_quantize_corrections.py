@@ -10,7 +10,7 @@ from microbudget.methods.quantize import input_moments
 from microbudget.methods.quantize.calibration import PartialSession, Samples
 from microbudget.methods.quantize.corrections import AUTO
 from microbudget.methods.quantize.input_moments import compensating_layers
-from microbudget.methods.quantize.layer_rounding import round_layers
+from microbudget.methods.quantize.layer_rounding import Steps, round_layers
 from microbudget.methods.quantize.plan import Plan, WeightFormat
 from microbudget.methods.quantize.prepare import prepared
 from microbudget.methods.quantize.write import write
@@ -38,7 +38,7 @@ def lost(model, bits: int, stages: int, corrections: tuple[str, ...]) -> float:
     graph = prepared(model)
     plan = Plan({layer.name: "weights" for layer in graph.layers})
     formats = {layer.name: WeightFormat(bits) for layer in graph.layers}
-    round_layers(graph, plan, formats, corrections, Samples(batches(images(32)), 32, threads=1), stages=stages)
+    round_layers(graph, plan, formats, corrections, Samples(batches(images(32)), 32, threads=1), Steps(stages=stages))
     unseen, name = {"x": images(32, seed=9)}, graph.outputs[0]
     true, found = (PartialSession(proto, [name], 1)(unseen)[name] for proto in (graph.model, write(graph, plan)))
     return float(((found - true) ** 2).sum() / true.var(axis=0).sum() / len(true))

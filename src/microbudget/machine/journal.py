@@ -21,6 +21,11 @@ class Journal:
         if path is not None and path.is_file():
             self._read(path)
 
+    @property
+    def lasts(self) -> bool:
+        """Whether what it has outlives the process."""
+        return self._path is not None
+
     def _read(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8", errors="replace")
         *whole, rest = text.split("\n")  # a text may hold U+2028, where splitlines would cut

@@ -8,7 +8,9 @@ fitted to the versions of the runtimes in `constraints.txt`, on networks of one 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 import pkgutil
 from pathlib import Path
 
@@ -32,6 +34,11 @@ def predicted_memory(model: Model, inputs: Inputs) -> int | None:
 
 
 def tokenizer_bytes(folder: Path, times: int = WORDPIECE_TIMES) -> int:
-    """Of the tokenizer in a folder, in memory; 0 without one. times: its file's bytes."""
+    """Of the tokenizer in a folder, in memory; 0 without one. times: its file's bytes, without spaces."""
     path = folder / TOKENIZER
-    return TEXT_BYTES + times * path.stat().st_size if path.is_file() else 0
+    if not path.is_file():
+        return 0
+    text = path.read_text(encoding="utf-8")
+    with contextlib.suppress(ValueError):  # whoever opens the model says what is wrong with it
+        text = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))  # transformers indents it
+    return TEXT_BYTES + times * len(text.encode("utf-8"))

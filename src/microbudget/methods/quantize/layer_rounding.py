@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BrokenModel
+from ...machine.journal import Journal
 from ...progress import SILENT, Progress
+from . import rounded_stage
 from .bias import corrected_bias
 from .calibration import Samples
 from .corrections import need_data
@@ -37,15 +40,25 @@ class Rounding:
     symptoms: Symptoms
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a rounding: into how many stages layers are divided at most, where they are reported and kept."""
+
+    stages: int = STAGES
+    progress: Progress = SILENT
+    journal: Journal | None = None  # has the stages that were rounded before a kill
+
+
+ONCE = Steps()
+
+
 def round_layers(
     graph: Graph,
     plan: Plan,
     formats: Mapping[str, WeightFormat],
     corrections: Collection[str],
     samples: Samples | None = None,
-    *,
-    stages: int = STAGES,
-    progress: Progress = SILENT,
+    steps: Steps = ONCE,
 ) -> dict[str, Rounding]:
     """Fill in `plan.weights` and `plan.biases` of the layers in `formats`. Returns how well that went, by layer.
 
@@ -55,13 +68,43 @@ def round_layers(
     layers = [layer for layer in graph.layers if layer.name in formats]
     rounder, compensates = LayerRounder(graph, plan, corrections), "gptq" in corrections
     found: dict[str, Rounding] = {}
-    for stage in progress.track(list(_stages(layers, stages if compensates else 1)), "rounding", None):
+
+    def made(stage: Sequence[Layer]) -> dict[str, Rounding]:
         moments: dict[str, Moments] = {}
         if samples is not None and need_data(corrections):
             # without gptq the means are enough for the bias, and the squares for the report
             moments = input_moments(graph, plan, stage, samples, diagonal=not compensates)
-        for layer in stage:
-            found[layer.name] = rounder.round(layer, formats[layer.name], moments.pop(layer.name, None))
+        return {layer.name: rounder.round(layer, formats[layer.name], moments.pop(layer.name, None)) for layer in stage}
+
+    divided = _stages(layers, steps.stages if compensates else 1)
+    for number, stage in enumerate(steps.progress.track(divided, "rounding", None)):
+        name = rounded_stage.key(number, formats)
+        found |= made(stage) if steps.journal is None else _kept(steps.journal, name, plan, stage, made)
+    return found
+
+
+def _kept(
+    journal: Journal,
+    name: str,
+    plan: Plan,
+    stage: Sequence[Layer],
+    make: Callable[[Sequence[Layer]], dict[str, Rounding]],
+) -> dict[str, Rounding]:
+    """The stage as the journal has it, else made now and kept."""
+    if not journal.lasts:
+        return make(stage)
+    found: dict[str, Rounding] = {}
+
+    def find() -> dict[str, Any]:
+        found.update(make(stage))
+        how = {layer: asdict(rounding) for layer, rounding in found.items()}
+        return {"layers": rounded_stage.packed(plan, list(found)), "how": how}
+
+    value = journal.value(name, find)
+    if not found:
+        rounded_stage.unpack(value["layers"], plan)
+        for layer, how in value["how"].items():
+            found[layer] = Rounding(how["error_before"], how["error"], Symptoms(**how["symptoms"]))
     return found
 
 

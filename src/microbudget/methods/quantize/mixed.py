@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import InvalidOption
-from ...progress import SILENT, Progress
 from .allocate import Allocation, Choice, least_bytes, least_loss
 from .calibration import Samples
 from .divergence import mean_kl
 from .graph import Graph, Layer
-from .layer_rounding import round_layers
+from .layer_rounding import ONCE, Steps, round_layers
 from .plan import FLOAT_BITS, Plan, Scheme, WeightFormat, Weights
 from .sensitivity import EXAMPLES, weight_losses
 from .slim import slim
@@ -38,7 +37,8 @@ class MixedPrecision:
     """The ways to store every layer with their bytes and losses, and the best combination under a limit.
 
     full: how each layer is stored as integers where bytes do not matter, with 8 bits or 7. samples: those on which the
-    losses are measured. corrections: what will be done to the weights, which decides which layers get a bias.
+    losses are measured. corrections: what will be done to the weights, which decides which layers get a bias. steps:
+    where the losses are reported and kept.
     """
 
     def __init__(
@@ -48,26 +48,26 @@ class MixedPrecision:
         full: Mapping[str, WeightFormat],
         samples: Samples,
         corrections: Collection[str],
-        progress: Progress = SILENT,
+        steps: Steps = ONCE,
     ) -> None:
         self.graph, self.plan, self.full = graph, plan, full
         self.layers = [layer for layer in graph.layers if plan.schemes[layer.name] != "float"]
         self.sharing = _sharing(self.layers)
         self._corrects_bias = "bias" in corrections
         few = samples.first(EXAMPLES, graph.model)
-        self.losses = self._losses(few, progress)
+        self.losses = self._losses(few, steps)
         self.fixed_bytes, self.choices = self._choices()
         unrounded = write(graph, self.plan_for(self._all(FLOAT_BITS)))
         self.activation_kl = mean_kl(graph.model, [unrounded], few.batches, threads=few.threads, fused=True)[0]
 
-    def _losses(self, few: Samples, progress: Progress) -> dict[tuple[str, int], float]:
+    def _losses(self, few: Samples, steps: Steps) -> dict[tuple[str, int], float]:
         """KL with only one layer rounded, for each layer and number of bits, rounded for the float model's inputs."""
         candidates = []
         for bits in ({layer.name: self.full[layer.name].bits for layer in self.layers}, self._all(LOW_BITS)):
             plan = self.plan_for(bits)
-            round_layers(self.graph, plan, self.formats(bits), ("scales", "gptq", "bias"), few, stages=1)
+            round_layers(self.graph, plan, self.formats(bits), ("scales", "gptq", "bias"), few, Steps(stages=1))
             candidates += list(plan.weights.items())
-        return weight_losses(self.graph, candidates, few, progress)
+        return weight_losses(self.graph, candidates, few, steps)
 
     def formats(self, bits: Mapping[str, int]) -> dict[str, WeightFormat]:
         """The formats of the layers that these bits do not leave in float."""

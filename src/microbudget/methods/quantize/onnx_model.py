@@ -96,6 +96,7 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
         threads=context.threads,
         seed=context.seed,
         progress=context.progress,
+        journal=context.journal("quantize"),
         **options,
     )
     for line in summary_lines(outcome):

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from ...errors import BadData, BrokenModel, InvalidOption, UnsupportedModel
+from ...machine.journal import Journal
 from ...progress import SILENT, Progress
 from .calibration import Calibration, Samples, checked, first_examples, input_shapes
 from .corrections import AUTO as AUTO_CORRECTIONS
@@ -20,7 +21,7 @@ from .crosslayer import equalize
 from .divergence import mean_kl
 from .graph import Graph, Layer
 from .layer_report import LayerReport, reason, with_shares
-from .layer_rounding import Rounding, round_layers
+from .layer_rounding import Rounding, Steps, round_layers
 from .mapping import integer_range
 from .mixed import TIGHTENINGS, MixedBits, MixedPrecision
 from .placement import Placement, place
@@ -92,6 +93,7 @@ def quantize_graph(
     fresh: Calibration | None = None,
     describe: Callable[[Any], None] | None = None,
     progress: Progress = SILENT,
+    journal: Journal | None = None,
     **options: Any,
 ) -> Outcome:
     """Quantize the model of `float_path` into `out_path`; the options are the fields of Options.
@@ -99,8 +101,8 @@ def quantize_graph(
     calibration: batches of inputs by name, without labels; give something that can be iterated again, else it is kept
     in memory. None is enough where nothing needs data. fresh: other such batches, on which the divergence that is
     reported is measured; without them it is measured on the calibration data, to which rounding was fitted. describe:
-    puts metadata into the `onnx.ModelProto`, whose bytes count in `size_bytes`. Raises UnsupportedModel, BrokenModel,
-    BadData or InvalidOption.
+    puts metadata into the `onnx.ModelProto`, whose bytes count in `size_bytes`. journal: has what was found before a
+    kill, to go on from there. Raises UnsupportedModel, BrokenModel, BadData or InvalidOption.
     """
     chosen = Options(**options)
     graph = read_graph(float_path)
@@ -108,7 +110,9 @@ def quantize_graph(
         describe(graph.model)
     if chosen.batch is not None:
         _fix_batch(graph.model, chosen.batch)
-    return _Quantization(graph, (calibration, fresh), chosen, progress).run(Path(out_path))
+    return _Quantization(graph, (calibration, fresh), chosen, Steps(progress=progress, journal=journal)).run(
+        Path(out_path)
+    )
 
 
 def _fix_batch(model: Any, size: int) -> None:
@@ -134,10 +138,10 @@ class _Quantization:
         graph: Graph,
         data: tuple[Calibration | None, Calibration | None],
         options: Options,
-        progress: Progress,
+        steps: Steps,
     ) -> None:
         chosen = options.corrections if options.corrections != AUTO_CORRECTIONS else _auto_corrections(graph, options)
-        self.graph, self.options, self.progress = graph, replace(options, corrections=chosen), progress
+        self.graph, self.options, self.steps = graph, replace(options, corrections=chosen), steps
         _check_layers(graph, options.keep_float)
         self._outputs = list(graph.outputs)
         if options.output is not None:
@@ -208,7 +212,7 @@ class _Quantization:
     def _nodes_kept_float(self, plan: Plan, placement: Placement) -> frozenset[str]:
         """The nodes that stay float for the tensors whose rounding loses most."""
         count, samples = self.options.keep_float_activations, self._samples("keep_float_activations")
-        losses = activation_losses(self.graph, plan, placement, samples, self.progress)
+        losses = activation_losses(self.graph, plan, placement, samples, self.steps)
         worst = sorted(losses, key=lambda name: -losses[name])[:count]
         share = sum(losses[name] for name in worst) / max(sum(losses.values()), 1e-30)
         self.notes.append(f"kept in float: {', '.join(worst)}, which cause {share:.0%} of the activations' loss")
@@ -217,7 +221,7 @@ class _Quantization:
     def _round(self, plan: Plan, formats: dict[str, WeightFormat]) -> None:
         chosen = self.options.corrections
         samples = self._samples(f"a correction ({', '.join(chosen)})") if need_data(chosen) else None
-        self.rounding = round_layers(self.graph, plan, formats, chosen, samples, progress=self.progress)
+        self.rounding = round_layers(self.graph, plan, formats, chosen, samples, self.steps)
 
     def _samples(self, wanted_by: str) -> Samples:
         """The calibration data with their number, which is counted once: that may cost a pass over them."""
@@ -230,7 +234,7 @@ class _Quantization:
         """Choose bits under the limit and round: the plan, and the loss of each layer rounded separately."""
         options = self.options
         samples = self._samples("mixed precision")
-        ways = MixedPrecision(self.graph, plan, self._full(decision), samples, options.corrections, self.progress)
+        ways = MixedPrecision(self.graph, plan, self._full(decision), samples, options.corrections, self.steps)
         if options.size_bytes is None:
             plan, mixed = self._within_kl(ways, options.max_kl or 0.0)
         else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from ...progress import SILENT, Progress
+from ...machine.journal import Journal
 from .calibration import Samples
 from .divergence import mean_kl
 from .graph import Graph
+from .layer_rounding import ONCE, Steps
 from .placement import Placement, producer_name
 from .plan import Plan, Weights
 from .write import write
@@ -16,32 +18,38 @@ EXAMPLES = 64
 
 
 def activation_losses(
-    graph: Graph, plan: Plan, placement: Placement, samples: Samples, progress: Progress = SILENT
+    graph: Graph, plan: Plan, placement: Placement, samples: Samples, steps: Steps = ONCE
 ) -> dict[str, float]:
     """Mean KL in nats with only this tensor (and what moves it) rounded, all weights float."""
-    few = samples.first(EXAMPLES, graph.model)
+    few, journal = samples.first(EXAMPLES, graph.model), steps.journal or Journal()
     losses = {}
-    for tensor in progress.track(placement.tensors, "sensitivity of activations"):
+    for tensor in steps.progress.track(placement.tensors, "sensitivity of activations"):
         moved_too = [tensor, *(moved for moved, source in placement.source.items() if source == tensor)]
         one = Plan(
             dict.fromkeys(plan.schemes, "float"),
             {name: plan.activations[name] for name in moved_too},
             placement.nodes,
         )
-        losses[tensor] = mean_kl(graph.model, [write(graph, one)], few.batches, threads=few.threads)[0]
+        losses[tensor] = journal.value(f"only {tensor}", partial(_loss, graph, one, few))
     return losses
 
 
 def weight_losses(
-    graph: Graph, candidates: Iterable[tuple[str, Weights]], samples: Samples, progress: Progress = SILENT
+    graph: Graph, candidates: Iterable[tuple[str, Weights]], samples: Samples, steps: Steps = ONCE
 ) -> dict[tuple[str, int], float]:
     """Mean KL in nats with only this layer's weights rounded, by (layer, bits)."""
-    few = samples.first(EXAMPLES, graph.model)
+    few, journal = samples.first(EXAMPLES, graph.model), steps.journal or Journal()
     losses = {}
-    for name, weights in progress.track(list(candidates), "sensitivity of weights"):
+    for name, weights in steps.progress.track(list(candidates), "sensitivity of weights"):
         one = Plan({name: "weights"}, weights={name: weights})
-        losses[name, weights.bits] = mean_kl(graph.model, [write(graph, one)], few.batches, threads=few.threads)[0]
+        found = journal.value(f"only {name} in {weights.bits} bits", partial(_loss, graph, one, few))
+        losses[name, weights.bits] = found
     return losses
+
+
+def _loss(graph: Graph, plan: Plan, few: Samples) -> float:
+    """Mean KL in nats of the graph as the plan says."""
+    return float(mean_kl(graph.model, [write(graph, plan)], few.batches, threads=few.threads)[0])
 
 
 def nodes_kept_float(graph: Graph, placement: Placement, losses: dict[str, float], count: int) -> frozenset[str]:
