@@ -20,9 +20,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from microbudget.errors import InvalidOption, UnsupportedModel
 from microbudget.methods.prune import costs, zeros
 from microbudget.methods.prune.axes import Atoms, blocks, reshaped
-from microbudget.methods.prune.channels import finish, plan
+from microbudget.methods.prune.channels import plan
 from microbudget.methods.prune.graph import Dependencies, trace
 from microbudget.methods.prune.moments import input_moments, match, moments, repaired_logits
+from microbudget.methods.prune.repair import finish
 from microbudget.methods.prune.sensitivity import masked
 from microbudget.methods.prune.surgery import check, cut
 from microbudget.methods.prune.target import PruningTarget, divergence
@@ -129,7 +130,7 @@ def test_layers_that_share_a_weight_are_cut_as_one(tmp_path: Path) -> None:
     smaller = made.cut(counts)  # answers as with silent channels, or raises
     assert smaller.second.weight is smaller.first.weight
     assert smaller.second.weight.shape == (smaller.second.out_channels, smaller.second.in_channels, 3, 3)
-    assert finish(made, counts, smaller)["parameters_left"] < 0.7
+    assert finish(made, counts, smaller, lambda most: None)["parameters_left"] < 0.7
     state = {"widths": widths.widths_of(smaller)}
     widths.mark(smaller)
     widths.save(smaller, tmp_path)

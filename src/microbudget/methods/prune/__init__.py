@@ -35,7 +35,7 @@ class Prune(Method):
     """Remove the least important channels, heads, neurons or blocks: smaller and faster without special kernels."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     structure: str = option(
         "channels",
@@ -51,6 +51,13 @@ class Prune(Method):
         choices=("magnitude", "taylor", "batchnorm", "wanda"),
     )
     samples: int = option(64, "training examples to measure with", low=2, high=100_000)
+    repair: int = option(
+        256,
+        "channels: training examples at most by which the layers are fitted, without labels, to what they computed"
+        " before the cut; 0: only the statistics of batch norm are matched",
+        low=0,
+        high=100_000,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,14 +110,15 @@ class Prune(Method):
 
     def _channels(self, model: Model, context: Context, target: PruningTarget) -> _Result:
         from ...runtimes.hf.widths import widths_of
-        from .channels import finish, plan
+        from .channels import plan
         from .configs import one_width, set_widths
+        from .repair import finish
 
         uniform = target.uniform or one_width(target.network.config)
         made = plan(target, self.importance, context.progress, uniform=uniform, journal=context.journal("prune"))
         counts, measured = self._counts(made, model, context)
         network = made.cut(counts)
-        report = finish(made, counts, network) | measured
+        report = finish(made, counts, network, self._more(model, context, target)) | measured
         pruned = [(family.width, family.width - count) for family, count in zip(made.families, counts, strict=True)]
         dropped = model.record.state.get("dropped", ())
         left = widths_of(network, dropped) if dropped else set_widths(network, pruned)
@@ -134,6 +142,21 @@ class Prune(Method):
             )
             decided.save(path)
         return decided.counts, _measured(decided)
+
+    def _more(self, model: Model, context: Context, target: PruningTarget) -> Callable[[int], PruningTarget | None]:
+        """A number -> the target with at most so many of the examples for the repair; None where there are none."""
+
+        def more(most: int) -> PruningTarget | None:
+            from .target import choose_examples
+
+            wanted = min(self.repair, most)
+            if wanted < 2:
+                return None
+            examples = choose_examples(context, wanted)
+            found: PruningTarget = self.part(context, model).open_target(self, model, context, examples)
+            return found
+
+        return more
 
     def _decision_file(self, model: Model, context: Context) -> Path:
         made_of = [model.fingerprint, str(self), self.revision, context.task.fingerprint, context.seed]

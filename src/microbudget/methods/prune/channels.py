@@ -19,10 +19,9 @@ from .allocate import allocate, step_of, widths
 from .axes import Ids
 from .graph import OTHER_WAYS, Dependencies, Site, trace
 from .importance import Scores, importance
-from .moments import match
 from .sensitivity import Curve, Family, curves, masked
-from .surgery import check, cut, kept_share
-from .target import PruningTarget, divergence
+from .surgery import check, cut
+from .target import PruningTarget
 
 
 @dataclass(frozen=True)
@@ -103,35 +102,3 @@ def _families(sites: Sequence[Site], scores: Scores, uniform: bool) -> tuple[Fam
 def _family(sites: Sequence[Site], scores: Scores, uniform: bool) -> Family:
     order = tuple(site.bundles[np.argsort(scores[site.bundles], kind="stable")] for site in sites)
     return Family(sites[0].name, tuple(sites), order, step_of(sites[0].width, uniform))
-
-
-def finish(plan: Plan, counts: Sequence[int], network: Any) -> dict[str, Any]:
-    """Match the cut network's moments; the report for the record's history."""
-    reference = plan.target.logits()
-    loss = divergence(reference, plan.target.logits(network))
-    done = match(plan.target, network, plan.graph, plan.removed(counts))
-    stays = widths(plan.families, counts)
-    everything = widths(plan.families, [0] * len(plan.families))
-
-    def share(cost: costs.Sum) -> float:
-        return cost(stays) / cost(everything)
-
-    layers = [
-        {
-            "layer": family.name,
-            "before": family.width,
-            "after": family.width - count,
-            "sensitivity": [round(float(nats), 6) for nats in curve.nats],
-        }
-        for family, count, curve in zip(plan.families, counts, plan.losses, strict=True)
-    ]
-    return {
-        "channels_left": share(costs.channels(plan.graph, plan.sites)),
-        "parameters_left": kept_share(plan.target.network, network),
-        "time_left_estimate": share(costs.time_s(plan.graph, plan.sites)),
-        "divergence": divergence(reference, plan.target.logits(network)),
-        "divergence_before_repair": loss,
-        "moments_matched": done,
-        "not_followed": list(plan.graph.stopped_by),
-        "layers": layers,
-    }
