@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 import subprocess
 import sys
 from collections import Counter
@@ -32,6 +33,9 @@ from microbudget.methods.distill import Distill
 from microbudget.methods.quantize.tables import rounded_rows
 from microbudget.methods.tfidf import Tfidf
 from microbudget.metrics import softmax
+from microbudget.progress import Progress
+from microbudget.recipes.build import planned
+from microbudget.recipes.recipe import Recipe
 from microbudget.report import page
 from microbudget.report.headline import headline
 from microbudget.report.outcome import Outcome
@@ -41,6 +45,10 @@ from microbudget.runs.run import Run
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.onnx.session import OnnxSession
 from microbudget.runtimes.text.encoding import TextEncoder
+from microbudget.search import search
+from microbudget.search.shrink import shrink
+from microbudget.units import Drop
+from quick import QUICK
 from toy_texts import answers, built, context, rows, write_classifier, write_encoder, write_table
 
 pytestmark = pytest.mark.usefixtures("without_plots")
@@ -429,3 +437,32 @@ def test_the_search_begins_with_what_needs_no_network(encoder: Path, classifier:
     assert names[2].startswith("quantize")
     assert "distill(student='static')" in names
     assert all(recipe.formats("hf") for recipe in space.recipes(first))
+
+
+def test_words_are_delivered_before_the_encoder_is_trained(
+    encoder: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the training: what needs no network is there, and its card does not claim to be compared."""
+    seen: list[Any] = []
+
+    def stopped(run: Any, job: Any, context: Any, schedule: Any) -> Any:
+        seen.extend([run, job, context])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "taught", stopped)
+    said, limit = io.StringIO(), Budget(max_drop=Drop(0.01))
+    for _ in range(2):  # what is there is not made again
+        with pytest.raises(KeyboardInterrupt):
+            shrink(encoder, table, limit, out=tmp_path / "run", threads=1, durations=QUICK, progress=Progress(said))
+    assert said.getvalue().count("as long as there is nothing better") == 1
+    assert "is delivered, which nothing judged yet" in said.getvalue()
+    run, job, context = seen[:3]
+    made = load(tmp_path / "run" / "best")
+    rows = [
+        planned(job.given, recipe, context, run.models) for recipe in map(Recipe.parse, ("tfidf", "tfidf(unit='char')"))
+    ]
+    assert made.fingerprint in {row.fingerprint for row in rows}, "the candidate of later is built already"
+    card = (tmp_path / "run" / "best" / "README.md").read_text(encoding="utf-8")
+    assert "**not compared**" in card
+    assert "(unit='word'" in card or "(unit='char'" in card
+    assert not run.candidates(), "a row has a speed and a verdict"

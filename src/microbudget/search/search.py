@@ -27,6 +27,7 @@ from ..runs.run import Run
 from ..ship import deliver
 from ..task import SPLITS, Split, Task, Use
 from ..units import format_bytes, format_change, format_seconds, format_times
+from .early import deliver_early
 from .evaluation import Evaluation, Setting
 from .examples import about_splits, counts
 from .forecast import Forecast
@@ -86,7 +87,13 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     judging = judging_of(job.task)
     _check_splits(judging, budget, job.use, options.progress)
     run.save_budget(budget)
-    job, reference = taught(run, job, context, schedule)
+    first = _first_result(run, job, context)
+    try:
+        job, reference = taught(run, job, context, schedule)
+    except KeyboardInterrupt:
+        if first is not None:
+            options.progress.say(f"stopped: {Recipe.read(first.recipe).short()} is delivered, which nothing judged yet")
+        raise
     sample = judging.timing_input(reference, job.task.examples("validation"))
     threads = choose_threads(reference, sample, MeasureOptions(threads=options.threads, seed=options.seed))
     setting = Setting(
@@ -126,6 +133,14 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
         remove_unused_models(run, reference, found)
     return result
+
+
+def _first_result(run: Run, job: Job, context: Context) -> Candidate | None:
+    """What is delivered before the labels are taught, in a new run; None: nothing."""
+    recipes = job.space.without_reference(job.recipes) if job.own_recipes and job.first else []
+    if not recipes or run.best.exists():
+        return None
+    return deliver_early(run, job.given, recipes, context, job.budget, job.options.durations.reference_s)
 
 
 def taught(run: Run, job: Job, context: Context, schedule: Schedule) -> tuple[Job, Model]:

@@ -54,6 +54,10 @@ class SearchSpace:
         """Recipes to try, the safest first. first: the steps that teach the model the data's labels."""
         raise NotImplementedError
 
+    def without_reference(self, recipes: Sequence[Recipe]) -> list[Recipe]:
+        """Those that learn from the data alone and take seconds: they are delivered while the labels are taught."""
+        return []
+
     def fallbacks(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """What is tried in addition where the candidate of this recipe breaks a limit."""
         return ()

@@ -87,6 +87,10 @@ class SearchSpace(space.SearchSpace):
             if first:
                 yield Recipe((*first, *smaller, Trim(keep=KEPT[-1]), *export, Quantize(table_bits=4)))
 
+    def without_reference(self, recipes: Sequence[Recipe]) -> list[Recipe]:
+        """Words and characters: nothing of the encoder is in them."""
+        return [recipe for recipe in recipes if all(isinstance(step, Tfidf) for step in recipe.steps)]
+
     def _smaller(self, first: Sequence[Method]) -> Iterator[tuple[Method, ...]]:
         """Smaller encoders, which learn from the whole one: fewer heads and neurons, then half of the layers.
 
