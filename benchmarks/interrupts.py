@@ -12,6 +12,7 @@ The table goes into docs/results/measuring.md.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import shutil
@@ -24,15 +25,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import golden_toys
-from markdown import RESULTS, provenance, table, write_between
+from markdown import RESULTS, ROOT, provenance, table, write_between
 
 LIMIT_S = 5.0
 KINDS = {  # model and data, of golden_toys; what a run of it is given besides
     "photos": ("mobilenet", "photos", ["--max-drop", "90pt"]),
     "language model": ("llama", "text", ["--max-drop", "90%"]),
     "speech": ("whisper", "recordings", ["--max-drop", "90pt"]),
+    "texts": ("encoder", "texts", ["--max-drop", "90pt"]),  # of the tests
 }
-COMMAND = [sys.executable, "-m", "microbudget"]
+COMMAND = [sys.executable, "-m", "microbudget.cli"]
 
 
 @dataclass
@@ -42,6 +44,15 @@ class Found:
     seconds: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     ended: int = 0  # runs that were whole before the moment came
+
+
+def make_texts(toys: Path) -> None:
+    """An encoder of the tests, and a table of texts."""
+    sys.path.append(str(ROOT / "tests"))
+    toy_texts = importlib.import_module("toy_texts")
+    (toys / "encoder").mkdir()
+    toy_texts.write_encoder(toys / "encoder")
+    toy_texts.write_table(toys / "texts" / "rows.csv")
 
 
 def interrupted(command: list[str], after_s: float, twice: bool, log: Path) -> tuple[float | None, int]:
@@ -72,7 +83,9 @@ def interrupt_often(name: str, toys: Path, work: Path, moments: int) -> Found:
     out, log, coin, found = work / "run", work / "log", random.Random(name), Found()
     command = [*COMMAND, "shrink", str(toys / model), "--data", str(toys / data), "--out", str(out), *more]
     began = time.monotonic()
-    subprocess.run(command, check=False, capture_output=True)
+    whole = subprocess.run(command, capture_output=True, text=True, check=False)
+    if whole.returncode not in (0, 1):
+        sys.exit(f"{name}: a run that nothing interrupts ends with {whole.returncode}: {whole.stderr[-600:]}")
     whole_s = time.monotonic() - began
     shutil.rmtree(out, ignore_errors=True)
     while len(found.seconds) < moments:
@@ -108,6 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         toys = Path(folder) / "toys"
         golden_toys.make_toys(toys)
+        make_texts(toys)
         for name in (options.kind,) if options.kind else KINDS:
             work = Path(folder) / name
             work.mkdir()

@@ -17,7 +17,9 @@ from types import ModuleType
 import readme
 import real_images
 import real_language
+import real_memory
 import real_overview
+import real_transfer
 import real_whisper
 from markdown import RESULTS, provenance
 from results import Results
@@ -27,6 +29,8 @@ PARTS = {
     "SmolLM2-135M, `shrink` against what a person does by hand": real_language,
     "whisper-tiny.en, against faster-whisper": real_whisper,
     "EfficientNet-Lite0, against onnxruntime": real_images,
+    "MobileNetV2 of Keras, against the notebook's way": real_transfer,
+    "Memory, predicted and measured": real_memory,
 }
 
 
