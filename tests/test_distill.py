@@ -402,8 +402,8 @@ def test_what_a_configuration_cannot_say_is_reported(
         build_step(taught, replace(QUICK, student="no/such/config.json"), context, tmp_path)
     with pytest.raises(ModelNotFound):
         build_step(taught, replace(QUICK, teacher="no/such/teacher"), context, tmp_path)
-    with pytest.raises(InvalidRecipe, match="distill takes hf, but gets onnx"):
-        Recipe.parse("export > distill").formats("hf")
+    with pytest.raises(InvalidRecipe, match="distill takes hf or onnx, but gets gguf"):
+        Recipe.parse("distill").formats("gguf")
     with pytest.raises(
         UnsupportedModel,
         match="does not support smelling, which these data are for, but image-",

@@ -14,9 +14,14 @@ from torch.nn import Parameter
 
 import toy_networks
 from microbudget.errors import UnsupportedModel
+from microbudget.methods.prune.graph import trace
+from microbudget.methods.prune.sensitivity import masked
+from microbudget.methods.prune.surgery import cut
+from microbudget.methods.prune.target import PruningTarget
 from microbudget.runtimes.onnx.module.agreement import check_agreement
 from microbudget.runtimes.onnx.module.blocks import last_block
 from microbudget.runtimes.onnx.module.network import OnnxNetwork
+from microbudget.runtimes.onnx.module.norms import add_norms
 from microbudget.runtimes.onnx.module.preparing import FLATTEN, only_output, prepared
 from microbudget.runtimes.onnx.module.reading import OPERATORS
 from microbudget.runtimes.onnx.module.writing import written
@@ -191,7 +196,7 @@ def test_networks_answer_as_onnxruntime_and_are_written_back_as_they_were(make: 
     model = make(opset=opset)
     ready, network, x = opened(model)
     np.testing.assert_allclose(network.scores(x=torch.from_numpy(x)).detach(), in_onnxruntime(model, x), atol=1e-5)
-    again = written(ready, network)
+    again = written(network)
     assert [node.SerializeToString() for node in again.graph.node] == [
         node.SerializeToString() for node in ready.graph.node
     ]
@@ -215,7 +220,7 @@ def test_what_was_learnt_is_in_the_file() -> None:
     optimizer.step()
     found = network.scores(x=torch.from_numpy(x)).detach().numpy()
     assert np.abs(found - in_onnxruntime(ready, x)).max() > 1e-3
-    np.testing.assert_allclose(in_onnxruntime(written(ready, network), x), found, atol=1e-5)
+    np.testing.assert_allclose(in_onnxruntime(written(network), x), found, atol=1e-5)
 
 
 def test_tensors_have_their_onnx_names() -> None:
@@ -250,12 +255,12 @@ def test_weights_that_two_layers_share_stay_one() -> None:
     net = Net()
     kernel = net.const(floats(3, 3, 3, 3), "kernel")
     y = net.op("Conv", net.op("Relu", net.op("Conv", "x", kernel)), kernel)
-    ready, network, x = opened(net.model(y, ["batch", 3, 16, 16]))
+    _, network, x = opened(net.model(y, ["batch", 3, 16, 16]))
     assert len(list(network.parameters())) == 1
     with torch.no_grad():
         next(network.parameters()).mul_(0.5)
     found = network.scores(x=torch.from_numpy(x)).detach()
-    np.testing.assert_allclose(in_onnxruntime(written(ready, network), x), found, atol=1e-5)
+    np.testing.assert_allclose(in_onnxruntime(written(network), x), found, atol=1e-5)
 
 
 def test_constants_before_the_first_layer_and_single_numbers_are_not_trained() -> None:
@@ -337,7 +342,48 @@ def test_batch_norms_can_be_estimated_anew_or_kept() -> None:
     network.eval()
     after = network.scores(x=torch.from_numpy(x)).detach()
     assert not torch.allclose(before, after, atol=1e-3)
-    np.testing.assert_allclose(in_onnxruntime(written(ready, network), x), after, atol=1e-4)
+    np.testing.assert_allclose(in_onnxruntime(written(network), x), after, atol=1e-4)
+
+
+def test_norms_that_are_given_again_change_nothing_and_are_folded_into_the_file() -> None:
+    ready, network, x = opened(toy_networks.depthwise())
+    images = torch.from_numpy(toy_networks.images(16))
+    before = network(x=images).logits.detach()
+    assert add_norms(network, [{"x": images[:8]}, {"x": images[8:]}]) == 5
+    np.testing.assert_allclose(network(x=images).logits.detach(), before, atol=1e-4)
+    network.train()
+    np.testing.assert_allclose(network(x=images).logits.detach(), before, atol=1e-2)  # the moments are those of x
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.weight.data.mul_(1.1)
+    network.eval()
+    again = written(network)
+    assert [node.op_type for node in again.graph.node] == [node.op_type for node in ready.graph.node]
+    np.testing.assert_allclose(in_onnxruntime(again, x), network.scores(x=torch.from_numpy(x)).detach(), atol=1e-4)
+
+
+def test_channels_are_removed_from_a_graph() -> None:
+    """Groups of a depthwise convolution, a residual, and the reshape before the head follow."""
+    net = Net(1)
+    a = net.op("Relu", net.conv("x", 3, 8))
+    b = net.op("Add", net.conv(net.op("Clip", net.conv(net.conv(a, 8, 12), 12, 12, groups=12)), 12, 8), a)
+    y = net.op("Reshape", net.op("GlobalAveragePool", b), net.const(ints(-1, 8)))
+    _, network, x = opened(net.model(net.gemm(y, 8, 5), ["batch", 3, 16, 16]))
+    dependencies = trace(network, {"x": torch.from_numpy(x[:2])})
+    removed = np.concatenate([site.bundles[: site.width // 2] for site in dependencies.sites])
+    batch = {"x": torch.from_numpy(x)}
+    with masked(PruningTarget(network, [batch]), dependencies, removed):
+        expected = network(**batch).logits.detach()
+    cut(network, dependencies, removed)
+    assert sorted(parameter.shape[0] for _, parameter in network.named_parameters() if parameter.ndim == 4) == [
+        4,
+        4,
+        6,
+        6,
+    ]
+    again = written(network)
+    onnx.checker.check_model(again, full_check=True)
+    np.testing.assert_allclose(in_onnxruntime(again, x), expected, atol=1e-4)
 
 
 def test_the_last_block_is_the_last_residual_and_what_follows() -> None:
@@ -403,20 +449,20 @@ def test_an_operator_without_gradient_beside_the_way_to_the_scores_is_no_matter(
 
 def test_a_form_of_an_operator_that_is_not_known_is_named() -> None:
     model = one_operator("AveragePool", (2, 3, 8, 8), [], {"kernel_shape": [2, 2], "dilations": [2, 2]}, 19)
-    ready, network, x = opened(model)
+    _, network, x = opened(model)
     with pytest.raises(UnsupportedModel, match=r"AveragePool \(node\) is of a form that training does not know"):
-        check_agreement(ready, network, {"x": x}, "y")
+        check_agreement(network, {"x": x})
 
 
 def test_a_module_that_answers_differently_is_refused_with_the_difference() -> None:
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil"}
     model = one_operator("Resize", (1, 2, 4, 4), ["", "", ints(1, 2, 8, 8)], how, 17)
-    ready, network, x = opened(model)
+    _, network, x = opened(model)
     with pytest.raises(UnsupportedModel, match=r"answers differently from ONNX Runtime, by up to [1-9]\.?\d*"):
-        check_agreement(ready, network, {"x": x}, "y")
+        check_agreement(network, {"x": x})
 
 
 def test_a_module_that_agrees_says_by_how_much() -> None:
     model = toy_networks.residual()
-    ready, network, x = opened(model)
-    assert check_agreement(ready, network, {"x": x}, ready.graph.output[0].name) < 1e-5
+    _, network, x = opened(model)
+    assert check_agreement(network, {"x": x}) < 1e-5

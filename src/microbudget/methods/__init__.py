@@ -2,8 +2,9 @@
 
 What a method does for one kind of model is the module of its name in the kind's folder, `kinds/<kind>/<method>.py`,
 which is found by name too: `apply(step, model, context, out)` there does the work, or what the method itself asks for.
-Such a module may name the options that it reads as `OPTIONS`, and as `ADVICE` what to use in place of the others. Where
-a kind has no such module the method refuses it, with the attribute `INSTEAD` of the kind's `teaching.py`.
+Such a module may name the options that it reads as `OPTIONS`, and as `ADVICE` what to use in place of the others; and
+the formats that it takes as `TAKES`, where these are not all of the method's. Where a kind has no such module the
+method refuses it, with the attribute `INSTEAD` of the kind's `teaching.py`.
 """
 
 from __future__ import annotations
@@ -165,6 +166,12 @@ class Method(metaclass=_Options):
         if found is None:
             raise UnsupportedModel(self._unsupported("these data are", context.task.kind))
         self._refuse_foreign(found)
+        takes = getattr(found, "TAKES", tuple(self.formats))
+        if model is not None and model.format not in takes:
+            raise UnsupportedModel(
+                f"{self.name()} of this kind takes {' or '.join(takes)}, but gets {model.format} ({model.path}): put it"
+                " before export"
+            )
         return found
 
     def _part_of(self, kind: str) -> types.ModuleType | None:

@@ -35,13 +35,15 @@ def pruned_weights(network: Any, state: Mapping[str, Any]) -> list[Parameter]:
 def for_training(network: Any) -> Any:
     """The network with channels last, as `objectives.inputs` gives pixels, and the batch norm that its authors meant.
 
+    The module of a graph stays with channels first.
+
     transformers gives MobileNet's batch norm TensorFlow's momentum, 0.997, which torch takes for its opposite: the
     running statistics would be those of the last batch.
     """
     for module in network.modules():
         if isinstance(module, BatchNorm2d) and module.momentum is not None and module.momentum > 0.5:
             module.momentum = USUAL_MOMENTUM
-    return network.to(memory_format=torch.channels_last)
+    return network if isinstance(network, OnnxNetwork) else network.to(memory_format=torch.channels_last)
 
 
 def groups(network: Any, only_last_block: bool, factor: float) -> list[Group]:

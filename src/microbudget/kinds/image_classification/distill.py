@@ -22,6 +22,7 @@ from ...runtimes.hf.heads import head_of
 from ...runtimes.hf.image_classifier import save_network
 from ...runtimes.labels import for_labels
 from ...runtimes.loading import load
+from ...runtimes.onnx.module.network import OnnxNetwork
 from ...task import Example
 from ...training import objectives
 from ...training.classifiers import for_training, pruned_weights
@@ -34,6 +35,7 @@ from ...training.settings import Settings
 from ...training.train import train
 from ...training.trial import Trial, timed
 from . import student as students
+from .graph import open_student, save_graph
 from .schooling import Schooling, decided, with_views
 from .teacher import DistillationData, Teacher, check_preprocessing, teacher_answers
 from .teaching import preprocessing_of
@@ -55,7 +57,7 @@ def extra_inputs(step: Distill, context: Context) -> dict[str, str]:
 
 
 def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
-    """Teach the student and write it as a Hugging Face folder."""
+    """Teach the student and write it: as a Hugging Face folder, or, made of an `.onnx` file, as that graph."""
     task = context.task
     teacher = _teacher(step, context) or model
     network, own = _student(step, model, context)
@@ -67,7 +69,10 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     check_input(network, data, step)
     lessons = Lessons.open(step, network, Teacher.open(teacher, task.labels, features=step.features > 0), data, context)
     trained = train_student(step, network, lessons, context, Training(state=own.state))
-    save_network(network, preprocessing, out)
+    if isinstance(network, OnnxNetwork):
+        save_graph(network, task.labels, preprocessing, out)
+    else:
+        save_network(network, preprocessing, out)
     history = {
         **students.describe(network),
         "teacher": teacher.record.recipe or teacher.record.source or str(teacher.path),
@@ -116,6 +121,8 @@ def _student(step: Distill, model: Model, context: Context) -> tuple[Any, Record
             raise InvalidOption("distill: a named student is taken as it is; depth and width cut the given model")
         network, own = students.named(step.student, labels, context.seed)
         return network, replace(own, preprocessing=own.preprocessing or preprocessing)
+    if model.format == "onnx":
+        return open_student(model, step.depth, step.width, context), model.record
     network, state = students.cut(model, step.depth, step.width, labels, context.seed)
     return network, replace(model.record, state=state)
 

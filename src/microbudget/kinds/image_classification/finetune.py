@@ -80,11 +80,11 @@ def _with_head(
     """The network with its new head, of torch or made of the graph, and what writes it into a folder."""
     if backbone.network is None:
         from ...runtimes.onnx.surgery import with_head
-        from .graph import Graph
+        from .graph import network_of, save_graph
 
         proto = with_head(backbone.proto, backbone.features, list(head.layers))
-        graph = Graph.of(proto, task, task.labels, preprocessing, "logits")
-        return graph.network, graph.save
+        graph = network_of(proto, task, preprocessing, "logits")
+        return graph, lambda network, out: save_graph(network, task.labels, preprocessing, out)
     from ...runtimes.hf.heads import put_head
     from ...runtimes.hf.image_classifier import save_network
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,11 +17,31 @@ from ...methods.prune.graph import trace
 from ...methods.prune.target import PruningTarget
 from ...model import Model
 from ...runtimes.hf.image_classifier import load_network, onnx_bytes
+from ...runtimes.onnx.module.norms import add_norms
 from ...task import Example
 from ...training.objectives import inputs
+from .graph import onnx_bytes as graph_bytes
+from .graph import open_network, save_graph
 from .teaching import preprocessing_of
 
 BATCH = 32
+
+
+@dataclass
+class GraphTarget(PruningTarget):
+    """The module of an `.onnx` file; what is left of it is a graph again, in which all widths are written."""
+
+    labels: tuple[str, ...] | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, network: Any, folder: Path) -> None:
+        """Write `model.onnx`, with labels and preprocessing inside."""
+        save_graph(network, self.labels, self.preprocessing, folder)
+
+    def state_of(self, network: Any, pruned: Sequence[tuple[int, int]], state: dict[str, Any]) -> dict[str, Any]:
+        """As it was."""
+        del network, pruned
+        return state
 
 
 def open_target(step: Prune, model: Model, context: Context, examples: Sequence[Example]) -> PruningTarget:
@@ -30,10 +53,17 @@ def open_target(step: Prune, model: Model, context: Context, examples: Sequence[
     ]
     known = model.labels is not None and tuple(model.labels) == tuple(context.task.labels)
     classes = torch.tensor([example.label for example in examples]) if known else None
+    keys = tuple(example.key for example in examples)
+    if model.format == "onnx":
+        graph = open_network(model, context)
+        add_norms(graph, batches)  # which make up for the channels that are removed
+        return GraphTarget(
+            graph, batches, classes, keys, onnx=graph_bytes, labels=model.labels, preprocessing=preprocessing
+        )
     network = load_network(model.path).to(memory_format=torch.channels_last)  # as `inputs` has the pixels
     height, width = Preprocessing.parse(preprocessing).input_size
     onnx = partial(onnx_bytes, height=height, width=width)
-    return PruningTarget(network, batches, classes, tuple(example.key for example in examples), onnx=onnx)
+    return PruningTarget(network, batches, classes, keys, onnx=onnx)
 
 
 def check_groups(model: Model) -> None:

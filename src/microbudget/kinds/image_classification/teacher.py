@@ -53,7 +53,7 @@ class TeacherAnswers:
         return self.features[0].shape[1] if self.features else 0
 
 
-def check_preprocessing(teacher: Model, student: dict[str, Any]) -> None:
+def check_preprocessing(teacher: Model, student: dict[str, Any], method: str = "distill") -> None:
     """Both must see the same part of a photo in the same colours; the sizes may differ. Raises InvalidOption."""
     if teacher.record.preprocessing is None:
         raise UnsupportedModel(f"the teacher {teacher.path} has no preprocessing config")
@@ -65,7 +65,7 @@ def check_preprocessing(teacher: Model, student: dict[str, Any]) -> None:
         reasons.append("resize and crop")
     if reasons:
         raise InvalidOption(
-            f"distill: teacher and student differ in {' and in '.join(reasons)}, so that they would not see the same"
+            f"{method}: teacher and student differ in {' and in '.join(reasons)}, so that they would not see the same"
             " picture (another size alone is fine): give both the same preprocessor_config.json but for the size"
         )
 

@@ -16,6 +16,7 @@ from ...model import Model
 from ...runtimes.hf.causal import load_network, load_tokenizer
 from ...task import Example
 
+TAKES = ("hf",)
 WINDOWS_AT_ONCE = 8
 WINDOW = 128  # tokens
 

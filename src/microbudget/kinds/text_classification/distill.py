@@ -38,6 +38,7 @@ from .student import Student
 from .teacher import TEACHER, Lesson, taught_loss, teacher_of
 from .teaching import TokenTask, copy_tokenizer, reading, texts_of, validation_logits
 
+TAKES = ("hf",)
 OPTIONS = (
     "student", "depth", "width", "teacher", "prompt", "temperature", "hard", "epochs", "patience", "learning_rate",
     "batch_size", "dimensions", "curve",

@@ -23,6 +23,7 @@ from ...training.objectives import inputs
 from .network import has_head
 from .teaching import TokenTask, in_tokens, reading
 
+TAKES = ("hf",)
 BATCH = 16
 
 

@@ -22,6 +22,7 @@ from ...methods.distill import Distill
 from ...model import Model, Record
 from ...training.settings import Settings
 
+TAKES = ("hf",)
 OPTIONS = ("decoder_layers", "encoder_layers", "max_wer", "epochs", "patience", "learning_rate", "batch_size")
 ADVICE = "a Whisper is taught by itself and cut with decoder_layers= and encoder_layers="
 STACKS = ("decoder", "encoder")

@@ -42,7 +42,7 @@ class Distill(Method):
     """A smaller student learns the teacher's soft answers: named, cut from the model, or the pruned model itself."""
 
     revision: ClassVar[int] = 4
-    formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+    formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}  # onnx: of photos
 
     student: str | None = option(
         None,
@@ -129,9 +129,11 @@ class Distill(Method):
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
     def output_format(self, input_format: str) -> str:
-        """As the input's, but vectors of tokens are no network that a Hugging Face folder holds: `onnx`."""
+        """As the student's: a named one is a Hugging Face folder, vectors of tokens are an `onnx` file."""
         output = super().output_format(input_format)
-        return "onnx" if self.student == STATIC else output
+        if self.student is None:
+            return output
+        return "onnx" if self.student == STATIC else "hf"
 
     def part(self, context: Context, model: Model | None = None) -> ModuleType:
         """As of every method. Raises InvalidOption where the kind has no static student, too."""

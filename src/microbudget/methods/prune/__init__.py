@@ -34,7 +34,7 @@ _FRACTION = re.compile(r"\s*(0?\.\d+)\s*x\s*")
 class Prune(Method):
     """Remove the least important channels, heads, neurons or blocks: smaller and faster without special kernels."""
 
-    formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+    formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}  # onnx: of photos
     revision: ClassVar[int] = 4
 
     structure: str = option(
@@ -109,9 +109,8 @@ class Prune(Method):
         return replace(record, state=state)
 
     def _channels(self, model: Model, context: Context, target: PruningTarget) -> _Result:
-        from ...runtimes.hf.widths import widths_of
         from .channels import plan
-        from .configs import one_width, set_widths
+        from .configs import one_width
         from .repair import finish
 
         uniform = target.uniform or one_width(target.network.config)
@@ -120,9 +119,7 @@ class Prune(Method):
         network = made.cut(counts)
         report = finish(made, counts, network, self._more(model, context, target)) | measured
         pruned = [(family.width, family.width - count) for family, count in zip(made.families, counts, strict=True)]
-        dropped = model.record.state.get("dropped", ())
-        left = widths_of(network, dropped) if dropped else set_widths(network, pruned)
-        return network, _with(model.record.state, widths=left), report
+        return network, target.state_of(network, pruned, model.record.state), report
 
     def _counts(self, made: Plan, model: Model, context: Context) -> tuple[Sequence[int], dict[str, float]]:
         """Channels to remove from each layer, and what was measured to choose them, for the report."""
@@ -166,6 +163,7 @@ class Prune(Method):
     def _layers(self, model: Model, context: Context, target: PruningTarget) -> _Result:
         from ...runtimes.hf.widths import drop, widths_of
         from .blocks import choose, renamed, shortened
+        from .target import with_parts
 
         measured: dict[str, float] = {}
         enough = self._enough(target, model, context, measured) if self.latency else None
@@ -176,10 +174,10 @@ class Prune(Method):
         smaller = None if state.get("widths") or state.get("dropped") else shortened(network, names)
         kept = renamed(state.get("zeros", ()), names)
         if smaller is not None:
-            return smaller, _with(state, zeros=list(kept.values())), report
+            return smaller, with_parts(state, zeros=list(kept.values())), report
         drop(network, names)
         dropped = [*state.get("dropped", ()), *names]
-        return network, _with(state, dropped=dropped, widths=widths_of(network, dropped), zeros=list(kept)), report
+        return network, with_parts(state, dropped=dropped, widths=widths_of(network, dropped), zeros=list(kept)), report
 
     def _enough(self, target: PruningTarget, model: Model, context: Context, measured: dict[str, float]) -> Any:
         """Dropped blocks -> whether the network is fast enough without them; the measured time goes into `measured`."""
@@ -206,7 +204,7 @@ class Prune(Method):
         return enough
 
     def _weights(self, model: Model, context: Context, target: PruningTarget) -> _Result:
-        from .target import divergence
+        from .target import divergence, with_parts
         from .zeros import prunable, prune, savings
 
         reference = target.logits()
@@ -226,7 +224,7 @@ class Prune(Method):
             "prune     zeros are stored and multiplied like other numbers: not smaller and not faster in this runtime;"
             f" compressed (zip) the weights take {report['compressed_share']:.0%}"
         )
-        return target.network, _with(model.record.state, zeros=names), report
+        return target.network, with_parts(model.record.state, zeros=names), report
 
 
 _Result = tuple[Any, dict[str, Any], dict[str, Any]]  # network, state, report
@@ -246,11 +244,6 @@ def _measured(decided: Decision) -> dict[str, float]:
     """For the report; with the waiting where other programs had the processor."""
     found = {"latency_left_measured": decided.measured}
     return found if decided.waited < WAITED else {**found, "waited_for_processor": decided.waited}
-
-
-def _with(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
-    """The state with these parts; empty ones are left out."""
-    return {name: value for name, value in {**state, **parts}.items() if value}
 
 
 def _stopwatch(target: PruningTarget, context: Context) -> Callable[[Any, str], Ratio]:

@@ -14,9 +14,10 @@ from .axes import Atoms, Axes, Axis, broadcast, reshaped
 Many = Axes | list[Axes]
 ELEMENTWISE = frozenset((
     "abs", "add", "alias", "bernoulli", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "detach",
-    "div", "dropout", "elu", "exp", "feature_dropout", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu",
-    "lift_fresh_copy", "log", "maximum", "minimum", "mish", "mul", "neg", "pow", "reciprocal", "relu", "relu6", "rsqrt",
-    "rsub", "selu", "sigmoid", "silu", "softplus", "sqrt", "square", "sub", "tanh", "to", "to_copy", "type_as", "where",
+    "div", "dropout", "elu", "erf", "exp", "feature_dropout", "gelu", "hardsigmoid", "hardswish", "hardtanh",
+    "leaky_relu", "lift_fresh_copy", "log", "maximum", "minimum", "mish", "mul", "neg", "pow", "reciprocal", "relu",
+    "relu6", "rsqrt", "rsub", "selu", "sigmoid", "silu", "softplus", "sqrt", "square", "sub", "tanh", "to", "to_copy",
+    "type_as", "where",
 ))  # fmt: skip
 POOLING = frozenset((
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d", "max_pool1d",

@@ -5,7 +5,7 @@ A kind's part, `kinds/<kind>/prune.py`, has `open_target(step, model, context, e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ...errors import BadData
 from ...runtimes.hf import widths
 from ...task import Example
 from .. import Context
+from .configs import set_widths
 
 Batch = dict[str, Tensor]
 
@@ -61,10 +62,23 @@ class PruningTarget:
         """Write the smaller network, with what belongs to it."""
         widths.save(network, folder)
 
+    def state_of(self, network: Any, pruned: Sequence[tuple[int, int]], state: dict[str, Any]) -> dict[str, Any]:
+        """The record's state after channels were removed: the widths that the network's config cannot express.
+
+        pruned: widths before and after of each layer. state: before.
+        """
+        dropped = state.get("dropped", ())
+        return with_parts(state, widths=widths.widths_of(network, dropped) if dropped else set_widths(network, pruned))
+
     @property
     def example(self) -> Batch:
         """Two examples, for tracing."""
         return {name: tensor[:2] for name, tensor in self.batches[0].items()}
+
+
+def with_parts(state: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """The state with these parts; empty ones are left out."""
+    return {name: value for name, value in {**state, **parts}.items() if value}
 
 
 def divergence(reference: Tensor, answers: Tensor) -> float:

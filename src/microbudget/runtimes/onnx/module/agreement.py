@@ -15,12 +15,12 @@ from .network import OnnxNetwork
 TOLERANCE = 1e-3  # of the spread of the scores: float32 sums in another order
 
 
-def check_agreement(model: Any, network: OnnxNetwork, inputs: dict[str, NDArray[Any]], output: str) -> float:
+def check_agreement(network: OnnxNetwork, inputs: dict[str, NDArray[Any]]) -> float:
     """The largest difference of the scores to those of ONNX Runtime. Raises UnsupportedModel where it is no rounding.
 
-    model: the `onnx.ModelProto`. inputs: a few examples. output: the name of the one with the scores.
+    inputs: a few examples.
     """
-    session = OnnxSession(model.SerializeToString(), threads=1, output=output)
+    session = OnnxSession(network.proto.SerializeToString(), threads=1, output=network.output)
     expected = session.answer(inputs)
     session.close()
     tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in inputs.items()}

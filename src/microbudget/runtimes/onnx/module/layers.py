@@ -21,6 +21,7 @@ CONVOLUTIONS: dict[int, Any] = {
     5: torch.nn.Conv3d,
 }  # by the weight's dimensions
 Arrays = dict[str, NDArray[Any]]
+NORM = "norm"  # the batch norm of a convolution that was given one again
 
 
 class BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
@@ -137,11 +138,12 @@ def _own_padding(step: Step, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
 def run_layer(module: Module, step: Step, x: Tensor) -> Tensor:
     """The layer's output; what torch's convolution cannot pad is padded before."""
     if isinstance(module, torch.nn.modules.conv._ConvNd):
-        kernel = tuple(module.weight.shape[2:])
+        kernel = tuple(module.kernel_size)
         if _own_padding(step, kernel) is None:
             x = padded(x, [(0, 0), (0, 0), *pads_of(step, kernel, tuple(x.shape[2:]))])
     result: Tensor = module(x)
-    return result
+    norm = module._modules.get(NORM)
+    return result if norm is None else norm(result)
 
 
 def put(module: Module, part: Part, tensor: Tensor) -> None:

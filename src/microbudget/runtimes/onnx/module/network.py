@@ -16,7 +16,7 @@ from ...signature import Signature
 from ..graph import OnnxGraph
 from ..interface import INDEPENDENT, LOGITS, SMALLEST, scale_of, signature_of
 from .layers import run_layer
-from .reading import OPERATORS, Read, Reader
+from .reading import OPERATORS, Makers, Read, Reader
 from .step import Step, Value
 
 
@@ -30,6 +30,17 @@ class Answer:
 torch.export.register_dataclass(Answer)
 
 
+@dataclass(frozen=True)
+class Source:
+    """The `onnx.ModelProto` that a module was made of, which its copies share."""
+
+    proto: Any
+
+    def __deepcopy__(self, memo: Any) -> Source:
+        """Itself: nothing changes it."""
+        return self
+
+
 class OnnxNetwork(Module):
     """A graph as a module. `stored_in` says which constant of the graph each of its tensors is.
 
@@ -37,14 +48,17 @@ class OnnxNetwork(Module):
     their ONNX names. Training changes nothing but these: a Dropout does nothing, as in the runtimes.
     """
 
-    def __init__(self, model: Any, output: str) -> None:
+    def __init__(self, model: Any, output: str, makers: Makers | None = None) -> None:
         """model: an `onnx.ModelProto` after `prepared`. output: the name of the one with the scores.
+
+        makers: of the modules that compute other operators, or some in another way, by operator; they take one input.
 
         Raises UnsupportedModel with the operator that is not known or has no gradient.
         """
         super().__init__()
+        self._source = Source(model)
         self._signature: Signature = signature_of(model)
-        self._read: Read = Reader(model, output, self).read()
+        self._read: Read = Reader(model, output, self, makers or {}).read()
         self._scores = output
         self._logits, self._scale = _before_scores(model, output)
         self._last_uses = _last_uses(self._read.steps, {self._scores, self._logits})
@@ -63,6 +77,16 @@ class OnnxNetwork(Module):
     def scores(self, **named: Tensor) -> Tensor:
         """The output as the graph has it."""
         return self._run(named, self._scores)
+
+    @property
+    def proto(self) -> Any:
+        """The `onnx.ModelProto` that it was made of."""
+        return self._source.proto
+
+    @property
+    def output(self) -> str:
+        """The name of the output with the scores."""
+        return self._scores
 
     @property
     def stored_in(self) -> dict[str, str]:
@@ -141,9 +165,12 @@ class OnnxNetwork(Module):
 
 
 def _fitted(tensor: Tensor, port: Any) -> Tensor:
-    """As `Port.fitted` has it for arrays: channels last, or bytes, where the graph takes those."""
-    if port.channels_last:
-        tensor = tensor.permute(0, 2, 3, 1)
+    """As `Port.fitted` has it for arrays: channels last, or bytes, where the graph takes those.
+
+    In memory channels come first: with channels last, torch 2.13 wrote beyond its memory in the backward pass of pruned
+    graphs, whose convolutions have a bias and few channels.
+    """
+    tensor = tensor.permute(0, 2, 3, 1) if port.channels_last else tensor.contiguous()
     if port.dtype == "uint8":
         return tensor.round().to(torch.uint8)
     return tensor.to(torch.float32) if port.dtype in ("float16", "bfloat16") else tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +36,9 @@ TRAINED = frozenset({
 LAYERS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gather", "Gemm", "MatMul"})
 FOREIGN = {"com.microsoft": frozenset({"Gelu", "QuickGelu"})}  # operators of other domains that are computed alike
 
+Maker = Callable[[Step, dict[str, Any]], Module]  # a step and the constants -> the module that computes it
+Makers = Mapping[str, Maker]  # by operator
+
 
 @dataclass
 class Read:
@@ -50,7 +54,8 @@ class Read:
 class Reader:
     """Reads a prepared graph into a module's tensors and steps."""
 
-    def __init__(self, model: Any, output: str, network: Module) -> None:
+    def __init__(self, model: Any, output: str, network: Module, makers: Makers) -> None:
+        self._makers = makers
         self._graph, self._opset = OnnxGraph(model.graph), opset(model)
         self._nodes = needed_for([output], model.graph.node)[0]
         self._constants = constants_of(model)
@@ -96,6 +101,10 @@ class Reader:
         return True
 
     def _add(self, node: Any, step: Step) -> None:
+        if step.op in self._makers:
+            step = self._made_by(self._makers[step.op], step)
+            self._finish(node, step)
+            return
         known = step.op in OPERATORS if not step.domain else step.op in FOREIGN.get(step.domain, ())
         if not known and not self._only_shapes(step):
             raise UnsupportedModel(_refusal(step))
@@ -104,6 +113,9 @@ class Reader:
             step = self._layer(step, form)
         else:
             self._hold_inputs(step)
+        self._finish(node, step)
+
+    def _finish(self, node: Any, step: Step) -> None:
         learnt = step.op in LAYERS and (step.layer or any(name in self._read.held for name in step.inputs))
         if learnt or any(name in self._after_a_layer for name in step.inputs):
             self._after_a_layer.update(step.outputs)
@@ -127,6 +139,12 @@ class Reader:
             self._read.stored[f"{path}.{part.leaf}"] = part
         return replace(step, layer=path, inputs=step.inputs[:1])
 
+    def _made_by(self, make: Maker, step: Step) -> Step:
+        path = self._names.free(step.outputs[0])
+        parent, leaf = self._names.container(path)
+        parent.add_module(leaf, make(step, self._constants))
+        return replace(step, layer=path, inputs=step.inputs[:1])
+
     def _tensor(self, part: Part, *, learns: bool) -> Any:
         key = f"{part.constant}{'.T' if part.transposed else ''}"
         if key not in self._made:
@@ -134,7 +152,7 @@ class Reader:
             value = value.T if part.transposed else value
             if part.leaf == "bias":
                 value = value.reshape(-1)
-            tensor = torch.from_numpy(np.array(value, order="C"))
+            tensor = torch.from_numpy(np.array(value, order="C")).clone()
             self._made[key] = Parameter(tensor) if learns else tensor
         return self._made[key]
 

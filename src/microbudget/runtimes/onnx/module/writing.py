@@ -9,17 +9,17 @@ import torch
 
 from ..graph import attribute, copied, needed_for, replace_nodes, set_constant
 from .network import OnnxNetwork
+from .norms import folded_state
 
 
-def written(model: Any, network: OnnxNetwork) -> Any:
-    """The graph with the module's tensors in place of its own: the same nodes, or fewer channels.
+def written(network: OnnxNetwork) -> Any:
+    """The graph that the module was made of, with the module's tensors: the same nodes, or fewer channels.
 
-    model: the prepared `onnx.ModelProto` that the module was made of; it stays as it is. Constants that nodes computed
-    of others (a Transpose of a stored weight) become initializers.
+    Constants that nodes computed of others (a Transpose of a stored weight) become initializers.
     """
-    result = copied(model)
+    result = copied(network.proto)
     before = {tensor.name: tuple(tensor.dims) for tensor in result.graph.initializer}
-    state, done = network.state_dict(keep_vars=True), set[str]()
+    state, done = folded_state(network), set[str]()
     for path, constant in network.stored_in.items():
         if constant not in done:
             done.add(constant)
