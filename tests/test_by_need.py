@@ -6,8 +6,9 @@ import math
 import os
 import signal
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from microbudget.judge.budget import Budget
 from microbudget.machine.interrupts import deferred_interrupts, ignored_interrupts
+from microbudget.model import Model, Record
 from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
 from microbudget.runs.reading_order import reading_order
@@ -177,13 +179,27 @@ def test_a_forecast_is_corrected_by_what_recipes_took() -> None:
     space = SearchSpace.__new__(SearchSpace)
     pace = Pace(example_s=0.5, open_s=1.0, parameters=0, block=4)
     forecast = Forecast.of(recipes, space, pace, Durations(pair_s=6, float_s=0), test_s=7.0)
-    each = 5.0 + 2 + 6 + 2
+    each = 5.0 + 1 + 6 + 2  # opened once: without float_s there is no other model
     assert forecast.left_s == pytest.approx(3 * each + 5 + 7)
-    assert "3 recipes to try: a first result in about 15.0 s" in str(forecast)
+    assert "3 recipes to try: a first result in about 14.0 s" in str(forecast)
     forecast.note(recipes[0], 2 * each)
     assert forecast.left_s == pytest.approx(2 * (2 * each + 5) + 7)
     forecast.note(recipes[1], None)
     assert forecast.left_s == pytest.approx(2 * (each + 5) + 7), "what was known already is no measure"
+    forecast.add([recipes[0]])
+    assert forecast.left_s == pytest.approx(2 * (2 * each + 5) + 7), "what is tried as well"
+
+
+def test_a_model_of_another_format_opens_as_its_own_runtime_does() -> None:
+    """torch needs ten seconds to start, ONNX Runtime one; a quantized model is timed with its float model."""
+    space = SearchSpace(Model(Path("folder"), "hf", Record()), None)  # type: ignore[arg-type]
+    pace = Pace(example_s=0.0, open_s=10.0, parameters=0, starts_s={"onnx": 1.0})
+    recipes = [Recipe.read(text) for text in ("export()", "export() > quantize()", "finetune()")]
+    forecast = Forecast.of(recipes, space, pace, Durations(pair_s=6, float_s=2), test_s=0.0)
+    assert list(forecast.expected.values()) == [5 + 6 + 1, 10 + 6 + 2 + 2 * 1, 5 + 6 + 10]
+    taught = replace(pace, built=recipes[2].steps)
+    longer = Recipe.read("finetune() > export()")
+    assert Forecast.of([longer], space, taught, Durations(pair_s=6), test_s=0.0).left_s == 5 + 6 + 1, "it is taught"
 
 
 class Stream(StringIO):

@@ -26,12 +26,12 @@ MOST = 1000  # validation examples by which it is chosen
 def deliver_early(
     run: Run, given: Model, recipes: Sequence[Recipe], context: Context, budget: Budget, seconds: float
 ) -> Candidate | None:
-    """Build the recipes, which need no reference, and deliver the best by quality; None where none can be built.
+    """Build the recipes, which need no reference, and deliver each that is better than those before; the last of them.
 
     It is not compared with anything: it has no verdict, and the card says so. The models stay in the run, where they
     are candidates later. seconds: of the timing, at most.
     """
-    judging, found, models = judging_of(context.task), list[Candidate](), dict[str, Model]()
+    judging, found, chosen = judging_of(context.task), list[Candidate](), None
     for recipe in recipes:
         try:
             model = build(given, recipe, context, run.models)[-1]
@@ -40,18 +40,20 @@ def deliver_early(
             context.progress.say(f"{recipe.short()}: {error}")
             continue
         found.append(row)
-        models[row.fingerprint] = model
-    chosen = best(found, Budget(goal="quality"))
-    if chosen is None or chosen.measurement is None:
-        return None
-    with deferred_interrupts():
-        deliver(run, models[chosen.fingerprint], chosen, budget, context.task)
-    measured = chosen.measurement
-    context.progress.say(
-        f"delivered {Recipe.read(chosen.recipe).short()}: {format_bytes(measured.size_bytes)}, {measured.metric}"
-        f" {measured.quality:.4f} on validation, as long as there is nothing better; it is not compared yet"
-    )
+        if best(found, Budget(goal="quality")) is row:
+            with deferred_interrupts():
+                deliver(run, model, row, budget, context.task)
+            chosen = row
+            context.progress.say(f"delivered {recipe.short()}: {_summary(row)}, as long as there is nothing better")
     return chosen
+
+
+def _summary(row: Candidate) -> str:
+    measured = row.measurement
+    assert measured is not None
+    return (
+        f"{format_bytes(measured.size_bytes)}, {measured.metric} {measured.quality:.4f} on validation, not compared yet"
+    )
 
 
 def _measured(judging: Judging, model: Model, context: Context, seconds: float) -> Measurement:

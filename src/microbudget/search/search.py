@@ -30,7 +30,7 @@ from ..units import format_bytes, format_change, format_seconds, format_times
 from .early import deliver_early
 from .evaluation import Evaluation, Setting
 from .examples import about_splits, counts
-from .forecast import Forecast
+from .forecast import Forecast, starts_s
 from .options import RunOptions
 from .predicted import left_out, too_large
 from .result import Shrunk
@@ -87,12 +87,12 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     judging = judging_of(job.task)
     _check_splits(judging, budget, job.use, options.progress)
     run.save_budget(budget)
-    first = _first_result(run, job, context)
     try:
+        _deliver_first(run, job, context)
         job, reference = taught(run, job, context, schedule)
     except KeyboardInterrupt:
-        if first is not None:
-            options.progress.say(f"stopped: {Recipe.read(first.recipe).short()} is delivered, which nothing judged yet")
+        if run.best.exists():
+            options.progress.say(f"stopped: {run.best} has what was delivered so far")
         raise
     sample = judging.timing_input(reference, job.task.examples("validation"))
     threads = choose_threads(reference, sample, MeasureOptions(threads=options.threads, seed=options.seed))
@@ -111,7 +111,9 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
         options.progress.doing("measuring the reference")
         row = evaluation.reference_candidate(str(Recipe(job.first)))
         options.progress.say(f"reference {summary_line(row)}")
-        forecast = Forecast.of(job.recipes, job.space, evaluation.pace(row), options.durations, schedule.final_s)
+        starts = starts_s(judging, job.recipes, job.given.format, reference.format)
+        pace = replace(evaluation.pace(row), starts_s=starts, built=job.first)
+        forecast = Forecast.of(job.recipes, job.space, pace, options.durations, schedule.final_s)
         limit = f" of the {budget.minutes:g} minutes" if budget.minutes else ""
         options.progress.say(f"forecast  {forecast}{limit}")
         found, interrupted = _try_all(evaluation, run, job, (schedule, forecast))
@@ -135,12 +137,11 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     return result
 
 
-def _first_result(run: Run, job: Job, context: Context) -> Candidate | None:
-    """What is delivered before the labels are taught, in a new run; None: nothing."""
+def _deliver_first(run: Run, job: Job, context: Context) -> None:
+    """What needs no reference is delivered before the labels are taught, in a new run."""
     recipes = job.space.without_reference(job.recipes) if job.own_recipes and job.first else []
-    if not recipes or run.best.exists():
-        return None
-    return deliver_early(run, job.given, recipes, context, job.budget, job.options.durations.reference_s)
+    if recipes and not run.best.exists():
+        deliver_early(run, job.given, recipes, context, job.budget, job.options.durations.reference_s)
 
 
 def taught(run: Run, job: Job, context: Context, schedule: Schedule) -> tuple[Job, Model]:
@@ -227,11 +228,9 @@ def _try_all(
             rest = len(recipes) - index - 1
             left = f"; about {format_seconds(min(forecast.left_s, schedule.left_s))} left" if rest else ""
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {summary_line(candidate)}{left}")
-            unrounded = Recipe(recipe.steps[:-1])
-            if job.own_recipes and candidate.slower_than_float and unrounded not in recipes:
-                recipes.append(unrounded)
-            if job.own_recipes and candidate.broken_limits(budget):
-                recipes += [other for other in job.space.fallbacks(recipe) if other not in recipes]
+            further = _further(job, recipe, candidate, recipes)
+            recipes += further
+            forecast.add(further)
             if best(found, budget) is candidate:
                 with deferred_interrupts():
                     deliver(run, evaluation.model(candidate), candidate, budget, job.task)
@@ -243,6 +242,13 @@ def _try_all(
         progress.say("stopped: " + ("the best so far is delivered" if built else "there is nothing to deliver yet"))
         return found, True
     return found, False
+
+
+def _further(job: Job, recipe: Recipe, candidate: Candidate, known: Sequence[Recipe]) -> list[Recipe]:
+    """What is tried as well: without `quantize` where that made it slower, what is safer where a limit is broken."""
+    others = [Recipe(recipe.steps[:-1])] if candidate.slower_than_float else []
+    others += job.space.fallbacks(recipe) if candidate.broken_limits(job.budget) else ()
+    return [other for other in dict.fromkeys(others) if job.own_recipes and other not in known]
 
 
 def _tested(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,19 @@ class Pace:
     parameters: int
     block: int = 1  # examples that every candidate reads
     calibration: int = 0  # examples to calibrate or train on
+    starts_s: Mapping[str, float] = field(default_factory=dict)  # to start a process with the runtime of other formats
+    built: tuple[Method, ...] = ()  # the steps that the reference was made by, with which recipes may begin
+
+    def left_of(self, recipe: Recipe) -> Recipe:
+        """The steps of a recipe that are still to build."""
+        count = len(self.built)
+        return Recipe(recipe.steps[count:]) if recipe.steps[:count] == self.built else recipe
+
+    def opening_s(self, recipe: Recipe, space: SearchSpace) -> float:
+        """To open a recipe's model: as long as the reference takes, or as the runtime of its own format."""
+        if not self.starts_s:
+            return self.open_s
+        return self.starts_s.get(recipe.formats(space.given.format)[-1], self.open_s)
 
 
 class SearchSpace:
