@@ -30,7 +30,7 @@ class Peer:
     quantize: Callable[[Path, Path, Context, dict[str, Any]], None]  # float file, int8 file
     runtime: str | None = None
 
-    def make(self, given: Model, context: Context, folder: Path) -> Model:
+    def make(self, given: Model, context: Context, folder: Path, epochs: int = EPOCHS) -> Model:
         """The trained int8 file in the folder, as a Model."""
         import onnx
         import torch
@@ -44,7 +44,7 @@ class Peer:
         )
         network = self.cut(load_network(given.path), pixels)
         prune.new_statistics(network, context, preprocessing)
-        _learn(network, context, preprocessing)
+        _learn(network, context, preprocessing, epochs)
         network = self.stripped(network)
         folder = folder / (self.runtime or "onnx")
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,17 +59,17 @@ class Peer:
         return load(folder)
 
 
-def _learn(network: Any, context: Context, preprocessing: dict[str, Any]) -> None:
-    """As `distill` trains, but from the labels alone."""
-    from microbudget.methods.distill import Distill
+def _learn(network: Any, context: Context, preprocessing: dict[str, Any], epochs: int) -> None:
+    """As `distill` trains with fixed views, but from the labels alone."""
+    from microbudget.methods.distill import FIXED_VIEWS, Distill
     from microbudget.training import classifiers, objectives
     from microbudget.training.modes import fresh_norms
     from microbudget.training.settings import Execution, Settings
     from microbudget.training.train import train
 
-    as_ours = Distill(epochs=EPOCHS)
-    settings = Settings(EPOCHS, as_ours.learning_rate, as_ours.batch_size, patience=as_ours.patience)
-    objective = objectives.labelled(context.task, preprocessing, views=as_ours.views)
+    as_ours, learning = Distill(), Distill().learning()
+    settings = Settings(epochs, learning.learning_rate, as_ours.batch_size, patience=learning.patience)
+    objective = objectives.labelled(context.task, preprocessing, views=FIXED_VIEWS)
     train(
         classifiers.for_training(network),
         objective,

@@ -45,8 +45,9 @@ RECIPE = "finetune(epochs=20) > quantize(samples=8)"  # of an onnx model
 
 @pytest.fixture(autouse=True)
 def _quick(without_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One input size, and pages without plots but for the run that is shared."""
+    """One input size, nothing pruned, and pages without plots but for the run that is shared."""
     monkeypatch.setattr(search_space, "SCALES", (1.0,))
+    monkeypatch.setattr(search_space, "PRUNED", ())
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +58,7 @@ def finished(resnet: Path, photos: Path, made_once: MadeOnce) -> Path:
         command = ["shrink", str(resnet), "--data", str(photos), "--out", str(folder)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(search_space, "SCALES", SCALES)
+            patch.setattr(search_space, "PRUNED", ())
             assert cli.main([*command, "--max-drop", "90pt"], durations=QUICK) == 0
 
     return made_once("finished", make)
@@ -483,7 +485,7 @@ from microbudget import cli
 from microbudget.kinds.image_classification import search_space
 from microbudget.report import plots
 from quick import QUICK
-search_space.SCALES, plots.available = (1.0,), lambda: False
+search_space.SCALES, search_space.PRUNED, plots.available = (1.0,), (), lambda: False
 sys.exit(cli.main(sys.argv[1:], durations=QUICK))
 """
 

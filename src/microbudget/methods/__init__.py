@@ -10,7 +10,9 @@ method refuses it, with the attribute `INSTEAD` of the kind's `teaching.py`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
+import json
 import pkgutil
 import types
 import typing
@@ -67,6 +69,11 @@ class Context:
     def journal(self, name: str) -> Journal:
         """What this step has found of its parts, such as layers: a step that is killed goes on from there."""
         return Journal(None if self.checkpoints is None else self.checkpoints / f"{name}.jsonl")
+
+    def shared_journal(self, name: str, made_of: Sequence[Any]) -> Journal:
+        """As `journal`, for what steps of other options find too. made_of: JSON-ready, all that decides the values."""
+        digest = hashlib.sha256(json.dumps([name, *made_of]).encode()).hexdigest()[:24]
+        return Journal(self.cache / "journals" / f"{digest}.jsonl")
 
     def execution(self, name: str) -> Execution:
         """How a training of this step is run. name: of its checkpoint, and in messages."""

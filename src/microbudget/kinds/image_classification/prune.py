@@ -52,7 +52,8 @@ def open_target(step: Prune, model: Model, context: Context, examples: Sequence[
         inputs(context.task, examples[start : start + BATCH], preprocessing) for start in range(0, len(examples), BATCH)
     ]
     known = model.labels is not None and tuple(model.labels) == tuple(context.task.labels)
-    classes = torch.tensor([example.label for example in examples]) if known else None
+    labels = [example.label for example in examples]
+    classes = torch.tensor(labels) if known and None not in labels else None
     keys = tuple(example.key for example in examples)
     if model.format == "onnx":
         graph = open_network(model, context)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ...errors import MicrobudgetError
 from ...images.preprocess import Preprocessing
 from ...methods import Method
+from ...methods.distill import Distill
 from ...methods.export import Export
 from ...methods.prune import Prune
 from ...methods.quantize import Quantize
@@ -21,10 +23,14 @@ SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160
 # Sizes are rounded to multiples of a seventh of the side, 32 pixels of 224: as often as networks halve their input. For
 # sizes between those, such as 112, both constants have to change.
 STEPS = 7
+# Shares of the parameters that pruned networks keep, each as it is after the repair; and of the one that is taught.
+PRUNED, TAUGHT_SHARE = (0.5,), 0.35
+TAUGHT_SCALE = 5 / 7  # of the input of the one that is taught: 160 pixels, where a step takes half the time
+SAMPLES = 32  # photos by which `prune` measures
 SAME_LAYERS = ("finetune", "lora", "resize")  # steps after which the network has the layers that it had
 SMALLEST = 8  # pixels, that `resize` makes
 # Forward passes over the training photos, as many as take the time of a step; and what a step takes besides.
-CALIBRATED, TRAINED, STEP_S = 1, 2, 1.5
+CALIBRATED, TRAINED, MEASURED, STEP_S = 1, 2, 6, 1.5
 
 
 class SearchSpace(space.SearchSpace):
@@ -36,15 +42,50 @@ class SearchSpace(space.SearchSpace):
         yield Recipe((*first, *export, Quantize()))
         if first or export:
             yield Recipe((*first, *export))
-        for pixels in self.smaller_inputs():
+        smaller = self.smaller_inputs()
+        for pixels in smaller:
             yield Recipe((Resize(pixels=pixels), *first, *export, Quantize()))
+        if export and self._prunable():
+            yield from self._pruned(first)
+
+    def _pruned(self, first: Sequence[Method]) -> Iterator[Recipe]:
+        """Fewer channels: repaired without training; and, where the data are cut for training anyway, taught."""
+        rest, taught = (Export(), Quantize()), self._scaled(TAUGHT_SCALE)
+        smaller = (Resize(pixels=taught),) if taught in self.smaller_inputs() else ()
+        for share in PRUNED:
+            yield Recipe((*first, self._cut(share), *rest))
+            if smaller:
+                yield Recipe((*smaller, *first, self._cut(share), *rest))
+        if PRUNED and first:  # last: it takes the time that is left
+            yield Recipe((*smaller, *first, self._cut(TAUGHT_SHARE), Distill(), *rest))
+
+    def _prunable(self) -> bool:
+        """Whether nothing says already that no channel can be removed."""
+        from .prune import check_groups
+
+        try:
+            check_groups(self.given)
+        except MicrobudgetError:  # what cannot be opened is said where it must be
+            return False
+        return True
+
+    def _cut(self, share: float) -> Prune:
+        return Prune(size=f"{share:g}x", samples=SAMPLES)
 
     def smaller_inputs(self) -> list[int]:
         """Sides of smaller square inputs, largest first."""
-        side = max(Preprocessing.parse(self.given.record.preprocessing or {}).input_size)
-        step = max(1, side // STEPS)
-        sizes = {round(side * scale / step) * step for scale in SCALES}
+        side = self._side
+        sizes = {self._scaled(scale) for scale in SCALES}
         return sorted((size for size in sizes if SMALLEST <= size < side), reverse=True)
+
+    @property
+    def _side(self) -> int:
+        return max(Preprocessing.parse(self.given.record.preprocessing or {}).input_size)
+
+    def _scaled(self, scale: float) -> int:
+        """A side in whole steps."""
+        step = max(1, self._side // STEPS)
+        return round(self._side * scale / step) * step
 
     def check(self, recipes: Sequence[Recipe], path_of: Callable[[Recipe], Path], folder: Path) -> None:
         """A network whose channels `prune` cannot remove is refused before hours of training, not after them."""
@@ -58,7 +99,9 @@ class SearchSpace(space.SearchSpace):
 
         A training of the whole network watches the clock itself.
         """
-        passes = {"quantize": CALIBRATED, "finetune": TRAINED, "distill": TRAINED, "lora": TRAINED}
+        passes = {
+            "quantize": CALIBRATED, "finetune": TRAINED, "distill": TRAINED, "lora": TRAINED, "prune": MEASURED,
+        }  # fmt: skip
         return sum(STEP_S + passes.get(step.name(), 1) * pace.calibration * pace.example_s for step in recipe.steps)
 
     def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:

@@ -14,6 +14,7 @@ from ...errors import InvalidOption
 from ...machine.waiting import WAITED
 from ...model import Model, Record
 from ...task import CALIBRATION, Use
+from ...training.deadline import Clock
 from .. import Context, Method, option
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ class Prune(Method):
         from .repair import finish
 
         uniform = target.uniform or one_width(target.network.config)
-        made = plan(target, self.importance, context.progress, uniform=uniform, journal=context.journal("prune"))
+        made_of = [model.fingerprint, self.importance, self.samples, context.task.fingerprint, context.seed, uniform]
+        journal = context.shared_journal("sensitivity", made_of)
+        clock = Clock(context.deadline, "the sensitivity of the layers")
+        made = plan(target, self.importance, context.progress, uniform=uniform, journal=journal, clock=clock)
         counts, measured = self._counts(made, model, context)
         network = made.cut(counts)
         report = finish(made, counts, network, self._more(model, context, target)) | measured
@@ -142,15 +146,15 @@ class Prune(Method):
 
     def _more(self, model: Model, context: Context, target: PruningTarget) -> Callable[[int], PruningTarget | None]:
         """A number -> the target with at most so many of the examples for the repair; None where there are none."""
+        from .target import choose_examples
 
         def more(most: int) -> PruningTarget | None:
-            from .target import choose_examples
-
-            wanted = min(self.repair, most)
-            if wanted < 2:
+            if self.repair < 2:
                 return None
-            examples = choose_examples(context, wanted)
+            wanted = min(self.repair, most)
+            examples = choose_examples(context, wanted, unlabelled=True)
             found: PruningTarget = self.part(context, model).open_target(self, model, context, examples)
+            target.keys = (*target.keys, *found.keys)  # seen, too
             return found
 
         return more

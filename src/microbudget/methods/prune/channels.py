@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import InvalidOption
 from ...machine.journal import Journal
 from ...progress import Progress
+from ...training.deadline import Clock
 from . import costs
 from .allocate import allocate, step_of, widths
 from .axes import Ids
@@ -71,13 +72,19 @@ class Plan:
 
 
 def plan(
-    target: PruningTarget, kind: str, progress: Progress, *, uniform: bool, journal: Journal | None = None
+    target: PruningTarget,
+    kind: str,
+    progress: Progress,
+    *,
+    uniform: bool,
+    journal: Journal | None = None,
+    clock: Clock | None = None,
 ) -> Plan:
     """Trace the network, order its channels by importance, measure each layer's sensitivity.
 
     uniform: the same layer of all blocks keeps equally many, so that a config can express it. journal: has the
-    layers that were measured before a kill. Raises UnsupportedModel, InvalidOption where no layer has a channel to
-    spare.
+    layers that were measured before. clock: raises OutOfTime where they take too long. Raises UnsupportedModel, and
+    InvalidOption where no layer has a channel to spare.
     """
     graph = trace(target.network, target.example)
     sites = tuple(site for site in graph.sites if site.width > 1)
@@ -87,7 +94,8 @@ def plan(
             f" one and would lose its last channel. {OTHER_WAYS}"
         )
     families = _families(sites, importance(kind, target, graph), uniform)
-    losses = curves(target, graph, families, target.logits(), progress, journal or Journal())
+    watched = clock or Clock(None, "the sensitivity of the layers")
+    losses = curves(target, graph, families, target.logits(), progress, journal or Journal(), watched)
     return Plan(target, graph, families, losses)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...machine.journal import Journal
 from ...progress import Progress
+from ...training.deadline import Clock
 from .axes import Ids
 from .graph import Dependencies, Site
 from .moments import Moments, input_moments, repaired_logits
@@ -90,19 +91,22 @@ def curves(
     reference: torch.Tensor,
     progress: Progress,
     journal: Journal,
+    clock: Clock,
 ) -> tuple[Curve, ...]:
     """The curve of each family, measured with the others whole and batch norm repaired.
 
-    reference: the network's answers, (rows, classes). journal: has the families that were measured before a kill.
+    reference: the network's answers, (rows, classes). journal: has the families that were measured before. Raises
+    OutOfTime.
     """
     wanted = [input_moments(target, batch) for batch in target.batches]
     found = []
-    for family in progress.track(families, "sensitivity of layer", len(families)):
+    for done, family in enumerate(progress.track(families, "sensitivity of layer", len(families)), 1):
         counts = sorted({max(1, round(rate * family.width)) for rate in RATES if family.width > 1})
         measure = partial(_nats, target, graph, family, counts, reference, wanted)
         nats = journal.value(f"{family.name} without {counts} of {family.width}", measure)
         grown = np.maximum.accumulate(np.nan_to_num([0.0, *nats], nan=np.inf, posinf=1e6))
         found.append(Curve(np.array([0, *counts], float), grown))
+        clock.tick(len(families) - done)
     return tuple(found)
 
 

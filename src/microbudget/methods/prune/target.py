@@ -87,9 +87,12 @@ def divergence(reference: Tensor, answers: Tensor) -> float:
     return float((p.exp() * (p - q)).sum(dim=1).mean())
 
 
-def choose_examples(context: Context, samples: int) -> list[Example]:
-    """So many training examples, evenly spaced. Raises BadData where there are fewer than two."""
-    examples = context.task.examples("train")
+def choose_examples(context: Context, samples: int, *, unlabelled: bool = False) -> list[Example]:
+    """So many training examples, evenly spaced, with `unlabelled` of those without a label too.
+
+    Raises BadData where there are fewer than two.
+    """
+    examples = [*context.task.examples("train"), *(context.task.examples("unlabelled") if unlabelled else ())]
     if len(examples) < 2:
         raise BadData(f"prune compares answers on training examples, and there are {len(examples)}: give more")
     return [examples[index] for index in np.unique(np.linspace(0, len(examples) - 1, samples, dtype=int))]
