@@ -304,6 +304,16 @@ def test_the_average_is_what_validation_judges() -> None:
     assert all(each is not net and not each.training for each in judged[1:])
 
 
+def test_the_last_epoch_is_kept_where_that_is_asked_for() -> None:
+    """The first one is the best on validation."""
+    judged: list[bytes] = []
+    net = network()
+    given = objective(validate=lambda each: judged.append(weights(each)) or {"loss": float(len(judged))})  # type: ignore[func-returns-value]
+    done = train(net, given, replace(SETTINGS, last=True))
+    assert done.kept == SETTINGS.epochs
+    assert weights(net) == judged[-1] != judged[0]
+
+
 def test_a_cut_training_keeps_its_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time is up in the third epoch; a training that must be whole would be given up."""
     now = [0.0]

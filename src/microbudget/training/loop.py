@@ -180,7 +180,7 @@ class Loop:
         loss = scores[self.objective.decides]
         if not math.isfinite(loss):
             raise NotFiniteError(f"the validation loss was {loss} after epoch {epoch}")
-        if loss < self.best_loss:
+        if loss < self.best_loss or self.settings.last:
             self.best_loss, self.kept, self.best = loss, epoch, checkpoint.weights_of(averaged or self.network)
         return scores
 

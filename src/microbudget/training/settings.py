@@ -20,7 +20,8 @@ class Settings:
     patience: int | None = 5  # epochs without a better validation loss before it stops; None: never before the end
     clip: float = 1.0  # the gradient's norm at most; 0: not clipped
     average: float = 0.0  # share of all steps over which the weights are averaged, see `Average`; 0: not at all
-    cut: bool = False  # when the time is up the best epoch so far is kept; else that is an error
+    cut: bool = False  # when the time is up what is learnt so far is kept; else that is an error
+    last: bool = False  # the last epoch is kept, not the best on validation, which then says more of what is kept
     parts: int = 1  # a batch goes through in so many parts: less memory, the same step
 
 

@@ -243,6 +243,7 @@ def train_student(step: Distill, network: Any, lessons: Lessons, context: Contex
             patience=learning.patience,
             average=schooling.average,
             cut=schooling.cut,
+            last=schooling.fresh,
         ),
         replace(context.execution(run.name), deadline=schooling.deadline(context)),
         mode=torch.nn.Module.train if schooling.fresh else fresh_norms,
