@@ -38,7 +38,7 @@ class Forecast:
 
         def expect(recipe: Recipe) -> float:
             with_float = _is_timed_with_float(recipe) and durations.float_s > 0
-            timed = durations.pair_s + (durations.float_s if with_float else 0.0)
+            timed = durations.pair_s + (durations.float_s if with_float else 0.0) + space.further_s
             opened = (2 if with_float else 1) * pace.opening_s(recipe, space)
             return space.build_s(pace.left_of(recipe), pace) + opened + timed + pace.block * pace.example_s
 

@@ -51,6 +51,7 @@ class SearchSpace:
 
     default_drop = Drop(0.01)  # the loss that is allowed where the user gives no limit
     minutes: float | None = None  # of the whole run, where it has an end
+    further_s = 0.0  # that each candidate takes besides what all kinds measure
 
     def __init__(self, given: Model, task: Task) -> None:
         self.given, self.task = given, task

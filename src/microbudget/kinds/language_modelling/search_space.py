@@ -25,6 +25,7 @@ from ...task import Inputs, Task
 from ...units import Drop, format_bytes
 from .fits import LADDER, Anatomy, anatomy, levels, of_recipe, predictable, what_fits
 from .questions.task import QuestionTask
+from .speeds import PREFILL_S
 
 PREDICTED = ("size_bytes", "memory_bytes", "decode_tokens_per_s")  # of a level, by `fits`
 FIRST = ("Q8_0", "Q4_K_M", "Q2_K")  # they bracket what most people want: should the time end early, these are known
@@ -32,6 +33,7 @@ LEVELS = (*FIRST, *(kind for kind in LADDER if kind not in ("F16", *FIRST)))
 # Seconds of one thread for a weight, on an EPYC of 2021: the forecast is corrected by what the first levels take.
 ROUNDED_S, SEARCHED_S = 6e-8, 1.2e-6
 DISK_BYTES_PER_S = 2e8
+WRITING_S = 2.0  # to write what the report shows of each model
 
 
 def level(recipe: Recipe) -> str | None:
@@ -54,6 +56,7 @@ class SearchSpace(space.SearchSpace):
     """A recipe for each level of a Hugging Face folder or a GGUF file."""
 
     default_drop = Drop(0.01, relative=True)
+    further_s = PREFILL_S + WRITING_S
 
     def __init__(self, given: Model, task: Task) -> None:
         super().__init__(given, task)
