@@ -117,6 +117,8 @@ def main() -> None:
     parser.add_argument("--kind", choices=tuple(KINDS))
     parser.add_argument("--dry", action="store_true", help="write no table")
     options = parser.parse_args()
+    # A shell lets what it starts with & ignore SIGINT, and the runs would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows, faults = [], []
     with tempfile.TemporaryDirectory() as folder:
         toys = Path(folder) / "toys"

@@ -33,6 +33,7 @@ LEVELS = (*FIRST, *(kind for kind in LADDER if kind not in ("F16", *FIRST)))
 # Seconds of one thread for a weight, on an EPYC of 2021: the forecast is corrected by what the first levels take.
 ROUNDED_S, SEARCHED_S = 6e-8, 1.2e-6
 DISK_BYTES_PER_S = 2e8
+TABLES_S = 5.0  # to compute a codebook's neighbours
 WRITING_S = 2.0  # to write what the report shows of each model
 
 
@@ -131,7 +132,8 @@ class SearchSpace(space.SearchSpace):
         """To write the weights once a step, and to round them; codebooks (IQ) are searched, which takes longer."""
         moved = len(recipe.steps) * pace.parameters * 2 / DISK_BYTES_PER_S
         kind = level(recipe) or ""
-        return moved + pace.parameters * (SEARCHED_S if kind.startswith("IQ") else ROUNDED_S) / thread_count(0)
+        rounded = pace.parameters * (SEARCHED_S if kind.startswith("IQ") else ROUNDED_S) / thread_count(0)
+        return moved + rounded + (TABLES_S if kind.startswith(("IQ1", "IQ2")) else 0.0)
 
     def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
         """What the given model's shapes say of a level, next to what is measured."""

@@ -42,7 +42,8 @@ BAGS = 200_000  # texts that the static student sees in all its epochs: it has o
 BAG_EPOCHS = 30
 SENSITIVITY_S = 15.0  # to trace an encoder, and to answer without parts of its layers
 LAYERS = ("num_hidden_layers", "n_layers")  # in config.json; the latter DistilBERT's
-VOCABULARY_S = 30.0  # a forward pass over the tokens, and the training
+TOKEN_S = 4e-11  # a forward pass over a token, for each parameter; half a minute for MiniLM's
+VECTORS_S = 4.0  # to train one for each token
 
 
 class SearchSpace(space.SearchSpace):
@@ -128,8 +129,17 @@ class SearchSpace(space.SearchSpace):
     def build_s(self, recipe: Recipe, pace: Pace) -> float:
         """By forward passes over the training texts; a training of the whole network watches the clock itself."""
         return sum(
-            STEP_S + _further_s(step) + _passes(step) * pace.calibration * pace.example_s for step in recipe.steps
+            STEP_S + self._further_s(step, pace) + _passes(step) * pace.calibration * pace.example_s
+            for step in recipe.steps
         )
+
+    def _further_s(self, step: Method, pace: Pace) -> float:
+        """What does not grow with the texts: it does with the vocabulary, of which each token is answered."""
+        if isinstance(step, Prune):
+            return SENSITIVITY_S
+        if not isinstance(step, Distill) or step.student != STATIC or self.given.format != "hf":
+            return 0.0
+        return TOKEN_S * TextEncoder.of(self.given).ids * pace.parameters + VECTORS_S
 
     def predicted(self, recipe: Recipe, model: Model, inputs: Inputs, threads: int) -> dict[str, Any]:
         """Of the tokens, which the graph takes, in place of the texts; a model without a network takes the texts."""
@@ -156,12 +166,6 @@ def _passes(step: Method) -> float:
     if isinstance(step, Distill) and step.student != STATIC:
         return 1 + 3 * step.depth * step.learning().epochs
     return 1 if isinstance(step, (Quantize, Finetune, Distill)) else 0
-
-
-def _further_s(step: Method) -> float:
-    if isinstance(step, Prune):
-        return SENSITIVITY_S
-    return VOCABULARY_S if isinstance(step, Distill) and step.student == STATIC else 0.0
 
 
 def _unless_usual(epochs: int) -> int | None:
