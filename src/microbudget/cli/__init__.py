@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import itertools
 import sys
 import traceback
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS)
     if twice:
         print(f"error: {twice} is given twice; leave one", file=sys.stderr)
         return BAD_INPUT
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # without it Python walks over torch's objects before it ends: a second and more
     options = _parser().parse_args(argv, argparse.Namespace(durations=durations))
     progress = Progress(quiet=options.quiet)
     warnings.showwarning = lambda message, *_: progress.warn(str(message))
