@@ -18,7 +18,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from conftest import write_photos, write_resnet
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.methods import Context
-from microbudget.methods.prune import Prune, least_squares
+from microbudget.methods.prune import Prune, least_squares, moments
 from microbudget.methods.prune.graph import trace
 from microbudget.methods.prune.least_squares import _Equations, _inputs_at, _solved, refit
 from microbudget.methods.prune.surgery import cut
@@ -140,6 +140,30 @@ def test_batch_norm_takes_the_intercept() -> None:
     torch.testing.assert_close(target.logits(smaller), target.logits(), rtol=1e-3, atol=1e-3)
     moved = smaller.layers[2].running_mean - mean
     torch.testing.assert_close(-moved, 2 * network.layers[1].weight[:, 1, 0, 0], rtol=0.01, atol=0.01)
+
+
+def test_a_training_begins_where_the_repair_ends() -> None:
+    """With a batch's own statistics the network answers as with those that it keeps, which answer as before."""
+    torch.manual_seed(0)
+    network = Answer(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(200, 3),
+    )
+    for layer in (network.layers[1], network.layers[4]):
+        nn.init.uniform_(layer.running_mean)
+        nn.init.uniform_(layer.running_var, 0.5, 4)
+        nn.init.uniform_(layer.weight, 0.5, 2)
+    target = PruningTarget(network.eval(), [photos()])
+    before = target.logits()
+    moments.as_measured(target, network, photos())
+    torch.testing.assert_close(target.logits(), before, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(network.train()(**photos()).logits, before, rtol=1e-3, atol=1e-3)
 
 
 def test_a_layer_that_is_called_twice_or_shares_its_weight_stays() -> None:

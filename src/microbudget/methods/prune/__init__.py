@@ -36,7 +36,7 @@ class Prune(Method):
     """Remove the least important channels, heads, neurons or blocks: smaller and faster without special kernels."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}  # onnx: of photos
-    revision: ClassVar[int] = 4
+    revision: ClassVar[int] = 5
 
     structure: str = option(
         "channels",

@@ -116,6 +116,34 @@ def match(target: PruningTarget, network: Any, graph: Dependencies, removed: Ids
     return False
 
 
+def as_measured(target: PruningTarget, network: Any, inputs: Batch) -> None:
+    """Give each batch norm the statistics of what it takes in, and scale and shift that leave its output as it is.
+
+    A layer that is fitted by least squares has less variance than the one it replaces. The statistics that the norm
+    had are then not those of a batch, and in training mode, which takes the batch's, the network would be another one.
+    """
+
+    def measuring(_: str) -> Callable[..., None]:
+        return lambda module, taken: _reparametrize(module, taken[0])
+
+    with _before_norms(network, measuring), torch.no_grad():
+        target.answer(network, inputs)
+
+
+def _reparametrize(module: Any, x: torch.Tensor) -> None:
+    """In place. Channels that are constant stay as they are, and so does a norm without scale and shift."""
+    if module.weight is None or module.bias is None:
+        return
+    mean, variance = moments(x)
+    moving = variance > CONSTANT_VARIANCE
+    before, after = (torch.sqrt(each + module.eps) for each in (module.running_var, variance))
+    scale = module.weight / before
+    module.bias.copy_(torch.where(moving, module.bias + scale * (mean - module.running_mean), module.bias))
+    module.weight.copy_(torch.where(moving, scale * after, module.weight))
+    module.running_mean.copy_(torch.where(moving, mean, module.running_mean))
+    module.running_var.copy_(torch.where(moving, variance, module.running_var))
+
+
 def _set_statistics(module: Any, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> None:
     now, spread = moments(x)
     ratio = _ratio(spread, variance)

@@ -1,7 +1,8 @@
 """repair: what a cut has changed is made up for without training, and what came of it goes into the report.
 
 First the layers are fitted to what they computed before (`least_squares`), then batch norm's statistics are matched
-(`moments`), each where it brings the answers nearer to the given network's.
+(`moments`), each where it brings the answers nearer to the given network's. Last, batch norm's statistics become those
+that a training will see, with scales and shifts under which the answers stay.
 """
 
 from __future__ import annotations
@@ -17,33 +18,32 @@ from .allocate import widths
 from .axes import Ids
 from .channels import Plan
 from .least_squares import most_examples, refit
-from .moments import match
+from .moments import as_measured, match
 from .surgery import kept_share
-from .target import PruningTarget, divergence
+from .target import Batch, PruningTarget, divergence
 
 More = Callable[[int], PruningTarget | None]  # at most so many examples -> a target with them; None: there are none
 
 
-def _refitted(plan: Plan, network: Any, removed: Ids, more: More) -> tuple[int, int] | None:
-    """Fit the layers where that brings the answers nearer than matched statistics do; how many layers, and examples."""
-    target, found = plan.target, more(most_examples(plan.graph))
-    if found is None or not _of_one_shape(found):
-        return None
-    inputs = {name: torch.cat([batch[name] for batch in found.batches]) for name in found.batches[0]}
+def _refitted(plan: Plan, network: Any, removed: Ids, inputs: Batch) -> int:
+    """Fit the layers where that brings the answers nearer than matched statistics do; how many, 0 where it does not."""
+    target = plan.target
     fitted, matched = copy.deepcopy(network), copy.deepcopy(network)
     layers = refit(target, fitted, plan.graph, removed, inputs)
     match(target, matched, plan.graph, removed)
     reference = target.logits()
     losses = [divergence(reference, target.logits(each)) for each in (fitted, matched)]
     if not layers or not losses[0] < losses[1]:
-        return None
+        return 0
     network.load_state_dict(fitted.state_dict())
-    return layers, len(next(iter(inputs.values())))
+    return layers
 
 
-def _of_one_shape(target: PruningTarget) -> bool:
-    """Whether all examples can go through the network together."""
-    return all(len({batch[name].shape[1:] for batch in target.batches}) == 1 for name in target.batches[0])
+def _together(target: PruningTarget | None) -> Batch | None:
+    """All examples in one batch; None where they have several shapes, or there are none."""
+    if target is None or any(len({one[name].shape[1:] for one in target.batches}) > 1 for name in target.batches[0]):
+        return None
+    return {name: torch.cat([one[name] for one in target.batches]) for name in target.batches[0]}
 
 
 def finish(plan: Plan, counts: Sequence[int], network: Any, more: More) -> dict[str, Any]:
@@ -51,8 +51,11 @@ def finish(plan: Plan, counts: Sequence[int], network: Any, more: More) -> dict[
     reference = plan.target.logits()
     loss = divergence(reference, plan.target.logits(network))
     removed = plan.removed(counts)
-    fitted = _refitted(plan, network, removed, more)
+    inputs = _together(more(most_examples(plan.graph)))
+    fitted = 0 if inputs is None else _refitted(plan, network, removed, inputs)
     matched = match(plan.target, network, plan.graph, removed)
+    if inputs is not None:
+        as_measured(plan.target, network, inputs)
     stays = widths(plan.families, counts)
     everything = widths(plan.families, [0] * len(plan.families))
 
@@ -75,7 +78,7 @@ def finish(plan: Plan, counts: Sequence[int], network: Any, more: More) -> dict[
         "divergence": divergence(reference, plan.target.logits(network)),
         "divergence_before_repair": loss,
         "moments_matched": matched,
-        **({"layers_fitted": fitted[0], "examples_fitted": fitted[1]} if fitted else {}),
+        **({"layers_fitted": fitted, "examples_fitted": len(next(iter(inputs.values())))} if inputs and fitted else {}),
         "not_followed": list(plan.graph.stopped_by),
         "layers": layers,
     }
