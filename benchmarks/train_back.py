@@ -1,6 +1,6 @@
 """Train it back: what a cut costs, what least squares bring back at once, and what patient distillation brings back.
 
-    python benchmarks/train_back.py --splits 1               one split of the photos (about an hour on 2 quiet cores)
+    python benchmarks/train_back.py --splits 1               one split of the photos (about 50 minutes on 2 quiet cores)
     python benchmarks/train_back.py --part recovery          one part (see PARTS)
     python benchmarks/train_back.py --part tables            only write docs/results/train_back.md again
 
@@ -55,7 +55,7 @@ from results import Results
 
 ASSETS, STORE = ROOT.parent / "shared" / "assets", ROOT / "runs" / "train_back"
 MODEL, PHOTOS = ASSETS / "models" / "mobilenet_v2", ASSETS / "images" / "flowers12"
-SPLITS, THREADS, MINUTES = (1, 2, 0), 2, 15.0  # minutes of each training
+SPLITS, THREADS, MINUTES = (1, 2, 0), 2, 10.0  # minutes of each training
 SIZES = (0.5, 0.35)
 REFERENCE, START = "finetune", "resize(pixels=160) > finetune"
 CUT = "prune(size='0.35x')"

@@ -200,10 +200,26 @@ def test_a_training_that_resumes_keeps_its_schedule(context: Context, tmp_path: 
     assert decided(Distill(views=FRESH), own, 60.0) == before
 
 
-def test_networks_without_batch_norm_learn_more_slowly() -> None:
+def test_networks_without_batch_norm_and_those_that_are_near_learn_carefully() -> None:
     plain, normalized = torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.BatchNorm2d(3))
-    rates = [schooling.with_views(Distill(), FRESH, each).learning.learning_rate for each in (plain, normalized)]
-    assert rates == [schooling.WITHOUT_NORMS, 3e-3]
+
+    def rate(network: torch.nn.Module, distance: float, step: Distill = PATIENT) -> float:
+        return schooling.with_views(step, FRESH, network, lambda: distance).learning.learning_rate
+
+    assert [rate(plain, 1.0), rate(normalized, 1.0), rate(normalized, 0.01)] == [1e-3, 3e-3, 1e-3]
+    assert rate(normalized, 0.01, replace(PATIENT, learning_rate=0.02)) == 0.02
+
+
+def test_the_distance_is_a_share_of_a_guess(taught: Model, data: DistillationData) -> None:
+    """Of the teacher from itself none; of one that guesses, by the equation."""
+    network = images.students.cut(taught, 1.0, 1.0, LABELS, 0)[0]
+    batch = FreshViews(data, Teacher.open(taught, LABELS, features=False), 0, 1).batch(np.arange(16), 0, taught=True)
+    assert images._distance(network, batch) == pytest.approx(0, abs=1e-4)
+    head = images.head_of(network)[1]
+    torch.nn.init.zeros_(head.weight), torch.nn.init.zeros_(head.bias)
+    odds = torch.softmax(batch[TEACHER_LOGITS].double(), 1).numpy()
+    expected = np.mean((odds * np.log(odds * 3)).sum(1)) / np.log(3)
+    assert images._distance(network, batch) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_trial_changes_nothing(taught: Model, data: DistillationData) -> None:

@@ -304,14 +304,16 @@ def test_the_average_is_what_validation_judges() -> None:
     assert all(each is not net and not each.training for each in judged[1:])
 
 
-def test_the_last_epoch_is_kept_where_that_is_asked_for() -> None:
-    """The first one is the best on validation."""
+@pytest.mark.parametrize(("losses", "kept"), [([5, 1, 2, 3, 4], 4), ([3.5, 1, 2, 3, 4], 0)])
+def test_the_last_epoch_is_kept_where_that_is_asked_for(losses: list[float], kept: int) -> None:
+    """The first one is the best on validation; the network as it was given is kept where it is better than the last."""
     judged: list[bytes] = []
     net = network()
-    given = objective(validate=lambda each: judged.append(weights(each)) or {"loss": float(len(judged))})  # type: ignore[func-returns-value]
+    given = objective(validate=lambda each: judged.append(weights(each)) or {"loss": losses[len(judged) - 1]})  # type: ignore[func-returns-value]
     done = train(net, given, replace(SETTINGS, last=True))
-    assert done.kept == SETTINGS.epochs
-    assert weights(net) == judged[-1] != judged[0]
+    assert done.kept == kept
+    assert weights(net) == judged[kept]
+    assert len(set(judged)) == 5
 
 
 def test_a_cut_training_keeps_its_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

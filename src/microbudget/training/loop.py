@@ -26,8 +26,13 @@ from .settings import Execution, Settings
 
 CHECKPOINT_EVERY_S = 20.0  # a kill costs at most this much work, and the writing less than 1 % of the time
 SAY_EVERY_S = 10.0
-FINISHED = {"optimizer": None, "best": None, "average": None}  # not needed in the checkpoint of a finished training
-STATE = ("step", "losses", "history", "best", "best_loss", "before", "kept", "stopped")  # of a checkpoint
+FINISHED = {
+    "optimizer": None,
+    "best": None,
+    "given": None,
+    "average": None,
+}  # not needed in the checkpoint of a finished training
+STATE = ("step", "losses", "history", "best", "given", "best_loss", "before", "kept", "stopped")  # of a checkpoint
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Loop:
     losses: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of this epoch: sum over its rows, how many rows
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
+    given: dict[str, Tensor] | None = None  # with `Settings.last`, the weights before
     best_loss: float = math.inf
     before: Scores | None = None
     kept: int | None = None
@@ -74,7 +80,9 @@ class Loop:
             try:
                 self.stopped = self._train()
             except NotFiniteError as error:
-                self.stopped = self._rescue(str(error))
+                self.stopped = _rescued(self, str(error))
+            if self.given is not None and self.before and self.before[self.objective.decides] < self.best_loss:
+                self.best, self.kept = self.given, 0
             if self.best is not None:
                 checkpoint.put_weights(self.network, self.best)
             self._save()
@@ -182,6 +190,8 @@ class Loop:
             raise NotFiniteError(f"the validation loss was {loss} after epoch {epoch}")
         if loss < self.best_loss or self.settings.last:
             self.best_loss, self.kept, self.best = loss, epoch, checkpoint.weights_of(averaged or self.network)
+            if self.settings.last and epoch == 0:
+                self.given = self.best
         return scores
 
     def _report(self, row: dict[str, Any]) -> None:
@@ -192,15 +202,6 @@ class Loop:
         left = (now - self._began_at) / (self.step - self._began) * (self._total - self.step)
         said = f"epoch {row['epoch']}/{self.settings.epochs}: {_scores(row)}; at most {format_seconds(left)} left"
         self.execution.progress.say(f"{self.execution.name}  {said}")
-
-    def _rescue(self, reason: str) -> str:
-        """Keep the best weights so far after a NaN; raises Diverged when no epoch was whole."""
-        name = self.execution.name
-        advice = _advice(self.settings.learning_rate)
-        if not self.history:
-            raise Diverged(f"{name} stopped: {reason}, before one epoch was whole. To go on, {advice}")
-        self.execution.progress.warn(f"{name} stopped: {reason}. The weights of epoch {self.kept} are kept; {advice}")
-        return reason
 
     def _save(self) -> None:
         """Replace the checkpoint by a whole new one."""
@@ -231,6 +232,16 @@ class Loop:
             if self._average is not None:
                 self._average.restore(state["average"])
             self.execution.progress.say(f"{self.execution.name}  goes on at step {self.step} of {self._total}")
+
+
+def _rescued(loop: Loop, reason: str) -> str:
+    """Keep the best weights so far after a NaN; raises Diverged when no epoch was whole."""
+    name = loop.execution.name
+    advice = _advice(loop.settings.learning_rate)
+    if not loop.history:
+        raise Diverged(f"{name} stopped: {reason}, before one epoch was whole. To go on, {advice}")
+    loop.execution.progress.warn(f"{name} stopped: {reason}. The weights of epoch {loop.kept} are kept; {advice}")
+    return reason
 
 
 def _scores(row: Mapping[str, Any]) -> str:

@@ -21,7 +21,9 @@ class Settings:
     clip: float = 1.0  # the gradient's norm at most; 0: not clipped
     average: float = 0.0  # share of all steps over which the weights are averaged, see `Average`; 0: not at all
     cut: bool = False  # when the time is up what is learnt so far is kept; else that is an error
-    last: bool = False  # the last epoch is kept, not the best on validation, which then says more of what is kept
+    # The last epoch is kept, not the best on validation, which then says more of what is kept; or the network as given
+    # where that is better.
+    last: bool = False
     parts: int = 1  # a batch goes through in so many parts: less memory, the same step
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from ...errors import InvalidOption, UnsupportedModel, what_it_said
 from ...methods import Context
 from ...methods.distill import FRESH, Distill, named
-from ...methods.distill.loss import feature_loss, mixed_loss
+from ...methods.distill.loss import feature_loss, mixed_loss, soft_label_loss
 from ...methods.distill.worth import worth
 from ...metrics import classification_report
 from ...model import Model, Record
@@ -209,11 +210,25 @@ class Lessons:
             learner = _Student(copy.deepcopy(for_training(network)), lessons.views.width)
             return timed(learner, objective(step, lessons, Training(), context.seed), step.batch_size, context.threads)
 
-        schooling = decided(step, network, context, trial)
+        def distance() -> float:
+            return _distance(
+                network, fresh().batch(np.arange(min(step.batch_size, len(data.examples))), 0, taught=True)
+            )
+
+        schooling = decided(step, network, context, trial, distance)
         if schooling.fresh:
             return cls(data, fresh(), schooling)
         answers = teacher_answers(teacher, data, context, views=int(schooling.views))
         return cls(data, FixedViews(data, answers), schooling)
+
+
+def _distance(network: Any, batch: Batch) -> float:
+    """The mean divergence of the answers to a batch from the teacher's, as a share of the entropy of a guess."""
+    inputs = {name: tensor for name, tensor in batch.items() if name not in (TEACHER_LOGITS, TEACHER_FEATURES)}
+    with torch.no_grad():
+        logits = network.eval()(**inputs).logits
+    nats = float(soft_label_loss(logits, batch[TEACHER_LOGITS], 1.0).mean())
+    return nats / math.log(max(2, logits.shape[1]))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ...units import format_seconds
 LEARNING_SHARE, LATEST_SHARE = 0.7, 0.8  # of the time that is left: planned for the training, and its end at the latest
 FEWEST = 20  # epochs of fresh views: with fewer, fixed ones are as good and take less time
 AVERAGED = 0.05  # of the steps, with fresh views
-WITHOUT_NORMS = 1e-3  # the learning rate of networks without batch normalization, which the higher one damages
+CAREFUL = 1e-3  # the learning rate of networks that the usual one of PATIENT damages, see `with_views`
+NEAR = 0.25  # of the entropy of a guess: a student whose answers are as near to the teacher's has little to unlearn
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,37 @@ class Schooling:
         return min(context.deadline, time.monotonic() + self.latest_s)
 
 
-def with_views(step: Distill, views: int | str, network: torch.nn.Module) -> Schooling:
-    """The step's options with these views, and the defaults for them."""
+def with_views(
+    step: Distill, views: int | str, network: torch.nn.Module, distance: Callable[[], float] | None = None
+) -> Schooling:
+    """The step's options with these views, and the defaults for them.
+
+    distance: () -> the divergence of the student's answers from the teacher's before the training, as a share of a
+    guess's entropy. Fresh views: networks without batch normalization, and those that are near, learn with less.
+    """
     if views != FRESH:
         return Schooling(views, step.learning(FIXED))
     normalized = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
-    usual = PATIENT if normalized else replace(PATIENT, learning_rate=WITHOUT_NORMS)
-    return Schooling(FRESH, step.learning(usual))
+    careful = step.learning_rate is None and (not normalized or (distance is not None and distance() < NEAR))
+    return Schooling(FRESH, step.learning(replace(PATIENT, learning_rate=CAREFUL) if careful else PATIENT))
 
 
-def decided(step: Distill, network: torch.nn.Module, context: Context, timed: Callable[[], Trial]) -> Schooling:
+def decided(
+    step: Distill,
+    network: torch.nn.Module,
+    context: Context,
+    timed: Callable[[], Trial],
+    distance: Callable[[], float] | None = None,
+) -> Schooling:
     """The views and the number of epochs: what the step leaves open is decided by the time that is left.
 
-    timed: () -> the Trial of a training with fresh views, called only where there is a deadline. The decision is kept
+    timed: () -> the Trial of a training with fresh views, called only where there is a deadline. distance: as of
+    `with_views`. The decision is kept
     with the step's checkpoints: a training that resumes is the same one. Raises OutOfTime where not one epoch fits.
     """
-    fresh = with_views(step, FRESH, network)
     if step.views not in (FRESH, AUTO):
         return with_views(step, step.views, network)
+    fresh = with_views(step, FRESH, network, distance)
     if context.deadline is None or fresh.learning.epochs == 0 or (step.epochs is not None and step.views == FRESH):
         return fresh
     kept = None if context.checkpoints is None else context.checkpoints / "schooling.json"
