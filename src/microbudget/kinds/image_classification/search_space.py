@@ -101,6 +101,7 @@ class SearchSpace(space.SearchSpace):
         """
         passes = {
             "quantize": CALIBRATED, "finetune": TRAINED, "distill": TRAINED, "lora": TRAINED, "prune": MEASURED,
+            "qat": TRAINED,
         }  # fmt: skip
         return sum(STEP_S + passes.get(step.name(), 1) * pace.calibration * pace.example_s for step in recipe.steps)
 
