@@ -39,8 +39,9 @@ class Context:
 
     cache: what may be computed again. checkpoints: of this step alone; what is in it survives when the step is killed
     or fails, and is removed when the step is complete. None outside a build: nothing is kept. deadline: of
-    `time.monotonic`; what takes long raises OutOfTime when it does not suffice, and is never cut short. It decides
-    whether a result is there, not which, and so is no part of a fingerprint.
+    `time.monotonic`; what takes long raises OutOfTime when it does not suffice, and is not cut short. It decides
+    whether a result is there, not which, and so is no part of a fingerprint; but for a training whose step leaves the
+    epochs to the time that there is, which its record says.
     """
 
     task: Task
