@@ -26,6 +26,8 @@ RIDGES = (math.inf, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # in units of the inputs' mean
 HELD_OUT = 4  # every fourth example chooses the ridge
 LEAST_ROWS, ROWS_PER_INPUT, MOST_ROWS = 2048, 6, 32_768  # a layer's equations: examples times positions
 WIDEST = 6000  # inputs of a layer: a wider one's equations would take minutes
+MOST_OUTPUTS = 20_000  # a wider one is a vocabulary's
+MOST_NOTED = 600_000_000  # numbers of the given network's outputs that are kept: 2.4 GB
 MOST_NUMBERS = 200_000_000  # in the largest tensor of all examples at once: 800 MB
 AT_ONCE = 32  # examples that go through the given network together
 FITTED = (torch.nn.Conv2d, torch.nn.Linear)
@@ -44,9 +46,23 @@ class _Layer:
 
 
 def most_examples(graph: Dependencies) -> int:
-    """As many as go through the cut network together."""
-    largest = max((one.positions * len(graph.axes[one.weight][one.out_axis]) for one in graph.contractions), default=1)
-    return max(2, MOST_NUMBERS // max(1, largest))
+    """As many as go through the cut network together, and whose outputs fit into memory, at least 2."""
+    layers = [(one, len(graph.axes[one.weight][one.out_axis])) for one in graph.contractions]
+    largest = max((one.positions * outputs for one, outputs in layers), default=1)
+    examples = max(2, MOST_NUMBERS // max(1, largest))
+
+    def noted() -> int:
+        inputs = ((one, outputs, len(graph.axes[one.weight][one.in_axis])) for one, outputs in layers)
+        return sum(min(examples * one.positions, _rows(width)) * outputs for one, outputs, width in inputs)
+
+    while examples > 2 and noted() > MOST_NOTED:
+        examples = max(2, examples * 3 // 4)
+    return examples
+
+
+def _rows(inputs: int) -> int:
+    """Equations of a layer with so many inputs."""
+    return min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_INPUT * inputs))
 
 
 def refit(target: PruningTarget, network: Any, graph: Dependencies, removed: Ids, inputs: Batch, seed: int = 0) -> int:
@@ -79,7 +95,7 @@ def _layers(network: Any, graph: Dependencies, removed: Ids) -> list[_Layer]:
         module = network.get_submodule(name)
         if leaf != "weight" or not isinstance(module, FITTED) or one.weight in shared:
             continue
-        if module.weight[0].numel() > WIDEST:
+        if module.weight[0].numel() > WIDEST or len(module.weight) > MOST_OUTPUTS:
             continue
         places = kept.get(one.weight, (None,))[0]
         scale = graph.norms.get(one.weight)
@@ -134,9 +150,7 @@ def _flat(module: Any, output: Tensor) -> Tensor:
 
 def _positions(module: Any, examples: int, available: int, coin: torch.Generator) -> Tensor:
     """(examples, count): as many as the equations need, all where there are not more."""
-    inputs = module.weight[0].numel()
-    rows = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_INPUT * inputs))
-    count = math.ceil(rows / examples)
+    count = math.ceil(_rows(module.weight[0].numel()) / examples)
     if count >= available:
         return torch.arange(available).expand(examples, available)
     return torch.rand((examples, available), generator=coin).topk(count, dim=1).indices

@@ -7,11 +7,11 @@ that a training will see, with scales and shifts under which the answers stay.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from . import costs
 from .allocate import widths
@@ -22,28 +22,37 @@ from .moments import as_measured, match
 from .surgery import kept_share
 from .target import Batch, PruningTarget, divergence
 
+MASK = "attention_mask"  # of tokens: 0 where a text is padded
 More = Callable[[int], PruningTarget | None]  # at most so many examples -> a target with them; None: there are none
 
 
 def _refitted(plan: Plan, network: Any, removed: Ids, inputs: Batch) -> int:
     """Fit the layers where that brings the answers nearer than matched statistics do; how many, 0 where it does not."""
-    target = plan.target
-    fitted, matched = copy.deepcopy(network), copy.deepcopy(network)
-    layers = refit(target, fitted, plan.graph, removed, inputs)
-    match(target, matched, plan.graph, removed)
-    reference = target.logits()
-    losses = [divergence(reference, target.logits(each)) for each in (fitted, matched)]
-    if not layers or not losses[0] < losses[1]:
-        return 0
-    network.load_state_dict(fitted.state_dict())
-    return layers
+    target, reference = plan.target, plan.target.logits()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    match(target, network, plan.graph, removed)
+    matched = divergence(reference, target.logits(network))
+    network.load_state_dict(before)
+    layers = refit(target, network, plan.graph, removed, inputs)
+    if layers and divergence(reference, target.logits(network)) < matched:
+        return layers
+    network.load_state_dict(before)
+    return 0
 
 
 def _together(target: PruningTarget | None) -> Batch | None:
-    """All examples in one batch; None where they have several shapes, or there are none."""
-    if target is None or any(len({one[name].shape[1:] for one in target.batches}) > 1 for name in target.batches[0]):
+    """All examples in one batch, texts padded; None without examples, or of several shapes and without a mask."""
+    if target is None:
         return None
-    return {name: torch.cat([one[name] for one in target.batches]) for name in target.batches[0]}
+    batches = target.batches
+    if any(len({one[name].shape[1:] for one in batches}) > 1 for name in batches[0]):
+        if MASK not in batches[0] or any(tensor.ndim != 2 for tensor in batches[0].values()):
+            return None
+        longest = max(one[MASK].shape[1] for one in batches)
+        batches = [
+            {name: pad(tensor, (0, longest - tensor.shape[1])) for name, tensor in one.items()} for one in batches
+        ]
+    return {name: torch.cat([one[name] for one in batches]) for name in batches[0]}
 
 
 def finish(plan: Plan, counts: Sequence[int], network: Any, more: More) -> dict[str, Any]:
