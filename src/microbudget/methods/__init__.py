@@ -174,8 +174,8 @@ class Method(metaclass=_Options):
         if found is None:
             raise UnsupportedModel(self._unsupported("these data are", context.task.kind))
         self._refuse_foreign(found)
-        takes = getattr(found, "TAKES", tuple(self.formats))
-        if model is not None and model.format not in takes:
+        takes = getattr(found, "TAKES", None)  # fewer formats than the method's, which a recipe has checked
+        if model is not None and takes is not None and model.format not in takes:
             raise UnsupportedModel(
                 f"{self.name()} of this kind takes {' or '.join(takes)}, but gets {model.format} ({model.path}): put it"
                 " before export"
