@@ -389,6 +389,18 @@ def test_a_damaged_checkpoint_is_reported_and_left_aside(tmp_path: Path) -> None
     assert weights(net) == weights(other)
 
 
+def test_a_checkpoint_of_another_version_is_left_aside(tmp_path: Path) -> None:
+    """It lacks what this version writes."""
+    path, log, net, other = tmp_path / "a.pt", io.StringIO(), network(), network()
+    with pytest.raises(OutOfTime):
+        train(network(), objective(), SETTINGS, Execution(checkpoint=path, deadline=0.0))
+    torch.save({name: value for name, value in torch.load(path).items() if name != "average"}, path)
+    train(net, objective(), SETTINGS, Execution(checkpoint=path, progress=Progress(log)))
+    assert "of another version of microbudget and has no average" in log.getvalue()
+    train(other, objective(), SETTINGS)
+    assert weights(net) == weights(other)
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0)
     net, other = network(), network()

@@ -54,12 +54,17 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(state, stream)
 
 
-def read(path: Path | None, progress: Progress) -> dict[str, Any] | None:
-    """The checkpoint, or None; nothing in it is ever run. For one that a power cut damaged there is a warning."""
+def read(path: Path | None, progress: Progress, needed: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The checkpoint, or None; nothing in it is ever run.
+
+    For one that a power cut damaged, or that lacks one of the `needed` names, there is a warning.
+    """
     if path is None or not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := [name for name in needed if name not in state]:
+            raise ValueError(f"it is of another version of microbudget and has no {', '.join(missing)}")
         return state
     except Exception as error:  # torch raises several kinds of its own
         progress.warn(f"the checkpoint {path} cannot be read ({error}): the training starts from the beginning")

@@ -219,7 +219,7 @@ class Loop:
 
     def _restore(self) -> None:
         """Resume from the checkpoint where there is one that can be read."""
-        state = checkpoint.read(self.execution.checkpoint, self.execution.progress)
+        state = checkpoint.read(self.execution.checkpoint, self.execution.progress, (*FINISHED, *STATE))
         if state is None:
             return
         self.mode(self.learner)  # before the weights: it may touch the statistics, which are as they were at the kill
