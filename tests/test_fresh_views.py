@@ -198,6 +198,7 @@ def test_a_training_that_resumes_keeps_its_schedule(context: Context, tmp_path: 
     own = replace(context, checkpoints=tmp_path)
     before = decided(Distill(views=FRESH), own, 1.0)
     assert decided(Distill(views=FRESH), own, 60.0) == before
+    assert decided(Distill(views=FRESH), own, None) == before
 
 
 def test_networks_without_batch_norm_and_those_that_are_near_learn_carefully() -> None:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,7 @@ class Lessons:
     def open(cls, step: Distill, network: Any, teacher: Teacher, data: DistillationData, context: Context) -> Lessons:
         """Choose the views. Fixed ones are answered now, fresh ones during the training."""
 
+        @cache
         def fresh() -> FreshViews:
             return FreshViews(data, teacher, context.seed, context.threads, step.mix)
 

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ...errors import BadData, InvalidOption, LabelsDisagree
 from ...methods import Context
+from ...methods.distill.loss import soft_label_loss
 from ...methods.qat import Qat
 from ...methods.qat.simulation import Simulation, own_scales
 from ...methods.qat.writing import written
@@ -130,15 +130,14 @@ def objective(data: DistillationData, teacher: Teacher, context: Context) -> Obj
         answers = torch.from_numpy(objectives.answers(network, context.task, data.preprocessing, validation))
         expected = torch.cat(wanted)
         same = (answers.argmax(1) == expected.argmax(1)).double().mean()
-        return {"loss": float(divergence(answers.double(), expected.double()).mean()), "same_top1": float(same)}
+        return {"loss": float(divergence(answers, expected).mean()), "same_top1": float(same)}
 
     return Objective(len(data.examples), batch, loss, validate)
 
 
 def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
     """KL of the answers from the teacher's, in nats, (examples,): both logits (examples, classes)."""
-    p, q = functional.log_softmax(teacher, dim=1), functional.log_softmax(logits, dim=1)
-    return (p.exp() * (p - q)).sum(dim=1)
+    return soft_label_loss(logits, teacher, 1.0)
 
 
 def _answers(teacher: Teacher, context: Context, examples: Sequence[Example]) -> list[Tensor]:

@@ -25,12 +25,19 @@ NEAR = 0.25  # of the entropy of a guess: a student whose answers are as near to
 
 @dataclass(frozen=True)
 class Schooling:
-    """What was decided. views: a number of fixed ones, or FRESH. cut: the training may end early."""
+    """What was decided. views: a number of fixed ones, or FRESH.
+
+    latest_s: the training may be cut, and ends so long after its start at the latest; None: it is as long as it says.
+    """
 
     views: int | str
     learning: Learning
-    cut: bool = False
-    latest_s: float | None = None  # after the start of the training: when it ends at the latest
+    latest_s: float | None = None
+
+    @property
+    def cut(self) -> bool:
+        """See `Settings.cut`."""
+        return self.latest_s is not None
 
     @property
     def fresh(self) -> bool:
@@ -74,18 +81,18 @@ def decided(
     """The views and the number of epochs: what the step leaves open is decided by the time that is left.
 
     timed: () -> the Trial of a training with fresh views, called only where there is a deadline. distance: as of
-    `with_views`. The decision is kept
-    with the step's checkpoints: a training that resumes is the same one. Raises OutOfTime where not one epoch fits.
+    `with_views`. What the time decided is kept with the step's checkpoints: a training that resumes is the same one.
+    Raises OutOfTime where not one epoch fits.
     """
     if step.views not in (FRESH, AUTO):
         return with_views(step, step.views, network)
-    fresh = with_views(step, FRESH, network, distance)
-    if context.deadline is None or fresh.learning.epochs == 0 or (step.epochs is not None and step.views == FRESH):
-        return fresh
     kept = None if context.checkpoints is None else context.checkpoints / "schooling.json"
     if kept is not None and kept.is_file():
         found = json.loads(kept.read_text(encoding="utf-8"))
         return Schooling(**{**found, "learning": Learning(**found["learning"])})
+    fresh = with_views(step, FRESH, network, distance)
+    if context.deadline is None or fresh.learning.epochs == 0 or (step.epochs is not None and step.views == FRESH):
+        return fresh
     chosen = _fitting(step, network, context, fresh, timed())
     if kept is not None:
         files.write_text(kept, json.dumps(asdict(chosen)))
@@ -117,6 +124,5 @@ def _fitting(step: Distill, network: torch.nn.Module, context: Context, fresh: S
     return replace(
         fresh,
         learning=replace(fresh.learning, epochs=epochs),
-        cut=step.epochs is None,
         latest_s=LATEST_SHARE * left if step.epochs is None else None,
     )

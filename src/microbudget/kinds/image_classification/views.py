@@ -6,24 +6,23 @@ of the same photo, another one in each of many epochs.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...machine.processor import thread_count
+from ...data import parallel
 from ...methods.distill import FRESH
 from ...runtimes.onnx.session import OnnxSession
 from ...task import Inputs
 from ...training import objectives
+from ...training.features import CALL
 from ...training.objective import Batch
 from ...training.order import Rows
 from .teacher import DistillationData, Teacher, TeacherAnswers
 
 TEACHER_LOGITS, TEACHER_FEATURES = "teacher_logits", "teacher_features"  # in a batch, next to inputs and label
-CALL = 8  # photos in one call of the teacher, one call on each core at a time
 
 
 class Views(Protocol):
@@ -81,7 +80,7 @@ class FreshViews:
 
     def __init__(self, data: DistillationData, teacher: Teacher, seed: int, threads: int = 0, mix: float = 0.0) -> None:
         self._data, self._teacher, self._seed, self._mix = data, teacher, seed, mix
-        self._threads = thread_count(threads)
+        self._threads = threads
         self._session = OnnxSession(teacher.graph, threads=1)
         first = self._answer(self._inputs(np.arange(1), 0)[1])
         teacher.logits(first, data.task.labels)  # raises where its outputs are not the labels'
@@ -129,5 +128,4 @@ class FreshViews:
         """What the teacher's graph computes, (photos, width): one call on each core, faster than one call on all."""
         count = len(next(iter(inputs.values())))
         calls = [{name: array[at : at + CALL] for name, array in inputs.items()} for at in range(0, count, CALL)]
-        with ThreadPoolExecutor(self._threads) as pool:
-            return np.concatenate(list(pool.map(self._session.answer, calls))).reshape(count, -1)
+        return np.concatenate(list(parallel.each(self._session.answer, calls, self._threads))).reshape(count, -1)

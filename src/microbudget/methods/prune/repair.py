@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from . import costs
@@ -26,9 +27,9 @@ MASK = "attention_mask"  # of tokens: 0 where a text is padded
 More = Callable[[int], PruningTarget | None]  # at most so many examples -> a target with them; None: there are none
 
 
-def _refitted(plan: Plan, network: Any, removed: Ids, inputs: Batch) -> int:
+def _refitted(plan: Plan, network: Any, removed: Ids, inputs: Batch, reference: Tensor) -> int:
     """Fit the layers where that brings the answers nearer than matched statistics do; how many, 0 where it does not."""
-    target, reference = plan.target, plan.target.logits()
+    target = plan.target
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     match(target, network, plan.graph, removed)
     matched = divergence(reference, target.logits(network))
@@ -61,7 +62,7 @@ def finish(plan: Plan, counts: Sequence[int], network: Any, more: More) -> dict[
     loss = divergence(reference, plan.target.logits(network))
     removed = plan.removed(counts)
     inputs = _together(more(most_examples(plan.graph)))
-    fitted = 0 if inputs is None else _refitted(plan, network, removed, inputs)
+    fitted = 0 if inputs is None else _refitted(plan, network, removed, inputs, reference)
     matched = match(plan.target, network, plan.graph, removed)
     if inputs is not None:
         as_measured(plan.target, network, inputs)
