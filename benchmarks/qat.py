@@ -10,7 +10,6 @@ are learnt from. Needs ../shared/assets and `../shared/real/make.py efficientnet
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 
 from markdown import ROOT, provenance, table, write_between
 from microbudget.machine.files import whole_folder
+from real_images import shuffled, write_splits
 from results import Results
 
 STORE = ROOT / "runs" / "qat"
@@ -37,21 +37,12 @@ def photos() -> Path:
     folder = STORE / "photos"
     if folder.is_dir():
         return folder
-    with (IMAGES / "imagenet_val" / "metadata.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    random.Random(0).shuffle(rows)
+    rows = shuffled()
     judged, learnt = rows[0::2], rows[1::2]
     flowers = sorted((IMAGES / "flowers12").rglob("*.jpg"))
     random.Random(0).shuffle(flowers)
     with whole_folder(folder) as partial:
-        for split, chosen in (("train", learnt[:TRAIN]), ("validation", learnt[TRAIN:]), ("test", judged)):
-            (partial / split).mkdir()
-            with (partial / split / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-                writer.writeheader()
-                writer.writerows(chosen)
-            for row in chosen:
-                shutil.copyfile(IMAGES / "imagenet_val" / row["file_name"], partial / split / row["file_name"])
+        write_splits(partial, {"train": learnt[:TRAIN], "validation": learnt[TRAIN:], "test": judged})
         (partial / "unlabelled").mkdir()
         for place, file in enumerate(flowers[:UNLABELLED]):
             shutil.copyfile(file, partial / "unlabelled" / f"{place}.jpg")

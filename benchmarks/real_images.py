@@ -16,7 +16,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +55,32 @@ def fold(number: int) -> Path:
     folder = STORE / f"fold{number}"
     if folder.is_dir():
         return folder
-    with (PHOTOS / "metadata.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    random.Random(0).shuffle(rows)
+    rows = shuffled()
     judged = rows[number::FOLDS]
     kept = [row for place, row in enumerate(rows) if place % FOLDS != number]
     with whole_folder(folder) as partial:
-        for split, chosen in (("train", kept), ("validation", judged[:VALIDATION]), ("test", judged[VALIDATION:])):
-            (partial / split).mkdir()
-            with (partial / split / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
-                writer.writeheader()
-                writer.writerows(chosen)
-            for row in chosen:
-                shutil.copyfile(PHOTOS / row["file_name"], partial / split / row["file_name"])
+        write_splits(partial, {"train": kept, "validation": judged[:VALIDATION], "test": judged[VALIDATION:]})
     return folder
+
+
+def shuffled() -> list[dict[str, str]]:
+    """The rows of the photos' metadata, in a seeded order."""
+    with (PHOTOS / "metadata.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def write_splits(folder: Path, splits: Mapping[str, Sequence[dict[str, str]]]) -> None:
+    """A folder for each split, with its photos and their metadata."""
+    for split, rows in splits.items():
+        (folder / split).mkdir()
+        with (folder / split / "metadata.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        for row in rows:
+            shutil.copyfile(PHOTOS / row["file_name"], folder / split / row["file_name"])
 
 
 def built(name: str, given: Model, task: ImageTask, number: int) -> tuple[Path, float]:
