@@ -15,12 +15,15 @@ import numpy as np
 import onnx
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 
 import preloaded
 from microbudget.machine import child_process
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's load
+settings.load_profile("untimed")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with Ctrl-C ignored
 # As many workers as cores run the tests: threads of torch and BLAS that wait for each other in turns of the scheduler
 # make a training several times slower. What a test asks for by name (`threads=2`) it still gets.
@@ -33,6 +36,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, _cores[_number % len(_cores) :: _count])
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
+SCALES = (1.0, 6 / 7)  # of the input sizes of the run that is shared
 PIXELS = 32
 CONFIG = {
     "image_processor_type": "ViTImageProcessor",
@@ -227,6 +231,25 @@ def resnet(made_once: MadeOnce) -> Path:
 def resnet_onnx(resnet: Path, made_once: MadeOnce) -> Path:
     """`resnet` as an ONNX Model. Do not write into it."""
     return made_once("resnet-onnx", lambda folder: write_onnx_model(resnet, folder))
+
+
+@pytest.fixture(scope="session")
+def finished(resnet: Path, photos: Path, made_once: MadeOnce) -> Path:
+    """A complete run of `shrink`. Do not write into it."""
+
+    from microbudget import cli
+    from microbudget.kinds.image_classification import search_space
+    from quick import QUICK
+
+    def make(folder: Path) -> None:
+        command = ["shrink", str(resnet), "--data", str(photos), "--out", str(folder)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search_space, "SCALES", SCALES)
+            patch.setattr(search_space, "PRUNED", ())
+            patch.setattr(search_space, "FEWER_BITS", ())
+            assert cli.main([*command, "--max-drop", "90pt"], durations=QUICK) == 0
+
+    return made_once("finished", make)
 
 
 @pytest.fixture

@@ -252,3 +252,10 @@ def test_every_folder_is_a_package_that_git_sees() -> None:
     )
     if ignored.returncode != 128:  # no checkout
         assert not ignored.stdout
+
+
+def test_no_link_is_in_git() -> None:
+    """A link to a folder of one machine hides what lies there from all others: `runs`, where the demo writes."""
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=PACKAGE.parents[1], capture_output=True, text=True)
+    if listed.returncode == 0:  # a checkout
+        assert not [line for line in listed.stdout.splitlines() if line.startswith("120000")]

@@ -312,7 +312,7 @@ class TestMetadata:
         assert folders.find(tmp_path, FORMATS).labels == ("false", "true")
 
     @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(str.strip), min_size=1))
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     def test_what_csv_writes_on_a_line_is_read(self, tmp_path_factory, texts):
         path = tmp_path_factory.mktemp("csv") / "metadata.csv"
         with path.open("w", newline="", encoding="utf-8") as stream:
@@ -477,7 +477,7 @@ class TestSplits:
         sizes=st.lists(st.integers(1, 200), min_size=1, max_size=30),
         fractions=st.sampled_from([WHOLE, HALVES, (0.8, 0.2)]),
     )
-    @settings(deadline=None)
+    @settings()
     def test_shares_add_up_and_stay_near_the_fractions(self, sizes, fractions):
         for size, counts in zip(sizes, shares(sizes, fractions), strict=True):
             assert sum(counts) == size

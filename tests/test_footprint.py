@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from microbudget.judge.budget import Budget
 from microbudget.judge.footprint import predicted_memory, tokenizer_bytes
 from microbudget.judge.footprint.ct2 import FLOAT_BYTES, activation_bytes
 from microbudget.judge.footprint.onnx import Weights, weights_of, weights_of_checkpoint
@@ -131,30 +132,47 @@ def test_a_whisper_attends_from_each_position_to_all() -> None:
 
 @dataclass
 class Known:
-    """The memory of recipes by their text."""
+    """The memory and the sizes of recipes by their text."""
 
+    memory: dict[str, int | None]
     sizes: dict[str, int | None]
+    size_margin: float = 1.1
 
     def memory_bytes(self, recipe: Recipe) -> int | None:
+        return self.memory[str(recipe)]
+
+    def size_bytes(self, recipe: Recipe) -> int | None:
         return self.sizes[str(recipe)]
 
 
-SIZES = st.lists(st.one_of(st.none(), st.integers(1, 10_000)), min_size=1, max_size=8)
+BYTES = st.one_of(st.none(), st.integers(1, 10_000))
 
 
-@given(SIZES, st.one_of(st.none(), st.integers(1, 10_000)))
-def test_what_is_far_beyond_the_limit_is_not_built_but_something_is(sizes: list[int | None], limit: int | None) -> None:
-    recipes = [Recipe.parse(f"quantize(samples={at + 1})") for at in range(len(sizes))]
-    known = Known(dict(zip(map(str, recipes), sizes, strict=True)))
-    left_out = too_large(known, recipes, limit)
+@given(st.lists(st.tuples(BYTES, BYTES), min_size=1, max_size=8), BYTES, BYTES)
+def test_what_is_far_beyond_a_limit_is_not_built_but_something_is(
+    known: list[tuple[int | None, int | None]], memory: int | None, size: int | None
+) -> None:
+    recipes = [Recipe.parse(f"quantize(samples={at + 1})") for at in range(len(known))]
+    space = Known(*(dict(zip(map(str, recipes), each, strict=True)) for each in zip(*known, strict=True)))
+    left_out = too_large(space, recipes, Budget(max_memory_bytes=memory, max_size_bytes=size))
     assert len(left_out) < len(recipes)
-    for recipe, size in zip(recipes, sizes, strict=True):
-        far = limit is not None and size is not None and size > FAR * limit
+
+    def excess(takes: int | None, limit: int | None, margin: float) -> float:
+        times = 0.0 if takes is None or limit is None else takes / limit
+        return times if times > margin else 0.0
+
+    beyond = [max(excess(one, memory, FAR), excess(other, size, 1.1)) for one, other in known]
+    for recipe, (takes, bytes_), far in zip(recipes, known, beyond, strict=True):
         if recipe in left_out:
             assert far
-            assert f"about {format_bytes(size or 0)} of memory are predicted" in left_out[recipe]
+            expected = (
+                f"its file would have about {format_bytes(bytes_ or 0)}"
+                if excess(bytes_, size, 1.1)
+                else f"about {format_bytes(takes or 0)} of memory are predicted"
+            )
+            assert expected in left_out[recipe]
         elif far:
-            assert size == min(size for size in sizes if size is not None), "the smallest, as none is within"
+            assert far == min(beyond), "the one that is least beyond, as all are"
 
 
 def test_recipes_are_predicted_before_they_are_built(resnet_onnx: Path, photos: Path, tmp_path: Path) -> None:

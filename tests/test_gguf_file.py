@@ -37,7 +37,7 @@ SHAPES = st.lists(st.integers(1, 4), max_size=2).map(tuple)
 KINDS = st.sampled_from([kind for kind in TYPES.values() if kind.name in (*FLOATS, "Q8_0", "Q4_K", "IQ2_XXS", "I32")])
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=st.dictionaries(TEXTS.filter(lambda key: key != "general.alignment"), VALUES, max_size=6),
     tensors=st.dictionaries(TEXTS.filter(lambda name: len(name.encode()) < 40), st.tuples(SHAPES, KINDS), max_size=4),
@@ -226,7 +226,7 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
             file.require("llama.block_count")
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_damaged_files_are_read_or_refused_in_little_memory(seed: int, tmp_path: Path) -> None:
     path = tmp_path / "fuzzed.gguf"

@@ -16,7 +16,7 @@ def clusters(n: int, seed: int, classes: int = 3, width: int = 8) -> tuple[np.nd
 
 
 @given(st.integers(0, 5), st.sampled_from([0, 7]))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_gradients_are_those_of_autograd(seed: int, hidden: int) -> None:
     rng = np.random.default_rng(seed)
     X, y = clusters(10, seed)

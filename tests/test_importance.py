@@ -129,7 +129,7 @@ def test_a_damaged_model_is_refused_and_does_not_end_the_process(pair: Pair, tmp
         importance.collect(path, [prose(100)])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     columns=st.lists(st.integers(1, 70), min_size=1, max_size=4),
     tokens=st.integers(1, 10**6),

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.machine.journal import Journal
@@ -27,7 +27,6 @@ def test_values_are_found_once_and_come_back_to_the_bit(tmp_path: Path) -> None:
     assert {name: again.value(name, never) for name in values} == values
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200))
 def test_a_line_that_a_kill_cut_short_is_found_again(tmp_path_factory: Any, cut: int) -> None:
     path = tmp_path_factory.mktemp("journal") / "found.jsonl"

@@ -16,7 +16,7 @@ def naive_walsh(values):
     return sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(numbers)
 def test_the_estimate_is_the_median_of_the_walsh_averages(values):
     middle, low, high = intervals.shift(values)
@@ -24,14 +24,14 @@ def test_the_estimate_is_the_median_of_the_walsh_averages(values):
     assert low <= middle <= high
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(numbers, sixtyfourths)
 def test_a_shift_of_the_values_shifts_the_interval(values, by):
     before, after = intervals.shift(values), intervals.shift(values + by)
     np.testing.assert_allclose(np.array(before) + by, after, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(numbers)
 def test_the_interval_mirrors_when_the_twins_change_places(values):
     middle, low, high = intervals.shift(values)

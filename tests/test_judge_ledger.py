@@ -46,7 +46,7 @@ def test_a_float_model_adds_up(tmp_path):
     assert json.loads(json.dumps(book.as_dict()))["rows"][0]["bytes"] == 192 * 3 * 4
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_every_shape_adds_up(tmp_path_factory, rows, columns, raw):
     path = tmp_path_factory.mktemp("m") / "a.onnx"

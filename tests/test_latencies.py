@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.judge.budget import Measurement
@@ -86,7 +86,6 @@ ratios = st.floats(0.01, 1000)
 sessions = st.lists(st.tuples(times, ratios, st.sampled_from(["", "busy"])), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(times, sessions)
 def test_the_ratio_of_two_latencies_is_the_speedup(alone_s: float, timed: list[tuple[float, float, str]]) -> None:
     rows = [reference(alone_s), *(candidate(str(place), *each) for place, each in enumerate(timed))]
@@ -104,7 +103,6 @@ def test_the_ratio_of_two_latencies_is_the_speedup(alone_s: float, timed: list[t
     assert min(quiet) <= first.measurement.latency_s <= SLOW * min(quiet)
 
 
-@settings(deadline=None)
 @given(times, sessions)
 def test_rows_that_agree_stay_as_they_are(alone_s: float, timed: list[tuple[float, float, str]]) -> None:
     once = agreeing([reference(alone_s), *(candidate(str(place), *each) for place, each in enumerate(timed))])

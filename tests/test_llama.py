@@ -118,7 +118,7 @@ def test_values_are_those_that_the_gguf_package_reads(name: str) -> None:
     np.testing.assert_allclose(quantizing.dequantize(blocks, kind.id, 768), expected, rtol=1e-5, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 5), blocks=st.integers(1, 3), seed=st.integers(0, 99))
 def test_rows_are_quantized_each_by_itself(rows: int, blocks: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=(rows, 256 * blocks)).astype(np.float32)
@@ -158,7 +158,7 @@ def test_a_file_that_llama_cpp_does_not_take_has_its_reasons(tmp_path: Path) -> 
         Network(path)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=40))
 def test_decoding_is_the_inverse_of_encoding(pair: Pair, text: str) -> None:
     network = Network(pair.gguf, vocabulary_only=True)

@@ -182,7 +182,7 @@ class TestViews:
         assert view.tolist() == GOLDEN
 
     @given(width=st.integers(1, 60), height=st.integers(1, 60), number=st.integers(1, 50))
-    @settings(deadline=None, max_examples=80)
+    @settings(max_examples=80)
     def test_a_view_has_the_asked_size_and_stays_inside_the_photo(self, width, height, number):
         marked = Image.new("RGB", (width, height), (100, 150, 200))
         view = self.view(marked, number)

@@ -163,7 +163,6 @@ def test_rounding_of_sizes_and_crops_is_that_of_transformers(name, width, height
 
 
 @given(edge=st.integers(1, 300), longest=st.integers(1, 600), height=st.integers(1, 2000), width=st.integers(1, 2000))
-@settings(deadline=None)
 def test_bounded_sizes_are_those_of_transformers(edge, longest, height, width):
     from transformers.image_transforms import get_size_with_aspect_ratio
 
@@ -342,7 +341,7 @@ def test_a_smaller_input_of_a_warping_convnext_still_warps():
 
 
 @given(name=st.sampled_from(sorted(PROCESSORS)), pixels=st.integers(1, 512))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_input_size_can_be_had_and_the_given_configuration_stays(name, pixels):
     config = {"image_processor_type": f"{name}ImageProcessor"}
     before = json.dumps(config)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget.kinds.transcription.data import TranscriptionTask
@@ -201,7 +201,6 @@ logits = st.lists(st.floats(-8, 8), min_size=3, max_size=12)
 
 
 @given(logits, st.integers(1, 12), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_divergence_against_the_plain_sum(values: list[float], top: int, random: Any) -> None:
     """KL of the distribution in which all but the k likeliest tokens are one outcome, by the definition."""
     log_p = torch.log_softmax(torch.tensor(values, dtype=torch.float64), -1)

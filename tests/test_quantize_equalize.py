@@ -34,7 +34,7 @@ def test_folding_equals_the_convolution_and_its_batch_norm():
     np.testing.assert_allclose(naive_conv(x, folded_W, folded_b, 1), expected, atol=1e-10)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), groups=st.sampled_from([1, 2, 6]))
 def test_equalization_keeps_the_function_and_evens_the_ranges(seed, groups):
     rng = np.random.default_rng(seed)
@@ -99,7 +99,7 @@ def chain(seed: int) -> onnx.ModelProto:
     return net.model(x, [2, 6, 6])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**31))
 def test_equalizing_never_changes_a_graphs_answers(seed):
     model = chain(seed)

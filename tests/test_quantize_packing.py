@@ -24,7 +24,7 @@ def integers(draw):
     return np.array(values, np.int8 if signed else np.uint8), bits, signed
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(integers())
 def test_unpack_inverts_pack(case):
     q, bits, signed = case
@@ -36,7 +36,7 @@ def test_unpack_inverts_pack(case):
     np.testing.assert_array_equal(back, q)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(integers())
 def test_layout_is_the_naive_one_bit_at_a_time(case):
     q, bits, _ = case
@@ -79,7 +79,7 @@ def test_wrong_count_is_refused():
 KERNELS = (2, 4, 8)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     outputs=st.integers(1, 5),
@@ -101,7 +101,7 @@ def test_blobs_are_the_naive_ones(seed, outputs, K, bits, group):
             assert value == (q[row, k] if k < K else 0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**31),
     outputs=st.integers(1, 9),

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget import methods
@@ -47,7 +47,6 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, min_size=1, max_size=6))
-@settings(deadline=None)
 def test_what_is_printed_can_be_read_back(steps: list[methods.Method]) -> None:
     recipe = Recipe(tuple(steps))
     assert Recipe.parse(str(recipe)) == recipe
@@ -55,7 +54,6 @@ def test_what_is_printed_can_be_read_back(steps: list[methods.Method]) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(deadline=None)
 def test_any_text_is_a_recipe_or_a_clear_error(text: str) -> None:
     with contextlib.suppress(InvalidRecipe, InvalidOption):
         assert Recipe.parse(text).steps

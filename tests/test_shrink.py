@@ -21,7 +21,7 @@ import pytest
 from filelock import FileLock
 
 import preloaded
-from conftest import MadeOnce, write_onnx_model, write_photos, write_resnet
+from conftest import SCALES, write_onnx_model, write_photos, write_resnet
 from microbudget import Budget, cli
 from microbudget.kinds.image_classification import search_space
 from microbudget.kinds.image_classification.data import ImageTask
@@ -39,7 +39,6 @@ from microbudget.task import DataOptions
 from microbudget.units import Drop
 from quick import QUICK
 
-SCALES = (1.0, 6 / 7)
 RECIPE = "finetune(epochs=20) > quantize(samples=8)"  # of an onnx model
 
 
@@ -48,20 +47,7 @@ def _quick(without_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One input size, nothing pruned, and pages without plots but for the run that is shared."""
     monkeypatch.setattr(search_space, "SCALES", (1.0,))
     monkeypatch.setattr(search_space, "PRUNED", ())
-
-
-@pytest.fixture(scope="session")
-def finished(resnet: Path, photos: Path, made_once: MadeOnce) -> Path:
-    """A complete run of `shrink`. Do not write into it."""
-
-    def make(folder: Path) -> None:
-        command = ["shrink", str(resnet), "--data", str(photos), "--out", str(folder)]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(search_space, "SCALES", SCALES)
-            patch.setattr(search_space, "PRUNED", ())
-            assert cli.main([*command, "--max-drop", "90pt"], durations=QUICK) == 0
-
-    return made_once("finished", make)
+    monkeypatch.setattr(search_space, "FEWER_BITS", ())
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -72,7 +58,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_a_finished_run_holds_everything(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert {"run.toml", "candidates.jsonl", "result.json", "report.html", "best", "models", "answers"} <= names
+    assert {"run.toml", "candidates.jsonl", "result.json", "report.html", "best", "front", "models", "answers"} <= names
     assert "cache" not in names
     best = {path.name for path in (finished / "best").iterdir()}
     assert {"model.onnx", "predict.py", "README.md", "microbudget.json", "labels.txt"} <= best
@@ -81,9 +67,10 @@ def test_a_finished_run_holds_everything(finished: Path) -> None:
     assert len(result["candidates"]) == 3
     assert result["best"]["test"]["examples"] == result["reference"]["test"]["examples"]
     rows = list(read(finished / "candidates.jsonl"))
-    assert [row.fingerprint for row in rows] == [
-        row["fingerprint"] for row in [result["reference"], *result["candidates"]]
-    ]
+    expected = [row["fingerprint"] for row in [result["reference"], *result["candidates"]]]
+    assert [row.fingerprint for row in rows if row.test is None] == expected
+    tested = [result[name]["fingerprint"] for name in ("reference", "best")]
+    assert [row.fingerprint for row in rows if row.test is not None] == tested, "these two have read the test split"
     kept = {path.name for path in (finished / "models").iterdir()}
     assert kept == {row.fingerprint for row in rows}, "only candidates and the reference are kept"
     card = (finished / "best" / "README.md").read_text(encoding="utf-8")
@@ -104,7 +91,7 @@ def test_each_goal_ships_its_own_best(
     monkeypatch.setattr(search_space, "SCALES", SCALES)
     out = tmp_path / "run"
     shutil.copytree(finished, out)
-    rows = list(read(out / "candidates.jsonl"))[1:]
+    rows = [row for row in read(out / "candidates.jsonl") if row.test is None][1:]
     distances = [row.measurement.divergence or 0.0 for row in rows if row.measurement]  # of few photos: these decide
     good = min(range(3), key=distances.__getitem__)
     fast, frugal = (place for place in range(3) if place != good)
@@ -136,7 +123,7 @@ def test_the_same_command_again_does_nothing_anew(
     monkeypatch.setattr(ImageTask, "prepare", lambda *_, **__: pytest.fail("photos were decoded for nothing"))
     command = ["shrink", str(resnet), "--data", str(photos), "--out", str(out), "--max-drop", "90pt"]
     assert cli.main(command, durations=QUICK) == 0
-    assert len(list(read(out / "candidates.jsonl"))) == 4, "a row was added"
+    assert (out / "candidates.jsonl").read_bytes() == (finished / "candidates.jsonl").read_bytes(), "a row was added"
     assert (out / "best" / "model.onnx").read_bytes() == (finished / "best" / "model.onnx").read_bytes()
 
 
@@ -325,7 +312,7 @@ def test_a_run_of_other_data_is_refused_unless_forced(
     assert {path: path.read_bytes() for path in before} == before, "a refused command changed the run"
     stale = {path.name for path in (out / "answers").iterdir()}
     assert cli.main([*map(str, command), "--force"], durations=QUICK) == 0
-    assert len(list(read(out / "candidates.jsonl"))) == 2
+    assert len({row.fingerprint for row in read(out / "candidates.jsonl")}) == 2
     assert not stale & {path.name for path in (out / "answers").iterdir()}, "answers to other photos were kept"
 
 
@@ -485,7 +472,8 @@ from microbudget import cli
 from microbudget.kinds.image_classification import search_space
 from microbudget.report import plots
 from quick import QUICK
-search_space.SCALES, search_space.PRUNED, plots.available = (1.0,), (), lambda: False
+search_space.SCALES, search_space.PRUNED, search_space.FEWER_BITS = (1.0,), (), ()
+plots.available = lambda: False
 sys.exit(cli.main(sys.argv[1:], durations=QUICK))
 """
 

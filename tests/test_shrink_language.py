@@ -18,7 +18,8 @@ from microbudget.judge.budget import Budget
 from microbudget.kind import facet, names
 from microbudget.kinds.language_modelling import judging
 from microbudget.kinds.language_modelling import search_space as ladder
-from microbudget.runs.candidates import best, read
+from microbudget.runs.candidates import read
+from microbudget.runs.choice import best
 from microbudget.runtimes import open_session
 from microbudget.runtimes.loading import load
 from microbudget.search import evaluation
@@ -56,7 +57,7 @@ def test_answers_stand_side_by_side(finished: Path) -> None:
     """Held-out text goes on, since the model was not made to chat; what differs from the reference is marked."""
     asked = json.loads((finished / "prompts.json").read_text(encoding="utf-8"))
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in (finished / "answers").glob("*.written.json")]
-    measured = [row for row in read(finished / "candidates.jsonl") if row.recipe]
+    measured = [row for row in read(finished / "candidates.jsonl") if row.recipe and row.test is None]
     assert len(measured) == len(LEVELS)  # and no float form, whatever was faster
     assert len(rows) == 1 + len(measured)
     for row in rows:
@@ -75,7 +76,7 @@ def test_answers_stand_side_by_side(finished: Path) -> None:
 def test_predictions_stand_beside_what_was_measured(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     section = page.partition('id="predicted"')[2].partition("</section>")[0]
-    rows = [row for row in read(finished / "candidates.jsonl") if row.recipe]
+    rows = [row for row in read(finished / "candidates.jsonl") if row.recipe and row.test is None]
     for row, level in zip(rows, LEVELS, strict=True):
         assert row.measurement is not None
         predicted = row.measurement.extra["predicted"]
@@ -110,7 +111,7 @@ def test_the_reference_is_read_once(
     prompts = out.parent / "prompts.txt"
     prompts.write_text("def add(a, b):\nimport os\n", encoding="utf-8")
     command = ["shrink", str(finished.parent / "llama"), "--data", str(text), "--out", str(out), "--max-drop", "90%"]
-    monkeypatch.setattr(evaluation.Evaluation, "on_test", lambda self, candidate, count: candidate)
+    monkeypatch.setattr(evaluation.Evaluation, "on_test", lambda self, candidate, *_: candidate)
     assert cli.main([*command, "--threads", "1", "--prompts", str(prompts)], durations=QUICK) == 0
     for path in (out / "answers").glob("*.written.json"):
         row = json.loads(path.read_text(encoding="utf-8"))
@@ -161,7 +162,7 @@ def test_every_level_is_measured_against_the_reference(finished: Path) -> None:
 def test_bytes_decide_among_levels(finished: Path) -> None:
     """Not whether float would be faster, unless speed is the goal: then the faster one is chosen anyway."""
     slower = {"over_float": {"speedup": 0.5, "low": 0.4, "high": 0.6, "verdict": "slower"}}
-    levels = [row for row in read(finished / "candidates.jsonl") if row.recipe]
+    levels = [row for row in read(finished / "candidates.jsonl") if row.recipe and row.test is None]
     rows = [replace(row, speed=slower) if "Q2_K" in row.recipe else row for row in levels]
     chosen = best(rows, Budget(max_drop=Drop(0.9, relative=True)))
     assert chosen is not None

@@ -74,6 +74,6 @@ def test_a_comparison_names_the_models(made: Made, capsys: pytest.CaptureFixture
 def test_a_failure_has_a_line_of_its_own(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     print_run(made.shrunk)
     lines = capsys.readouterr().out.splitlines()
-    row = next(line for line in lines if line.startswith("finetune > prune"))
+    row = next(line for line in lines if "finetune > prune" in line and not line.startswith("failed"))
     assert row.split()[-1] == "failed"
     assert any(line.startswith("failed: finetune > prune: no such layer") for line in lines)

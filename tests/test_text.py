@@ -43,7 +43,7 @@ def write(path: Path, text: str | bytes) -> Path:
 # Passages
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @also(text="000\x80\x80\x80\U00010000\U00010000\U00010000\u0800", stride=16)  # a cut that reaches less than a character
 @given(
     text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=600).filter(

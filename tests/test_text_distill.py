@@ -13,6 +13,7 @@ import torch
 
 from microbudget.data.kept_rows import KeptRows
 from microbudget.errors import InvalidOption, LabelsDisagree, OutOfTime, UnsupportedModel
+from microbudget.judge.budget import Budget
 from microbudget.kinds.text_classification import student, teaching
 from microbudget.kinds.text_classification.data import TextTask
 from microbudget.kinds.text_classification.teacher import Lesson, answers_to
@@ -300,7 +301,7 @@ def test_shrink_tries_smaller_encoders_where_there_is_time(classifier: Path, enc
     task = TextTask.open(table)
 
     def tried(model: Path, minutes: float | None) -> list[str]:
-        space = search_space(load(model), task, minutes)
+        space = search_space(load(model), task, Budget(minutes=minutes))
         first = () if model == classifier else space.teaching(minutes)
         return [recipe.short() for recipe in space.recipes(first)]
 
@@ -313,7 +314,8 @@ def test_shrink_tries_smaller_encoders_where_there_is_time(classifier: Path, enc
 
 
 def test_smaller_encoders_are_trimmed_too(table: Path, tmp_path: Path) -> None:
-    space = search_space(load(write_encoder(tmp_path / "m", num_hidden_layers=DEEP)), TextTask.open(table), 20.0)
+    encoder = load(write_encoder(tmp_path / "m", num_hidden_layers=DEEP))
+    space = search_space(encoder, TextTask.open(table), Budget(minutes=20.0))
     shown = [[step.name() for step in recipe.steps] for recipe in space.recipes(space.teaching(20.0))]
     assert shown[-4:] == [
         ["finetune", "prune", "distill", "export", "quantize"],

@@ -114,7 +114,7 @@ def test_three_classes_answer_as_scikit_learn_does(encoder: Path, tmp_path: Path
     np.testing.assert_allclose(softmax(answers(model, texts)), expected, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     texts=st.lists(st.lists(st.sampled_from("abcde"), max_size=9), min_size=1, max_size=4),
     lengths=st.tuples(st.integers(1, 3), st.integers(0, 2)),
@@ -236,7 +236,7 @@ def test_vectors_are_the_encoders_of_each_token_alone(encoder: Path, table: Path
     assert np.sqrt(np.mean(np.square(found))) == pytest.approx(1.0, abs=1e-3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     texts=st.lists(st.lists(st.integers(0, 1099), max_size=7), min_size=1, max_size=4),
     seed=st.integers(0, 99),

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from microbudget import units
@@ -41,7 +41,6 @@ def test_nonsense_drops_are_refused(text: str) -> None:
 
 
 @given(st.floats(1e-6, 0.999), st.booleans())
-@settings(deadline=None)
 def test_a_printed_drop_can_be_read_back(amount: float, relative: bool) -> None:
     read = units.parse_drop(str(Drop(round(amount, 6), relative)))
     assert read.relative == relative
@@ -49,13 +48,11 @@ def test_a_printed_drop_can_be_read_back(amount: float, relative: bool) -> None:
 
 
 @given(st.floats(1.0, 1e14))
-@settings(deadline=None)
 def test_a_printed_size_is_within_half_a_percent(value: float) -> None:
     assert units.parse_bytes(units.format_bytes(value)) == pytest.approx(value, rel=5.1e-3, abs=0.51)
 
 
 @given(st.floats(1e-7, 1e5))
-@settings(deadline=None)
 def test_a_printed_time_is_within_half_a_percent(value: float) -> None:
     assert units.parse_seconds(units.format_seconds(value)) == pytest.approx(value, rel=5.1e-3)
 

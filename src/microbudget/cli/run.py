@@ -25,6 +25,10 @@ def add_verbs(verbs: Any) -> None:
     parser = add_verb(verbs, "shrink", _shrink, "find the smallest model within the budget")
     add_model(parser)
     parser.add_argument("--goal", choices=GOALS, default="size", help="what to make best within the limits")
+    about = "only recipes of these, such as quantize,prune (and export, and what teaches the labels)"
+    parser.add_argument("--methods", type=_names, metavar="NAMES", help=about)
+    about = 'try this in place of the own recipes; open options are searched: "prune(size=?) > export() > quantize()"'
+    parser.add_argument("--recipe", metavar="RECIPE", help=about)
     _add_run_options(parser)
 
     parser = add_verb(verbs, "run", _run, "build and measure one recipe")
@@ -70,8 +74,13 @@ def _shrink(options: argparse.Namespace, progress: Progress) -> int:
     from ..search.shrink import shrink
 
     budget = _budget(options, goal=options.goal)
-    how = _run_options(options, progress)
+    how = _run_options(options, progress) | {"methods": options.methods, "recipes": options.recipe}
     return _show(shrink(options.model, data_of(options), budget, out=options.out, **how), options)
+
+
+def _names(text: str) -> list[str]:
+    """The type of --methods."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> int:

@@ -1,4 +1,4 @@
-"""The verbs that show what is there: report, methods."""
+"""The verbs that show what is there, or hand it out: report, deliver, methods."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def add_verbs(verbs: Any) -> None:
     """Add the parsers."""
     parser = add_verb(verbs, "report", _report, "regenerate the run's report, one HTML file")
     parser.add_argument("run", metavar="RUN", type=Path)
+    parser = add_verb(verbs, "deliver", _deliver, "put any row of a run into a folder, tested, with card and script")
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("row", metavar="ROW", help="number or recipe, as the report has them")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--force", action="store_true", help="replace FOLDER where it holds files")
     add_verb(verbs, "methods", _methods, "the methods of recipes, with their options")
 
 
@@ -23,6 +28,19 @@ def _report(options: argparse.Namespace, _progress: Progress) -> int:
 
     path = write_report(options.run)
     print(json.dumps({"report": str(path)}) if options.json else path)
+    return DONE
+
+
+def _deliver(options: argparse.Namespace, progress: Progress) -> int:
+    from ..search.delivery import deliver_row
+
+    found = deliver_row(options.run, options.row, options.out, force=options.force, progress=progress)
+    if options.json:
+        print_json(found.as_dict())
+    else:
+        from .tables import print_delivered
+
+        print_delivered(found)
     return DONE
 
 

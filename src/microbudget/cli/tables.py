@@ -14,12 +14,14 @@ from ..kind import find_facet
 from ..report import phrases, terminal
 from ..report.outcome import read_outcome
 from ..report.part import opening_of, words_of
+from ..report.rows import name as row_name
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_joules, format_seconds, format_times
 
 if TYPE_CHECKING:
     from ..judge.budget import Measurement
     from ..judge.comparing import Comparison
+    from ..search.delivery import Delivered
     from ..search.result import Shrunk
 
 MISSING = "-"
@@ -222,12 +224,12 @@ def print_run(shrunk: Shrunk) -> None:
     measured = shrunk.reference.measurement
     secondary = (measured.extra.get(SECONDARY) if measured else None) or {}
     other = (secondary["metric"],) if secondary else ()
-    table = terminal.table("recipe", "size", "latency", "speed", "quality", "change", "verdict", *other)
+    table = terminal.table("#", "recipe", "size", "latency", "speed", "quality", "change", "verdict", *other)
     best = shrunk.best.fingerprint if shrunk.best else None
-    for candidate in [shrunk.reference, *shrunk.candidates]:
+    for place, candidate in enumerate([shrunk.reference, *shrunk.candidates]):
         style = ("bold green" if shrunk.met else "bold red") if candidate.fingerprint == best else None
         further = (_secondary_cell(candidate),) if other else ()
-        table.add_row(*_row(candidate, shrunk.reference), *further, style=style)
+        table.add_row(row_name(place), *_row(candidate, shrunk.reference), *further, style=style)
     console = terminal.console()
     console.print(table)
     if shrunk.examples:
@@ -240,16 +242,12 @@ def print_run(shrunk: Shrunk) -> None:
     if shrunk.best is None:
         console.print("no candidate could be built and measured")
         return
-    if opening := opening_of(read_outcome(shrunk.folder)):
+    outcome = read_outcome(shrunk.folder)
+    if opening := opening_of(outcome):
         console.print(opening, style="bold", markup=False, soft_wrap=True)
     console.print(f"best: {shrunk.best.recipe}", soft_wrap=True)
     if shrunk.best.test and shrunk.best.test_verdict:
-        verdict = shrunk.best.test_verdict
-        change = format_change(verdict.change, shrunk.best.test.metric)
-        console.print(
-            f"test, read once: {shrunk.best.test.metric} {_quality(shrunk.best.test)} on {shrunk.best.test.examples}"
-            f" examples, {change} against the reference; {verdict.decision}: {verdict.reason}"
-        )
+        console.print(f"{_test(shrunk.best, outcome.test_readings)}: {shrunk.best.test_verdict.reason}")
         if "change" in (secondary := shrunk.best.test.extra.get(SECONDARY) or {}):
             called = _called(shrunk.best.test.task, secondary)
             console.print(f"on {secondary['examples']} validation {called} {phrases.secondary_change(secondary)}")
@@ -260,6 +258,26 @@ def print_run(shrunk: Shrunk) -> None:
     for sentence in shrunk.unmet:
         console.print(f"budget not met: {sentence}", style="bold red")
     console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
+
+
+def print_delivered(delivered: Delivered) -> None:
+    """What was put into the folder, and what the test says of it."""
+    console, row = terminal.console(), delivered.row
+    console.print(f"{row.recipe or 'the model as given'}", markup=False, soft_wrap=True)
+    console.print(_test(row, delivered.readings))
+    for sentence in delivered.unmet:
+        console.print(f"the run's budget is not met: {sentence}", style="bold red", markup=False)
+    console.print(f"model:  {delivered.folder}", soft_wrap=True, markup=False)
+
+
+def _test(row: Candidate, readings: int) -> str:
+    """What the test split says of a row."""
+    if row.test is None:
+        return "the test split was not read"
+    found = f"{row.test.metric} {_quality(row.test)} on {row.test.examples} examples"
+    if (verdict := row.test_verdict) is not None:
+        found += f", {format_change(verdict.change, row.test.metric)} against the reference; {verdict.decision}"
+    return f"test, {phrases.readings(readings)}: {found}"
 
 
 def _secondary_cell(candidate: Candidate) -> str:
@@ -279,9 +297,7 @@ def _evidence(shrunk: Shrunk) -> str:
     use = {"nothing": "", "calibration": f", {known['train']:,} calibrate", "training": f", {known['train']:,} train"}
     read = 0 if measured is None else measured.examples  # by need: those that a decision took
     judged = f"{read:,} of {known['validation']:,}" if read < known["validation"] else f"{read:,}"
-    text = f"judged on {judged} {examples}, {known['test']:,} others test the best{use[known['use']]}"
-    chosen = "; so few that models of equal size were told apart by their divergence from the reference"
-    return text + (chosen if known["chosen_by"] == "divergence" else "")
+    return f"judged on {judged} {examples}, {known['test']:,} others test the best{use[known['use']]}"
 
 
 def _row(candidate: Candidate, reference: Candidate) -> list[str]:

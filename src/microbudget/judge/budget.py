@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from ..errors import InvalidOption
-from ..units import Drop, format_bytes, format_joules, format_seconds
+from ..units import Drop, format_bytes, format_joules, format_seconds, parse_drop
 
 Goal = Literal["size", "latency", "energy", "quality"]
 MINUTES = 20.0  # of a run, where the user gives no other time
@@ -105,6 +105,16 @@ class Budget:
                 yield f"{name} was not measured, limit {show(limit)}"
             elif value > limit:
                 yield f"{name} {show(value)} is above {show(limit)}"
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Budget:
+        """The inverse of `as_dict`."""
+        return cls(**{**row, "max_drop": None if row.get("max_drop") is None else parse_drop(row["max_drop"])})
+
+    @property
+    def limits(self) -> bool:
+        """Whether there is a limit on anything."""
+        return self.limits_costs or self.max_drop is not None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values; the loss limit as its text, "1pt"."""

@@ -105,12 +105,12 @@ class Evidence(Protocol):
         """Two-sided 95 % interval of the change."""
         ...
 
-    def shows_below(self, limit: float, growth: float = 1.0) -> bool:
-        """Whether the loss is below the limit; wrong in at most 5 % of samples."""
+    def shows_below(self, limit: float, growth: float = 1.0, error: float = ERROR) -> bool:
+        """Whether the loss is below the limit; wrong in at most `error` of samples."""
         ...
 
-    def shows_above(self, limit: float, growth: float = 1.0) -> bool:
-        """Whether the loss is above the limit; wrong in at most 5 % of samples."""
+    def shows_above(self, limit: float, growth: float = 1.0, error: float = ERROR) -> bool:
+        """Whether the loss is above the limit; wrong in at most `error` of samples."""
         ...
 
 
@@ -163,18 +163,18 @@ class Shares:
         ]
         return max(low for low, _ in bounds), min(high for _, high in bounds)
 
-    def shows_below(self, limit: float, growth: float = 1.0) -> bool:
-        """Whether the loss is below the limit; wrong in at most 5 % of samples."""
+    def shows_below(self, limit: float, growth: float = 1.0, error: float = ERROR) -> bool:
+        """Whether the loss is below the limit; wrong in at most `error` of samples."""
         grown = self._grown(growth, math.floor, math.ceil)
         return any(
-            stats.paired_p(grown.gained, grown.lost, grown.labelled, -limit, unlabelled) <= ERROR * level
+            stats.paired_p(grown.gained, grown.lost, grown.labelled, -limit, unlabelled) <= error * level
             for level, unlabelled in grown._readings()
         )
 
-    def shows_above(self, limit: float, growth: float = 1.0) -> bool:
-        """Whether the loss is above the limit; wrong in at most 5 % of samples. Only labels can show it."""
+    def shows_above(self, limit: float, growth: float = 1.0, error: float = ERROR) -> bool:
+        """Whether the loss is above the limit; wrong in at most `error` of samples. Only labels can show it."""
         grown = self._grown(growth, math.ceil, math.floor)
-        return stats.paired_p(grown.lost, grown.gained, grown.labelled, limit) <= ERROR
+        return stats.paired_p(grown.lost, grown.gained, grown.labelled, limit) <= error
 
     def _readings(self) -> list[tuple[float, tuple[int, int]]]:
         """All the examples together, and the labelled ones alone: each with its part of the error level.
@@ -265,13 +265,13 @@ class Ratios:
         """Quantiles of the draws with the further example that loses, and with the one that gains."""
         return -float(np.quantile(self._losses(1), 1 - TAIL)), -float(np.quantile(self._losses(-1), TAIL))
 
-    def shows_below(self, limit: float, growth: float = 1.0) -> bool:
-        """Whether the loss is below the limit; wrong in at most 5 % of samples."""
-        return float((self._losses(1, growth) >= limit).mean()) <= ERROR
+    def shows_below(self, limit: float, growth: float = 1.0, error: float = ERROR) -> bool:
+        """Whether the loss is below the limit; wrong in at most `error` of samples."""
+        return float((self._losses(1, growth) >= limit).mean()) <= error
 
-    def shows_above(self, limit: float, growth: float = 1.0) -> bool:
-        """Whether the loss is above the limit; wrong in at most 5 % of samples."""
-        return float((self._losses(-1, growth) <= limit).mean()) <= ERROR
+    def shows_above(self, limit: float, growth: float = 1.0, error: float = ERROR) -> bool:
+        """Whether the loss is above the limit; wrong in at most `error` of samples."""
+        return float((self._losses(-1, growth) <= limit).mean()) <= error
 
     def _losses(self, sign: int, growth: float = 1.0) -> Floats:
         """Draws of the loss, with a further example that loses (1) or gains (-1) as much as may be."""

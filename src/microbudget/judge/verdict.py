@@ -13,7 +13,7 @@ from ..errors import BadData, InvalidOption
 from ..task import Scores
 from ..units import Drop
 from . import statistics as stats
-from .evidence import COSTLY, LONG, Evidence, Ratios, Runaways, Shares, check_pair, is_share, is_unbounded
+from .evidence import COSTLY, ERROR, LONG, Evidence, Ratios, Runaways, Shares, check_pair, is_share, is_unbounded
 
 Decision = Literal["within", "exceeds", "not shown"]
 TIE = 1e-12  # a loss that is the limit but for rounding is not beyond it
@@ -60,8 +60,11 @@ def judge_pair(
     *,
     unlabelled: tuple[int, int] | None = None,
     seed: int = 0,
+    error: float = ERROR,
 ) -> Verdict:
     """Whether the candidate's loss is within the limit. The Scores are of the same examples in the same order.
+
+    error: how often *within* and *exceeds* may be wrong, each; less than 5 % where several candidates are judged.
 
     unlabelled: (disagreements, examples) of further examples without labels. They count for right-or-wrong scores and
     a limit in points: the loss is at most the share on which the two disagree. Without a limit nothing is decided,
@@ -70,7 +73,7 @@ def judge_pair(
     """
     check_pair(reference, candidate)
     evidence = _evidence(reference, candidate, limit, unlabelled or (0, 0), seed)
-    found = _judged(evidence, limit)
+    found = _judged(evidence, limit, error)
     runaways = Runaways.of(reference, candidate)
     if runaways is None:
         return found
@@ -79,18 +82,23 @@ def judge_pair(
     return replace(found, reason=reason, runaways={**asdict(runaways), "low": low, "high": high})
 
 
-def _judged(evidence: Evidence, limit: Drop | None) -> Verdict:
+def _judged(evidence: Evidence, limit: Drop | None, error: float) -> Verdict:
     if limit is None:
         return _verdict(evidence, "not shown", None, None, f"{evidence}, and no limit to judge the loss by")
-    if evidence.shows_below(limit.amount):
-        return _verdict(evidence, "within", limit, None, f"{evidence} show at 95 % a loss below {limit}")
-    if evidence.shows_above(limit.amount):
-        return _verdict(evidence, "exceeds", limit, None, f"{evidence} show at 95 % a loss above {limit}")
-    more = _more_examples(evidence, limit.amount)
+    for side, decision, shows in _sides(evidence):
+        if shows(limit.amount, error=error):
+            return _verdict(
+                evidence, decision, limit, None, f"{evidence} show at {100 * (1 - error):g} % a loss {side} {limit}"
+            )
+    more = _more_examples(evidence, limit.amount, error)
     return _verdict(evidence, "not shown", limit, more, _undecided(evidence, limit, more))
 
 
-def can_show(limit: Drop, examples: int, lengths: stats.Floats | None = None) -> tuple[bool, int]:
+def _sides(evidence: Evidence) -> tuple[tuple[str, Decision, Any], ...]:
+    return ("below", "within", evidence.shows_below), ("above", "exceeds", evidence.shows_above)
+
+
+def can_show(limit: Drop, examples: int, lengths: stats.Floats | None = None, error: float = ERROR) -> tuple[bool, int]:
     """Whether that many examples can show the limit when no answer changes, and how many it takes: 299 for 1 pt.
 
     A limit of 0 is only shown by a candidate that gains: the number is then of examples all gained. lengths: what the
@@ -101,9 +109,9 @@ def can_show(limit: Drop, examples: int, lengths: stats.Floats | None = None) ->
     uneven = lengths is not None and len(lengths) > 0 and float(lengths.min()) != float(lengths.max())
     if uneven and share > 0:
         assert lengths is not None
-        needed = stats.uneven_to_show(share, lengths, stats.weighted_quantile(lengths, LONG))
+        needed = stats.uneven_to_show(share, lengths, stats.weighted_quantile(lengths, LONG), 1 - error)
     else:
-        needed = stats.examples_to_show(share)
+        needed = stats.examples_to_show(share, 1 - error)
     return examples >= needed, needed
 
 
@@ -145,12 +153,14 @@ def _amount(loss: float, limit: Drop) -> str:
     return f"{loss * 100:.2f}{'%' if limit.relative else 'pt'}"
 
 
-def _more_examples(evidence: Evidence, limit: float) -> int | None:
+def _more_examples(evidence: Evidence, limit: float, error: float) -> int | None:
     """About how many more examples would show the estimated side of the limit, rounded up to two digits."""
     shows = evidence.shows_below if -evidence.change < limit else evidence.shows_above
     if -evidence.change == limit:
         return None
-    needed = stats.examples_needed(lambda examples: shows(limit, examples / evidence.examples), evidence.examples)
+    needed = stats.examples_needed(
+        lambda examples: shows(limit, examples / evidence.examples, error), evidence.examples
+    )
     return None if needed is None else _rounded_up(needed - evidence.examples)
 
 

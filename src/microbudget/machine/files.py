@@ -21,6 +21,7 @@ from ..units import format_bytes
 TEMPORARY = ".partial"  # how the names of incomplete files end, and those of incomplete folders begin
 REPLACED = ".replaced-"  # how the name of a folder begins while another takes its place
 WINDOWS_DISK_FULL = 112
+LINKED_FROM = 1_000_000  # bytes
 
 
 @contextmanager
@@ -53,6 +54,18 @@ def move_into_place(temporary: Path, path: Path, *, same_bytes: bool = False) ->
         if not (same_bytes and path.exists()):
             raise
         temporary.unlink()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """One file under two names where the disk allows it, else a copy. Neither may be written to afterwards.
+
+    Small files are copied: they save nothing, and are what people edit.
+    """
+    if source.stat().st_size >= LINKED_FROM:
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -123,6 +123,7 @@ class Method(metaclass=_Options):
     learns: ClassVar[Use] = "training"
     teaches: ClassVar[bool] = False
     formats: ClassVar[dict[str, str]] = {}  # input format -> output format
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = {}  # by option, what `option=?` in a recipe stands for, safest first
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -276,6 +277,13 @@ def find(name: str) -> type[Method]:
     return method
 
 
+def grid(method: type[Method], option: str) -> tuple[Any, ...]:
+    """The values that an open option stands for, the safest first: those of `grids`, else its choices; may be none."""
+    specs = {spec.name: spec for spec in dataclasses.fields(method)}
+    choices: tuple[Any, ...] = specs[option].metadata["choices"]
+    return method.grids.get(option, choices)
+
+
 def describe(name: str) -> dict[str, Any]:
     """A method's purpose, formats and options, for `microbudget methods` and the docs."""
     method = find(name)
@@ -286,6 +294,7 @@ def describe(name: str) -> dict[str, Any]:
             "type": getattr(hints[spec.name], "__name__", str(hints[spec.name])),
             "default": spec.default,
             **{key: spec.metadata[key] for key in ("doc", "low", "high", "choices")},
+            "grid": grid(method, spec.name),
         }
         for spec in dataclasses.fields(method)
     ]

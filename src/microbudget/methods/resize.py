@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..task import Use
 from . import Method, option
@@ -15,5 +15,6 @@ class Resize(Method):
 
     learns: ClassVar[Use] = "nothing"
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = {"pixels": (192, 160, 128, 96)}
 
     pixels: int = option(160, "height and width of the new input", low=8, high=4096, always_shown=True)

@@ -7,7 +7,7 @@ text is, up to its own length: what a few long texts cost is saved where their b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..errors import InvalidOption, InvalidRecipe
 from ..task import Use
@@ -24,6 +24,7 @@ class Window(Method):
     """Take a shorter input: fewer seconds than Whisper's 30, most of which are silence, or fewer tokens of a text."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}  # onnx: of texts
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = {"tokens": (128, 64, 32)}
 
     seconds: int | str = option(
         10,

@@ -51,7 +51,7 @@ def headline(outcome: Outcome, sentences: Sequence[str] = ()) -> Headline:
     written_as = "onnx" if best is None or best.measurement is None else best.measurement.format
     return Headline(
         sentence=" ".join(filter(None, (opening_of(outcome), _sentence(outcome)))),
-        loss="" if outcome.smaller is None else " ".join(filter(None, (_loss(outcome.smaller), *sentences))),
+        loss="" if outcome.smaller is None else " ".join(filter(None, (_loss(outcome, outcome.smaller), *sentences))),
         speed="" if outcome.smaller is None else _speed_interval(outcome.smaller),
         budget=budget,
         budget_state=state,
@@ -115,7 +115,7 @@ def _speed_interval(best: Candidate) -> str:
     return f"{text} The machine was busy then: {best.busy}." if best.busy else text
 
 
-def _loss(best: Candidate) -> str:
+def _loss(outcome: Outcome, best: Candidate) -> str:
     verdict = best.test_verdict or best.verdict
     if verdict is None:
         return ""
@@ -123,7 +123,7 @@ def _loss(best: Candidate) -> str:
         "" if best.measurement is None else f" {words_of(best.measurement.task, best.measurement.metric).examples}"
     )
     split = f"On {verdict.examples:,} {'test' if best.test_verdict else 'validation'}{examples}"
-    split += ", read once" if best.test_verdict else ""
+    split += f", {phrases.readings(outcome.test_readings)}" if best.test_verdict else ""
     text = f"{split}, quality changes by {phrases.change(verdict)} (95 %: {phrases.change_interval(verdict)})."
     if not verdict.limit:
         return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from ..judge.budget import Budget
 from ..model import Record
-from ..runs.candidates import Candidate, by_divergence
+from ..runs.candidates import Candidate
 from ..runs.reading_order import reading_order
 from ..runs.run import LAYOUT, Run
 from ..task import Example, Split
-from ..units import parse_drop
 
 Role = Literal["reference", "best", "other"]
 
@@ -43,9 +42,9 @@ class Outcome:
         return (self.reference, *self.candidates)
 
     @property
-    def by_divergence(self) -> bool:
-        """Whether models of one size were told apart by their divergence from the reference."""
-        return by_divergence(self.candidates)
+    def has_divergence(self) -> bool:
+        """Whether the expected losses of its candidates follow from their divergence from the reference too."""
+        return any(row.measurement is not None and row.measurement.divergence is not None for row in self.candidates)
 
     @property
     def smaller(self) -> Candidate | None:
@@ -63,6 +62,11 @@ class Outcome:
         """What quality is measured by; "" where nothing was measured."""
         measured = next((row.measurement for row in self.rows if row.measurement is not None), None)
         return "" if measured is None else measured.metric
+
+    @property
+    def test_readings(self) -> int:
+        """How many models have read the test split, besides the reference: each is one more chance to be wrong."""
+        return sum(row.test is not None for row in self.candidates)
 
     def ships(self, candidate: Candidate) -> bool:
         """Whether this candidate is the one that ships."""
@@ -116,11 +120,9 @@ def _ended(run: Run, path: Path) -> Outcome:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         reference = Candidate.from_dict(result["reference"])
-        found = [Candidate.from_dict(row) for row in result["candidates"]]
-        known = {row.fingerprint for row in found}
-        found += [row for row in run.candidates() if row.fingerprint not in known]  # of earlier commands
+        found = _all_rows(run, [Candidate.from_dict(row) for row in result["candidates"]])
         best = None if result["best"] is None else Candidate.from_dict(result["best"])
-        budget = _budget(result["budget"])
+        budget = Budget.from_dict(result["budget"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} is damaged ({error}): delete it, or give the run's command again") from error
     return Outcome(
@@ -136,6 +138,16 @@ def _ended(run: Run, path: Path) -> Outcome:
     )
 
 
+def _all_rows(run: Run, found: list[Candidate]) -> list[Candidate]:
+    """The rows of a result with what was tested since, and those of earlier commands."""
+    kept = {row.fingerprint: row for row in run.candidates()}
+    rows = []
+    for row in found:
+        now = kept.pop(row.fingerprint, row)
+        rows.append(replace(row, test=now.test, test_verdict=now.test_verdict) if row.test is None else row)
+    return [*rows, *kept.values()]
+
+
 def _unfinished(run: Run) -> Outcome:
     """From the rows alone; the best so far is the one that was delivered last."""
     rows = run.candidates()
@@ -145,14 +157,9 @@ def _unfinished(run: Run) -> Outcome:
     shipped = Record.read(run.best)
     best = next((row for row in rows if shipped is not None and row.fingerprint == shipped.fingerprint), None)
     asked = run.budget
-    budget = None if asked is None else _budget(asked)
+    budget = None if asked is None else Budget.from_dict(asked)
     return Outcome(run, run.settings, reference, _without(reference, rows), best, budget, (), False, ended=False)
 
 
 def _without(reference: Candidate, rows: list[Candidate]) -> tuple[Candidate, ...]:
     return tuple(row for row in rows if row.fingerprint != reference.fingerprint)
-
-
-def _budget(row: dict[str, Any]) -> Budget:
-    """The inverse of `Budget.as_dict`."""
-    return Budget(**{**row, "max_drop": None if row.get("max_drop") is None else parse_drop(row["max_drop"])})

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import MicrobudgetError
-from ..runs.candidates import Candidate, pareto
+from ..runs.candidates import Candidate
+from ..runs.choice import pareto
+from ..runs.expected_loss import expected_losses
 from . import phrases
 from .outcome import Outcome, Role
 from .part import Column
@@ -34,6 +36,7 @@ class Row:
     quality_interval: str = ""
     change: str = ""
     change_interval: str = ""
+    expected: str = ""  # the change, by labels and divergence together
     verdict: str = ""
     reason: str = ""
     memory: str = ""
@@ -45,11 +48,12 @@ class Row:
 def table(outcome: Outcome, columns: Sequence[Column] = ()) -> tuple[Row, ...]:
     """All rows. A candidate is on the Pareto front when no other beats it in size, latency and quality at once."""
     front = {candidate.fingerprint for candidate in pareto(outcome.rows)}
-    rows = []
+    losses, rows = expected_losses(outcome.rows), []
     for place, candidate in enumerate(outcome.rows):
         further = tuple(column.cells.get(candidate.fingerprint, phrases.MISSING) for column in columns)
         row = _row(candidate, name(place), outcome.role(candidate))
-        rows.append(replace(row, pareto=candidate.fingerprint in front, further=further))
+        expected = _expected(candidate, losses[place])
+        rows.append(replace(row, pareto=candidate.fingerprint in front, further=further, expected=expected))
     return tuple(rows)
 
 
@@ -68,6 +72,13 @@ def _steps(recipe: str) -> tuple[str, ...]:
         return tuple(step.short() for step in Recipe.parse(recipe).steps)
     except MicrobudgetError:  # made by a version with other methods
         return (recipe,)
+
+
+def _expected(candidate: Candidate, loss: float) -> str:
+    """The change that is expected, where more than the labels says it."""
+    if candidate.verdict is None or candidate.measurement is None or candidate.measurement.divergence is None:
+        return ""
+    return f"expected {phrases.change(candidate.verdict, -loss)}"
 
 
 def _reasons(candidate: Candidate) -> tuple[str, ...]:

@@ -1,18 +1,15 @@
-"""Candidates: a recipe, the model that it made, its measurement and its verdict; rows, front, best in budget."""
+"""Candidates: a recipe, the model that it made, its measurement and its verdict, as rows of a file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..judge.budget import Budget, Measurement
 from ..judge.verdict import TIE, Verdict
-
-FEW = 30  # examples: with fewer, one answer is more than 3 points, and equal models are told apart by divergence
-SAME_SIZE = 0.01  # sizes that differ by less are one size: the choice then goes by quality and speed
 
 
 @dataclass(frozen=True)
@@ -90,88 +87,6 @@ class Candidate:
         if budget.prove and verdict.decision != "within":
             return [f"on test the loss is not shown to be within {budget.max_drop}: {verdict.reason}"]
         return []
-
-
-def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The best by the budget's goal among those that hold; when none does, the one nearest to holding.
-
-    One that quantizing made slower is chosen only where the limits leave no other.
-    """
-    measured = [candidate for candidate in candidates if candidate.measurement is not None]
-    holding = [candidate for candidate in measured if not candidate.broken_limits(budget)]
-    if holding:
-        return _best_by_goal([one for one in holding if not one.slower_than_float] or holding, budget)
-    if not measured:
-        return None
-    fewest = min(len(candidate.broken_limits(budget)) for candidate in measured)
-    nearest = [candidate for candidate in measured if len(candidate.broken_limits(budget)) == fewest]
-    better = _closer if by_divergence(nearest) else _quality
-    return max(nearest, key=lambda candidate: (better(candidate), -_size(candidate)))
-
-
-def by_divergence(candidates: Sequence[Candidate]) -> bool:
-    """Whether the choice is by divergence from the reference in place of quality: with FEW examples or less.
-
-    It needs no labels, and varies less from sample to sample than the number of right answers.
-    """
-    measured = [one.measurement for one in candidates if one.measurement is not None]
-    return bool(measured) and all(one.examples < FEW and one.divergence is not None for one in measured)
-
-
-def _best_by_goal(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
-    better = _closer if by_divergence(candidates) else _quality
-    if budget.goal == "quality":
-        return max(candidates, key=lambda candidate: (better(candidate), -_size(candidate), -_latency(candidate)))
-    if budget.goal == "latency":
-        return min(candidates, key=lambda candidate: (_latency(candidate), _size(candidate)))
-    if budget.goal == "energy":
-        return min(candidates, key=lambda candidate: (_energy(candidate), _size(candidate)))
-    smallest = min(map(_size, candidates))
-    tied = [candidate for candidate in candidates if _size(candidate) <= smallest * (1 + SAME_SIZE)]
-    return max(tied, key=lambda candidate: (better(candidate), -_latency(candidate)))
-
-
-def _quality(candidate: Candidate) -> float:
-    """Higher is better, whatever the metric: the change against the reference where there is one."""
-    if candidate.verdict is not None:
-        return round(candidate.verdict.change, 9)
-    return 0.0
-
-
-def _closer(candidate: Candidate) -> float:
-    """Higher is nearer to the reference; two digits, since differences of rounding decide nothing."""
-    found = candidate.measurement.divergence if candidate.measurement else None
-    return -float(f"{found:.1e}") if found is not None else float("-inf")
-
-
-def _size(candidate: Candidate) -> int:
-    return candidate.measurement.size_bytes if candidate.measurement else 0
-
-
-def _latency(candidate: Candidate) -> float:
-    measurement = candidate.measurement
-    return measurement.latency_s if measurement and measurement.latency_s is not None else float("inf")
-
-
-def _energy(candidate: Candidate) -> float:
-    measurement = candidate.measurement
-    return measurement.energy_j if measurement and measurement.energy_j is not None else float("inf")
-
-
-def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that no other beats in size, latency and quality at once, smallest first."""
-    measured = [candidate for candidate in candidates if candidate.measurement is not None]
-    front = [one for one in measured if not any(_dominates(other, one) for other in measured)]
-    return sorted(front, key=_size)
-
-
-def _dominates(one: Candidate, other: Candidate) -> bool:
-    pairs = [
-        (-_size(one), -_size(other)),
-        (-_latency(one), -_latency(other)),
-        (_quality(one), _quality(other)),
-    ]
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def append(path: Path, candidate: Candidate) -> None:

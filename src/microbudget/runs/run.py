@@ -104,6 +104,22 @@ class Run:
         files.write_text(self.result, json.dumps(result, indent=1, ensure_ascii=False))
 
     @property
+    def front(self) -> Path:
+        """The models that no other of the run beats in size, latency and quality at once, one folder each."""
+        return self.folder / "front"
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """How the data of the last command were read, as `save_data_options` wrote it; empty before the first."""
+        path = self.folder / "data.json"
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return kept
+
+    def save_data_options(self, options: dict[str, Any]) -> None:
+        """Write how the data are read, for those who open them again: the report, and `deliver`."""
+        files.write_text(self.folder / "data.json", json.dumps(options, indent=1, ensure_ascii=False))
+
+    @property
     def prompts(self) -> dict[str, Any] | None:
         """The prompts of its language models; None before there are any."""
         path = self.folder / "prompts.json"
@@ -192,14 +208,21 @@ def open_run(
     run = Run(folder)
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        _begin(run, model, data, task, seed, force, progress)
+        yield run
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder. Raises RunLocked while another process has it."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RunLocked(f"{folder} is in use by another process: wait for it, or give another --out") from error
     try:
-        _begin(run, model, data, task, seed, force, progress)
-        yield run
+        yield
     finally:
         lock.release()
 
@@ -285,7 +308,7 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
         if use != now and not force and changes is not None and changes.only_moved:
             raise RunMismatch(_more_is_learnt(run.folder, use, now))
         if force:
-            _remove(run, ("models", "cache", "best"))
+            _remove(run, ("models", "cache", "best", "front"))
         elif not changed:
             progress.warn(f"{run.folder} was made by an earlier version: its models stay, and are measured again")
         elif changed == ["data_fingerprint"] and before.get("data") == data and changes is not None and changes.small:
@@ -293,7 +316,10 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
         else:
             reasons = "; ".join(_reasons(before, identity, changed, changes))
             raise RunMismatch(f"{run.folder} was made {reasons}: give another --out, or --force to start again")
-        _remove(run, ("answers", "candidates.jsonl", "report.html", "result.json", "budget.json", "prompts.json"))
+        _remove(
+            run,
+            ("answers", "candidates.jsonl", "report.html", "result.json", "budget.json", "data.json", "prompts.json"),
+        )
     manifest.save(run.manifest)
     _write(path, identity)
 

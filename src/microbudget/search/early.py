@@ -15,7 +15,8 @@ from ..methods import Context
 from ..model import Model
 from ..recipes.build import build
 from ..recipes.recipe import Recipe
-from ..runs.candidates import Candidate, best
+from ..runs.candidates import Candidate
+from ..runs.choice import best
 from ..runs.run import Run
 from ..ship import deliver, shipped_bytes
 from ..units import format_bytes

@@ -13,7 +13,8 @@ from typing import Any
 from ..errors import BadData, BadInput, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel
 from ..judge import memory, time_one, time_pair
 from ..judge.budget import Budget, Measurement
-from ..judge.judging import Judging, Opening, judging_of, scored
+from ..judge.evidence import ERROR
+from ..judge.judging import Opening, judging_of, scored
 from ..judge.measuring import Measured, cost_fields, measurement, quality_fields
 from ..judge.quality import Quality
 from ..methods import Context
@@ -32,8 +33,9 @@ from .reference import Reference
 from .samples import samples_of
 from .schedule import Schedule
 from .secondary import Secondary
-from .space import Pace, SearchSpace
+from .space import SearchSpace
 from .speeds import ratio_of, speed_of
+from .testing import Testing
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Evaluation:
         progress, seed = self._context.progress, self._context.seed
         self._answers = Answers(run, self.judging, self.reference, Opening(setting.threads), progress)
         self._secondary = Secondary(run, setting.context.task, self.reference, Opening(setting.threads), progress)
-        self._reader = Reader(self._answers, self.judging, setting.reference, setting.budget, seed)
+        self.reader = Reader(self._answers, self.judging, setting.reference, setting.budget, seed)
+        self._testing = Testing(run, self.judging, self.reference, self._answers, self.reader, setting.threads)
         self._samples = samples_of(run, self.judging, self.reference, setting.prompts, seed)
         self._rows = {row.fingerprint: row for row in run.candidates()}
         # A network that diverged, no time left; of recipes that nobody chose also what does not suit model or data.
@@ -97,8 +100,8 @@ class Evaluation:
         progress.doing("timing the reference")
         timing = time_one(worker, sample, seconds=seconds)
         progress.doing("the reference reads its first examples")
-        self._answers.of(model, "validation", self._reader.first_block, worker)
-        self._reader.keep_time_for_test(self._setting.schedule)
+        self._answers.of(model, "validation", self.reader.first_block, worker)
+        self.reader.keep_time_for_test(self._setting.schedule)
         progress.doing("measuring what the reference costs")
         costs = cost_fields(
             self.judging, Measured(model, worker, sample, timing, weight, self._setting.threads, seconds)
@@ -106,10 +109,6 @@ class Evaluation:
         costs["size_bytes"] = shipped_bytes(model, self._context.task)  # as of the candidates
         secondary = self._secondary.read(model, worker)
         return self._add(recipe, model, started, measurement=self._measurement(model, costs, secondary))
-
-    def pace(self, reference: Candidate) -> Pace:
-        """What measuring the reference has shown, for the forecast."""
-        return self._reader.pace(reference, self.reference.open_s)
 
     def reference_so_far(self, row: Candidate) -> Candidate:
         """The reference's row with its quality on all that it was asked to read for the candidates."""
@@ -126,21 +125,21 @@ class Evaluation:
 
     def on_common_examples(self, row: Candidate) -> Candidate:
         """A row whose quality is on the examples that the reference has read; see `Reader.on_common_examples`."""
-        known = self._reader.on_common_examples(self.model(row), row.measurement) if row.measurement else None
+        known = self.reader.on_common_examples(self.model(row), row.measurement) if row.measurement else None
         return replace(row, measurement=known)
 
-    def candidate(self, given: Model, recipe: Recipe, until: float = math.inf) -> Candidate:
+    def candidate(self, given: Model, recipe: Recipe, until: float = math.inf, built: float = math.inf) -> Candidate:
         """Build the recipe from the given model and measure it. A model that fails gives a row with the reason.
 
-        until: when its reading ends, decided or not.
+        until: when its reading ends, decided or not. built: when a training of it ends, where others are to follow.
         """
         started = time.monotonic()
         self._until = until
-        known = self._rows.get(planned(given, recipe, self._context, self._run.models).fingerprint)
+        known = self._rows.get(self.planned(given, recipe).fingerprint)
         if known is not None and known.measurement is not None and (self._run.folder / known.path).exists():
             return self._judged(known, self.model(known))
         try:
-            steps = (given, *build(given, recipe, self._in_time(), self._run.models))
+            steps = (given, *build(given, recipe, self._in_time(built), self._run.models))
         except DiskFull:
             raise
         except self._refusals as error:
@@ -169,10 +168,10 @@ class Evaluation:
         self.measuring_s = max(self.measuring_s, time.monotonic() - built)
         return self._add(str(recipe), model, started, **fields)
 
-    def _in_time(self) -> Context:
+    def _in_time(self, built: float) -> Context:
         """The context for a build: after it there must be time to measure."""
-        end = self._setting.schedule.search_end
-        return self._context if math.isinf(end) else replace(self._context, deadline=end - self.measuring_s)
+        end = min(built, self._setting.schedule.search_end - self.measuring_s)
+        return self._context if math.isinf(end) else replace(self._context, deadline=end)
 
     def _measured(self, model: Model, recipe: Recipe, unrounded: Model | None) -> dict[str, Any]:
         """The fields of a Candidate that measuring finds."""
@@ -197,7 +196,7 @@ class Evaluation:
                     other.open(unrounded, threads=setting.threads)
                     speed["over_float"] = ratio_of(time_pair(other, worker, sample, seconds=setting.durations.float_s))
             self._context.progress.doing(f"reading examples with {recipe.short()}")
-            verdict = self._reader.decide(model, worker, self._secondary.begin(self._until))
+            verdict = self.reader.decide(model, worker, self._secondary.begin(self._until))
             secondary = self._secondary.read(model, worker, self._until)
             self._samples.write(model, worker)
         self._samples.write(self.reference.model)  # after the first candidate, which is delivered sooner
@@ -219,9 +218,9 @@ class Evaluation:
 
     def _judged(self, known: Candidate, model: Model) -> Candidate:
         """A row that the run has, under the limit of now, for which it may have to read on."""
-        for each in (model, self.reference.model):
+        for each in (model, self.reference.model) if self._until else ():
             self._samples.write(each)
-        verdict = self._reader.decide(model, until=self._secondary.begin(self._until))
+        verdict = self.reader.decide(model, until=self._secondary.begin(self._until))
         measured, secondary = known.measurement, self._secondary.read(model, until=self._until)
         if measured is not None and (measured.examples != verdict.examples or secondary):
             extra = {**measured.extra, **self._answers.divergence(model, "validation"), **secondary}
@@ -230,17 +229,20 @@ class Evaluation:
 
     def test_count(self, candidate: Candidate) -> int:
         """How many test examples there is time for, before any is read."""
-        return self._reader.test_count(self.model(candidate), self._setting.schedule)
+        return self.reader.test_count(self.model(candidate), self._setting.schedule)
 
-    def on_test(self, candidate: Candidate, count: int) -> Candidate:
-        """The candidate with its measurement and verdict on the first `count` examples of the test split."""
-        model = self.model(candidate)
-        verdict = None if self.reference.is_model(model) else self._reader.on_test(model, count)
-        further = quality_extra(self.judging, self.reference, model, self._setting.threads)
-        extra = {**self._answers.divergence(model, "test", count), **further}
-        assert candidate.measurement is not None
-        fields = quality_fields(self._quality(model, "test", count), {**candidate.measurement.extra, **extra})
-        return replace(candidate, test=replace(candidate.measurement, **fields), test_verdict=verdict)
+    def on_test(self, candidate: Candidate, count: int, error: float = ERROR) -> Candidate:
+        """The candidate with its test; see `Testing.of`."""
+        return self._testing.of(candidate, self.model(candidate), count, error)
+
+    def planned(self, given: Model, recipe: Recipe) -> Model:
+        """The model that a recipe has made or will make."""
+        return planned(given, recipe, self._context, self._run.models)
+
+    def judged_as_read(self, row: Candidate) -> Candidate:
+        """A row under the limit of now, by what its model has read."""
+        self._until = 0.0
+        return self._judged(row, self.model(row))
 
     def model(self, candidate: Candidate) -> Model:
         """The Model of a row of this run."""
@@ -254,12 +256,3 @@ class Evaluation:
         self._run.add(candidate)
         self._rows[candidate.fingerprint] = candidate
         return candidate
-
-
-def quality_extra(judging: Judging, reference: Reference, model: Model, threads: int) -> dict[str, Any]:
-    """Numbers on the test split that take runs of their own, of kinds that have them."""
-    if not judging.has_quality_extra:
-        return {}
-    worker = reference.worker() if reference.is_model(model) else None
-    with judging.opened(model, worker, Opening(threads)) as opened:
-        return judging.quality_extra(opened, judging.task.examples("test"))

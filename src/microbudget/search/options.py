@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..machine.processor import Threads, fixed_threads
 from ..progress import SILENT, Progress
@@ -42,6 +42,8 @@ class RunOptions:
     prompts: what language models write for the report, or a file of them. normalizer: of transcripts, before they are
     compared. columns: of tables of texts. output: of an `.onnx` file with several, the one with the scores.
     questions: a file of them, which language models are asked too; they decide where `max_drop` is in points.
+    methods: of which `shrink` may make recipes, besides export and what teaches the labels. recipes: what it tries in
+    place of its own recipes; options may be open, as in `prune(size=?)`: each of their values is tried.
     """
 
     seed: int = 0
@@ -53,8 +55,16 @@ class RunOptions:
     columns: Columns | None = None
     output: str | None = None
     questions: str | Path | None = None
+    methods: Sequence[str] | None = None
+    recipes: str | None = None
     durations: Durations = DURATIONS
     progress: Progress = SILENT
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data are read, JSON-ready, for those who open them again."""
+        columns = None if self.columns is None else {"text": self.columns.text, "label": self.columns.label}
+        return {"normalizer": self.normalizer, "columns": columns}
 
     @property
     def fixed_threads(self) -> int:
@@ -74,5 +84,7 @@ class RunKeywords(TypedDict, total=False):
     columns: Columns | None
     output: str | None
     questions: str | Path | None
+    methods: Sequence[str] | None
+    recipes: str | None
     durations: Durations
     progress: Progress

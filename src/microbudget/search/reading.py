@@ -127,11 +127,14 @@ class Reader:
                 self._answers.of(each, "test", min(total, self._judging.look_every))
         return schedule.test_count(total, sum(self._answers.example_s(each) or 0.0 for each in models.values()))
 
-    def on_test(self, model: Model, count: int) -> Verdict:
-        """The verdict on the first `count` test examples, and on all unlabelled ones where an answer is a class."""
+    def on_test(self, model: Model, count: int, error: float) -> Verdict:
+        """The verdict on the first `count` test examples, and on all unlabelled ones where an answer is a class.
+
+        error: see `judge_pair`.
+        """
         reference, candidate = self._scores(model, "test", count, None)
-        unlabelled = self._disagreements(model)
-        return judge_pair(reference, candidate, self._budget.max_drop, unlabelled=unlabelled, seed=self._seed)
+        limit, unlabelled = self._budget.max_drop, self._disagreements(model)
+        return judge_pair(reference, candidate, limit, unlabelled=unlabelled, seed=self._seed, error=error)
 
     def _scores(self, model: Model, split: Split, count: int, worker: Worker | None) -> tuple[Scores, Scores]:
         examples = self._answers.examples(split)[:count]

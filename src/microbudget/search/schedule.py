@@ -60,6 +60,11 @@ class Schedule:
         shared = now + max(0.0, self.search_end - now) / max(1, candidates)
         return min(shared, max(now, self.started + FIRST_SHARE * self.total_s)) if first else shared
 
+    def training_end(self, trainings: int) -> float:
+        """Until when the training that begins now may last: so many, itself included, share what is left."""
+        now = time.monotonic()
+        return now + max(0.0, self.search_end - now) / max(1, trainings)
+
     def keep_for_test(self, examples: int, example_s: float) -> None:
         """Keep the time for reading the test split. example_s: of one example by the two models that are compared."""
         self.final_s = min(FINAL_SHARE * self.total_s, examples * example_s + WRITING_S)

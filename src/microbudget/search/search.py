@@ -17,19 +17,24 @@ from ..judge.verdict import can_show
 from ..machine.interrupts import deferred_interrupts, ignored_interrupts
 from ..methods import DECISIONS, Context, Method
 from ..methods.distill import Distill
-from ..model import Model
+from ..model import Model, Record
 from ..progress import Progress
 from ..recipes.build import build, clean, planned
 from ..recipes.recipe import Recipe
 from ..report import write_report
-from ..runs.candidates import Candidate, best
+from ..runs.candidates import Candidate
+from ..runs.choice import best
 from ..runs.run import Run
-from ..ship import deliver
+from ..ship import deliver, ship
+from ..ship.front import deliver_front
+from ..ship.shipment import Shipment
 from ..task import SPLITS, Split, Task, Use
 from ..units import format_bytes, format_change, format_seconds, format_times
+from .earlier import earlier_rows
 from .early import deliver_early
 from .evaluation import Evaluation, Setting
 from .examples import about_splits, counts
+from .final_test import Tested, final_test
 from .forecast import Forecast, starts_s
 from .options import RunOptions
 from .predicted import left_out, too_large
@@ -86,7 +91,9 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     context = Context(job.task, run.cache, options.seed, options.fixed_threads, progress=options.progress)
     judging = judging_of(job.task)
     _check_splits(judging, budget, job.use, options.progress)
+    before = Record.read(run.best)
     run.save_budget(budget)
+    run.save_data_options(options.reading)
     try:
         _deliver_first(run, job, context)
         job, reference = taught(run, job, context, schedule)
@@ -112,25 +119,28 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
         row = evaluation.reference_candidate(str(Recipe(job.first)))
         options.progress.say(f"reference {summary_line(row)}")
         starts = starts_s(judging, job.recipes, job.given.format, reference.format)
-        pace = replace(evaluation.pace(row), starts_s=starts, built=job.first)
+        pace = replace(evaluation.reader.pace(row, evaluation.reference.open_s), starts_s=starts, built=job.first)
         forecast = Forecast.of(job.recipes, job.space, pace, options.durations, schedule.final_s)
         limit = f" of the {budget.minutes:g} minutes" if budget.minutes else ""
         options.progress.say(f"forecast  {forecast}{limit}")
-        found, interrupted = _try_all(evaluation, run, job, (schedule, forecast))
+        earlier = earlier_rows(evaluation, run, job.given, job.recipes)
+        found, interrupted = _try_all(evaluation, run, job, (schedule, forecast), earlier)
         if not interrupted and found and len(evaluation.refused) == len(found):
             raise BadInput(_nothing_suits(job.given, evaluation.refused))
+        found += [one for one in earlier if one.fingerprint not in {each.fingerprint for each in found}]
         row, found = agreed(evaluation.reference_so_far(row), [evaluation.on_common_examples(one) for one in found])
         tested = None
         try:
             if not interrupted:
                 row, found = time_busy_again(evaluation, run, setting, row, found)
-                tested = _tested(evaluation, row, best(found, budget), options.progress)
+                tested = final_test(evaluation, evaluation.reference_so_far(row), found, budget, options.progress)
         except KeyboardInterrupt:
             interrupted = True
             options.progress.say("stopped before the test ended: the choice is delivered untested")
         with ignored_interrupts() if interrupted else deferred_interrupts():
             result = _finish(evaluation, run, (row, found), tested, budget, interrupted)
-            result = replace(result, examples=counts(job.task, job.use, found))
+            result = replace(result, examples=counts(job.task, job.use))
+            _say_choice(before, result, options.progress)
             _write(run, result, options.progress)
     if not interrupted and not options.keep and not evaluation.late:  # more minutes go on from what is there
         remove_unused_models(run, reference, found)
@@ -202,9 +212,16 @@ def _check_splits(judging: Judging, budget: Budget, use: Use, progress: Progress
 
 
 def _try_all(
-    evaluation: Evaluation, run: Run, job: Job, times: tuple[Schedule, Forecast]
+    evaluation: Evaluation,
+    run: Run,
+    job: Job,
+    times: tuple[Schedule, Forecast],
+    earlier: Sequence[Candidate],
 ) -> tuple[list[Candidate], bool]:
-    """The candidates of the recipes for which there is time, and whether the user stopped it. The best is delivered."""
+    """The candidates of the recipes for which there is time, and whether the user stopped it. The best is delivered.
+
+    earlier: rows of other commands, among which the best may be.
+    """
     found: list[Candidate] = []
     recipes, slowest, budget, progress = list(job.recipes), 0.0, job.budget, job.options.progress
     known = {row.fingerprint for row in run.candidates() if row.measurement is not None}
@@ -212,15 +229,16 @@ def _try_all(
     try:
         for index, recipe in enumerate(recipes):  # which grows where quantizing does not pay
             # A distillation watches the clock itself, and may take less than the one before: it has fewer layers.
-            room = evaluation.measuring_s if any(isinstance(step, Distill) for step in recipe.steps) else slowest
+            room = evaluation.measuring_s if _trains(recipe) else slowest
             if found and time.monotonic() + room > schedule.search_end:
                 progress.say(f"time is up: {len(recipes) - index} of {len(recipes)} recipes were not tried")
                 break
             started = time.monotonic()
-            until = schedule.reading_end(len(recipes) - index, first=best(found, budget) is None)
+            until = schedule.reading_end(len(recipes) - index, first=best([*earlier, *found], budget) is None)
             progress.doing(f"[{index + 1}/{len(recipes)}] {recipe.short()}")
-            reason = too_large(job.space, recipes, budget.max_memory_bytes if job.own_recipes else None).get(recipe)
-            candidate = left_out(recipe, reason) if reason else evaluation.candidate(job.given, recipe, until)
+            reason = too_large(job.space, recipes, budget).get(recipe) if job.own_recipes else None
+            built = schedule.training_end(sum(map(_trains, recipes[index:]))) if _trains(recipe) else math.inf
+            candidate = left_out(recipe, reason) if reason else evaluation.candidate(job.given, recipe, until, built)
             found.append(candidate)
             if candidate.measurement is not None:
                 slowest = max(slowest, time.monotonic() - started)
@@ -231,35 +249,29 @@ def _try_all(
             further = _further(job, recipe, candidate, recipes)
             recipes += further
             forecast.add(further)
-            if best(found, budget) is candidate:
+            if best([*earlier, *found], budget) is candidate:
                 with deferred_interrupts():
                     deliver(run, evaluation.model(candidate), candidate, budget, job.task)
                 if budget.goal == "size" and candidate.measurement and not candidate.broken_limits(budget):
                     others = recipes[index + 1 :]
                     recipes[index + 1 :] = job.space.promising_first(others, candidate.measurement.size_bytes)
     except KeyboardInterrupt:
-        built = best(found, budget) is not None
+        built = best([*earlier, *found], budget) is not None
         progress.say("stopped: " + ("the best so far is delivered" if built else "there is nothing to deliver yet"))
         return found, True
     return found, False
 
 
+def _trains(recipe: Recipe) -> bool:
+    """Whether one of its steps fits its length to the time that there is."""
+    return any(isinstance(step, Distill) for step in recipe.steps)
+
+
 def _further(job: Job, recipe: Recipe, candidate: Candidate, known: Sequence[Recipe]) -> list[Recipe]:
     """What is tried as well: without `quantize` where that made it slower, what is safer where a limit is broken."""
     others = [Recipe(recipe.steps[:-1])] if candidate.slower_than_float else []
-    others += job.space.fallbacks(recipe) if candidate.broken_limits(job.budget) else ()
+    others += job.space.allowed(job.space.further(recipe, candidate), job.first)
     return [other for other in dict.fromkeys(others) if job.own_recipes and other not in known]
-
-
-def _tested(
-    evaluation: Evaluation, reference: Candidate, chosen: Candidate | None, progress: Progress
-) -> tuple[Candidate, Candidate] | None:
-    """The reference and the chosen candidate with their test; None without a choice."""
-    if chosen is None:
-        return None
-    progress.doing("testing what ships")
-    count = evaluation.test_count(chosen)
-    return evaluation.on_test(evaluation.reference_so_far(reference), count), evaluation.on_test(chosen, count)
 
 
 def summary_line(candidate: Candidate) -> str:
@@ -293,13 +305,13 @@ def _finish(
     evaluation: Evaluation,
     run: Run,
     rows: tuple[Candidate, list[Candidate]],
-    tested: tuple[Candidate, Candidate] | None,
+    tested: Tested | None,
     budget: Budget,
     interrupted: bool,
 ) -> Shrunk:
     """Deliver the choice, and say whether it keeps the budget. rows: the reference and the candidates.
 
-    tested: the reference and the choice with their test; None: the run was interrupted, or there is no choice.
+    tested: None where the run was interrupted, or where there is no choice.
     """
     (reference, found), chosen, task = rows, best(rows[1], budget), evaluation.judging.task
     if chosen is None:
@@ -309,11 +321,24 @@ def _finish(
         deliver(run, evaluation.model(chosen), chosen, budget, task, reference)
         unmet = [*chosen.broken_limits(budget), "it was not tested: the run was interrupted"]
         return Shrunk(run.folder, reference, found, chosen, budget, unmet, interrupted)
-    reference, judged = tested
+    reference, judged = tested.reference, tested.chosen
     unmet = [*judged.broken_limits(budget), *judged.broken_on_test(budget)]
-    deliver(run, evaluation.model(judged), judged, budget, task, reference)
-    found = [judged if candidate.fingerprint == judged.fingerprint else candidate for candidate in found]
+    shipment = Shipment(evaluation.model(judged), judged, budget, task, run.settings, reference)
+    ship(shipment, run.best)
+    found = tested.rows(found)
+    numbered = [each for each in found if each.fingerprint != reference.fingerprint]  # as in the report
+    deliver_front(run, shipment, numbered, evaluation.model)
     return Shrunk(run.folder, reference, found, judged, budget, unmet)
+
+
+def _say_choice(before: Record | None, result: Shrunk, progress: Progress) -> None:
+    """In a run that had delivered a model: whether it is another one now."""
+    if before is None or result.best is None:
+        return
+    if before.fingerprint == result.best.fingerprint:
+        progress.say(f"choice    as before: {Recipe.parse(result.best.recipe).short()}")
+    else:
+        progress.say(f"choice    {Recipe.parse(result.best.recipe).short()} takes the place of {before.recipe}")
 
 
 def _write(run: Run, result: Shrunk, progress: Progress) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Unpack
 
 from ..data.saved import Source
-from ..errors import LabelsDisagree
+from ..errors import InvalidOption, LabelsDisagree
 from ..judge.budget import Budget
 from ..judge.judging import judging_of
 from ..methods import Method
 from ..model import Model
+from ..recipes.open_options import recipes_of
 from ..recipes.recipe import Recipe
-from ..runs.run import check_place, open_run, without_trace
+from ..report.headline import limits_text
+from ..runs.run import Run, check_place, open_run, without_trace
 from ..runtimes.labels import knows_labels
 from ..runtimes.loading import load
 from ..task import Data, Task
@@ -22,7 +24,7 @@ from .options import RunKeywords, RunOptions
 from .result import Shrunk
 from .samples import read_prompts
 from .search import Job, search
-from .space import search_space
+from .space import SearchSpace, allowed_methods, search_space
 
 
 def shrink(
@@ -37,30 +39,48 @@ def shrink(
 
     When the model's labels are not the data's it is finetuned first, and that float32 result is the reference.
     Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. options: the fields of RunOptions.
-    The same call again goes on where a killed one was.
+    `methods` and `recipes` of them narrow what is tried, or say it. The same call again goes on where a killed one was.
     """
     with without_trace(Path(out)):
-        how = RunOptions(**options)
+        how, limits = RunOptions(**options), budget or Budget()
         check_place(Path(out), data=data.name if isinstance(data, Source) else data, model=model)
         given = load(model)
         prompts = read_prompts(how.prompts, given)
 
-        def plan(task: Task) -> Plan:
-            space = search_space(judging_of(task).resolved(given, how.output), task, minutes)
-            first = () if knows_labels(space.given, task.labels) else space.teaching(minutes)
-            return Plan(space, first, tuple(space.recipes(first)))
+        asked = () if how.recipes is None else tuple(recipes_of(how.recipes))
+        methods = allowed_methods(how.methods)
 
-        budget = budget or Budget()
-        minutes = budget.minutes
-        opened = RunData(given, data, Path(out), how, budget.max_drop).opened(plan)
+        def plan(task: Task) -> Plan:
+            space = search_space(judging_of(task).resolved(given, how.output), task, limits, methods)
+            known = knows_labels(space.given, task.labels)
+            if asked:
+                return Plan(space, () if known else _teaching(asked[0], task), asked)
+            first = () if known else tuple(space.teaching(limits.minutes))
+            return Plan(space, first, _allowed(space, first))
+
+        for each in asked:
+            each.formats(given.format)
+        opened = RunData(given, data, Path(out), how, limits.max_drop).opened(plan)
         space, first = opened.plan.space, opened.plan.first
-        if budget.max_drop is None:
-            budget = replace(budget, max_drop=space.default_drop)
+        if limits.max_drop is None:
+            limits = replace(limits, max_drop=space.default_drop)
+        space.budget = limits
         if first:
             how.progress.say("the model's labels are not the data's: it is finetuned first, and that is the reference")
         for line in space.forecast(how.fixed_threads):
             how.progress.say(line)
-        return _searched(opened, budget, Path(out), how, prompts, own_recipes=True)
+        return _searched(opened, limits, Path(out), how, prompts, own_recipes=True)
+
+
+def _allowed(space: SearchSpace, first: tuple[Method, ...]) -> tuple[Recipe, ...]:
+    """The recipes of a space that consist of the methods which the user allows. Raises InvalidOption for none."""
+    recipes = list(space.recipes(first))
+    found = tuple(space.allowed(recipes, first))
+    used = sorted({step.name() for recipe in recipes for step in recipe.steps} - {"export"})
+    if not found or (space.methods is not None and not space.methods & set(used)):
+        raise InvalidOption(f"no recipe for this model consists of {', '.join(sorted(space.methods or ()))} alone: the"
+                            f" recipes have {', '.join(used)}")  # fmt: skip
+    return found
 
 
 def run_recipe(
@@ -73,6 +93,9 @@ def run_recipe(
     **options: Unpack[RunKeywords],
 ) -> Shrunk:
     """Build and measure one recipe; its result is OUT/best. options: the fields of RunOptions.
+
+    In a run that has candidates it is one more of them, against the same reference, and the best of all is chosen;
+    without limits of its own those of the run's last command hold.
 
     Raises LabelsDisagree when nothing teaches the model the data's labels.
     """
@@ -87,11 +110,29 @@ def run_recipe(
         def plan(task: Task) -> Plan:
             space = search_space(judging_of(task).resolved(given, how.output), task)
             known = knows_labels(space.given, task.labels)
-            return Plan(space, () if known else _teaching(parsed, task), (parsed,))
+            return Plan(space, () if known else _kept_teaching(Path(out), how) or _teaching(parsed, task), (parsed,))
 
-        limit = None if budget is None else budget.max_drop
-        opened = RunData(given, data, Path(out), how, limit).opened(plan, parsed.learns_from(given.format))
-        return _searched(opened, budget or Budget(), Path(out), how, prompts, own_recipes=False)
+        budget = _with_kept_limits(budget or Budget(), Path(out), how)
+        opened = RunData(given, data, Path(out), how, budget.max_drop).opened(plan, parsed.learns_from(given.format))
+        return _searched(opened, budget, Path(out), how, prompts, own_recipes=False)
+
+
+def _kept_teaching(out: Path, how: RunOptions) -> tuple[Method, ...]:
+    """The steps that made the reference of the run that is gone on with: its candidates stay comparable."""
+    rows = [] if how.force else Run(out).candidates()
+    reference = next((row for row in rows if row.measurement is not None and row.verdict is None), None)
+    return () if reference is None or not reference.recipe else Recipe.parse(reference.recipe).steps
+
+
+def _with_kept_limits(budget: Budget, out: Path, how: RunOptions) -> Budget:
+    """A budget without limits gets those that the run's last command had: the recipe is one more of its candidates."""
+    kept = None if how.force else Run(out).budget
+    if kept is None or budget.limits:
+        return budget
+    earlier = replace(Budget.from_dict(kept), minutes=budget.minutes)
+    if earlier.limits:
+        how.progress.say(f"limits    as before: {limits_text(earlier)}")
+    return earlier
 
 
 def _teaching(recipe: Recipe, task: Task) -> tuple[Method, ...]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UnsupportedModel
+from ..errors import InvalidOption, UnsupportedModel
+from ..judge.budget import Budget
 from ..judge.footprint import predicted_memory
 from ..judge.footprint.onnx import Weights
 from ..kind import facet, find_facet, of_format
 from ..methods import Method
+from ..methods import names as method_names
 from ..methods.finetune import Finetune
 from ..model import Model
 from ..progress import Progress
 from ..recipes.recipe import Recipe
+from ..runs.candidates import Candidate
 from ..task import Inputs, Task
 from ..units import Drop
 from .predicted import exported_memory, float_weights
@@ -50,7 +53,11 @@ class SearchSpace:
     """The recipes for one model and its data, and what is known of them before they are built."""
 
     default_drop = Drop(0.01)  # the loss that is allowed where the user gives no limit
-    minutes: float | None = None  # of the whole run, where it has an end
+    budget = Budget(minutes=None)
+    methods: frozenset[str] | None = None  # that the user allows; None: all
+    size_margin = (
+        1.1  # times the limit on size, beyond which a recipe is not built: how far predictions are to be trusted
+    )
     further_s = 0.0  # that each candidate takes besides what all kinds measure
 
     def __init__(self, given: Model, task: Task) -> None:
@@ -71,6 +78,22 @@ class SearchSpace:
     def without_reference(self, recipes: Sequence[Recipe]) -> list[Recipe]:
         """Those that learn from the data alone and take seconds: they are delivered while the labels are taught."""
         return []
+
+    @property
+    def minutes(self) -> float | None:
+        """Of the whole run, where it has an end."""
+        return self.budget.minutes
+
+    def allowed(self, recipes: Iterable[Recipe], first: Sequence[Method]) -> Iterator[Recipe]:
+        """Those that consist of the methods which the user allows, besides export and what teaches the labels."""
+        free = {"export", *(step.name() for step in first)}
+        for recipe in recipes:
+            if self.methods is None or {step.name() for step in recipe.steps} - free <= self.methods:
+                yield recipe
+
+    def further(self, recipe: Recipe, candidate: Candidate) -> Iterable[Recipe]:
+        """What is tried as well, for what the candidate of this recipe has shown."""
+        return self.fallbacks(recipe) if candidate.broken_limits(self.budget) else ()
 
     def fallbacks(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """What is tried in addition where the candidate of this recipe breaks a limit."""
@@ -109,6 +132,10 @@ class SearchSpace:
     def _float_weights(self) -> Weights | None:
         return float_weights(self.given)
 
+    def size_bytes(self, recipe: Recipe) -> int | None:
+        """About so many a recipe's model will have, before it is built; None where nothing says so."""
+        return None
+
     def memory_bytes(self, recipe: Recipe) -> int | None:
         """At least about so many a recipe's model will take, before it is built; None where nothing says so."""
         if self._float_weights is None or recipe.formats(self.given.format)[-1] != "onnx":
@@ -116,12 +143,26 @@ class SearchSpace:
         return exported_memory(self.given, self._float_weights, recipe)
 
 
-def search_space(given: Model, task: Task, minutes: float | None = None) -> SearchSpace:
+def allowed_methods(names: Collection[str] | None) -> frozenset[str] | None:
+    """The methods that recipes may have; None: all. Raises InvalidOption for a name that is no method."""
+    if names is None:
+        return None
+    unknown = sorted(set(names) - set(method_names()))
+    if unknown or not names:
+        said = f"there is no method {', '.join(unknown)}" if unknown else "methods names none"
+        raise InvalidOption(f"{said}; there are {', '.join(method_names())}")
+    return frozenset(names)
+
+
+def search_space(
+    given: Model, task: Task, budget: Budget | None = None, methods: Collection[str] | None = None
+) -> SearchSpace:
     """The SearchSpace of the model's kind; for a kind of the user's own, that of its file format.
 
-    minutes: of the whole run, where it has an end.
+    methods: those that recipes may have; None: all.
     """
     module = find_facet(given.task, "search_space") or facet(of_format(given.format) or given.task, "search_space")
     found: SearchSpace = module.SearchSpace(given, task)
-    found.minutes = minutes
+    found.budget = budget or Budget(minutes=None)
+    found.methods = None if methods is None else frozenset(methods)
     return found

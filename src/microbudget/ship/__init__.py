@@ -1,4 +1,4 @@
-"""Ship: put the best candidate into RUN/best, with its card and what its kind adds."""
+"""Ship: put a candidate into a folder, such as RUN/best, with its card and what its kind adds."""
 
 from __future__ import annotations
 
@@ -7,38 +7,46 @@ import shutil
 from pathlib import Path
 
 from ..judge.budget import Budget
-from ..machine.files import whole_folder
+from ..machine.files import link_or_copy, whole_folder
 from ..model import GGUF_NAME, ONNX_NAME, Model
 from ..runs.candidates import Candidate
 from ..runs.run import Run
 from ..task import Task
 from .card import card
+from .shipment import Shipment
 from .shipping import shipping_of
 
 PREPROCESSOR = "preprocessor_config.json"
+REWRITTEN = ("onnx",)  # formats whose file gets the plan of a script: a link would write it into the run's own model
 
 
 def deliver(
     run: Run, model: Model, candidate: Candidate, budget: Budget, task: Task, reference: Candidate | None = None
 ) -> Path:
-    """Replace RUN/best by this model as a whole; the older one stays until the new one is complete.
+    """Replace RUN/best by this model as a whole; the older one stays until the new one is complete."""
+    return ship(Shipment(model, candidate, budget, task, run.settings, reference), run.best)
 
-    task: whose kind adds files, such as a script that needs no microbudget.
+
+def ship(shipment: Shipment, path: Path, *, linked: bool = False) -> Path:
+    """Replace a folder by the model, its card and what its kind adds. linked: weights are not copied where links work.
+
+    Raises OSError.
     """
-    with whole_folder(run.best) as folder:
+    model, task = shipment.model, shipment.task
+    with whole_folder(path) as folder:
         for file in model.files:
             target = folder / _name(file, model)
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
+            place = link_or_copy if linked and model.format not in REWRITTEN else shutil.copyfile
+            place(file, target)
         model.record.save(folder)
         if _lacks_preprocessor(model, task, folder):
             (folder / PREPROCESSOR).write_text(_preprocessing(model), encoding="utf-8")
         if model.labels is not None:
             (folder / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
         shipping_of(task.kind).add_files(folder, model, task)
-        text = card(folder, run.settings, model, candidate, budget, reference)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-    return run.best
+        (folder / "README.md").write_text(card(folder, shipment), encoding="utf-8")
+    return path
 
 
 def shipped_bytes(model: Model, task: Task) -> int:

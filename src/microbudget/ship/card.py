@@ -7,25 +7,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..judge.budget import Budget
 from ..model import Model
 from ..report import phrases
 from ..report.part import usage_of, words_of
-from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_seconds, format_times
+from .shipment import Shipment
 from .shipping import shipping_of
 
 
-def card(
-    folder: Path,
-    settings: dict[str, Any],
-    model: Model,
-    candidate: Candidate,
-    budget: Budget,
-    reference: Candidate | None = None,
-) -> str:
-    """The card's Markdown. folder: with the model's files. settings: of run.toml."""
+def card(folder: Path, shipment: Shipment) -> str:
+    """The card's Markdown. folder: with the model's files."""
     import jinja2
+
+    model, candidate, budget, reference = shipment.model, shipment.candidate, shipment.budget, shipment.reference
 
     source = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -36,7 +30,7 @@ def card(
     assert measurement is not None
     shipping, reference_test = shipping_of(measurement.task), None if reference is None else reference.test
     facts: dict[str, Any] = {
-        "settings": settings,
+        "settings": shipment.settings,
         "record": model.record,
         "labels": model.labels or (),
         "candidate": candidate,

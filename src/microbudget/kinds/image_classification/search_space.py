@@ -1,23 +1,33 @@
-"""What `shrink` tries for image classifiers: 8-bit integers at full size, float, then smaller and smaller inputs."""
+"""What `shrink` tries for image classifiers: integers, float, smaller inputs, fewer channels, fewer bits.
+
+Under a limit on size that 8 bits do not meet, the cuts and the bits are those that do: see `sized`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from ...errors import MicrobudgetError
 from ...images.preprocess import Preprocessing
+from ...judge.budget import Measurement
 from ...methods import Method
 from ...methods.distill import Distill
 from ...methods.export import Export
 from ...methods.prune import Prune
 from ...methods.quantize import Quantize
 from ...methods.resize import Resize
+from ...model import Model
 from ...progress import Progress
 from ...recipes.recipe import Recipe
+from ...runs.candidates import Candidate
 from ...search import space
 from ...search.space import Pace
+from ...task import Task
 from .data import ImageTask
+from .sized import HALF_BITS, ROOM, WHOLE_BITS, Bytes, size_of
 
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
 # Sizes are rounded to multiples of a seventh of the side, 32 pixels of 224: as often as networks halve their input. For
@@ -26,9 +36,11 @@ STEPS = 7
 # Shares of the parameters that pruned networks keep, each as it is after the repair; and of the one that is taught.
 PRUNED, TAUGHT_SHARE = (0.5,), 0.35
 TAUGHT_SCALE = 5 / 7  # of the input of the one that is taught: 160 pixels, where a step takes half the time
+FEWER_BITS = (HALF_BITS,)  # of the whole network's weights
 SAMPLES = 32  # photos by which `prune` measures
 SAME_LAYERS = ("finetune", "lora", "resize")  # steps after which the network has the layers that it had
 SMALLEST = 8  # pixels, that `resize` makes
+WAITED_FOR = Candidate("", "", "")  # of a recipe that is not measured yet
 # Forward passes over the training photos, as many as take the time of a step; and what a step takes besides.
 CALIBRATED, TRAINED, MEASURED, STEP_S = 1, 2, 6, 1.5
 
@@ -36,31 +48,101 @@ CALIBRATED, TRAINED, MEASURED, STEP_S = 1, 2, 6, 1.5
 class SearchSpace(space.SearchSpace):
     """Recipes for a Hugging Face folder or an `.onnx` file."""
 
+    def __init__(self, given: Model, task: Task) -> None:
+        super().__init__(given, task)
+        self._first: tuple[Method, ...] = ()  # the steps that teach the labels
+        self._bytes: Bytes | None = None  # of the whole network in 8 bits, once it is weighed
+        self._cuts: dict[Recipe, Candidate] = {}  # those to the limit, and what they have shown
+
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
         """The safest first."""
-        export: tuple[Method, ...] = (Export(),) if self.given.format == "hf" else ()
-        yield Recipe((*first, *export, Quantize()))
-        if first or export:
-            yield Recipe((*first, *export))
-        smaller = self.smaller_inputs()
-        for pixels in smaller:
-            yield Recipe((Resize(pixels=pixels), *first, *export, Quantize()))
-        if export and self._prunable():
-            yield from self._pruned(first)
+        self._first = tuple(first)
+        yield self._whole
+        if first or self._export:
+            yield Recipe((*first, *self._export))
+        for pixels in self.smaller_inputs():
+            yield Recipe((Resize(pixels=pixels), *first, *self._export, Quantize()))
+        yield from (Recipe((*first, *self._export, Quantize(bits=bits))) for bits in FEWER_BITS)
+        if self._prunable:
+            yield from self._pruned()
 
-    def _pruned(self, first: Sequence[Method]) -> Iterator[Recipe]:
+    @property
+    def _export(self) -> tuple[Method, ...]:
+        return (Export(),) if self.given.format == "hf" else ()
+
+    @property
+    def _whole(self) -> Recipe:
+        """The first recipe: nothing but integers."""
+        return Recipe((*self._first, *self._export, Quantize()))
+
+    @property
+    def _smaller(self) -> tuple[Method, ...]:
+        """The smaller input of what is taught."""
+        pixels = self._scaled(TAUGHT_SCALE)
+        return (Resize(pixels=pixels),) if pixels in self.smaller_inputs() else ()
+
+    def _pruned(self) -> Iterator[Recipe]:
         """Fewer channels: repaired without training; and, where the data are cut for training anyway, taught."""
-        rest, taught = (Export(), Quantize()), self._scaled(TAUGHT_SCALE)
-        smaller = (Resize(pixels=taught),) if taught in self.smaller_inputs() else ()
         for share in PRUNED:
-            yield Recipe((*first, self._cut(share), *rest))
-            if smaller:
-                yield Recipe((*smaller, *first, self._cut(share), *rest))
-        if PRUNED and first:  # last: it takes the time that is left
-            yield Recipe((*smaller, *first, self._cut(TAUGHT_SHARE), Distill(), *rest))
+            yield self._of_width(share)
+            if self._smaller:
+                yield self._of_width(share, before=self._smaller)
+        if PRUNED and self._first and self.budget.max_size_bytes is None:  # last: it takes the time that is left
+            yield self._taught(TAUGHT_SHARE)
 
+    def _of_width(self, share: float, bits: int = WHOLE_BITS, before: Sequence[Method] = ()) -> Recipe:
+        return Recipe((*before, *self._first, self._cut(share), *self._export, Quantize(bits=bits)))
+
+    def _taught(self, share: float, bits: int = WHOLE_BITS) -> Recipe:
+        return Recipe((*self._smaller, *self._first, self._cut(share), Distill(), *self._export, Quantize(bits=bits)))
+
+    def further(self, recipe: Recipe, candidate: Candidate) -> Iterable[Recipe]:
+        """Under a limit on size that 8 bits do not meet: cuts and bits that do; then the better of them is taught.
+
+        Better is what is nearer to the reference: of two cuts that were repaired and not trained, the one from which a
+        training has the shorter way.
+        """
+        limit, measured = self.budget.max_size_bytes, candidate.measurement
+        if limit is None:
+            return ()
+        if recipe == self._whole and measured is not None:
+            self._bytes = Bytes.of(measured)
+            return list(self._sized(measured, limit))
+        if recipe not in self._cuts:
+            return ()
+        self._cuts[recipe] = candidate
+        shown = {cut: found for cut, found in self._cuts.items() if found is not WAITED_FOR}
+        if not self._first or len(shown) < len(self._cuts):
+            return ()
+        nearest = min(shown, key=lambda cut: _distance(shown[cut]))
+        steps = nearest.steps
+        cut = next(step for step in steps if isinstance(step, Prune))
+        return [Recipe((*self._smaller, *self._first, cut, Distill(), *self._export, steps[-1]))]
+
+    def _sized(self, measured: Measurement, limit: int) -> Iterator[Recipe]:
+        known = self._bytes
+        if known is None or measured.size_bytes <= limit:
+            if PRUNED and self._first and self._prunable:
+                yield self._taught(TAUGHT_SHARE)
+            return
+        if known.at(1, HALF_BITS) <= limit:  # some layers in 8 bits, others in 4
+            yield Recipe((*self._first, *self._export, Quantize(size=format_limit(limit))))
+        if not self._prunable:
+            return
+        for share, bits in known.widths(limit):
+            recipe = self._of_width(share, bits)
+            self._cuts[recipe] = WAITED_FOR
+            yield recipe
+
+    def size_bytes(self, recipe: Recipe) -> int | None:
+        """By the weight of the whole network in 8 bits, once that is known."""
+        return None if self._bytes is None else size_of(recipe, self._bytes)
+
+    @cached_property
     def _prunable(self) -> bool:
         """Whether nothing says already that no channel can be removed."""
+        if self.given.format != "hf":
+            return False
         from .prune import check_groups
 
         try:
@@ -70,7 +152,7 @@ class SearchSpace(space.SearchSpace):
         return True
 
     def _cut(self, share: float) -> Prune:
-        return Prune(size=f"{share:g}x", samples=SAMPLES)
+        return Prune(size=f"{math.floor(share * 100) / 100:g}x", samples=SAMPLES)
 
     def smaller_inputs(self) -> list[int]:
         """Sides of smaller square inputs, largest first."""
@@ -113,6 +195,17 @@ class SearchSpace(space.SearchSpace):
         resizes = {step.pixels for recipe in recipes for step in recipe.steps if isinstance(step, Resize)}
         full = Preprocessing.parse(preprocessing)
         self.task.prepare([preprocessing, *(full.resized(pixels) for pixels in sorted(resizes))], progress=progress)
+
+
+def _distance(candidate: Candidate) -> float:
+    """From the reference; infinity where that was not measured."""
+    found = candidate.measurement.divergence if candidate.measurement else None
+    return math.inf if found is None else found
+
+
+def format_limit(limit_bytes: int) -> str:
+    """A limit for `quantize(size=...)`, with room for what delivering adds to the file."""
+    return f"{math.floor(ROOM * limit_bytes / 1000)}kB"
 
 
 def _prunes_the_given_layers(recipe: Recipe) -> bool:

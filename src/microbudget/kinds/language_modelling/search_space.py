@@ -58,6 +58,7 @@ class SearchSpace(space.SearchSpace):
 
     default_drop = Drop(0.01, relative=True)
     further_s = PREFILL_S + WRITING_S
+    size_margin = 1.0  # sizes follow from the shapes, to the byte
 
     def __init__(self, given: Model, task: Task) -> None:
         super().__init__(given, task)

@@ -40,10 +40,8 @@ def usage(_folder: Path, model_format: str) -> Usage:
 
 def part(outcome: Outcome) -> Part:
     """The recordings worth listening to, where the data are still there."""
-    measured = outcome.reference.measurement
-    normalizer = "basic" if measured is None else str(measured.extra.get("normalizer", "basic"))
     sentences = tuple(filter(None, (_long_form(outcome),)))
-    with reopened(outcome, normalizer=normalizer) as (task, missing):
+    with reopened(outcome) as (task, missing):
         if not isinstance(task, TranscriptionTask):
             return Part(_sections(Players(missing)), sentences=sentences)
         return Part(

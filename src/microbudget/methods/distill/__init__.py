@@ -6,7 +6,7 @@ Hinton, Vinyals and Dean 2015, arXiv:1503.02531. What is done for a kind of mode
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InvalidOption
 from .. import Context, Method, option
@@ -43,6 +43,7 @@ class Distill(Method):
 
     revision: ClassVar[int] = 4
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}  # onnx: of photos
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = {"depth": (0.75, 0.5, 0.25), "width": (0.75, 0.5, 0.35)}
 
     student: str | None = option(
         None,

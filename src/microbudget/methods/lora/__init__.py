@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...errors import BadData, InvalidOption
 from ...model import Model, Record
@@ -21,6 +21,7 @@ class Lora(Method):
     revision: ClassVar[int] = 3
     teaches: ClassVar[bool] = True
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = {"rank": (4, 8, 16)}
 
     rank: int = option(8, "inner width of each adapter", low=1, high=1024)
     alpha: float | None = option(

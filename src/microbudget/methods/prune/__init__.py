@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .target import PruningTarget
 
 DEFAULT_SPARSITY = 0.5
+SHARES = ("0.7x", "0.5x", "0.35x", "0.25x")
+GRIDS = {"size": SHARES, "latency": SHARES, "sparsity": (0.25, 0.5, 0.7)}
 IMPORTANCES = {  # of each structure; blocks are dropped by their measured effect
     "channels": ("magnitude", "taylor", "batchnorm"),
     "layers": ("magnitude",),
@@ -36,6 +38,7 @@ class Prune(Method):
     """Remove the least important channels, heads, neurons or blocks: smaller and faster without special kernels."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf", "onnx": "onnx"}  # onnx: of photos
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = GRIDS
     revision: ClassVar[int] = 5
 
     structure: str = option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ... import kind as kinds
 from ...errors import InvalidOption, InvalidRecipe
@@ -23,6 +23,8 @@ TYPE_OF_BITS = {8: "Q8_0", 4: "Q4_K_M", 3: "Q3_K_M", 2: "Q2_K"}  # of a GGUF fil
 FOR_ONNX = ("activations", "observer", "corrections", "keep_float_activations", "table_bits", "size", "max_kl")
 FOR_GGUF = ("type", "imatrix", "tensors")
 
+OPEN_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")  # that an open type stands for
+
 
 @dataclass(frozen=True)
 class Quantize(Method):
@@ -30,6 +32,7 @@ class Quantize(Method):
 
     revision: ClassVar[int] = 7  # tables of embeddings in 8 bits
     formats: ClassVar[dict[str, str]] = {"onnx": "onnx", "gguf": "gguf"}
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = {"type": OPEN_TYPES}
 
     bits: int = option(8, "bits of the weights; activations get 8", choices=(8, 4, 3, 2))
     activations: str = option("int8", "int8, or float: only the weights are rounded", choices=("int8", "float"))

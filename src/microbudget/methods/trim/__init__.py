@@ -39,6 +39,7 @@ class Trim(Method):
     """Keep only the tokens that your texts need; any other text can still be written, in smaller pieces."""
 
     formats: ClassVar[dict[str, str]] = {"hf": "hf"}
+    grids: ClassVar[dict[str, tuple[Any, ...]]] = {"keep": (8000, 4000, 2000, 0)}
 
     coverage: float = option(1.0, "fraction of the words of the texts that keep tokens of their own", low=0, high=1)
     keep: int | str = option(
