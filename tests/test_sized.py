@@ -99,6 +99,34 @@ def test_a_limit_that_8_bits_meet_changes_nothing(resnet: Path, task: ImageTask)
     assert "prune(size='0.35x', samples=32) > distill" in taught.short()
 
 
+def test_what_the_limit_takes_is_said_before_anything_is_trained(resnet: Path, task: ImageTask) -> None:
+    def said(limit: int) -> list[str]:
+        space = space_of(resnet, task, limit)
+        whole, *others = space.recipes((Finetune(),))
+        assert not list(space.about_limits(others[0], Candidate("", "", "", WHOLE)))
+        return list(space.about_limits(whole, Candidate("", "", "", WHOLE)))
+
+    start = "limit     the whole network has 2.43 MB in 8 bits"
+    assert said(1_000_000) == [
+        f"{start}; 1.00 MB takes 35 % of the parameters in 8 bits, or 70 % of the parameters in 4 bits"
+    ]
+    assert said(2_000_000) == [
+        f"{start}; 2.00 MB takes 78 % of the parameters in 8 bits, or all of them in 8 and 4 bits"
+    ]
+    assert said(200_000) == [
+        f"{start}, and the smallest that is tried about 349 kB (15 % of the parameters in 4 bits): no shape meets"
+        " 200 kB"
+    ]
+    assert said(2_500_000) == []
+
+
+def test_where_no_shape_meets_the_limit_the_smallest_is_built(resnet: Path, task: ImageTask) -> None:
+    space = space_of(resnet, task, 200_000)
+    whole = next(iter(space.recipes((Finetune(),))))
+    (smallest,) = space.further(whole, Candidate("", "", "", WHOLE))
+    assert smallest.short() == "finetune > prune(size='0.15x', samples=32) > export > quantize(bits=4)"
+
+
 def test_nothing_is_taught_to_a_model_that_knows_the_labels(resnet: Path, task: ImageTask) -> None:
     space = space_of(resnet, task, 1_000_000)
     whole = next(iter(space.recipes(())))

@@ -236,7 +236,8 @@ def print_run(shrunk: Shrunk) -> None:
         console.print(_evidence(shrunk), soft_wrap=True)
     for candidate in shrunk.candidates:
         if candidate.measurement is None:
-            console.print(f"failed: {_short(candidate.recipe)}: {candidate.failure}", markup=False, soft_wrap=True)
+            what, _, reason = candidate.without_result.partition(": ")
+            console.print(f"{what}: {_short(candidate.recipe)}: {reason}", markup=False, soft_wrap=True)
     if marked := [candidate for candidate in shrunk.candidates if candidate.busy]:
         console.print(f"{BUSY} {phrases.busy(marked[0])}; give the command again when it is quiet", soft_wrap=True)
     if shrunk.best is None:
@@ -303,7 +304,7 @@ def _evidence(shrunk: Shrunk) -> str:
 def _row(candidate: Candidate, reference: Candidate) -> list[str]:
     label = "reference" if candidate.fingerprint == reference.fingerprint else _short(candidate.recipe)
     if candidate.measurement is None:
-        return [label, *[MISSING] * 5, "failed"]
+        return [label, *[MISSING] * 5, candidate.without_result.partition(":")[0]]
     measurement, verdict = candidate.measurement, candidate.verdict
     speedup = candidate.speed.get("speedup")
     return [

@@ -90,7 +90,7 @@ def _row(candidate: Candidate, called: str, role: Role) -> Row:
     short, recipe = _steps(candidate.recipe), candidate.recipe or AS_GIVEN
     measurement, verdict = candidate.measurement, candidate.verdict
     if measurement is None:
-        return Row(called, role, short, recipe, failure=candidate.failure or "was not measured")
+        return Row(called, role, short, recipe, failure=candidate.without_result)
     return Row(
         name=called,
         role=role,

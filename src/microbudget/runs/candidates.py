@@ -11,6 +11,8 @@ from typing import Any
 from ..judge.budget import Budget, Measurement
 from ..judge.verdict import TIE, Verdict
 
+NOT_BUILT = "not built: "  # how the reason of a row begins that nobody tried to build
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -44,6 +46,12 @@ class Candidate:
             for key in (name, "test" if name == "measurement" else "test_verdict"):
                 row[key] = None if row[key] is None else kind.from_dict(row[key])
         return cls(**row)
+
+    @property
+    def without_result(self) -> str:
+        """Why it has no measurement, for a reader: "failed: it diverged", "not built: it would be too large"."""
+        reason = self.failure or "was not measured"
+        return reason if reason.startswith(NOT_BUILT) else f"failed: {reason}"
 
     @property
     def slower_than_float(self) -> bool:

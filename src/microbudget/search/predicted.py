@@ -12,7 +12,7 @@ from ..judge.footprint.onnx import Weights, weights_of, weights_of_checkpoint
 from ..methods.quantize import Quantize
 from ..model import Model
 from ..recipes.recipe import Recipe
-from ..runs.candidates import Candidate
+from ..runs.candidates import NOT_BUILT, Candidate
 from ..runtimes.hf.checkpoint import Checkpoint
 from ..units import format_bytes
 
@@ -89,11 +89,11 @@ def _beyond(
 def _reason(recipe: Recipe, space: Predicts, budget: Budget, by_size: bool) -> str:
     if by_size:
         return (
-            f"not built: its file would have about {format_bytes(space.size_bytes(recipe) or 0)}, and the limit is"
+            f"{NOT_BUILT}its file would have about {format_bytes(space.size_bytes(recipe) or 0)}, and the limit is"
             f" {format_bytes(budget.max_size_bytes or 0)}"
         )
     return (
-        f"not built: about {format_bytes(space.memory_bytes(recipe) or 0)} of memory are predicted, and the limit is"
+        f"{NOT_BUILT}about {format_bytes(space.memory_bytes(recipe) or 0)} of memory are predicted, and the limit is"
         f" {format_bytes(budget.max_memory_bytes or 0)}"
     )
 

@@ -246,6 +246,8 @@ def _try_all(
             rest = len(recipes) - index - 1
             left = f"; about {format_seconds(min(forecast.left_s, schedule.left_s))} left" if rest else ""
             progress.say(f"[{index + 1}/{len(recipes)}] {recipe.short()}: {summary_line(candidate)}{left}")
+            for line in job.space.about_limits(recipe, candidate) if job.own_recipes else ():
+                progress.say(line)
             further = _further(job, recipe, candidate, recipes)
             recipes += further
             forecast.add(further)
@@ -278,7 +280,7 @@ def summary_line(candidate: Candidate) -> str:
     """A candidate in one line: size, latency, quality, speed and verdict."""
     measurement, verdict = candidate.measurement, candidate.verdict
     if measurement is None:
-        return f"failed: {candidate.failure}"
+        return candidate.without_result
     parts = [format_bytes(measurement.size_bytes), f"{measurement.metric} {measurement.quality:.4f}"]
     if measurement.latency_s is not None:
         parts.insert(1, format_seconds(measurement.latency_s))

@@ -95,6 +95,10 @@ class SearchSpace:
         """What is tried as well, for what the candidate of this recipe has shown."""
         return self.fallbacks(recipe) if candidate.broken_limits(self.budget) else ()
 
+    def about_limits(self, recipe: Recipe, candidate: Candidate) -> Iterator[str]:
+        """A line for what the candidate of this recipe shows of the limits, before anything is trained."""
+        yield from ()
+
     def fallbacks(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """What is tried in addition where the candidate of this recipe breaks a limit."""
         return ()

@@ -27,7 +27,7 @@ from ...search import space
 from ...search.space import Pace
 from ...task import Task
 from .data import ImageTask
-from .sized import HALF_BITS, ROOM, WHOLE_BITS, Bytes, size_of
+from .sized import HALF_BITS, ROOM, WHOLE_BITS, Bytes, about, size_of
 
 SCALES = (1.0, 6 / 7, 5 / 7, 4 / 7, 3 / 7)  # of the input's side: 224, 192, 160, 128 and 96 pixels
 # Sizes are rounded to multiples of a seventh of the side, 32 pixels of 224: as often as networks halve their input. For
@@ -119,6 +119,13 @@ class SearchSpace(space.SearchSpace):
         cut = next(step for step in steps if isinstance(step, Prune))
         return [Recipe((*self._smaller, *self._first, cut, Distill(), *self._export, steps[-1]))]
 
+    def about_limits(self, recipe: Recipe, candidate: Candidate) -> Iterator[str]:
+        """What share of the parameters meets the limit on size, once the whole network is weighed."""
+        limit, measured = self.budget.max_size_bytes, candidate.measurement
+        known = None if measured is None or recipe != self._whole else Bytes.of(measured)
+        if limit is not None and known is not None and measured is not None and measured.size_bytes > limit:
+            yield f"limit     {about(known, limit)}"
+
     def _sized(self, measured: Measurement, limit: int) -> Iterator[Recipe]:
         known = self._bytes
         if known is None or measured.size_bytes <= limit:
@@ -129,7 +136,7 @@ class SearchSpace(space.SearchSpace):
             yield Recipe((*self._first, *self._export, Quantize(size=format_limit(limit))))
         if not self._prunable:
             return
-        for share, bits in known.widths(limit):
+        for share, bits in known.nearest(limit):
             recipe = self._of_width(share, bits)
             self._cuts[recipe] = WAITED_FOR
             yield recipe

@@ -16,6 +16,7 @@ from ...methods.prune import Prune
 from ...methods.quantize import Quantize
 from ...recipes.recipe import Recipe
 from ...search.predicted import SAME_SHAPES
+from ...units import format_bytes
 
 WHOLE_BITS, HALF_BITS = 8, 4
 ROOM = 0.97  # of the limit: a share of the parameters is met to a few per cent
@@ -55,6 +56,25 @@ class Bytes:
             share = self.share(limit_bytes, bits)
             if NARROWEST <= share < 1:
                 yield share, bits
+
+    def nearest(self, limit_bytes: float) -> Iterator[tuple[float, int]]:
+        """As `widths`; where nothing meets the limit, the smallest that is tried."""
+        found = list(self.widths(limit_bytes))
+        yield from found or [(NARROWEST, HALF_BITS)] * (self.at(1, HALF_BITS) > limit_bytes)
+
+
+def about(known: Bytes, limit_bytes: int) -> str:
+    """What meets a limit that the whole network in 8 bits does not, or what comes nearest."""
+    whole, limit = format_bytes(known.at(1, WHOLE_BITS)), format_bytes(limit_bytes)
+    ways = [f"{share * 100:.0f} % of the parameters in {bits} bits" for share, bits in known.widths(limit_bytes)]
+    if known.at(1, HALF_BITS) <= limit_bytes:
+        ways.append("all of them in 8 and 4 bits")
+    if ways:
+        return f"the whole network has {whole} in 8 bits; {limit} takes {', or '.join(ways)}"
+    return (
+        f"the whole network has {whole} in 8 bits, and the smallest that is tried about {format_bytes(known.least)}"
+        f" ({NARROWEST * 100:.0f} % of the parameters in {HALF_BITS} bits): no shape meets {limit}"
+    )
 
 
 def size_of(recipe: Recipe, known: Bytes) -> int | None:
