@@ -17,11 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.judge.budget import Budget
+from microbudget.judge.budget import Budget, Measurement
+from microbudget.judge.verdict import Verdict
 from microbudget.machine.interrupts import deferred_interrupts, ignored_interrupts
 from microbudget.model import Model, Record
 from microbudget.progress import Progress
 from microbudget.recipes.recipe import Recipe
+from microbudget.runs.candidates import Candidate
 from microbudget.runs.reading_order import reading_order
 from microbudget.search import schedule as schedules
 from microbudget.search.forecast import Forecast
@@ -262,4 +264,46 @@ def test_levels_below_the_best_so_far_come_first(tmp_path) -> None:
     sizes = [space.size_bytes(recipe) for recipe in recipes]
     assert sizes[1] == min(sizes)
     assert sizes[0] == max(sizes)
-    assert space.promising_first(recipes, best_bytes=sizes[0]) == [*recipes[1:], recipes[0]]
+    order = space.promising_first(recipes, best_bytes=sizes[0])
+    assert order[-1] == recipes[0]
+    assert set(order) == set(recipes)
+
+
+def test_a_chain_is_bisected() -> None:
+    from microbudget.kinds.language_modelling.search_space import middle_first
+
+    assert middle_first("abcdefg") == list("dbfaceg")  # type: ignore[arg-type, comparison-overlap]
+    assert middle_first(()) == []
+
+
+def test_levels_that_the_others_settle_are_not_built(tmp_path) -> None:
+    """Larger than one that holds, much smaller than one that is beyond the limit; only where the goal is the size."""
+
+    from microbudget.kinds.language_modelling.search_space import SearchSpace as Levels
+    from microbudget.runtimes.loading import load
+    from toy_language_models import train_byte_level, write_network
+
+    train_byte_level(tmp_path)
+    write_network(tmp_path, "llama", hidden_size=256, intermediate_size=512)
+    space = Levels(load(tmp_path), SimpleNamespace())  # type: ignore[arg-type]
+    space.budget = Budget(max_drop=Drop(0.01, relative=True))
+    recipes = {
+        kind: Recipe.read(f"export(format='gguf') > quantize(type='{kind}')")
+        for kind in ("Q8_0", "Q5_0", "Q4_0", "Q3_K_S", "IQ1_S")
+    }
+
+    def row(kind: str, decision: str, change: float) -> Candidate:
+        size = space.size_bytes(recipes[kind])
+        measured = Measurement("m", "gguf", "", "text-generation", 9, "bits per byte", 2.0, 1.9, 2.1, size)
+        verdict = Verdict(decision, "1%", change, change, change, 9, None, "")
+        return Candidate(str(recipes[kind]), kind, kind, measured, verdict)
+
+    found = [row("Q5_0", "within", -0.001), row("Q4_0", "exceeds", -0.03)]
+    reasons = {kind: space.settled(recipe, found) for kind, recipe in recipes.items()}
+    assert reasons["Q8_0"] == "not built: it is larger than Q5_0, which holds the limits"
+    assert reasons["IQ1_S"] == "not built: it is much smaller than Q4_0, whose loss is beyond the limit"
+    assert reasons["Q5_0"] == reasons["Q4_0"] == ""
+    undecided = [row("Q5_0", "not shown", -0.001), row("Q4_0", "not shown", -0.03)]
+    assert not any(space.settled(recipe, undecided) for recipe in recipes.values())
+    space.budget = Budget(goal="latency", max_drop=Drop(0.01, relative=True))
+    assert not any(space.settled(recipe, found) for recipe in recipes.values())

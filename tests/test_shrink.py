@@ -231,7 +231,7 @@ def test_prove_tells_before_the_start(
     message = error_of(
         capsys, "shrink", resnet_onnx, "--data", photos, "--out", tmp_path / "run", "--max-drop", "1pt", "--prove"
     )
-    assert "299" in message
+    assert "321" in message
     assert "unlabelled" in message
     assert "--max-drop" in error_of(capsys, "shrink", resnet_onnx, "--data", photos, "--out", tmp_path / "b", "--prove")
 

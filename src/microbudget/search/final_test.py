@@ -45,7 +45,7 @@ def final_test(
     progress.doing("testing what ships")
     count = evaluation.test_count(chosen)
     reference = evaluation.on_test(reference, count)
-    errors = [share * ERROR for share in SHARES] if safer(chosen, found, budget) else [ERROR]
+    errors = errors_of_tries(1 + len(safer(chosen, found, budget)))
     tries: list[Candidate] = []
     for error in errors:
         tries.append(evaluation.on_test(chosen, count, error))
@@ -57,6 +57,11 @@ def final_test(
         progress.say(f"{names[0]} is not the choice: {broken[0]}. {names[1]} is tested in its place")
         chosen = following
     return Tested(reference, tuple(tries), _last_word(tries, budget))
+
+
+def errors_of_tries(candidates: int) -> list[float]:
+    """How often the verdict of each try may be wrong, where so many candidates could be tested."""
+    return [share * ERROR for share in SHARES] if candidates > 1 else [ERROR]
 
 
 def _last_word(tries: Sequence[Candidate], budget: Budget) -> Candidate:

@@ -34,7 +34,7 @@ from .earlier import earlier_rows
 from .early import deliver_early
 from .evaluation import Evaluation, Setting
 from .examples import about_splits, counts
-from .final_test import Tested, final_test
+from .final_test import Tested, errors_of_tries, final_test
 from .forecast import Forecast, starts_s
 from .options import RunOptions
 from .predicted import left_out, too_large
@@ -90,7 +90,7 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     budget, options = job.budget, job.options
     context = Context(job.task, run.cache, options.seed, options.fixed_threads, progress=options.progress)
     judging = judging_of(job.task)
-    _check_splits(judging, budget, job.use, options.progress)
+    _check_splits(judging, job)
     before = Record.read(run.best)
     run.save_budget(budget)
     run.save_data_options(options.reading)
@@ -187,9 +187,9 @@ def _prepare(run: Run, job: Job, context: Context) -> None:
     job.space.prepare(new, context.progress)
 
 
-def _check_splits(judging: Judging, budget: Budget, use: Use, progress: Progress) -> None:
+def _check_splits(judging: Judging, job: Job) -> None:
     """Enough examples to choose and to judge by; with --prove, whether the test split could show the limit at all."""
-    task = judging.task
+    task, budget, use, progress = judging.task, job.budget, job.use, job.options.progress
     needed: tuple[Split, ...] = ("validation", "test") if use == "nothing" else SPLITS
     for split in needed:
         if not task.examples(split):
@@ -200,11 +200,12 @@ def _check_splits(judging: Judging, budget: Budget, use: Use, progress: Progress
     judging.check_limit(budget.max_drop)
     test = task.examples("test")
     examples = judging.evidence(test)
-    possible, least = can_show(budget.max_drop, examples, judging.lengths(test))
+    error = errors_of_tries(len(job.recipes))[0]
+    possible, least = can_show(budget.max_drop, examples, judging.lengths(test), error)
     if not possible:
         text = (
-            f"{examples} test and unlabelled examples cannot show a loss within {budget.max_drop} at 95 %, even if no"
-            f" answer changes: that takes {least}"
+            f"{examples} test and unlabelled examples cannot show a loss within {budget.max_drop} at"
+            f" {100 * (1 - error):g} %, even if no answer changes: that takes {least}"
         )
         if budget.prove:
             raise BadData(f"{text}. {judging.more_evidence}, or drop --prove")
@@ -236,7 +237,7 @@ def _try_all(
             started = time.monotonic()
             until = schedule.reading_end(len(recipes) - index, first=best([*earlier, *found], budget) is None)
             progress.doing(f"[{index + 1}/{len(recipes)}] {recipe.short()}")
-            reason = too_large(job.space, recipes, budget).get(recipe) if job.own_recipes else None
+            reason = _needless(job, recipe, recipes, [*earlier, *found]) if job.own_recipes else ""
             built = schedule.training_end(sum(map(_trains, recipes[index:]))) if _trains(recipe) else math.inf
             candidate = left_out(recipe, reason) if reason else evaluation.candidate(job.given, recipe, until, built)
             found.append(candidate)
@@ -262,6 +263,11 @@ def _try_all(
         progress.say("stopped: " + ("the best so far is delivered" if built else "there is nothing to deliver yet"))
         return found, True
     return found, False
+
+
+def _needless(job: Job, recipe: Recipe, recipes: Sequence[Recipe], found: Sequence[Candidate]) -> str:
+    """Why a recipe is not built; "" where it is."""
+    return too_large(job.space, recipes, job.budget).get(recipe) or job.space.settled(recipe, found)
 
 
 def _trains(recipe: Recipe) -> bool:

@@ -116,6 +116,10 @@ class SearchSpace:
     def prepare(self, recipes: Sequence[Recipe], progress: Progress) -> None:
         """Compute once what all recipes need."""
 
+    def settled(self, recipe: Recipe, found: Sequence[Candidate]) -> str:
+        """Why a recipe need not be built after the candidates that were found: "" where it may be the choice."""
+        return ""
+
     def promising_first(self, recipes: Sequence[Recipe], best_bytes: int) -> list[Recipe]:
         """The recipes that are still to try, those first that can be smaller than the best so far, of `best_bytes`."""
         return list(recipes)

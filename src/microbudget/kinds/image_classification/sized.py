@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from ...judge.budget import Measurement
 from ...methods import Method
 from ...methods.distill import Distill
+from ...methods.export import Export
 from ...methods.prune import Prune
 from ...methods.quantize import Quantize
 from ...recipes.recipe import Recipe
 from ...search.predicted import SAME_SHAPES
 from ...units import format_bytes
 
-WHOLE_BITS, HALF_BITS = 8, 4
+FLOAT_BITS, WHOLE_BITS, HALF_BITS = 32, 8, 4
 ROOM = 0.97  # of the limit: a share of the parameters is met to a few per cent
 NARROWEST = 0.15  # of the parameters: below that a network is better chosen than cut
 
@@ -80,15 +81,24 @@ def about(known: Bytes, limit_bytes: int) -> str:
 def size_of(recipe: Recipe, known: Bytes) -> int | None:
     """About how many bytes a recipe's model has; None where it has other steps than those that are known here."""
     share, steps = 1.0, recipe.steps
-    last = steps[-1] if steps else None
-    if not isinstance(last, Quantize) or last.size is not None or last.max_kl is not None:
+    bits = _bits(steps[-1]) if steps else None
+    if bits is None:
         return None
     for step in steps[:-1]:
         if isinstance(step, Prune) and step.size is not None:
             share *= float(step.size.removesuffix("x"))
         elif not _keeps_shapes(step):
             return None
-    return known.at(share, last.bits)
+    return known.at(share, bits)
+
+
+def _bits(last: Method) -> int | None:
+    """Of the weights after the last step; None where each layer has its own, or where nothing says it."""
+    if isinstance(last, Export) and last.format == "onnx":
+        return FLOAT_BITS
+    if isinstance(last, Quantize) and last.size is None and last.max_kl is None:
+        return last.bits
+    return None
 
 
 def _keeps_shapes(step: Method) -> bool:

@@ -16,6 +16,7 @@ from ...methods.export import Export
 from ...methods.quantize import Quantize
 from ...model import Model
 from ...recipes.recipe import Recipe
+from ...runs.candidates import NOT_BUILT, Candidate
 from ...runtimes.gguf.convert import DTYPES, plan
 from ...runtimes.gguf.token_check import settle
 from ...runtimes.hf.checkpoint import Checkpoint
@@ -34,7 +35,20 @@ LEVELS = (*FIRST, *(kind for kind in LADDER if kind not in ("F16", *FIRST)))
 ROUNDED_S, SEARCHED_S = 6e-8, 1.2e-6
 DISK_BYTES_PER_S = 2e8
 TABLES_S = 5.0  # to compute a codebook's neighbours
+MUCH_SMALLER = 0.8  # of the bytes of another level: one of a codebook has them at the same loss
 WRITING_S = 2.0  # to write what the report shows of each model
+
+
+def middle_first(chain: Sequence[Recipe]) -> list[Recipe]:
+    """The order in which a chain is bisected: its middle, then the middles of both halves, and so on."""
+    order, parts = [], [list(chain)]
+    while parts:
+        part = parts.pop(0)
+        if part:
+            middle = len(part) // 2
+            order.append(part[middle])
+            parts += [part[:middle], part[middle + 1 :]]
+    return order
 
 
 def level(recipe: Recipe) -> str | None:
@@ -117,9 +131,31 @@ class SearchSpace(space.SearchSpace):
             what = f"{len(wanted)} models and a copy of the best take"
             check_space(folder, sum(wanted.values()) + largest, what)
 
+    def settled(self, recipe: Recipe, found: Sequence[Candidate]) -> str:
+        """Levels are a chain, in which fewer bytes lose more: those beyond what is shown are not built.
+
+        Codebooks (IQ) are better than the types of their size, so a level counts as worse than another one only where
+        it is much smaller.
+        """
+        size = self.size_bytes(recipe)
+        if size is None or self.budget.goal != "size":
+            return ""
+        for row in found:
+            other = row.measurement
+            if other is None or row.verdict is None or other.format != "gguf":
+                continue
+            name = level(Recipe.parse(row.recipe)) or row.recipe
+            if row.verdict.decision == "within" and not row.broken_limits(self.budget) and size > other.size_bytes:
+                return f"{NOT_BUILT}it is larger than {name}, which holds the limits"
+            if row.verdict.decision == "exceeds" and size < MUCH_SMALLER * other.size_bytes:
+                return f"{NOT_BUILT}it is much smaller than {name}, whose loss is beyond the limit"
+        return ""
+
     def promising_first(self, recipes: Sequence[Recipe], best_bytes: int) -> list[Recipe]:
-        """Levels below the best so far; the larger ones, whose sizes are known too, fill the table if time is left."""
-        return sorted(recipes, key=lambda recipe: (self.size_bytes(recipe) or 0) >= best_bytes)
+        """Levels below the best so far, the middle one first; then the others."""
+        smaller = [recipe for recipe in recipes if (self.size_bytes(recipe) or 0) < best_bytes]
+        smaller.sort(key=lambda recipe: -(self.size_bytes(recipe) or 0))
+        return [*middle_first(smaller), *(recipe for recipe in recipes if recipe not in smaller)]
 
     def size_bytes(self, recipe: Recipe) -> int | None:
         """Of the file that a recipe makes; None where the shapes do not tell."""
