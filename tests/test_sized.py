@@ -45,8 +45,8 @@ def test_sizes_follow_from_the_whole_network() -> None:
         "export() > quantize()": 2_430_000,
         "resize(pixels=96) > finetune() > export() > quantize()": 2_430_000,
         "export() > quantize(bits=4)": 1_305_000,
-        "prune(size='0.5x') > distill() > export() > quantize()": 1_305_000,
-        "prune(size='0.5x') > export() > quantize(bits=4)": 742_500,
+        "prune(size='0.5x') > distill() > export() > quantize()": 1_252_279,
+        "prune(size='0.5x') > export() > quantize(bits=4)": 689_779,
         "export() > quantize(size='1MB')": None,
         "prune(sparsity=0.5) > export() > quantize()": None,
         "distill(width=0.5) > export() > quantize()": None,
@@ -76,12 +76,12 @@ def test_a_limit_on_size_is_met_by_width_and_bits_and_the_nearer_is_taught(resne
     assert not any("distill" in recipe.short() for recipe in recipes)
     assert space.size_bytes(recipes[0]) is None, "not weighed yet"
     narrow, wide = space.further(recipes[0], Candidate("", "", "", WHOLE))
-    assert narrow.short() == "finetune > prune(size='0.35x', samples=32) > export > quantize"
-    assert wide.short() == "finetune > prune(size='0.7x', samples=32) > export > quantize(bits=4)"
+    assert narrow.short() == "finetune > prune(size='0.38x', samples=32) > export > quantize"
+    assert wide.short() == "finetune > prune(size='0.72x', samples=32) > export > quantize(bits=4)"
     assert [size <= 1_000_000 for each in (narrow, wide) if (size := space.size_bytes(each))] == [True, True]
     assert list(space.further(narrow, shown(0.3))) == []
     (taught,) = space.further(wide, shown(0.1))
-    assert "prune(size='0.7x', samples=32) > distill > export > quantize(bits=4)" in taught.short()
+    assert "prune(size='0.72x', samples=32) > distill > export > quantize(bits=4)" in taught.short()
     assert list(space.further(taught, shown(0.01))) == []
 
 
@@ -90,7 +90,7 @@ def test_a_limit_between_4_and_8_bits_is_met_by_both(resnet: Path, task: ImageTa
     whole = next(iter(space.recipes((Finetune(),))))
     found = [recipe.short() for recipe in space.further(whole, Candidate("", "", "", WHOLE))]
     assert found[0] == "finetune > export > quantize(size='1940kB')"
-    assert "prune(size='0.78x'" in found[1]
+    assert "prune(size='0.79x'" in found[1]
 
 
 def test_a_limit_that_8_bits_meet_changes_nothing(resnet: Path, task: ImageTask) -> None:
@@ -109,13 +109,13 @@ def test_what_the_limit_takes_is_said_before_anything_is_trained(resnet: Path, t
 
     start = "limit     the whole network has 2.43 MB in 8 bits"
     assert said(1_000_000) == [
-        f"{start}; 1.00 MB takes 35 % of the parameters in 8 bits, or 70 % of the parameters in 4 bits"
+        f"{start}; 1.00 MB takes 38 % of the parameters in 8 bits, or 73 % of the parameters in 4 bits"
     ]
     assert said(2_000_000) == [
-        f"{start}; 2.00 MB takes 78 % of the parameters in 8 bits, or all of them in 8 and 4 bits"
+        f"{start}; 2.00 MB takes 79 % of the parameters in 8 bits, or all of them in 8 and 4 bits"
     ]
     assert said(200_000) == [
-        f"{start}, and the smallest that is tried about 349 kB (15 % of the parameters in 4 bits): no shape meets"
+        f"{start}, and the smallest that is tried about 238 kB (15 % of the parameters in 4 bits): no shape meets"
         " 200 kB"
     ]
     assert said(2_500_000) == []
