@@ -80,8 +80,22 @@ def test_each_goal_has_its_own_best(goal: Goal, expected: str) -> None:
 
 def test_every_goal_is_tested() -> None:
     assert set(GOALS) == {"size", "latency", "energy", "quality"}
-    with pytest.raises(InvalidOption, match="goal must be one of"):
-        Budget(goal="beauty")  # type: ignore[arg-type]
+    for goal in ("beauty", "size*quality", "size*", "size*size", ""):
+        with pytest.raises(InvalidOption, match="goal must be one of"):
+            Budget(goal=goal)
+
+
+def test_a_product_of_costs_is_a_goal() -> None:
+    rows = [
+        row("small", 1000, 0.010, energy=9.0),
+        row("fast", 9000, 0.001, energy=1.0),
+        row("both", 2000, 0.002, energy=4.0),
+    ]
+    assert chosen(rows, goal="size*latency") == "both"
+    assert chosen(rows, goal="latency * energy") == "fast"
+    assert chosen([*rows, row("not timed", 10, None)], goal="size*latency") == "both"
+    equal = row("as much, better", 1000, 0.004, change=0.01)
+    assert chosen([*rows, equal], goal="size*latency") == "as much, better"
 
 
 @pytest.mark.parametrize(("more", "expected"), [(0.0, "better"), (SAME_SIZE, "better"), (SAME_SIZE + 0.001, "smaller")])

@@ -24,7 +24,8 @@ def add_verbs(verbs: Any) -> None:
 
     parser = add_verb(verbs, "shrink", _shrink, "find the smallest model within the budget")
     add_model(parser)
-    parser.add_argument("--goal", choices=GOALS, default="size", help="what to make best within the limits")
+    about = f"what to make best within the limits: {', '.join(GOALS)}, or a product of costs such as size*latency"
+    parser.add_argument("--goal", default="size", metavar="GOAL", help=about)
     about = "only recipes of these, such as quantize,prune (and export, and what teaches the labels)"
     parser.add_argument("--methods", type=_names, metavar="NAMES", help=about)
     about = 'try this in place of the own recipes; open options are searched: "prune(size=?) > export() > quantize()"'

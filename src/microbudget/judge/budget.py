@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import InvalidOption
 from ..units import Drop, format_bytes, format_joules, format_seconds, parse_drop
 
-Goal = Literal["size", "latency", "energy", "quality"]
+Goal = str  # one of GOALS, or a product of costs, "size*latency"
 MINUTES = 20.0  # of a run, where the user gives no other time
-GOALS: tuple[Goal, ...] = ("size", "latency", "energy", "quality")
+COSTS = ("size", "latency", "energy")
+GOALS = (*COSTS, "quality")
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,21 @@ class Budget:
     prove: bool = False
 
     def __post_init__(self) -> None:
-        if self.goal not in GOALS:
-            raise InvalidOption(f"goal must be one of {', '.join(GOALS)}, not {self.goal!r}")
+        if self.goal not in GOALS and not (set(self.costs) <= set(COSTS) and len(set(self.costs)) == len(self.costs)):
+            raise InvalidOption(
+                f"goal must be one of {', '.join(GOALS)}, or a product of costs such as size*latency, not {self.goal!r}"
+            )
         for name in ("max_size_bytes", "max_latency_s", "max_memory_bytes", "max_energy_j", "minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidOption(f"{name} must be above zero, not {value!r}")
         if self.prove and self.max_drop is None:
             raise InvalidOption("--prove needs a limit to prove: add for example --max-drop 1pt")
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The costs whose product the goal makes small; "quality" is none of them."""
+        return tuple(name.strip() for name in self.goal.split("*"))
 
     @property
     def limits_costs(self) -> bool:

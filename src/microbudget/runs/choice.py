@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from ..judge.budget import Budget
 from .candidates import Candidate
 from .expected_loss import expected_losses
 
-SAME_SIZE = 0.01  # sizes that differ by less are one size: the choice then goes by the expected loss and by speed
+SAME_SIZE = (
+    0.01  # sizes, or products of costs, that differ by less are the same: then the expected loss decides, and speed
+)
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
@@ -50,13 +53,16 @@ def _best_by_goal(candidates: Sequence[Candidate], budget: Budget, loss: Callabl
 
     if budget.goal == "quality":
         return min(candidates, key=lambda candidate: (*worth(candidate), _size(candidate), _latency(candidate)))
-    if budget.goal == "latency":
-        return min(candidates, key=lambda candidate: (_latency(candidate), _size(candidate)))
-    if budget.goal == "energy":
-        return min(candidates, key=lambda candidate: (_energy(candidate), _size(candidate)))
-    smallest = min(map(_size, candidates))
-    tied = [candidate for candidate in candidates if _size(candidate) <= smallest * (1 + SAME_SIZE)]
+    if budget.goal != "size" and len(budget.costs) == 1:
+        return min(candidates, key=lambda candidate: (_cost(candidate, budget), _size(candidate)))
+    least = min(_cost(candidate, budget) for candidate in candidates)
+    tied = [candidate for candidate in candidates if _cost(candidate, budget) <= least * (1 + SAME_SIZE)]
     return min(tied, key=lambda candidate: (*worth(candidate), _latency(candidate)))
+
+
+def _cost(candidate: Candidate, budget: Budget) -> float:
+    """The product of what the goal makes small; infinity where a part of it was not measured."""
+    return math.prod(COST[name](candidate) for name in budget.costs)
 
 
 def _rounded(loss: float) -> float:
@@ -82,6 +88,9 @@ def _latency(candidate: Candidate) -> float:
 def _energy(candidate: Candidate) -> float:
     measurement = candidate.measurement
     return measurement.energy_j if measurement and measurement.energy_j is not None else float("inf")
+
+
+COST: dict[str, Callable[[Candidate], float]] = {"size": _size, "latency": _latency, "energy": _energy}
 
 
 def _quality(candidate: Candidate) -> float:
