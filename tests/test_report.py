@@ -23,6 +23,7 @@ from microbudget.model import Record
 from microbudget.report import write_report
 from microbudget.report.answers import Answers, group, to_label
 from microbudget.report.confusion import confusion
+from microbudget.report.contributions import contributions
 from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
 from microbudget.report.page import render
@@ -121,6 +122,18 @@ def test_the_expected_change_stands_beside_the_one_on_the_labels(made):
     for sentence in ("with the least <i>expected</i> loss ships", "<small>expected "):
         assert sentence in of({"kl": 0.1})
         assert sentence not in of({})
+
+
+def test_what_each_step_brings_follows_from_the_rows(made):
+    outcome = read_outcome(made.run.folder)
+    assert "What each step of the choice brings" not in render(outcome), "no row lacks a step of the choice"
+    tiny = next(row for row in outcome.candidates if row.recipe.startswith("resize"))
+    (found,) = contributions(replace(outcome, best=tiny))
+    assert (found.without, found.row, found.size, found.latency) == ("resize(pixels=96)", "1", "2.60 MB", "2.13 ms")
+    assert "What each step of the choice brings" in render(replace(outcome, best=tiny))
+    four = replace(tiny, recipe=RECIPE.replace("bits=8", "bits=4"), fingerprint="four")
+    (found,) = contributions(replace(outcome, best=four, candidates=(*outcome.candidates, four)))
+    assert found.without == "bits=4 of quantize"
 
 
 def test_candidate_without_latency_has_a_dash_for_it(page):

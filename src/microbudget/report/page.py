@@ -16,6 +16,7 @@ from . import phrases
 from .charts import charts
 from .conditions import conditions
 from .confusion import confusion
+from .contributions import contributions
 from .headline import headline
 from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
@@ -55,6 +56,7 @@ def _facts(outcome: Outcome, part: Part) -> dict[str, Any]:
         "part": part,
         "headline": headline(outcome, part.sentences),
         "rows": table(outcome, part.columns),
+        "contributions": contributions(outcome),
         "charts": charts(outcome, part, trained, further(record)),
         "training": trained,
         "advice": advice(trained, called) if trained else "",
