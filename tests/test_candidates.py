@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microbudget.errors import InvalidOption
+from microbudget.errors import BadInput, InvalidOption
 from microbudget.judge.budget import GOALS, Budget, Goal, Measurement
 from microbudget.judge.verdict import Verdict, judge_pair
+from microbudget.recipes.recipe import Recipe
 from microbudget.runs.candidates import Candidate, append, read
 from microbudget.runs.choice import SAME_SIZE, best, pareto
 from microbudget.runs.expected_loss import LOST_SHARE, expected_losses
+from microbudget.search.options import read_keywords
 from microbudget.task import Scores
 from microbudget.units import Drop
 
@@ -185,11 +187,17 @@ def test_the_test_split_has_the_last_word(lost: int, examples: int, prove: bool,
 
 
 @pytest.mark.parametrize("goal", GOALS)
-def test_where_none_holds_the_fewest_broken_limits_then_quality_then_size(goal: Goal) -> None:
+def test_where_none_holds_the_fewest_broken_limits_by_the_smallest_factor_then_quality(goal: Goal) -> None:
     tight = Budget(max_size_bytes=10, max_latency_s=0.001, goal=goal)
-    both, good = row("two limits", 100, 0.002, 0.02), row("one limit, good", 2000, 0.001, 0.01)
-    assert chosen([both, row("one limit", 1000, 0.001), good], tight) == "one limit, good"
-    assert chosen([both, good, row("one limit, good, small", 1000, 0.001, 0.01)], tight) == "one limit, good, small"
+    both, one = row("two limits", 100, 0.002, 0.02), row("one limit", 1000, 0.001)
+    assert chosen([both, row("one limit, far", 2000, 0.001, 0.01), one], tight) == "one limit"
+    assert chosen([both, one, row("one limit, as far, good", 1000, 0.001, 0.01)], tight) == "one limit, as far, good"
+
+
+def test_a_model_that_is_a_little_beyond_one_limit_is_nearer_than_one_far_beyond_another() -> None:
+    """A float network of nine times the size, and one in 4 bits that fits and loses a point more than allowed."""
+    rows = [row("float", 9_000, 0.001), row("4 bits", 900, 0.001, -0.02), row("narrow", 800, 0.001, -0.2)]
+    assert chosen(rows, max_size_bytes=1000, max_drop=Drop(0.01)) == "4 bits"
 
 
 def test_a_limit_on_what_was_not_measured_is_broken() -> None:
@@ -379,3 +387,47 @@ def test_a_row_may_hold_any_character(tmp_path: Path) -> None:
     for row in rows:
         append(tmp_path / "candidates.jsonl", row)
     assert list(read(tmp_path / "candidates.jsonl")) == rows
+
+
+def test_limits_are_given_as_on_the_command_line() -> None:
+    found = Budget(max_size="2MB", max_latency="5ms", max_memory="1GB", max_energy="3mJ", max_drop="1pt")  # type: ignore[arg-type]
+    assert found == Budget(2_000_000, 0.005, 1_000_000_000, 0.003, Drop(0.01))
+    assert replace(found, minutes=3.0) == replace(
+        Budget(2_000_000, 0.005, 1_000_000_000, 0.003, Drop(0.01)), minutes=3.0
+    )
+    assert Budget.from_dict(found.as_dict()) == found
+    assert Budget(max_size=1000).max_size_bytes == 1000
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_size": "2XB"}, "size '2XB' cannot be read"),
+        ({"max_size": "2MB", "max_size_bytes": 1}, "max_size_bytes is given twice"),
+        ({"max_size_bytes": "2MB"}, "max_size_bytes must be above zero, not '2MB'"),
+        ({"max_drop": 1}, "max_drop must be a text such as '1pt'"),
+        ({"max_latency": -1}, "max_latency_s must be above zero, not -1"),
+    ],
+)
+def test_limits_that_are_none_are_refused_at_once(limits: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        Budget(**limits)
+
+
+def test_keywords_of_a_call_are_options_and_limits() -> None:
+    how, budget = read_keywords(None, {"seed": 3, "max_size": "2MB", "max_drop": "1pt", "goal": "latency"})
+    assert (how.seed, budget) == (3, Budget(2_000_000, max_drop=Drop(0.01), goal="latency"))
+    assert read_keywords(Budget(goal="quality"), {"keep": True})[1].goal == "quality"
+    for keywords, said in (
+        ({"max_sizes": "2MB"}, "there is no option 'max_sizes': did you mean max_size?"),
+        ({"thread": 2}, "did you mean threads?"),
+        ({"xyz": 2}, "there are seed, threads"),
+    ):
+        with pytest.raises(InvalidOption, match=said):
+            read_keywords(None, keywords)
+    with pytest.raises(InvalidOption, match="give the limits in one of the two"):
+        read_keywords(Budget(), {"max_size": "2MB"})
+
+
+def test_a_recipe_is_made_of_its_text() -> None:
+    assert Recipe("export() > quantize(bits=4)") == Recipe.parse("export() > quantize(bits=4)")  # type: ignore[arg-type]

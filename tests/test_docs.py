@@ -15,10 +15,9 @@ from types import ModuleType
 import pytest
 
 import microbudget
-from microbudget import Budget, methods
+from microbudget import methods
 from microbudget.cli import main
 from microbudget.recipes.recipe import Recipe
-from microbudget.units import Drop
 from quick import QUICK
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +106,7 @@ def test_the_readmes_python_runs(
     shutil.copytree(resnet_onnx, tmp_path / "mobilenet_v2")
     shutil.copytree(photos, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    briefly = partial(microbudget.shrink, budget=Budget(max_drop=Drop(0.9), minutes=1e-6), durations=QUICK)
+    briefly = partial(microbudget.shrink, minutes=1e-6, durations=QUICK)
     monkeypatch.setattr(microbudget, "shrink", briefly)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})

@@ -188,6 +188,10 @@ def test_the_epochs_fit_the_minutes(context: Context) -> None:
 def test_few_epochs_of_fresh_views_are_not_worth_it(context: Context) -> None:
     assert decided(Distill(views=AUTO), context, 0.5).views == FRESH
     assert decided(Distill(views=AUTO), context, 0.1).views == FIXED_VIEWS
+    fitted = decided(Distill(views=AUTO), context, 0.1)
+    assert (fitted.learning.epochs, fitted.cut) == (4, True), "as many as fit, and what is learnt by then is kept"
+    assert decided(Distill(views=AUTO), context, 0.005).learning.epochs == 1
+    assert not decided(Distill(views=AUTO, epochs=100), context, 0.1).cut
     assert decided(Distill(views=AUTO, epochs=10), context, 0.5).views == FRESH
     assert decided(Distill(views=AUTO, epochs=100), context, 0.1).views == FIXED_VIEWS
     with pytest.raises(OutOfTime, match=r"one epoch takes 1\.00 min"):

@@ -18,7 +18,7 @@ from PIL import Image
 from ..errors import MissingExtra
 from ..judge.budget import Budget
 from ..machine.files import whole_folder
-from ..search.options import RunKeywords, RunOptions
+from ..search.options import RunKeywords, read_keywords
 from ..search.result import Shrunk
 from ..search.shrink import shrink
 from ..units import Drop
@@ -35,7 +35,7 @@ def demo(out: Path, **options: Unpack[RunKeywords]) -> Shrunk:
 
     options: the fields of RunOptions. Raises MissingExtra.
     """
-    how = RunOptions(**options)
+    how, _ = read_keywords(None, options)
     progress = how.progress
     try:
         import torch  # noqa: F401

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator
+from dataclasses import InitVar, asdict, dataclass, field, fields
 from typing import Any
 
 from ..errors import InvalidOption
-from ..units import Drop, format_bytes, format_joules, format_seconds, parse_drop
+from ..units import (
+    Drop,
+    format_bytes,
+    format_joules,
+    format_seconds,
+    parse_bytes,
+    parse_drop,
+    parse_joules,
+    parse_seconds,
+)
 
 Goal = str  # one of GOALS, or a product of costs, "size*latency"
 MINUTES = 20.0  # of a run, where the user gives no other time
@@ -64,7 +73,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits that the user gave; None means no limit. `minutes` is the time of the run, not of the model."""
+    """The limits that the user gave; None means no limit. `minutes` is the time of the run, not of the model.
+
+    Limits may be given as on the command line: `Budget(max_size="2MB", max_latency="5ms", max_drop="1pt")`. Raises
+    InvalidOption.
+    """
 
     max_size_bytes: int | None = None
     max_latency_s: float | None = None
@@ -74,18 +87,44 @@ class Budget:
     minutes: float | None = MINUTES
     goal: Goal = "size"
     prove: bool = False
+    max_size: InitVar[str | float | None] = None
+    max_latency: InitVar[str | float | None] = None
+    max_memory: InitVar[str | float | None] = None
+    max_energy: InitVar[str | float | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(
+        self,
+        max_size: str | float | None,
+        max_latency: str | float | None,
+        max_memory: str | float | None,
+        max_energy: str | float | None,
+    ) -> None:
+        self._take("max_size_bytes", max_size, parse_bytes)
+        self._take("max_latency_s", max_latency, parse_seconds)
+        self._take("max_memory_bytes", max_memory, parse_bytes)
+        self._take("max_energy_j", max_energy, parse_joules)
+        if isinstance(self.max_drop, str):
+            object.__setattr__(self, "max_drop", parse_drop(self.max_drop))
+        if self.max_drop is not None and not isinstance(self.max_drop, Drop):
+            raise InvalidOption(f"max_drop must be a text such as '1pt' or '2%', not {self.max_drop!r}")
         if self.goal not in GOALS and not (set(self.costs) <= set(COSTS) and len(set(self.costs)) == len(self.costs)):
             raise InvalidOption(
                 f"goal must be one of {', '.join(GOALS)}, or a product of costs such as size*latency, not {self.goal!r}"
             )
         for name in ("max_size_bytes", "max_latency_s", "max_memory_bytes", "max_energy_j", "minutes"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and (isinstance(value, str) or not value > 0):
                 raise InvalidOption(f"{name} must be above zero, not {value!r}")
         if self.prove and self.max_drop is None:
             raise InvalidOption("--prove needs a limit to prove: add for example --max-drop 1pt")
+
+    def _take(self, name: str, given: str | float | None, parse: Callable[[str], float]) -> None:
+        """A limit in the user's words, or as a number in the field's unit, into its field."""
+        if given is None:
+            return
+        if getattr(self, name) is not None:
+            raise InvalidOption(f"{name} is given twice; leave one")
+        object.__setattr__(self, name, parse(given) if isinstance(given, str) else given)
 
     @property
     def costs(self) -> tuple[str, ...]:

@@ -19,9 +19,16 @@ MAX_LENGTH = 10_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """`finetune(epochs=5) > export() > quantize(bits=8)`. `str` prints it with all options; `parse` reads that."""
+    """`finetune(epochs=5) > export() > quantize(bits=8)`. `str` prints it with all options; `parse` reads that.
+
+    `Recipe(text)` is `Recipe.parse(text)`.
+    """
 
     steps: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, str):  # as people write it: Recipe("export() > quantize()")
+            object.__setattr__(self, "steps", Recipe.parse(self.steps).steps)
 
     @classmethod
     def parse(cls, text: str) -> Recipe:

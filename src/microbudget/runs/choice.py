@@ -15,7 +15,9 @@ SAME_SIZE = (
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
-    """The best by the budget's goal among those that hold; when none does, the one nearest to holding.
+    """The best by the budget's goal among those that hold; when none does, the one that is nearest to holding.
+
+    Nearest is what breaks the fewest limits, and these by the smallest factor, of costs and of the expected loss alike.
 
     Of those that hold by the estimate, one whose expected loss is beyond the limit, or that quantizing made slower, is
     chosen only where there is no other.
@@ -35,7 +37,28 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
         return None
     fewest = min(len(candidate.broken_limits(budget)) for candidate in measured)
     nearest = [candidate for candidate in measured if len(candidate.broken_limits(budget)) == fewest]
-    return min(nearest, key=lambda candidate: (_rounded(loss(candidate)), _divergence(candidate), _size(candidate)))
+
+    def distance(candidate: Candidate) -> tuple[float, float, float, int]:
+        excess = _excess(candidate, budget, loss(candidate))
+        return round(excess, 3), _rounded(loss(candidate)), _divergence(candidate), _size(candidate)
+
+    return min(nearest, key=distance)
+
+
+def _excess(candidate: Candidate, budget: Budget, loss: float) -> float:
+    """The logarithms of how many times the limits it takes, of those that it breaks: 0 where it breaks none by much."""
+    measured, drop = candidate.measurement, budget.max_drop
+    assert measured is not None
+    taken = [
+        (measured.size_bytes, budget.max_size_bytes),
+        (measured.latency_s, budget.max_latency_s),
+        (measured.memory_bytes, budget.max_memory_bytes),
+        (measured.energy_j, budget.max_energy_j),
+    ]
+    if drop is not None and drop.amount > 0:
+        change = 0.0 if candidate.verdict is None else candidate.verdict.change
+        taken.append((max(loss, -change), drop.amount))
+    return sum(math.log(value / limit) for value, limit in taken if value is not None and limit and value > limit)
 
 
 def safer(candidate: Candidate, candidates: Sequence[Candidate], budget: Budget) -> list[Candidate]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ..errors import InvalidOption
+from ..judge.budget import Budget, Goal
 from ..machine.processor import Threads, fixed_threads
 from ..progress import SILENT, Progress
+from ..units import Drop
 
 if TYPE_CHECKING:
     from ..task import Columns
@@ -73,7 +77,7 @@ class RunOptions:
 
 
 class RunKeywords(TypedDict, total=False):
-    """The fields of RunOptions, as keywords."""
+    """The fields of RunOptions and the limits of a Budget, as keywords."""
 
     seed: int
     threads: Threads
@@ -88,3 +92,32 @@ class RunKeywords(TypedDict, total=False):
     recipes: str | None
     durations: Durations
     progress: Progress
+    max_size: str | float
+    max_latency: str | float
+    max_memory: str | float
+    max_energy: str | float
+    max_drop: str | Drop
+    minutes: float | None
+    goal: Goal
+    prove: bool
+
+
+LIMITS = ("max_size", "max_latency", "max_memory", "max_energy", "max_drop", "minutes", "goal", "prove")
+
+
+def read_keywords(budget: Budget | None, keywords: Mapping[str, Any]) -> tuple[RunOptions, Budget]:
+    """The options and the budget of a call. keywords: fields of RunOptions, and limits where no budget is given.
+
+    Raises InvalidOption, with the nearest name, for one that is neither.
+    """
+    known = [*(each.name for each in fields(RunOptions)), *LIMITS]
+    for name in keywords:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            advice = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+            raise InvalidOption(f"there is no option {name!r}: {advice}")
+    limits = {name: value for name, value in keywords.items() if name in LIMITS}
+    if budget is not None and limits:
+        raise InvalidOption(f"{', '.join(limits)} and a Budget: give the limits in one of the two")
+    how = RunOptions(**{name: value for name, value in keywords.items() if name not in LIMITS})
+    return how, budget or Budget(**limits)

@@ -20,7 +20,7 @@ from ..runtimes.labels import knows_labels
 from ..runtimes.loading import load
 from ..task import Data, Task
 from .opening import Opened, Plan, RunData
-from .options import RunKeywords, RunOptions
+from .options import RunKeywords, RunOptions, read_keywords
 from .result import Shrunk
 from .samples import read_prompts
 from .search import Job, search
@@ -38,11 +38,12 @@ def shrink(
     """Find the smallest model within the budget (or the best by its goal), and leave it in OUT/best.
 
     When the model's labels are not the data's it is finetuned first, and that float32 result is the reference.
-    Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. options: the fields of RunOptions.
-    `methods` and `recipes` of them narrow what is tried, or say it. The same call again goes on where a killed one was.
+    Without `max_drop` a loss of 1 point is allowed, of 1 % for a language model. options: the fields of RunOptions, and
+    limits in place of a budget: `shrink(model, data, out=run, max_size="2MB", max_drop="1pt")`. `methods` and
+    `recipes` narrow what is tried, or say it. The same call again goes on where a killed one was.
     """
     with without_trace(Path(out)):
-        how, limits = RunOptions(**options), budget or Budget()
+        how, limits = read_keywords(budget, options)
         check_place(Path(out), data=data.name if isinstance(data, Source) else data, model=model)
         given = load(model)
         prompts = read_prompts(how.prompts, given)
@@ -100,7 +101,7 @@ def run_recipe(
     Raises LabelsDisagree when nothing teaches the model the data's labels.
     """
     with without_trace(Path(out)):
-        how = RunOptions(**options)
+        how, budget = read_keywords(budget, options)
         parsed = Recipe.read(recipe) if isinstance(recipe, str) else recipe
         check_place(Path(out), data=data.name if isinstance(data, Source) else data, model=model)
         given = load(model)
@@ -112,7 +113,7 @@ def run_recipe(
             known = knows_labels(space.given, task.labels)
             return Plan(space, () if known else _kept_teaching(Path(out), how) or _teaching(parsed, task), (parsed,))
 
-        budget = _with_kept_limits(budget or Budget(), Path(out), how)
+        budget = _with_kept_limits(budget, Path(out), how)
         opened = RunData(given, data, Path(out), how, budget.max_drop).opened(plan, parsed.learns_from(given.format))
         return _searched(opened, budget, Path(out), how, prompts, own_recipes=False)
 

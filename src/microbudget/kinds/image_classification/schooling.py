@@ -109,20 +109,26 @@ def _fitting(step: Distill, network: torch.nn.Module, context: Context, fresh: S
             f"distill   {FIXED_VIEWS} fixed views: of fresh ones an epoch takes {format_seconds(trial.epoch_s)}, and"
             f" {format_seconds(left)} are left"
         )
-        return with_views(step, FIXED_VIEWS, network)
+        return _in_time(step, with_views(step, FIXED_VIEWS, network), fit, LATEST_SHARE * left)
     if fit < 1:
         raise OutOfTime(
             f"distill: one epoch takes {format_seconds(trial.epoch_s)}, and {format_seconds(left)} are left: give more"
             " --minutes, or views=1"
         )
-    epochs = min(wanted, fit) if step.epochs is None else wanted
-    if epochs < wanted:
+    if step.epochs is None and fit < wanted:
         context.progress.say(
-            f"distill   {epochs} of {wanted} epochs fit: one takes {format_seconds(trial.epoch_s)}, and"
+            f"distill   {fit} of {wanted} epochs fit: one takes {format_seconds(trial.epoch_s)}, and"
             f" {format_seconds(left)} are left"
         )
-    return replace(
-        fresh,
-        learning=replace(fresh.learning, epochs=epochs),
-        latest_s=LATEST_SHARE * left if step.epochs is None else None,
-    )
+    return _in_time(step, fresh, fit, LATEST_SHARE * left)
+
+
+def _in_time(step: Distill, schooling: Schooling, fit: int, latest_s: float) -> Schooling:
+    """With as many epochs as fit, at least one, where the step leaves them open; it then ends in time at the latest.
+
+    An epoch of fixed views takes no longer than one of fresh ones, by which `fit` was found.
+    """
+    if step.epochs is not None:
+        return schooling
+    epochs = max(1, min(schooling.learning.epochs, fit))
+    return replace(schooling, learning=replace(schooling.learning, epochs=epochs), latest_s=latest_s)
