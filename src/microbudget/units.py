@@ -102,4 +102,4 @@ def format_change(change: float, metric: str) -> str:
 
 def format_points(fraction: float) -> str:
     """A signed change in points: -0.0125 -> "-1.25 pt"."""
-    return f"{fraction * 100:+.2f} pt"
+    return f"{round(fraction * 100, 2) + 0.0:+.2f} pt"  # no "-0.00"

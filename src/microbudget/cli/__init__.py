@@ -19,6 +19,7 @@ from ..progress import Progress
 from ..search.options import DURATIONS, Durations
 from . import measure, run, show
 from .options import BAD_INPUT, DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
+from .parser import START, Parser
 
 
 def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS) -> int:
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS)
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)  # without it Python walks over torch's objects before it ends: a second and more
     options = _parser().parse_args(argv, argparse.Namespace(durations=durations))
+    if not hasattr(options, "verb"):
+        print(START, end="")
+        return DONE
     progress = Progress(quiet=options.quiet)
     warnings.showwarning = lambda message, *_: progress.warn(str(message))
     verb: Verb = options.verb
@@ -65,13 +69,13 @@ def _given_twice(argv: Sequence[str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="microbudget",
         description="Give it a model, your data and a budget: it hands back the smallest model that keeps the quality,"
         " and proves it.",
     )
     parser.add_argument("--version", action="version", version=f"microbudget {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
+    verbs = parser.add_subparsers(metavar="VERB", title="verbs")
     for module in (run, measure, show):
         module.add_verbs(verbs)
     for module in facets("verbs"):  # of the kinds of models

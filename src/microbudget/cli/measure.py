@@ -12,7 +12,13 @@ from .options import DONE, add_data, add_model, add_verb, columns_of, data_of, p
 
 def add_verbs(verbs: Any) -> None:
     """Add the parsers."""
-    parser = add_verb(verbs, "measure", _measure, "quality, size, latency, memory and energy of one model")
+    parser = add_verb(
+        verbs,
+        "measure",
+        _measure,
+        "quality, size, latency, memory and energy of one model",
+        "runs/flowers/best --data photos/",
+    )
     add_model(parser)
     add_data(parser)
     _add_masked(parser)
@@ -22,7 +28,9 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--batch", type=_batches, default=(), metavar="4,16", help="batch sizes to time besides 1")
 
     about = "which of two models is smaller, faster, better, and with what confidence"
-    parser = add_verb(verbs, "compare", _compare, about)
+    parser = add_verb(
+        verbs, "compare", _compare, about, "mobilenet_v2/ runs/flowers/best --data photos/ --max-drop 1pt"
+    )
     add_model(parser, "model_a")
     add_model(parser, "model_b")
     add_data(parser)

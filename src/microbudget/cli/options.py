@@ -21,9 +21,14 @@ DONE, NOT_MET, BAD_INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 Verb = Callable[[argparse.Namespace, Progress], int]  # returns the exit status
 
 
-def add_verb(verbs: Any, name: str, call: Verb, about: str) -> Any:
-    """A verb's parser, with the options of all verbs."""
-    parser = verbs.add_parser(name, help=about, description=about)
+def add_verb(verbs: Any, name: str, call: Verb, about: str, example: str) -> Any:
+    """A verb's parser, with the options of all verbs; its help begins with the example, what follows the verb."""
+    parser = verbs.add_parser(
+        name,
+        help=about,
+        description=f"microbudget {name} {example}\n\n{about}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(verb=call)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, progress on stderr")
     parser.add_argument("--quiet", action="store_true", help="no progress")

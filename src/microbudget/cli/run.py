@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 def add_verbs(verbs: Any) -> None:
     """Add the parsers."""
-    parser = add_verb(verbs, "demo", _demo, "the main job on embedded data, offline, in two minutes")
+    parser = add_verb(verbs, "demo", _demo, "the main job on embedded data, offline, in two minutes", "--out runs/demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
     parser.add_argument("--force", action="store_true", help="start again where RUN exists")
 
-    parser = add_verb(verbs, "shrink", _shrink, "find the smallest model within the budget")
+    parser = add_verb(
+        verbs,
+        "shrink",
+        _shrink,
+        "find the smallest model within the budget",
+        "mobilenet_v2/ --data photos/ --max-size 2MB --max-drop 1pt --out runs/flowers",
+    )
     add_model(parser)
     about = f"what to make best within the limits: {', '.join(GOALS)}, or a product of costs such as size*latency"
     parser.add_argument("--goal", default="size", metavar="GOAL", help=about)
@@ -32,7 +38,13 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--recipe", metavar="RECIPE", help=about)
     _add_run_options(parser)
 
-    parser = add_verb(verbs, "run", _run, "build and measure one recipe")
+    parser = add_verb(
+        verbs,
+        "run",
+        _run,
+        "build and measure one recipe",
+        'mobilenet_v2/ "finetune() > export() > quantize(bits=4)" --data photos/ --out runs/flowers',
+    )
     add_model(parser)
     about = 'such as "finetune() > export() > quantize()", or a .toml file'
     parser.add_argument("recipe", metavar="RECIPE", help=about)

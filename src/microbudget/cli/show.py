@@ -13,14 +13,20 @@ from .options import DONE, add_verb, print_json
 
 def add_verbs(verbs: Any) -> None:
     """Add the parsers."""
-    parser = add_verb(verbs, "report", _report, "regenerate the run's report, one HTML file")
+    parser = add_verb(verbs, "report", _report, "regenerate the run's report, one HTML file", "runs/flowers")
     parser.add_argument("run", metavar="RUN", type=Path)
-    parser = add_verb(verbs, "deliver", _deliver, "put any row of a run into a folder, tested, with card and script")
+    parser = add_verb(
+        verbs,
+        "deliver",
+        _deliver,
+        "put any row of a run into a folder, tested, with card and script",
+        "runs/flowers 3 --out small/",
+    )
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("row", metavar="ROW", help="number or recipe, as the report has them")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--force", action="store_true", help="replace FOLDER where it holds files")
-    add_verb(verbs, "methods", _methods, "the methods of recipes, with their options")
+    add_verb(verbs, "methods", _methods, "the methods of recipes, with their options", "--json")
 
 
 def _report(options: argparse.Namespace, _progress: Progress) -> int:

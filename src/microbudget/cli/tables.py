@@ -246,7 +246,7 @@ def print_run(shrunk: Shrunk) -> None:
     outcome = read_outcome(shrunk.folder)
     if opening := opening_of(outcome):
         console.print(opening, style="bold", markup=False, soft_wrap=True)
-    console.print(f"best: {shrunk.best.recipe}", soft_wrap=True)
+    console.print(f"best: {_short(shrunk.best.recipe)}", soft_wrap=True, markup=False)
     if shrunk.best.test and shrunk.best.test_verdict:
         console.print(f"{_test(shrunk.best, outcome.test_readings)}: {shrunk.best.test_verdict.reason}")
         if "change" in (secondary := shrunk.best.test.extra.get(SECONDARY) or {}):

@@ -18,12 +18,18 @@ Verb = Callable[..., Any]  # makes a verb's parser, with the options that all ve
 
 def add_verbs(verbs: Any, verb: Verb, show_json: Show) -> None:
     """Add the parsers."""
-    parser = verb(verbs, "fits", _fits(show_json), "size, memory and speed of every level of a language model, unbuilt")
+    parser = verb(
+        verbs,
+        "fits",
+        _fits(show_json),
+        "size, memory and speed of every level of a language model, unbuilt",
+        "HuggingFaceTB/SmolLM2-135M",
+    )
     parser.add_argument("model", metavar="MODEL", help="hub id, folder or .gguf file")
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="for the memory (default: as trained, at most 4096)"
     )
-    parser = verb(verbs, "ollama", _ollama(show_json), "make an Ollama model of a run's best, or show how")
+    parser = verb(verbs, "ollama", _ollama(show_json), "make an Ollama model of a run's best, or show how", "runs/lm")
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--name", help="of the model in Ollama (default: the run's name)")
 

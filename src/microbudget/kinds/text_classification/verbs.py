@@ -18,7 +18,7 @@ Verb = Callable[..., Any]  # makes a verb's parser, with the options that all ve
 def add_verbs(verbs: Any, verb: Verb, show_json: Show) -> None:
     """Add the parser."""
     about = "make a text classifier of a language model: it answers by the likelihood of each label after a prompt"
-    parser = verb(verbs, "prompt", _prompt(show_json), about)
+    parser = verb(verbs, "prompt", _prompt(show_json), about, "LLM --data reviews.csv --out prompted/")
     parser.add_argument("model", metavar="LLM", help="hub id, folder or .gguf file of a language model")
     parser.add_argument("--data", required=True, help="labelled texts, as measure takes them")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the classifier; it is a MODEL")

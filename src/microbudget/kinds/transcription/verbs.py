@@ -25,7 +25,13 @@ _Found = list[tuple[str, Path]]
 
 def add_verbs(verbs: Any, verb: Any, _show_json: Any) -> None:
     """Add the parser."""
-    parser = verb(verbs, "transcribe", transcribe, "write what is said in recordings of any length")
+    parser = verb(
+        verbs,
+        "transcribe",
+        transcribe,
+        "write what is said in recordings of any length",
+        "meeting.flac --model runs/words --format srt",
+    )
     parser.add_argument("audio", metavar="FILE_OR_FOLDER", type=Path)
     parser.add_argument("--model", required=True, help="hub id or folder of Whisper (hf or ct2), or a RUN")
     parser.add_argument("--format", choices=FORMATS, help="text (default), json, srt or vtt")

@@ -1,0 +1,41 @@
+"""The command line's help: what to try first, the nearest name, an example for every verb."""
+
+from __future__ import annotations
+
+import pytest
+
+from microbudget import cli
+
+
+def test_without_a_verb_it_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    printed = capsys.readouterr().out
+    for verb in ("demo", "shrink", "measure"):
+        assert f"microbudget {verb}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shrnk"], "did you mean shrink?"),
+        (["mesure", "model"], "did you mean measure?"),
+        (["shrink", "m", "--data", "d", "--out", "o", "--max-sze", "2MB"], "did you mean --max-size?"),
+        (["transcribe", "a.wav", "--model", "m", "--format", "strt"], "did you mean srt?"),
+    ],
+)
+def test_what_does_not_exist_is_answered_with_the_nearest_name(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as status:
+        cli.main(arguments)
+    assert status.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_help_of_every_verb_begins_with_an_example() -> None:
+    parser = cli._parser()
+    (verbs,) = (action.choices for action in parser._actions if isinstance(action.choices, dict))
+    assert "shrink" in verbs
+    for name, verb in verbs.items():
+        about = str(verb.description)
+        assert about.startswith(f"microbudget {name} "), f"{name} has no example"
