@@ -77,3 +77,17 @@ def test_a_failure_has_a_line_of_its_own(made: Made, capsys: pytest.CaptureFixtu
     row = next(line for line in lines if "finetune > prune" in line and not line.startswith("failed"))
     assert row.split()[-1] == "failed"
     assert any(line.startswith("failed: finetune > prune: no such layer") for line in lines)
+
+
+def test_a_result_prints_as_the_terminal_does(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    """`print(result)` in Python, and its HTML in a notebook."""
+    print_run(made.shrunk)
+    shown = " ".join(capsys.readouterr().out.split())
+    text = str(made.shrunk)
+    assert len(text) < 4000
+    assert "best: finetune > export > quantize" in text
+    assert "2.60 MB" in text
+    assert f"report: {made.run.folder / 'report.html'}" in text
+    assert "2.60 MB" in made.shrunk._repr_html_()
+    assert made.shrunk._repr_html_().startswith("<pre")
+    assert "best: finetune > export > quantize" in shown

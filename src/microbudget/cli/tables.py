@@ -13,9 +13,8 @@ from ..judge.secondary import SECONDARY
 from ..kind import find_facet
 from ..report import phrases, terminal
 from ..report.outcome import read_outcome
-from ..report.part import opening_of, words_of
-from ..report.rows import name as row_name
-from ..runs.candidates import Candidate
+from ..report.part import words_of
+from ..report.run_table import about_test, print_outcome
 from ..units import format_bytes, format_change, format_joules, format_seconds, format_times
 
 if TYPE_CHECKING:
@@ -221,107 +220,17 @@ def print_comparison(comparison: Comparison) -> None:
 
 def print_run(shrunk: Shrunk) -> None:
     """The candidates of a run, the best one marked, and where to find it."""
-    measured = shrunk.reference.measurement
-    secondary = (measured.extra.get(SECONDARY) if measured else None) or {}
-    other = (secondary["metric"],) if secondary else ()
-    table = terminal.table("#", "recipe", "size", "latency", "speed", "quality", "change", "verdict", *other)
-    best = shrunk.best.fingerprint if shrunk.best else None
-    for place, candidate in enumerate([shrunk.reference, *shrunk.candidates]):
-        style = ("bold green" if shrunk.met else "bold red") if candidate.fingerprint == best else None
-        further = (_secondary_cell(candidate),) if other else ()
-        table.add_row(row_name(place), *_row(candidate, shrunk.reference), *further, style=style)
-    console = terminal.console()
-    console.print(table)
-    if shrunk.examples:
-        console.print(_evidence(shrunk), soft_wrap=True)
-    for candidate in shrunk.candidates:
-        if candidate.measurement is None:
-            what, _, reason = candidate.without_result.partition(": ")
-            console.print(f"{what}: {_short(candidate.recipe)}: {reason}", markup=False, soft_wrap=True)
-    if marked := [candidate for candidate in shrunk.candidates if candidate.busy]:
-        console.print(f"{BUSY} {phrases.busy(marked[0])}; give the command again when it is quiet", soft_wrap=True)
-    if shrunk.best is None:
-        console.print("no candidate could be built and measured")
-        return
-    outcome = read_outcome(shrunk.folder)
-    if opening := opening_of(outcome):
-        console.print(opening, style="bold", markup=False, soft_wrap=True)
-    console.print(f"best: {_short(shrunk.best.recipe)}", soft_wrap=True, markup=False)
-    if shrunk.best.test and shrunk.best.test_verdict:
-        console.print(f"{_test(shrunk.best, outcome.test_readings)}: {shrunk.best.test_verdict.reason}")
-        if "change" in (secondary := shrunk.best.test.extra.get(SECONDARY) or {}):
-            called = _called(shrunk.best.test.task, secondary)
-            console.print(f"on {secondary['examples']} validation {called} {phrases.secondary_change(secondary)}")
-    if shrunk.best.slower_than_float:
-        speedup = shrunk.best.speed["over_float"]["speedup"]
-        why = ", which breaks a limit" if shrunk.budget.limits_costs else ""
-        console.print(f"note: it has {format_times(speedup)} times the speed of the same model in float{why}")
-    for sentence in shrunk.unmet:
-        console.print(f"budget not met: {sentence}", style="bold red")
-    console.print(f"model:  {shrunk.folder / 'best'}\nreport: {shrunk.folder / 'report.html'}", soft_wrap=True)
+    print_outcome(read_outcome(shrunk.folder), terminal.console())
 
 
 def print_delivered(delivered: Delivered) -> None:
     """What was put into the folder, and what the test says of it."""
     console, row = terminal.console(), delivered.row
     console.print(f"{row.recipe or 'the model as given'}", markup=False, soft_wrap=True)
-    console.print(_test(row, delivered.readings))
+    console.print(about_test(row, delivered.readings))
     for sentence in delivered.unmet:
         console.print(f"the run's budget is not met: {sentence}", style="bold red", markup=False)
     console.print(f"model:  {delivered.folder}", soft_wrap=True, markup=False)
-
-
-def _test(row: Candidate, readings: int) -> str:
-    """What the test split says of a row."""
-    if row.test is None:
-        return "the test split was not read"
-    found = f"{row.test.metric} {_quality(row.test)} on {row.test.examples} examples"
-    if (verdict := row.test_verdict) is not None:
-        found += f", {format_change(verdict.change, row.test.metric)} against the reference; {verdict.decision}"
-    return f"test, {phrases.readings(readings)}: {found}"
-
-
-def _secondary_cell(candidate: Candidate) -> str:
-    """The quality on the other data, and its change from the reference."""
-    found = candidate.measurement.extra.get(SECONDARY) if candidate.measurement else None
-    if not found:
-        return MISSING
-    return f"{found['quality']:.4f}" + (
-        f", {format_change(found['change'], found['metric'])}" if "change" in found else ""
-    )
-
-
-def _evidence(shrunk: Shrunk) -> str:
-    """How many examples stand behind the verdicts."""
-    known, measured = shrunk.examples, shrunk.reference.measurement
-    examples = (words_of(measured.task, measured.metric) if measured else words_of("")).examples
-    use = {"nothing": "", "calibration": f", {known['train']:,} calibrate", "training": f", {known['train']:,} train"}
-    read = 0 if measured is None else measured.examples  # by need: those that a decision took
-    judged = f"{read:,} of {known['validation']:,}" if read < known["validation"] else f"{read:,}"
-    return f"judged on {judged} {examples}, {known['test']:,} others test the best{use[known['use']]}"
-
-
-def _row(candidate: Candidate, reference: Candidate) -> list[str]:
-    label = "reference" if candidate.fingerprint == reference.fingerprint else _short(candidate.recipe)
-    if candidate.measurement is None:
-        return [label, *[MISSING] * 5, candidate.without_result.partition(":")[0]]
-    measurement, verdict = candidate.measurement, candidate.verdict
-    speedup = candidate.speed.get("speedup")
-    return [
-        label,
-        format_bytes(measurement.size_bytes),
-        _latency(measurement),
-        f"{format_times(speedup)}x{BUSY if candidate.busy else ''}" if speedup else MISSING,
-        f"{measurement.quality:.4f}",
-        format_change(verdict.change, measurement.metric) if verdict else MISSING,
-        verdict.decision if verdict else MISSING,
-    ]
-
-
-def _short(recipe: str) -> str:
-    from ..recipes.recipe import Recipe
-
-    return Recipe.parse(recipe).short()
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class Outcome:
     unmet: tuple[str, ...]
     interrupted: bool
     ended: bool  # whether the last command came to its end, by itself or by Ctrl-C
+    examples: dict[str, Any] = field(default_factory=dict)  # how many the splits have, and what is learnt from them
 
     @property
     def rows(self) -> tuple[Candidate, ...]:
@@ -135,6 +136,7 @@ def _ended(run: Run, path: Path) -> Outcome:
         unmet=tuple(result.get("unmet", ())),
         interrupted=bool(result.get("interrupted")),
         ended=True,
+        examples=result.get("examples", {}),
     )
 
 

@@ -12,8 +12,8 @@ def console() -> Console:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """A table without lines: the first column to the left, numbers to the right."""
+    """A table without lines: the first column and recipes to the left, numbers to the right."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        made.add_column(column, justify="left" if index == 0 or column == "recipe" else "right", overflow="fold")
     return made

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..judge.budget import Budget
+from ..report.outcome import read_outcome
+from ..report.run_table import html_of, text_of
 from ..runs.candidates import Candidate
 
 
@@ -30,6 +32,14 @@ class Shrunk:
     def met(self) -> bool:
         """Whether the best candidate holds all limits."""
         return self.best is not None and not self.unmet
+
+    def __str__(self) -> str:
+        """The lines of the terminal: the candidates, and what ships."""
+        return text_of(read_outcome(self.folder))
+
+    def _repr_html_(self) -> str:
+        """As `str`, in a notebook."""
+        return html_of(read_outcome(self.folder))
 
     def as_dict(self) -> dict[str, Any]:
         """What `shrink --json` prints, and `result.json` holds."""

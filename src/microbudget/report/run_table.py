@@ -1,0 +1,146 @@
+"""Run table: the candidates of a run as a table of the terminal, and what ships, in about ten lines."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from ..errors import MicrobudgetError
+from ..judge.budget import Measurement
+from ..judge.secondary import SECONDARY
+from ..recipes.recipe import Recipe
+from ..runs.candidates import Candidate
+from ..units import format_bytes, format_change, format_seconds, format_times
+from . import phrases, terminal
+from .outcome import Outcome
+from .part import opening_of, words_of
+from .rows import name
+
+MISSING = "-"
+BUSY = "*"  # of a speed that was measured on a busy machine
+WIDTH = 120  # characters of a line, where there is no terminal
+
+
+def text_of(outcome: Outcome) -> str:
+    """The table as text, without colours."""
+    stream = StringIO()
+    print_outcome(outcome, Console(file=stream, width=WIDTH, highlight=False, no_color=True))
+    return stream.getvalue().rstrip()
+
+
+def html_of(outcome: Outcome) -> str:
+    """The table as HTML, for a notebook."""
+    console = Console(file=StringIO(), width=WIDTH, highlight=False, record=True)
+    print_outcome(outcome, console)
+    return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
+
+
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """The candidates of a run, the best one marked, and where to find it."""
+    measured = outcome.reference.measurement
+    secondary = (measured.extra.get(SECONDARY) if measured else None) or {}
+    other = (secondary["metric"],) if secondary else ()
+    table = terminal.table("#", "recipe", "size", "latency", "speed", "quality", "change", "verdict", *other)
+    best = outcome.best.fingerprint if outcome.best else None
+    for place, candidate in enumerate(outcome.rows):
+        style = ("bold green" if not outcome.unmet else "bold red") if candidate.fingerprint == best else None
+        further = (_secondary_cell(candidate),) if other else ()
+        table.add_row(name(place), *_row(candidate, outcome.reference), *further, style=style)
+    console.print(table)
+    if outcome.examples:
+        console.print(_evidence(outcome), soft_wrap=True)
+    for candidate in outcome.candidates:
+        if candidate.measurement is None:
+            what, _, reason = candidate.without_result.partition(": ")
+            console.print(f"{what}: {_short(candidate.recipe)}: {reason}", markup=False, soft_wrap=True)
+    if marked := [candidate for candidate in outcome.candidates if candidate.busy]:
+        console.print(f"{BUSY} {phrases.busy(marked[0])}; give the command again when it is quiet", soft_wrap=True)
+    if outcome.best is None:
+        console.print("no candidate could be built and measured")
+        return
+    if opening := opening_of(outcome):
+        console.print(opening, style="bold", markup=False, soft_wrap=True)
+    console.print(f"best: {_short(outcome.best.recipe)}", soft_wrap=True, markup=False)
+    if outcome.best.test and outcome.best.test_verdict:
+        console.print(f"{about_test(outcome.best, outcome.test_readings)}: {outcome.best.test_verdict.reason}")
+        if "change" in (secondary := outcome.best.test.extra.get(SECONDARY) or {}):
+            called = _called(outcome.best.test.task, secondary)
+            console.print(f"on {secondary['examples']} validation {called} {phrases.secondary_change(secondary)}")
+    if outcome.best.slower_than_float:
+        speedup = outcome.best.speed["over_float"]["speedup"]
+        why = ", which breaks a limit" if outcome.budget and outcome.budget.limits_costs else ""
+        console.print(f"note: it has {format_times(speedup)} times the speed of the same model in float{why}")
+    for sentence in outcome.unmet:
+        console.print(f"budget not met: {sentence}", style="bold red")
+    console.print(
+        f"model:  {outcome.run.folder / 'best'}\nreport: {outcome.run.folder / 'report.html'}", soft_wrap=True
+    )
+
+
+def about_test(row: Candidate, readings: int) -> str:
+    """What the test split says of a row."""
+    if row.test is None:
+        return "the test split was not read"
+    found = f"{row.test.metric} {_quality(row.test)} on {row.test.examples} examples"
+    if (verdict := row.test_verdict) is not None:
+        found += f", {format_change(verdict.change, row.test.metric)} against the reference; {verdict.decision}"
+    return f"test, {phrases.readings(readings)}: {found}"
+
+
+def _secondary_cell(candidate: Candidate) -> str:
+    """The quality on the other data, and its change from the reference."""
+    found = candidate.measurement.extra.get(SECONDARY) if candidate.measurement else None
+    if not found:
+        return MISSING
+    return f"{found['quality']:.4f}" + (
+        f", {format_change(found['change'], found['metric'])}" if "change" in found else ""
+    )
+
+
+def _evidence(outcome: Outcome) -> str:
+    """How many examples stand behind the verdicts."""
+    known, measured = outcome.examples, outcome.reference.measurement
+    examples = (words_of(measured.task, measured.metric) if measured else words_of("")).examples
+    use = {"nothing": "", "calibration": f", {known['train']:,} calibrate", "training": f", {known['train']:,} train"}
+    read = 0 if measured is None else measured.examples  # by need: those that a decision took
+    judged = f"{read:,} of {known['validation']:,}" if read < known["validation"] else f"{read:,}"
+    return f"judged on {judged} {examples}, {known['test']:,} others test the best{use[known['use']]}"
+
+
+def _row(candidate: Candidate, reference: Candidate) -> list[str]:
+    label = "reference" if candidate.fingerprint == reference.fingerprint else _short(candidate.recipe)
+    if candidate.measurement is None:
+        return [label, *[MISSING] * 5, candidate.without_result.partition(":")[0]]
+    measurement, verdict = candidate.measurement, candidate.verdict
+    speedup = candidate.speed.get("speedup")
+    return [
+        label,
+        format_bytes(measurement.size_bytes),
+        _latency(measurement),
+        f"{format_times(speedup)}x{BUSY if candidate.busy else ''}" if speedup else MISSING,
+        f"{measurement.quality:.4f}",
+        format_change(verdict.change, measurement.metric) if verdict else MISSING,
+        verdict.decision if verdict else MISSING,
+    ]
+
+
+def _short(recipe: str) -> str:
+    try:
+        return Recipe.parse(recipe).short()
+    except MicrobudgetError:  # made by a version with other methods
+        return recipe
+
+
+def _latency(measurement: Measurement) -> str:
+    return MISSING if measurement.latency_s is None else format_seconds(measurement.latency_s)
+
+
+def _quality(measurement: Measurement) -> str:
+    low, high = measurement.quality_low, measurement.quality_high
+    return f"{measurement.quality:.4f} ({low:.3f}..{high:.3f})"
+
+
+def _called(kind: str, secondary: dict[str, Any]) -> str:
+    return words_of(kind, secondary["metric"]).examples
