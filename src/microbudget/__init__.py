@@ -23,6 +23,7 @@ _PUBLIC = {
     "Model": "model",
     "Recipe": "recipes.recipe",
     "Task": "task",
+    "choose": "search.choosing",
     "compare": "judge",
     "load": "runtimes.loading",
     "measure": "judge",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .recipes.recipe import Recipe
     from .runs.candidates import Candidate
     from .runtimes.loading import load
+    from .search.choosing import choose
     from .search.shrink import run_recipe, shrink
     from .task import Task
 

@@ -166,15 +166,17 @@ def _tokens(divergence: dict[str, Any]) -> str:
     )
 
 
-def distinct_names(first: str, second: str) -> tuple[str, str]:
-    """The models' names, of paths the last parts that distinguish them; numbered where both are the same."""
-    parts = [Path(name).parts for name in (first, second)]
+def distinct_names(*names: str) -> tuple[str, ...]:
+    """The models' names, of paths the last parts that distinguish them; numbered where all are the same."""
+    parts = [Path(name).parts for name in names]
     for count in range(1, max(map(len, parts)) + 1):
         short = ["/".join(each[-count:]) for each in parts]
-        if short[0] != short[1]:
-            return short[0], short[1]
-    name = parts[0][-1] if parts[0] else first
-    return f"{name} (1)", f"{name} (2)"
+        if len(set(short)) == len(short):
+            return tuple(short)
+    return tuple(
+        f"{'/'.join(each[-1:]) or name} ({place})"
+        for place, (each, name) in enumerate(zip(parts, names, strict=True), 1)
+    )
 
 
 def print_comparison(comparison: Comparison) -> None:

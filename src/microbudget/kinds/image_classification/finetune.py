@@ -112,6 +112,13 @@ def _write(
         put_head(backbone.network, backbone.weight, head.layers[0], labels)
         save_network(backbone.network, preprocessing, out)
         return
+    write_onnx(backbone, head, out, labels, preprocessing)
+
+
+def write_onnx(
+    backbone: Backbone, head: Head, out: Path, labels: tuple[str, ...], preprocessing: dict[str, Any]
+) -> None:
+    """`model.onnx` in the folder: the backbone with a new head, and what its runtime has to know."""
     import onnx
 
     from ...runtimes.onnx.session import write_metadata
