@@ -38,7 +38,7 @@ from ..training.head import HeadSettings
 from ..training.head_data import Features, labels_of
 from .chosen import Chosen, WhoseHead
 from .frozen import Frozen
-from .options import RunKeywords, RunOptions
+from .options import RunKeywords, RunOptions, read_keywords
 from .shape_costs import Costs, Weighed
 
 # What 8 bits cost does not depend on how well they are rounded.
@@ -56,11 +56,11 @@ def choose(
     """Rank networks at several input sizes by size, latency, and what their frozen features are worth on the data.
 
     out: a folder for what was computed; a later `shrink` into it uses the features again. None: nothing is kept.
-    options: the fields of RunOptions. Raises InvalidOption for models that cannot be compared, LabelsDisagree where
+    options: as of `shrink`. Raises InvalidOption for models that cannot be compared, LabelsDisagree where
     they know the data's labels among different ones, BadData where a class has too few examples, and what loading
     models and data raises.
     """
-    how, limits = RunOptions(**options), budget or Budget()
+    how, limits = read_keywords(budget, options)
     given = _opened(models)
     with _folder(out, data, models) as folder:
         task = _task(data, given[0].task, how, None if out is None else folder / "cache")
