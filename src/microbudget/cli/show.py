@@ -1,4 +1,4 @@
-"""The verbs that show what is there, or hand it out: report, deliver, methods."""
+"""The verbs that show what is there, or hand it out: report, deliver, kit, methods."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("row", metavar="ROW", help="number or recipe, as the report has them")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--force", action="store_true", help="replace FOLDER where it holds files")
+    about = "a folder that times and checks the models of a run on another machine"
+    parser = add_verb(verbs, "kit", _kit, about, "runs/flowers --out kit")
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default RUN/kit")
+    parser.add_argument("--force", action="store_true", help="replace FOLDER where it holds files")
     add_verb(verbs, "methods", _methods, "the methods of recipes, with their options", "--json")
 
 
@@ -47,6 +52,19 @@ def _deliver(options: argparse.Namespace, progress: Progress) -> int:
         from .tables import print_delivered
 
         print_delivered(found)
+    return DONE
+
+
+def _kit(options: argparse.Namespace, progress: Progress) -> int:
+    from ..search.kit import make_kit
+
+    kit = make_kit(options.run, options.out, force=options.force, progress=progress)
+    if options.json:
+        print_json(kit.as_dict())
+    else:
+        from .tables import print_kit
+
+        print_kit(kit)
     return DONE
 
 

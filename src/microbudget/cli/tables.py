@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..judge.budget import Measurement
     from ..judge.comparing import Comparison
     from ..search.delivery import Delivered
+    from ..search.kit import Kit
     from ..search.result import Shrunk
 
 MISSING = "-"
@@ -233,6 +234,19 @@ def print_delivered(delivered: Delivered) -> None:
     for sentence in delivered.unmet:
         console.print(f"the run's budget is not met: {sentence}", style="bold red", markup=False)
     console.print(f"model:  {delivered.folder}", soft_wrap=True, markup=False)
+
+
+def print_kit(kit: Kit) -> None:
+    """Where it is, what it holds, and what to do with it."""
+    console = terminal.console()
+    console.print(f"rows {', '.join(kit.rows)}, in turns with {kit.base}: {kit.base_is}", soft_wrap=True)
+    for called, reason in kit.left_out.items():
+        console.print(f"left out: {called}: {reason}", markup=False, soft_wrap=True)
+    console.print(f"kit: {kit.folder}", soft_wrap=True, markup=False)
+    console.print(
+        f"copy it to the other machine and run python {kit.script} there; what it writes is for --timings",
+        soft_wrap=True,
+    )
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:
