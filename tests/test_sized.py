@@ -85,6 +85,19 @@ def test_a_limit_on_size_is_met_by_width_and_bits_and_the_nearer_is_taught(resne
     assert list(space.further(taught, shown(0.01))) == []
 
 
+def test_a_limit_on_latency_makes_the_input_smaller_too(resnet: Path, task: ImageTask) -> None:
+    """The network takes 4 ms at 32 pixels: at 20 of them about 1.6 ms."""
+    space = space_of(resnet, task, 1_000_000)
+    space.budget = Budget(max_size_bytes=1_000_000, max_latency_s=0.002)
+    whole = next(iter(space.recipes((Finetune(),))))
+    narrow, wide = space.further(whole, Candidate("", "", "", replace(WHOLE, latency_s=0.004)))
+    for recipe in (narrow, wide):
+        assert recipe.short().startswith("resize(pixels=20) > finetune > prune(")
+    assert list(space.further(narrow, shown(0.1))) == []
+    (taught,) = space.further(wide, shown(0.3))
+    assert taught.short().startswith("resize(pixels=20) > finetune > prune(size='0.38x', samples=32) > distill")
+
+
 def test_a_limit_between_4_and_8_bits_is_met_by_both(resnet: Path, task: ImageTask) -> None:
     space = space_of(resnet, task, 2_000_000)
     whole = next(iter(space.recipes((Finetune(),))))

@@ -114,10 +114,11 @@ class SearchSpace(space.SearchSpace):
         shown = {cut: found for cut, found in self._cuts.items() if found is not WAITED_FOR}
         if not self._first or len(shown) < len(self._cuts):
             return ()
-        nearest = min(shown, key=lambda cut: _distance(shown[cut]))
-        steps = nearest.steps
+        steps = min(shown, key=lambda cut: _distance(shown[cut])).steps
         cut = next(step for step in steps if isinstance(step, Prune))
-        return [Recipe((*self._smaller, *self._first, cut, Distill(), *self._export, steps[-1]))]
+        resized = [step for step in (*self._smaller, *steps) if isinstance(step, Resize)]
+        smallest = sorted(resized, key=lambda step: step.pixels)[:1]
+        return [Recipe((*smallest, *self._first, cut, Distill(), *self._export, steps[-1]))]
 
     def about_limits(self, recipe: Recipe, candidate: Candidate) -> Iterator[str]:
         """What share of the parameters meets the limit on size, once the whole network is weighed."""
@@ -137,9 +138,18 @@ class SearchSpace(space.SearchSpace):
         if not self._prunable:
             return
         for share, bits in known.nearest(limit):
-            recipe = self._of_width(share, bits)
+            recipe = self._of_width(share, bits, self._in_time(measured))
             self._cuts[recipe] = WAITED_FOR
             yield recipe
+
+    def _in_time(self, measured: Measurement) -> tuple[Method, ...]:
+        """The largest input at which the whole network, as it was timed, is within the limit on latency."""
+        limit, latency_s = self.budget.max_latency_s, measured.latency_s
+        sides = self.smaller_inputs()
+        if limit is None or latency_s is None or latency_s <= limit or not sides:
+            return ()
+        fitting = [side for side in sides if latency_s * (side / self._side) ** 2 <= limit]
+        return (Resize(pixels=fitting[0] if fitting else sides[-1]),)
 
     def size_bytes(self, recipe: Recipe) -> int | None:
         """By the weight of the whole network in 8 bits, once that is known."""
