@@ -265,3 +265,18 @@ def test_subtitles_are_escaped() -> None:
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\na &lt;b&gt; &amp; c --&gt; d\n\n"
     )
     assert "".join(lines(segments, "srt")) == "1\n00:00:00,000 --> 00:00:01,500\na <b> & c --> d\n\n"
+
+
+def test_predict_gives_the_same_text(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = speak(tmp_path / "in" / "a.wav", 3.0), speak(tmp_path / "in" / "b.wav", 2.0)
+    status, out, _ = run(capsys, tmp_path / "in", "--model", model, "--format", "json")
+    assert status == 0
+    expected = [document["text"] for document in json.loads(out)]
+    (tmp_path / "in" / "c.wav").write_bytes(b"no sound")
+    assert main(["predict", str(model), str(tmp_path / "in"), "--threads", "1", "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert [row["answer"] for row in found] == expected
+    assert [row["input"] for row in found] == [str(one), str(two)]
+    assert "c.wav" in printed.err
+    assert main(["predict", str(model), str(tmp_path / "in" / "c.wav"), "--threads", "1"]) == 2

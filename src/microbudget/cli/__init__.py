@@ -17,7 +17,7 @@ from ..kind import facets
 from ..machine.files import is_disk_full
 from ..progress import Progress
 from ..search.options import DURATIONS, Durations
-from . import choose, measure, run, show
+from . import choose, measure, predict, run, show
 from .options import BAD_INPUT, DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
 from .parser import START, Parser
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"microbudget {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
-    for module in (run, choose, measure, show):
+    for module in (run, choose, measure, predict, show):
         module.add_verbs(verbs)
     for module in facets("verbs"):  # of the kinds of models
         module.add_verbs(verbs, add_verb, print_json)

@@ -1,0 +1,62 @@
+"""The verb that uses what was made: predict."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadData
+from ..machine.processor import fixed_threads
+from ..progress import Progress
+from .options import DONE, add_model, add_verb, print_json
+
+STDIN = "-"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the parser."""
+    about = "photos or texts to labels, recordings to transcripts, prompts to continuations"
+    parser = add_verb(verbs, "predict", _predict, about, "runs/flowers photo.jpg folder/ --top 3")
+    add_model(parser)
+    about = "files and folders of photos or recordings; texts or prompts, a .txt file with one a line, or - for stdin"
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=about)
+    parser.add_argument("--top", type=int, default=1, metavar="N", help="labels that are shown of each input")
+
+
+def _predict(options: argparse.Namespace, progress: Progress) -> int:
+    from ..kind import facet
+    from ..runtimes.loading import load
+
+    model = load(options.model)
+    module = facet(str(model.task), "predicting")
+    inputs = [text for given in options.inputs for text in _texts(given)]
+    if not inputs:
+        raise BadData("there is nothing to predict: the input is empty")
+    found = module.predict(model, inputs, progress, threads=fixed_threads(options.threads))
+    if options.json:
+        print_json([each.as_dict() for each in found])
+        return DONE
+    for each in found:
+        progress.clear()
+        print(_line(each.input, each.answer, each.probabilities, options.top), flush=True)
+    return DONE
+
+
+def _texts(given: str) -> Iterator[str]:
+    """What an argument stands for: itself, the lines of a text file, or those of stdin."""
+    if given == STDIN:
+        yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+    elif given.endswith(".txt") and Path(given).is_file():
+        yield from (line for line in Path(given).read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    else:
+        yield given
+
+
+def _line(name: str, answer: str, probabilities: dict[str, float], top: int) -> str:
+    if not probabilities:
+        return f"{name}: {answer}" if "\n" not in answer else f"{name}:\n{answer}"
+    shown = list(probabilities.items())[: max(1, top)]
+    return f"{name}: " + ", ".join(f"{label} {share * 100:.1f} %" for label, share in shown)
