@@ -13,18 +13,23 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import toy_texts
 from conftest import COLOURS, CONFIG, write_photos
-from microbudget import choose, cli
+from microbudget import choose, cli, kind
 from microbudget.errors import BadData, InvalidOption, LabelsDisagree, ModelNotFound, UnsupportedModel
 from microbudget.judge.budget import Budget, Measurement
 from microbudget.kinds.image_classification import search_space
+from microbudget.methods import Context
+from microbudget.methods.finetune import Finetune
+from microbudget.model import Model
 from microbudget.runtimes.loading import load
+from microbudget.runtimes.onnx.session import OnnxSession
 from microbudget.search import choosing
 from microbudget.search.chosen import Chosen, Shape
 from microbudget.task import Example, Scores, open_data
 from microbudget.training.cross_validation import fold_of_each, out_of_fold
 from microbudget.training.features import FeatureStore
-from microbudget.training.head import HeadSettings
+from microbudget.training.head import Head, HeadSettings
 from microbudget.units import Drop
 from quick import QUICK
 from toy_models import save
@@ -287,3 +292,67 @@ def test_what_was_made_with_the_photos_is_said(
     monkeypatch.setattr(choosing._Choosing, "chosen", lambda self: self._folds)
     assert choose([first, other], photos, progress=Progress()) == 5
     assert "was made with 5 of the 42 photos" in " ".join(capsys.readouterr().err.split())
+
+
+def frozen_answers(given: Model, context: Context, out: Path) -> tuple[np.ndarray, ...]:
+    """Logits by the features and the head, its own and a new one; and of the files that are written with them."""
+    part = kind.facet(given.task, "choosing")
+    frozen, examples = part.frozen(given, context), context.task.examples("train")[:8]
+    features = frozen.features(examples)
+    coin = np.random.default_rng(0)
+    classes = len(context.task.labels)
+    layer = (coin.normal(size=(classes, features.shape[1])).astype("f"), coin.normal(size=classes).astype("f"))
+    written = []
+    for name, write in (("own", frozen.as_it_is), ("new", lambda folder: frozen.with_head(Head((layer,), []), folder))):
+        (out / name).mkdir()
+        model = write(out / name)
+        inputs = frozen.task.collate(examples, model.record.preprocessing or {})
+        session = OnnxSession(model.weights)
+        written.append(session.answer(inputs))
+        session.close()
+    return frozen.own_logits(features), Head((layer,), []).logits(features), *written
+
+
+def test_heads_on_features_of_photos_answer_as_the_files_with_them(
+    hf_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    context = Context(open_data(photos, "image-classification"), tmp_path / "cache", threads=1)
+    own, new, own_file, new_file = frozen_answers(load(hf_model), context, tmp_path)
+    np.testing.assert_allclose(own, own_file, atol=1e-4)
+    np.testing.assert_allclose(new, new_file, atol=1e-3)
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["of transformers", "of sentence-transformers"])
+def test_heads_on_features_of_texts_answer_as_the_files_with_them(ours: bool, tmp_path: Path) -> None:
+    """A classifier of transformers, and an encoder that got its head from us."""
+    context = toy_texts.context(toy_texts.write_table(tmp_path / "table.csv", 40), tmp_path)
+    if ours:
+        given = load(toy_texts.write_encoder(tmp_path / "encoder"))
+        given = toy_texts.built(Finetune(epochs=1), given, context, tmp_path / "taught")
+    else:
+        given = load(toy_texts.write_classifier(tmp_path / "classifier"))
+    own, new, own_file, new_file = frozen_answers(given, context, tmp_path)
+    np.testing.assert_allclose(own, own_file, atol=1e-4)
+    np.testing.assert_allclose(new, new_file, atol=1e-3)
+
+
+def test_text_encoders_are_ranked(tmp_path: Path) -> None:
+    """One that knows the labels, with its own head too, and one without a head."""
+    table = toy_texts.write_table(tmp_path / "table.csv")
+    known = toy_texts.write_classifier(tmp_path / "classifier")
+    encoder = toy_texts.write_encoder(tmp_path / "encoder", num_hidden_layers=1)
+    chosen = choose([known, encoder], table, durations=QUICK, threads=1, max_size="1GB")
+    assert [(shape.size, shape.head, shape.bits) for shape in chosen.shapes] == [
+        ("32 tokens", "new", 8),
+        ("32 tokens", "own", 8),
+        ("32 tokens", "new", 8),
+    ]
+    new, own, other = (shape.measurement for shape in chosen.shapes)
+    assert other.size_bytes < new.size_bytes
+    assert new.quality > own.quality
+    assert chosen.best is not None
+
+
+def test_kinds_without_frozen_features_are_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="choose is for image-classification and text-classification"):
+        choosing._part_of("transcription")

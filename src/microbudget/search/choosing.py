@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Unpack, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..errors import InvalidOption, LabelsDisagree, UnsupportedModel
 from ..judge.budget import Budget
 from ..judge.judging import judging_of
 from ..judge.quality import Quality, interval
-from ..kind import facet
+from ..kind import find_facet, having
 from ..methods import Context, Method
 from ..methods.quantize import Quantize
 from ..model import Model
@@ -149,7 +150,7 @@ class _Choosing:
         folder: Path,
     ) -> None:
         """Check everything that can be checked before anything is computed."""
-        self._part, self._budget, self._how, self._folder = facet(task.kind, "choosing"), budget, how, folder
+        self._part, self._budget, self._how, self._folder = _part_of(task.kind), budget, how, folder
         # The lines of the steps are about models that ship; these are only weighed and timed.
         self._context = Context(
             task, folder / "cache", seed=how.seed, threads=how.fixed_threads, progress=how.progress.without_lines()
@@ -243,7 +244,6 @@ class _Choosing:
 
     def _own(self, network: _Network, features: Features) -> Scores:
         """What its own head answers: the data's classes first, then the others."""
-        assert network.frozen.own_logits is not None
         logits = network.frozen.own_logits(features)
         columns = match_labels(network.model, self._task.labels)
         order = order_of(network.model.labels, columns, logits.shape[1])
@@ -262,6 +262,16 @@ class _Choosing:
         folder = self._folder / "models" / f"{head}-{model.fingerprint}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _part_of(kind: str) -> ModuleType:
+    found = find_facet(kind, "choosing")
+    if found is None:
+        raise UnsupportedModel(
+            f"choose is for {' and '.join(having('choosing'))}, and these models are for {kind}: `microbudget compare`"
+            " takes two of them"
+        )
+    return found
 
 
 def _quality(scores: Scores) -> Quality:

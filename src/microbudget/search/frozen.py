@@ -18,14 +18,14 @@ from ..training.head_data import Features
 class Frozen:
     """Features of examples, and what writes the network with a head.
 
-    task: whose examples collate to what the network takes. own_logits: of its own head, from the features (examples,
-    inputs) to (examples, outputs); None without one. with_head, as_it_is: write it as `onnx` into a folder, with a new
-    head for the task's labels or with its own.
+    task: whose examples collate to what the network takes. own_logits: of its own head, where it has one, from the
+    features (examples, inputs) to (examples, outputs). with_head, as_it_is: write it as `onnx` into a folder, with a
+    new head for the task's labels or with its own.
     """
 
     store: FeatureStore
     task: Task
-    own_logits: Callable[[Features], Features] | None
+    own_logits: Callable[[Features], Features]
     with_head: Callable[[Head, Path], Model]
     as_it_is: Callable[[Path], Model]
 

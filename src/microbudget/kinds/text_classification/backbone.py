@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch.nn import Linear
 
 from ...methods import Context
 from ...model import Model
@@ -27,23 +28,25 @@ class Backbone:
     proto: Any
     output: str
     network: Any
+    head: tuple[Any, Any] | None = None  # its own: weight (outputs, inputs), bias (outputs,); None: it has none
 
     @classmethod
     def of(cls, model: Model) -> Backbone:
         """Of an encoder its pooled output; of a classifier what its last linear layer takes."""
         network = None
         if model.format == "hf":
-            network = load_network(model.path)
+            network, own = load_network(model.path), None
             if isinstance(network, PooledClassifier):
-                network.head = torch.nn.Identity()
+                own, network.head = network.head, torch.nn.Identity()
             proto = onnx.load_from_string(onnx_bytes(network, tuple(reading(model)[INPUTS])))
             if isinstance(network, PooledClassifier):
-                return cls(proto, proto.graph.output[0].name, network)
+                linear = (own.weight.detach().numpy(), own.bias.detach().numpy()) if isinstance(own, Linear) else None
+                return cls(proto, proto.graph.output[0].name, network, linear)
         else:
             proto = onnx.load(str(model.weights))
             widen(proto)
         found = find_classifier(proto, model.record.output if model.format == "onnx" else None)
-        return cls(proto, found.features, network)
+        return cls(proto, found.features, network, (found.weight, found.bias))
 
     @property
     def graph(self) -> bytes:

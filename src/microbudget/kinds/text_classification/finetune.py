@@ -22,7 +22,7 @@ from ...training.head_report import answers_report, fit_and_report
 from ...training.modes import zeros_stay
 from ...training.settings import Settings
 from ...training.train import train
-from .backbone import Features
+from .backbone import Backbone, Features
 from .teaching import TokenTask, copy_tokenizer, in_tokens, reading
 
 OPTIONS = (
@@ -53,13 +53,20 @@ def apply(step: Finetune, model: Model, context: Context, out: Path) -> Record:
             history = _train_network(step, network, history, context, model.record.state)
         save_network(network, out)
     else:
-        proto = with_head(features.proto, features.output, list(head.layers))
-        write_metadata(proto, context.task.labels, reading(model))
-        onnx.save(proto, str(out / ONNX_NAME))
+        write_onnx(features, list(head.layers), context.task.labels, model, out)
     copy_tokenizer(model, out)
     used = (*context.task.examples("train"), *context.task.examples("validation"))
     record = model.record.with_seen(example.key for example in used).with_report("finetune", history)
     return replace(record, task=context.task.kind, output=None, labels=context.task.labels)
+
+
+def write_onnx(
+    features: Features | Backbone, layers: list[Any], labels: tuple[str, ...], model: Model, out: Path
+) -> None:
+    """`model.onnx` in the folder: the graph that computes features with a head. layers: weights and biases of it."""
+    proto = with_head(features.proto, features.output, layers)
+    write_metadata(proto, labels, reading(model))
+    onnx.save(proto, str(out / ONNX_NAME))
 
 
 def _train_network(

@@ -14,6 +14,7 @@ from ...errors import UnsupportedModel
 from .graph import OnnxGraph, attribute, copied, needed_for, replace_nodes
 
 Linear = tuple[NDArray[np.float32], NDArray[np.float32]]  # weight (outputs, inputs), bias (outputs,)
+LOGITS = "logits"  # the output of a classifier that we write
 _TRANSPARENT = ("Identity", "Cast", "Softmax", "LogSoftmax", "Sigmoid", "Dropout")  # may follow the last linear layer
 
 
@@ -79,11 +80,11 @@ def backbone(proto: Any, features: str) -> Any:
 def with_head(proto: Any, features: str, layers: list[Linear]) -> Any:
     """The backbone with linear layers on it, ReLU between them; the output is `logits` (batch, classes)."""
     result = backbone(proto, features)
-    tensor = features
+    tensor = _renamed(result.graph, features) if features == LOGITS else features
     for index, (weight, bias) in enumerate(layers):
         last = index == len(layers) - 1
         names = f"head.{index}.weight", f"head.{index}.bias"
-        output = "logits" if last else f"head.{index}.out"
+        output = LOGITS if last else f"head.{index}.out"
         result.graph.initializer.extend(
             numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name)
             for array, name in zip((weight, bias), names, strict=True)
@@ -95,6 +96,17 @@ def with_head(proto: Any, features: str, layers: list[Linear]) -> Any:
             result.graph.node.append(helper.make_node("Relu", [output], [tensor], tensor))
     del result.graph.output[:]
     classes = layers[-1][0].shape[0]
-    result.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes]))
+    result.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", classes]))
     onnx.checker.check_model(result)
     return result
+
+
+def _renamed(graph: Any, tensor: str) -> str:
+    """Another name for a tensor, everywhere: an encoder without a head calls its features `logits` too."""
+    name = f"{tensor}.features"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, each in enumerate(names):
+                if each == tensor:
+                    names[place] = name
+    return name
