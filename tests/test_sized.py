@@ -70,7 +70,9 @@ def space_of(resnet: Path, task: ImageTask, limit: int | None) -> SearchSpace:
     return space
 
 
-def test_a_limit_on_size_is_met_by_width_and_bits_and_the_nearer_is_taught(resnet: Path, task: ImageTask) -> None:
+def test_a_limit_on_size_is_met_by_width_and_bits_and_the_cut_in_8_bits_is_taught(
+    resnet: Path, task: ImageTask
+) -> None:
     space = space_of(resnet, task, 1_000_000)
     recipes = list(space.recipes((Finetune(),)))
     assert not any("distill" in recipe.short() for recipe in recipes)
@@ -81,8 +83,16 @@ def test_a_limit_on_size_is_met_by_width_and_bits_and_the_nearer_is_taught(resne
     assert [size <= 1_000_000 for each in (narrow, wide) if (size := space.size_bytes(each))] == [True, True]
     assert list(space.further(narrow, shown(0.3))) == []
     (taught,) = space.further(wide, shown(0.1))
-    assert "prune(size='0.72x', samples=32) > distill > export > quantize(bits=4)" in taught.short()
+    assert taught.short().endswith("prune(size='0.38x', samples=32) > distill > export > quantize")
     assert list(space.further(taught, shown(0.01))) == []
+
+
+def test_where_no_cut_in_8_bits_meets_the_limit_the_one_in_4_is_taught(resnet: Path, task: ImageTask) -> None:
+    space = space_of(resnet, task, 400_000)
+    whole = next(iter(space.recipes((Finetune(),))))
+    (wide,) = space.further(whole, Candidate("", "", "", WHOLE))
+    (taught,) = space.further(wide, shown(0.1))
+    assert "> distill > export > quantize(bits=4)" in taught.short()
 
 
 def test_a_limit_on_latency_makes_the_input_smaller_too(resnet: Path, task: ImageTask) -> None:

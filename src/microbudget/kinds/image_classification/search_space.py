@@ -40,7 +40,6 @@ FEWER_BITS = (HALF_BITS,)  # of the whole network's weights
 SAMPLES = 32  # photos by which `prune` measures
 SAME_LAYERS = ("finetune", "lora", "resize")  # steps after which the network has the layers that it had
 SMALLEST = 8  # pixels, that `resize` makes
-WAITED_FOR = Candidate("", "", "")  # of a recipe that is not measured yet
 # Forward passes over the training photos, as many as take the time of a step; and what a step takes besides.
 CALIBRATED, TRAINED, MEASURED, STEP_S = 1, 2, 6, 1.5
 
@@ -52,7 +51,7 @@ class SearchSpace(space.SearchSpace):
         super().__init__(given, task)
         self._first: tuple[Method, ...] = ()  # the steps that teach the labels
         self._bytes: Bytes | None = None  # of the whole network in 8 bits, once it is weighed
-        self._cuts: dict[Recipe, Candidate] = {}  # those to the limit, and what they have shown
+        self._cuts: list[Recipe] = []  # those to the limit, in 8 bits first
 
     def recipes(self, first: Sequence[Method]) -> Iterator[Recipe]:
         """The safest first."""
@@ -97,24 +96,23 @@ class SearchSpace(space.SearchSpace):
         return Recipe((*self._smaller, *self._first, self._cut(share), Distill(), *self._export, Quantize(bits=bits)))
 
     def further(self, recipe: Recipe, candidate: Candidate) -> Iterable[Recipe]:
-        """Under a limit on size that 8 bits do not meet: cuts and bits that do; then the better of them is taught.
+        """Under a limit on size that 8 bits do not meet: cuts and bits that do; then the cut in 8 bits is taught.
 
-        Better is what is nearer to the reference: of two cuts that were repaired and not trained, the one from which a
-        training has the shorter way.
+        A training mends a cut, and not the rounding that comes after it: MobileNetV2 with 0.7 of its parameters in 4
+        bits lost 2.8 points after a training, at the size at which 0.35 of them in 8 bits lost 0.9 (flowers12). Where
+        no cut in 8 bits meets the limit, the one in 4 is taught.
         """
         limit, measured = self.budget.max_size_bytes, candidate.measurement
         if limit is None:
             return ()
         if recipe == self._whole and measured is not None:
-            self._bytes = Bytes.of(measured)
+            self._bytes, self._cuts = Bytes.of(measured), []
             return list(self._sized(measured, limit))
         if recipe not in self._cuts:
             return ()
-        self._cuts[recipe] = candidate
-        shown = {cut: found for cut, found in self._cuts.items() if found is not WAITED_FOR}
-        if not self._first or len(shown) < len(self._cuts):
+        if not self._first or recipe != self._cuts[-1]:
             return ()
-        steps = min(shown, key=lambda cut: _distance(shown[cut])).steps
+        steps = self._cuts[0].steps
         cut = next(step for step in steps if isinstance(step, Prune))
         resized = [step for step in (*self._smaller, *steps) if isinstance(step, Resize)]
         smallest = sorted(resized, key=lambda step: step.pixels)[:1]
@@ -139,7 +137,7 @@ class SearchSpace(space.SearchSpace):
             return
         for share, bits in known.nearest(limit):
             recipe = self._of_width(share, bits, self._in_time(measured))
-            self._cuts[recipe] = WAITED_FOR
+            self._cuts.append(recipe)
             yield recipe
 
     def _in_time(self, measured: Measurement) -> tuple[Method, ...]:
@@ -212,12 +210,6 @@ class SearchSpace(space.SearchSpace):
         resizes = {step.pixels for recipe in recipes for step in recipe.steps if isinstance(step, Resize)}
         full = Preprocessing.parse(preprocessing)
         self.task.prepare([preprocessing, *(full.resized(pixels) for pixels in sorted(resizes))], progress=progress)
-
-
-def _distance(candidate: Candidate) -> float:
-    """From the reference; infinity where that was not measured."""
-    found = candidate.measurement.divergence if candidate.measurement else None
-    return math.inf if found is None else found
 
 
 def format_limit(limit_bytes: int) -> str:
