@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..errors import MissingExtra
+from ..machine.allocator import reused_memory
 
 try:
     import torch
@@ -50,7 +51,7 @@ def train(
         torch.set_num_threads(execution.threads)
     accelerator = Accelerator(mixed_precision=_precision())
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _repeatable(bool(devices)):
+    with torch.random.fork_rng(devices), _repeatable(bool(devices)), reused_memory():
         torch.manual_seed(execution.seed)
         loop = Loop(network, objective, settings, execution, groups, mode, after_step, accelerator)
         trained = loop.run()

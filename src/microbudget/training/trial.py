@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..machine.allocator import reused_memory
 from .objective import Objective
 from .order import Order
 
@@ -38,7 +39,7 @@ def timed(network: torch.nn.Module, objective: Objective, batch_size: int, threa
     learner: Any = copy.deepcopy(network).train()
     optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-6, fused=True)
     seconds = []
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), reused_memory():
         for rows in (order.rows(0) * STEPS)[:STEPS]:
             began = time.monotonic()
             loss: Any = objective.loss(learner, objective.batch(rows, 0))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import InvalidOption
+from ...machine.allocator import reused_memory
 from ...machine.waiting import WAITED
 from ...model import Model, Record
 from ...task import CALIBRATION, Use
@@ -106,7 +107,8 @@ class Prune(Method):
             torch.set_num_threads(context.threads)
         target = part.open_target(self, model, context, choose_examples(context, self.samples))
         doing = {"channels": self._channels, "layers": self._layers, "weights": self._weights}
-        network, state, report = doing[self.structure](model, context, target)
+        with reused_memory():
+            network, state, report = doing[self.structure](model, context, target)
         _write(network, state, target, model, out)
         context.progress.say(f"prune     {_summary(report)}")
         record = model.record.with_seen(target.keys).with_report("prune", {"structure": self.structure, **report})
