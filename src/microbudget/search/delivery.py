@@ -66,7 +66,8 @@ def deliver_row(
                 raise BadData(f"row {row} cannot be tested: {missing}")
             reference, chosen = _tested(outcome, task, chosen, progress)
             budget, model = outcome.budget or Budget(), load(folder / chosen.path)
-            ship(Shipment(model, chosen, budget, task, outcome.settings, reference), target)
+            readings = read_outcome(folder).test_readings  # with this one
+            ship(Shipment(model, chosen, budget, task, outcome.settings, reference, readings), target)
         write_report(folder)
     unmet = [*chosen.broken_limits(budget), *chosen.broken_on_test(budget)]
     return Delivered(target, chosen, unmet, read_outcome(folder).test_readings)

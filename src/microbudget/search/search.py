@@ -331,7 +331,8 @@ def _finish(
         return Shrunk(run.folder, reference, found, chosen, budget, unmet, interrupted)
     reference, judged = tested.reference, tested.chosen
     unmet = [*judged.broken_limits(budget), *judged.broken_on_test(budget)]
-    shipment = Shipment(evaluation.model(judged), judged, budget, task, run.settings, reference)
+    readings = sum(row.test is not None for row in tested.rows(found))
+    shipment = Shipment(evaluation.model(judged), judged, budget, task, run.settings, reference, readings)
     ship(shipment, run.best)
     found = tested.rows(found)
     numbered = [each for each in found if each.fingerprint != reference.fingerprint]  # as in the report

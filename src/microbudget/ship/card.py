@@ -24,7 +24,12 @@ def card(folder: Path, shipment: Shipment) -> str:
     source = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters.update(
-        bytes=format_bytes, seconds=format_seconds, change=format_change, times=format_times, decision=phrases.decision
+        bytes=format_bytes,
+        seconds=format_seconds,
+        change=format_change,
+        times=format_times,
+        decision=phrases.decision,
+        readings=phrases.readings,
     )
     measurement = candidate.measurement
     assert measurement is not None
@@ -35,6 +40,7 @@ def card(folder: Path, shipment: Shipment) -> str:
         "labels": model.labels or (),
         "candidate": candidate,
         "reference": reference,
+        "readings": shipment.readings,
         "limits": {key: value for key, value in budget.as_dict().items() if value not in (None, False)},
         "unmet": [*candidate.broken_limits(budget), *candidate.broken_on_test(budget)],
         "usage": usage_of(measurement.task, folder, measurement.format),

@@ -24,3 +24,4 @@ class Shipment:
     task: Task
     settings: dict[str, Any]
     reference: Candidate | None = None
+    readings: int = 1  # models of the run that have read the test split, besides the reference
