@@ -64,6 +64,8 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--max-drop", type=unit(units.parse_drop), metavar="1pt", help=about)
     about = "language models: the prompts that each answers for the report, one a line of .txt"
     parser.add_argument("--prompts", type=Path, metavar="FILE", help=about)
+    about = "choose by these timings of another machine, which a kit of RUN wrote (microbudget kit RUN)"
+    parser.add_argument("--timings", type=Path, metavar="FILE", help=about)
     parser.add_argument("--prove", action="store_true", help="accept only a loss that is shown to be within --max-drop")
     parser.add_argument("--keep", action="store_true", help="keep intermediate steps and the cache")
     parser.add_argument("--force", action="store_true", help="start again in a RUN that was made from something else")
@@ -127,6 +129,7 @@ def _run_options(options: argparse.Namespace, progress: Progress) -> RunKeywords
         "columns": columns_of(options),
         "output": options.output,
         "questions": options.questions,
+        "timings": options.timings,
         "durations": options.durations,
         "progress": progress,
     }

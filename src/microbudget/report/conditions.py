@@ -8,6 +8,7 @@ from typing import Any
 from ..judge.budget import Measurement
 from ..model import Record
 from ..units import format_seconds
+from . import phrases
 from .outcome import Outcome
 from .part import Part, words_of
 
@@ -28,6 +29,7 @@ def conditions(outcome: Outcome, part: Part, record: Record | None) -> Facts:
     if measurement is not None:
         facts += [
             ("Machine", _machine(measurement.machine)),
+            ("Timed", phrases.timed_on(outcome.reference)),
             ("Runtime", _runtimes(outcome)),
             ("Threads", "" if measurement.threads is None else str(measurement.threads)),
             ("Loading", "" if measurement.load_s is None else f"{format_seconds(measurement.load_s)} in a new process"),

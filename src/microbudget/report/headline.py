@@ -111,6 +111,10 @@ def _speed_interval(best: Candidate) -> str:
     interval = phrases.speedup_interval(best.speed)
     if not interval:
         return ""
+    if machine := best.elsewhere.get("machine"):
+        return (
+            f"Timed on {machine}, it is {interval.removesuffix('×')} times as fast as what it took turns with (95 %)."
+        )
     text = f"Timed interleaved with the reference, it is {interval.removesuffix('×')} times as fast (95 %)."
     return f"{text} The machine was busy then: {best.busy}." if best.busy else text
 

@@ -69,6 +69,14 @@ class Outcome:
         """How many models have read the test split, besides the reference: each is one more chance to be wrong."""
         return sum(row.test is not None for row in self.candidates)
 
+    @property
+    def there(self) -> Outcome:
+        """With the costs on the machine that the run is chosen for; itself where that is this one."""
+        best = None if self.best is None else self.best.there
+        return replace(
+            self, reference=self.reference.there, candidates=tuple(row.there for row in self.candidates), best=best
+        )
+
     def ships(self, candidate: Candidate) -> bool:
         """Whether this candidate is the one that ships."""
         return self.best is not None and candidate.fingerprint == self.best.fingerprint

@@ -39,6 +39,7 @@ def write(folder: Path) -> Path:
 
 def render(outcome: Outcome) -> str:
     """The page's HTML."""
+    outcome = outcome.there
     environment, part = _environment(), part_of(outcome)
     facet = find_facet(outcome.kind, FACET)
     package = None if facet is None else str(facet.__package__)

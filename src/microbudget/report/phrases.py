@@ -93,6 +93,20 @@ def busy(candidate: Candidate) -> str:
     return f"timed on a busy machine: {candidate.busy}" if candidate.busy else ""
 
 
+def timed_on(reference: Candidate) -> str:
+    """On which machine the rows of a run were timed, where that is another one; "" otherwise."""
+    if not reference.elsewhere:
+        return ""
+    stands_in = reference.elsewhere.get("stands_in")
+    own = f"; the reference has the times of {stands_in} there" if stands_in else ""
+    return f"timed on {reference.elsewhere['machine']}{own}; quality was measured where the run is"
+
+
+def elsewhere(candidate: Candidate) -> str:
+    """What is wrong with it on the machine that the run is chosen for, where that is another one."""
+    return str(candidate.elsewhere.get("failure") or candidate.elsewhere.get("missing") or "")
+
+
 def change(verdict: Verdict, value: float | None = None) -> str:
     """The paired change of quality, in points, or in per cent of the reference under a relative limit."""
     shown = verdict.change if value is None else value

@@ -83,7 +83,12 @@ def _expected(candidate: Candidate, loss: float) -> str:
 
 def _reasons(candidate: Candidate) -> tuple[str, ...]:
     verdict = candidate.verdict
-    return "" if verdict is None else verdict.reason, phrases.against_float(candidate), phrases.busy(candidate)
+    return (
+        "" if verdict is None else verdict.reason,
+        phrases.against_float(candidate),
+        phrases.busy(candidate),
+        phrases.elsewhere(candidate),
+    )
 
 
 def _row(candidate: Candidate, called: str, role: Role) -> Row:

@@ -39,6 +39,7 @@ def html_of(outcome: Outcome) -> str:
 
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """The candidates of a run, the best one marked, and where to find it."""
+    outcome = outcome.there
     measured = outcome.reference.measurement
     secondary = (measured.extra.get(SECONDARY) if measured else None) or {}
     other = (secondary["metric"],) if secondary else ()
@@ -49,8 +50,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         further = (_secondary_cell(candidate),) if other else ()
         table.add_row(name(place), *_row(candidate, outcome.reference), *further, style=style)
     console.print(table)
-    if outcome.examples:
-        console.print(_evidence(outcome), soft_wrap=True)
+    for note in filter(None, (phrases.timed_on(outcome.reference), _evidence(outcome))):
+        console.print(note, soft_wrap=True, markup=False)
     for candidate in outcome.candidates:
         if candidate.measurement is None:
             what, _, reason = candidate.without_result.partition(": ")
@@ -102,6 +103,8 @@ def _secondary_cell(candidate: Candidate) -> str:
 def _evidence(outcome: Outcome) -> str:
     """How many examples stand behind the verdicts."""
     known, measured = outcome.examples, outcome.reference.measurement
+    if not known:
+        return ""
     examples = (words_of(measured.task, measured.metric) if measured else words_of("")).examples
     use = {"nothing": "", "calibration": f", {known['train']:,} calibrate", "training": f", {known['train']:,} train"}
     read = 0 if measured is None else measured.examples  # by need: those that a decision took

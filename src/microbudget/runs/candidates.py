@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..judge.budget import Budget, Measurement
+from ..judge.latency import with_latency
 from ..judge.verdict import TIE, Verdict
 
+COSTS_OF_THE_MACHINE = (
+    "latency_s", "latency_low_s", "latency_high_s", "throughput_per_s", "load_s", "memory_bytes",
+)  # fmt: skip
+OF_THE_MACHINE = ("floor", "energy")  # of `extra`: what another machine would have otherwise
 NOT_BUILT = "not built: "  # how the reason of a row begins that nobody tried to build
 
 
@@ -30,6 +35,8 @@ class Candidate:
     test_verdict: Verdict | None = None
     failure: str | None = None  # why it could not be built or measured
     seconds: float = 0.0  # to build and measure
+    # What it costs on another machine, which the run is chosen for: see `timings`. Not kept with the row.
+    elsewhere: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values; `from_dict` reads them back."""
@@ -57,7 +64,33 @@ class Candidate:
     def slower_than_float(self) -> bool:
         """Whether quantizing it was shown to cost speed on this machine. Levels of GGUF files are chosen by size."""
         gguf = self.measurement is not None and self.measurement.format == "gguf"
-        return not gguf and bool(self.speed.get("over_float", {}).get("verdict") == "slower")
+        return not gguf and bool(self.there.speed.get("over_float", {}).get("verdict") == "slower")
+
+    def with_elsewhere(self, found: dict[str, Any]) -> Candidate:
+        """The row with what it costs on another machine."""
+        return replace(self, elsewhere=found)
+
+    @property
+    def there(self) -> Candidate:
+        """The row with the costs on the machine that the run is chosen for; itself where that is this one.
+
+        What was not timed there has no latency and no memory. Energy is not known there.
+        """
+        if not self.elsewhere:
+            return self
+        validation, test = (None if each is None else self._there(each) for each in (self.measurement, self.test))
+        return replace(self, measurement=validation, test=test, speed=self.elsewhere.get("speed", {}))
+
+    def _there(self, measured: Measurement) -> Measurement:
+        found, facts = self.elsewhere.get("costs"), {"machine": self.elsewhere["facts"]}
+        extra = {name: value for name, value in measured.extra.items() if name not in OF_THE_MACHINE}
+        measured = replace(measured, extra=extra, energy_j=None, energy_source=None, **facts)
+        if found is None:
+            unknown: dict[str, Any] = dict.fromkeys(COSTS_OF_THE_MACHINE)
+            return replace(measured, **unknown)
+        timed = with_latency(measured, found["latency_s"], found["latency_low_s"], found["latency_high_s"])
+        runtime = self.elsewhere.get("runtime") or measured.runtime
+        return replace(timed, **found, threads=self.elsewhere["threads"], runtime=runtime)
 
     @property
     def busy(self) -> str:
@@ -68,7 +101,7 @@ class Candidate:
         """A sentence for every limit of the budget that this candidate breaks; empty when it holds."""
         if self.measurement is None:
             return [self.failure or "was not measured"]
-        broken = list(budget.broken_limits(self.measurement))
+        broken = [*self._broken_elsewhere(budget), *budget.broken_limits(self.there.measurement or self.measurement)]
         if budget.max_drop is not None and self.verdict is not None:
             if self.verdict.change < -budget.max_drop.amount - TIE:
                 change = f"quality changes by {self.verdict.change * 100:+.2f}, limit {budget.max_drop}"
@@ -78,6 +111,12 @@ class Candidate:
             elif budget.prove and self.verdict.decision != "within":
                 broken.append(f"the loss is not shown to be within {budget.max_drop}: {self.verdict.reason}")
         return broken
+
+    def _broken_elsewhere(self, budget: Budget) -> list[str]:
+        """Why it cannot run on the other machine, or that nothing is known of what a goal there asks for."""
+        if "failure" in self.elsewhere:
+            return [str(self.elsewhere["failure"])]
+        return [str(self.elsewhere["missing"])] if "missing" in self.elsewhere and "latency" in budget.costs else []
 
     def broken_on_test(self, budget: Budget) -> list[str]:
         """A sentence where the test split has the last word against it; empty where it has none, or was not read.
@@ -99,8 +138,9 @@ class Candidate:
 
 def append(path: Path, candidate: Candidate) -> None:
     """Add a row; it is on disk when this returns."""
+    row = {name: value for name, value in candidate.as_dict().items() if name != "elsewhere"}
     with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(candidate.as_dict(), ensure_ascii=False) + "\n")
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         stream.flush()
 
 

@@ -47,7 +47,7 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
 
 def _excess(candidate: Candidate, budget: Budget, loss: float) -> float:
     """The logarithms of how many times the limits it takes, of those that it breaks: 0 where it breaks none by much."""
-    measured, drop = candidate.measurement, budget.max_drop
+    measured, drop = candidate.there.measurement, budget.max_drop
     assert measured is not None
     taken = [
         (measured.size_bytes, budget.max_size_bytes),
@@ -104,12 +104,12 @@ def _size(candidate: Candidate) -> int:
 
 
 def _latency(candidate: Candidate) -> float:
-    measurement = candidate.measurement
+    measurement = candidate.there.measurement
     return measurement.latency_s if measurement and measurement.latency_s is not None else float("inf")
 
 
 def _energy(candidate: Candidate) -> float:
-    measurement = candidate.measurement
+    measurement = candidate.there.measurement
     return measurement.energy_j if measurement and measurement.energy_j is not None else float("inf")
 
 

@@ -26,7 +26,12 @@ from . import candidates
 from .candidates import Candidate
 from .latencies import agreeing
 from .manifest import Changes, Manifest
+from .timings import Timings
 
+OF_THE_ROWS = (
+    "answers", "candidates.jsonl", "report.html", "result.json", "budget.json", "data.json", "prompts.json",
+    "timings.json",
+)  # fmt: skip
 LAYOUT = 2  # of rows and answers: since 2 answers are in the order of reading, and rows have the reference's time
 
 
@@ -104,6 +109,20 @@ class Run:
         files.write_text(self.result, json.dumps(result, indent=1, ensure_ascii=False))
 
     @property
+    def timings(self) -> Timings | None:
+        """Those of another machine, by which the last command chose; None where it chose by this machine's."""
+        path = self.folder / "timings.json"
+        return Timings.read(path) if path.is_file() else None
+
+    def save_timings(self, given: str | Path | None) -> None:
+        """Keep the timings that a command chooses by; None: it chooses by this machine's. Raises BadInput."""
+        path = self.folder / "timings.json"
+        if given is None:
+            path.unlink(missing_ok=True)
+        else:
+            files.write_text(path, json.dumps(Timings.read(Path(given)).content, indent=1, ensure_ascii=False))
+
+    @property
     def front(self) -> Path:
         """The models that no other of the run beats in size, latency and quality at once, one folder each."""
         return self.folder / "front"
@@ -164,11 +183,19 @@ class Run:
         return _saved(self.answers_file(fingerprint, split).with_suffix(".divergence.npy"), sums)
 
     def candidates(self) -> list[Candidate]:
-        """The newest row of each recipe, in the order in which the recipes first appeared; their latencies agree."""
+        """The newest row of each recipe, in the order in which the recipes first appeared; their latencies agree.
+
+        With what they cost on another machine, where the last command chose by its timings.
+        """
         newest: dict[str, Candidate] = {}
         for row in candidates.read(self.rows):
             newest[row.fingerprint] = row
-        return agreeing(list(newest.values()))
+        return self.timed(agreeing(list(newest.values())))
+
+    def timed(self, rows: list[Candidate]) -> list[Candidate]:
+        """Rows with what they cost on the machine that the run is chosen for, where that is another one."""
+        timings = self.timings
+        return rows if timings is None else timings.laid_over(rows)
 
     def add(self, candidate: Candidate) -> None:
         """Append a row."""
@@ -318,7 +345,7 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
             raise RunMismatch(f"{run.folder} was made {reasons}: give another --out, or --force to start again")
         _remove(
             run,
-            ("answers", "candidates.jsonl", "report.html", "result.json", "budget.json", "data.json", "prompts.json"),
+            OF_THE_ROWS,
         )
     manifest.save(run.manifest)
     _write(path, identity)

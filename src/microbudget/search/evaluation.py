@@ -254,5 +254,6 @@ class Evaluation:
         path = Path(os.path.relpath(model.path, self._run.folder)).as_posix()
         candidate = Candidate(recipe, model.fingerprint, path, seconds=time.monotonic() - started, **fields)
         self._run.add(candidate)
+        (candidate,) = self._run.timed([candidate])
         self._rows[candidate.fingerprint] = candidate
         return candidate

@@ -19,13 +19,13 @@ from ..report.rows import name
 from ..runs.candidates import Candidate
 from ..runs.reading_order import reading_order
 from ..runs.run import held
+from ..runs.timings import IDENTITY
 from ..runtimes.loading import load
 from ..ship.kit import SCRIPT, Timeable, Work, of_graph, write_kit
 from ..task import Example, Task
 
 FACET = "kit"
 EXAMPLES = 8  # of validation: enough to see another answer, few enough to send
-IDENTITY = ("model_fingerprint", "data_fingerprint", "seed")  # of run.toml: what makes two runs the same
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class RunOptions:
     compared. columns: of tables of texts. output: of an `.onnx` file with several, the one with the scores.
     questions: a file of them, which language models are asked too; they decide where `max_drop` is in points.
     methods: of which `shrink` may make recipes, besides export and what teaches the labels. recipes: what it tries in
-    place of its own recipes; options may be open, as in `prune(size=?)`: each of their values is tried.
+    place of its own recipes; options may be open, as in `prune(size=?)`: each of their values is tried. timings: what a
+    kit's script wrote on another machine, by which a run that has rows chooses.
     """
 
     seed: int = 0
@@ -61,6 +62,7 @@ class RunOptions:
     questions: str | Path | None = None
     methods: Sequence[str] | None = None
     recipes: str | None = None
+    timings: str | Path | None = None
     durations: Durations = DURATIONS
     progress: Progress = SILENT
 
@@ -90,6 +92,7 @@ class RunKeywords(TypedDict, total=False):
     questions: str | Path | None
     methods: Sequence[str] | None
     recipes: str | None
+    timings: str | Path | None
     durations: Durations
     progress: Progress
     max_size: str | float

@@ -94,6 +94,7 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
     before = Record.read(run.best)
     run.save_budget(budget)
     run.save_data_options(options.reading)
+    run.save_timings(options.timings)
     try:
         _deliver_first(run, job, context)
         job, reference = taught(run, job, context, schedule)
@@ -284,6 +285,7 @@ def _further(job: Job, recipe: Recipe, candidate: Candidate, known: Sequence[Rec
 
 def summary_line(candidate: Candidate) -> str:
     """A candidate in one line: size, latency, quality, speed and verdict."""
+    candidate = candidate.there
     measurement, verdict = candidate.measurement, candidate.verdict
     if measurement is None:
         return candidate.without_result

@@ -19,6 +19,7 @@ from ..runs.run import Run, check_place, open_run, without_trace
 from ..runtimes.labels import knows_labels
 from ..runtimes.loading import load
 from ..task import Data, Task
+from .elsewhere import check_timings, with_kept_timings
 from .opening import Opened, Plan, RunData
 from .options import RunKeywords, RunOptions, read_keywords
 from .result import Shrunk
@@ -45,6 +46,7 @@ def shrink(
     with without_trace(Path(out)):
         how, limits = read_keywords(budget, options)
         check_place(Path(out), data=data.name if isinstance(data, Source) else data, model=model)
+        check_timings(how, Path(out), limits)
         given = load(model)
         prompts = read_prompts(how.prompts, given)
 
@@ -113,7 +115,8 @@ def run_recipe(
             known = knows_labels(space.given, task.labels)
             return Plan(space, () if known else _kept_teaching(Path(out), how) or _teaching(parsed, task), (parsed,))
 
-        budget = _with_kept_limits(budget, Path(out), how)
+        budget, how = _with_kept_limits(budget, Path(out), how)
+        check_timings(how, Path(out), budget)
         opened = RunData(given, data, Path(out), how, budget.max_drop).opened(plan, parsed.learns_from(given.format))
         return _searched(opened, budget, Path(out), how, prompts, own_recipes=False)
 
@@ -125,15 +128,18 @@ def _kept_teaching(out: Path, how: RunOptions) -> tuple[Method, ...]:
     return () if reference is None or not reference.recipe else Recipe.parse(reference.recipe).steps
 
 
-def _with_kept_limits(budget: Budget, out: Path, how: RunOptions) -> Budget:
-    """A budget without limits gets those that the run's last command had: the recipe is one more of its candidates."""
+def _with_kept_limits(budget: Budget, out: Path, how: RunOptions) -> tuple[Budget, RunOptions]:
+    """A budget without limits gets those that the run's last command had: the recipe is one more of its candidates.
+
+    And the timings of another machine that it chose by.
+    """
     kept = None if how.force else Run(out).budget
     if kept is None or budget.limits:
-        return budget
+        return budget, how
     earlier = replace(Budget.from_dict(kept), minutes=budget.minutes)
     if earlier.limits:
         how.progress.say(f"limits    as before: {limits_text(earlier)}")
-    return earlier
+    return earlier, with_kept_timings(how, out)
 
 
 def _teaching(recipe: Recipe, task: Task) -> tuple[Method, ...]:

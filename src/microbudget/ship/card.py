@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ def card(folder: Path, shipment: Shipment) -> str:
     """The card's Markdown. folder: with the model's files."""
     import jinja2
 
-    model, candidate, budget, reference = shipment.model, shipment.candidate, shipment.budget, shipment.reference
+    model, candidate, budget = shipment.model, shipment.candidate.there, shipment.budget
+    reference = None if shipment.reference is None else shipment.reference.there
 
     source = resources.files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     environment.filters.update(
-        bytes=format_bytes,
-        seconds=format_seconds,
+        bytes=_known(format_bytes),
+        seconds=_known(format_seconds),
         change=format_change,
         times=format_times,
         decision=phrases.decision,
@@ -47,9 +48,15 @@ def card(folder: Path, shipment: Shipment) -> str:
         "called": words_of(measurement.task, measurement.metric),
         "pipeline_tag": shipping.pipeline_tag,
         "further_rows": () if candidate.test is None else shipping.card_rows(candidate.test, reference_test),
+        "timed_on": phrases.timed_on(reference or candidate),
         "runtime_notes": list(_runtime_notes(model)),
     }
     return environment.from_string(source).render(facts)
+
+
+def _known(show: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The filter for a number that may not have been measured."""
+    return lambda value: phrases.MISSING if value is None else show(value)
 
 
 def _runtime_notes(model: Model) -> Iterator[str]:

@@ -44,7 +44,7 @@ def deliver_front(
 
 
 def _cells(row: Candidate) -> tuple[str, ...]:
-    measured = row.measurement
+    measured = row.there.measurement
     assert measured is not None
     change = phrases.MISSING if row.verdict is None else phrases.change(row.verdict)
     tested = phrases.quality(row.test) if row.test else "no"

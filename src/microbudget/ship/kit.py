@@ -22,12 +22,12 @@ from ..judge.judging import judging_of
 from ..machine.files import link_or_copy, whole_folder, write_text
 from ..model import Model
 from ..runs.candidates import Candidate
+from ..runs.timings import VERSION, hash_of, hashes
 from ..runtimes.onnx.interface import read_signature
 from ..task import Inputs, Task
 from . import REWRITTEN
 
 SCRIPT = "time_models.py"
-VERSION = 1  # of kit.json and timings.json
 TOLERANCE = 0.02  # of the spread of the answers: other processors round sums in another order, and int8 by other steps
 
 
@@ -87,11 +87,6 @@ def write_kit(path: Path, run: dict[str, Any], models: Sequence[Timeable]) -> No
         write_text(folder / "kit.json", json.dumps(kit, indent=1, ensure_ascii=False))
 
 
-def hashes(model: Model, folder: str = "") -> dict[str, str]:
-    """The SHA-256 of each file of a model by its name, which begins with `folder`."""
-    return {f"{folder}{model.name_of(file)}": _hash(file) for file in model.files}
-
-
 def _entry(folder: Path, each: Timeable, shared: dict[str, str]) -> dict[str, Any]:
     """A model's files in the kit, and what `kit.json` says of it. shared: grows by the hashes of what is no model's."""
     model, work = each.model, each.work
@@ -102,7 +97,7 @@ def _entry(folder: Path, each: Timeable, shared: dict[str, str]) -> dict[str, An
         (shutil.copyfile if model.format in REWRITTEN else link_or_copy)(file, target)
     answers = f"answers/{each.name}.json"
     write_text(folder / answers, json.dumps(work.answers, ensure_ascii=False))
-    shared[answers] = _hash(folder / answers)
+    shared[answers] = hash_of(folder / answers)
     opened = place if model.weights == model.path and model.path.is_dir() else place + model.name_of(model.weights)
     return {
         "name": each.name,
@@ -129,13 +124,8 @@ def _saved(folder: Path, call: Inputs, shared: dict[str, str]) -> dict[str, str]
         if path not in shared:
             (folder / path).parent.mkdir(exist_ok=True)
             np.save(folder / path, content)
-            shared[path] = _hash(folder / path)
+            shared[path] = hash_of(folder / path)
     return found
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 _README = """# Time these models on another machine
