@@ -49,7 +49,7 @@ def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
         f"{phrases.speedup(best.speed)} ({phrases.speedup_interval(best.speed)})",
         "-" if best.verdict is None else phrases.change(best.verdict),
         test,
-        "yes" if not outcome.unmet else f"no: {outcome.unmet[0].partition(':')[0]}",
+        "yes" if not outcome.unmet else f"no: {outcome.unmet[0].partition(' (')[0]}",
         f"{len(built)} of {len(outcome.candidates)}",
     )
 
