@@ -22,9 +22,11 @@ from microbudget.kinds.image_classification import search_space
 from microbudget.methods import Context
 from microbudget.methods.finetune import Finetune
 from microbudget.model import Model
+from microbudget.runs.run import Run
 from microbudget.runtimes.loading import load
 from microbudget.runtimes.onnx.session import OnnxSession
-from microbudget.search import choosing
+from microbudget.search import beginning, choosing
+from microbudget.search.beginning import shrink_one_of
 from microbudget.search.chosen import Chosen, Shape
 from microbudget.task import Example, Scores, open_data
 from microbudget.training.cross_validation import fold_of_each, out_of_fold
@@ -356,3 +358,52 @@ def test_text_encoders_are_ranked(tmp_path: Path) -> None:
 def test_kinds_without_frozen_features_are_refused() -> None:
     with pytest.raises(UnsupportedModel, match="choose is for image-classification and text-classification"):
         choosing._part_of("transcription")
+
+
+def test_a_network_far_better_than_what_the_limits_leave_is_begun_with() -> None:
+    """It can be cut: half of the size costs two points, and not the fifty that the other is behind."""
+    large, poor = made(RIGHT, 2_000_000, network="large"), made(HALF, 900_000, network="poor")
+    chosen = Chosen((large, poor), Budget(max_size_bytes=1_000_000), 5)
+    assert chosen.best is poor
+    assert chosen.begin is large
+    assert "large 32 px has 2.0 times the limit" in chosen.advice
+    nearly = made(NEARLY, 900_000, network="nearly")
+    chosen = Chosen((large, nearly), Budget(max_size_bytes=1_000_000), 5)
+    assert chosen.begin is chosen.best is nearly
+    assert not chosen.advice
+
+
+@pytest.mark.usefixtures("without_plots")
+def test_several_networks_are_chosen_from_and_one_is_made_smaller(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice is in the run and its report, and the same command again goes on with it."""
+    first, other = (pixels_network(tmp_path / f"{seed}.onnx", ("x", "y", "z"), seed) for seed in (1, 2))
+    run = tmp_path / "run"
+    command = ["shrink", str(first), str(other), "--data", str(photos), "--out", str(run), "--threads", "1"]
+    command += ["--recipe", "finetune(epochs=2)", "--max-drop", "90pt"]
+    assert cli.main(command, durations=QUICK) == 0
+    found = json.loads((run / "choose.json").read_text(encoding="utf-8"))
+    begun = found["shapes"][found["begin"]]["network"]
+    assert Path(begun) in (first, other)
+    assert Path(Run(run).settings["model_path"]) == Path(begun).resolve()
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert "Chosen of" in report
+    assert found["why"] in report
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was chosen before")
+
+    again: list[Model] = []
+    monkeypatch.setattr(beginning, "choose", never)
+    monkeypatch.setattr(beginning, "shrink", lambda model, *_, **__: again.append(model))
+    shrink_one_of([first, other], str(photos), out=run, max_drop="90pt")
+    assert [model.path for model in again] == [Path(begun)]
+    with pytest.raises(AssertionError, match="it was chosen before"):
+        shrink_one_of([first, other], str(photos), out=run, max_drop="80pt")
+
+
+def test_networks_that_cannot_be_compared_leave_no_run(resnet_onnx: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="given twice"):
+        shrink_one_of([resnet_onnx, resnet_onnx], photos, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

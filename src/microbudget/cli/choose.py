@@ -93,11 +93,11 @@ def print_chosen(chosen: Chosen, data: str) -> None:
     console.print(table)
     for line in _notes(chosen):
         console.print(line, markup=False)
-    if chosen.best is not None:
-        console.print(f"begin with {chosen.why}", markup=False)
-        console.print(f"next: microbudget shrink {chosen.best.network} --data {data} --out RUN", markup=False)
-    else:
-        console.print(chosen.why, markup=False, style="bold red")
+    said, style = (f"begin with {chosen.why}", None) if chosen.best else (chosen.why, "bold red")
+    console.print(said, markup=False, style=style)
+    if chosen.advice:
+        console.print(chosen.advice, markup=False)
+    console.print(f"next: microbudget shrink {chosen.begin.network} --data {data} --out RUN", markup=False)
 
 
 def _mark(chosen: Chosen, place: int) -> str:

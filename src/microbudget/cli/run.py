@@ -29,7 +29,8 @@ def add_verbs(verbs: Any) -> None:
         "find the smallest model within the budget",
         "mobilenet_v2/ --data photos/ --max-size 2MB --max-drop 1pt --out runs/flowers",
     )
-    add_model(parser)
+    about = "hub id, folder, .onnx or .gguf file; of several the one to begin with is chosen (see `microbudget choose`)"
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=about)
     about = f"what to make best within the limits: {', '.join(GOALS)}, or a product of costs such as size*latency"
     parser.add_argument("--goal", default="size", metavar="GOAL", help=about)
     about = "only recipes of these, such as quantize,prune (and export, and what teaches the labels)"
@@ -90,7 +91,11 @@ def _shrink(options: argparse.Namespace, progress: Progress) -> int:
 
     budget = _budget(options, goal=options.goal)
     how = _run_options(options, progress) | {"methods": options.methods, "recipes": options.recipe}
-    return _show(shrink(options.model, data_of(options), budget, out=options.out, **how), options)
+    if len(options.models) > 1:
+        from ..search.beginning import shrink_one_of
+
+        return _show(shrink_one_of(options.models, data_of(options), budget, out=options.out, **how), options)
+    return _show(shrink(options.models[0], data_of(options), budget, out=options.out, **how), options)
 
 
 def _names(text: str) -> list[str]:

@@ -22,6 +22,7 @@ def conditions(outcome: Outcome, part: Part, record: Record | None) -> Facts:
     measurement, settings = shown.measurement or outcome.reference.measurement, outcome.settings
     facts = [
         ("Model", _named(settings, "model")),
+        ("Chosen of", _chosen_of(outcome)),
         ("Data", _named(settings, "data")),
         (words_of(outcome.kind, outcome.metric).examples.capitalize(), _splits(outcome, part)),
         ("Seed", str(settings.get("seed", ""))),
@@ -53,6 +54,18 @@ def not_measured(measurement: Measurement) -> list[str]:
 def _named(settings: dict[str, Any], what: str) -> str:
     fingerprint = settings.get(f"{what}_fingerprint")
     return f"{settings.get(what, '')}" + (f" (fingerprint {fingerprint})" if fingerprint else "")
+
+
+def _chosen_of(outcome: Outcome) -> str:
+    """Of which networks the run's was chosen, and why; "" where there was no other."""
+    kept = outcome.run.beginning
+    if kept is None or kept["path"] != outcome.settings.get("model_path"):
+        return ""
+    best: dict[str, float] = {}
+    for shape in kept["shapes"]:
+        best[shape["network"]] = max(best.get(shape["network"], 0.0), shape["measurement"]["quality"])
+    networks = ", ".join(f"{name} ({quality:.3f})" for name, quality in best.items())
+    return f"{networks}, by their frozen features, size and latency (choose.json). {kept['why']}"
 
 
 def _splits(outcome: Outcome, part: Part) -> str:

@@ -34,6 +34,8 @@ OF_THE_ROWS = (
 )  # fmt: skip
 LAYOUT = 2  # of rows and answers: since 2 answers are in the order of reading, and rows have the reference's time
 
+BEGINNING = "choose.json"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -86,6 +88,17 @@ class Run:
     def seed(self) -> int:
         """Of the splits, the order of reading, and training."""
         return int(self.settings["seed"])
+
+    @property
+    def beginning(self) -> dict[str, Any] | None:
+        """Which of several networks to begin with, as `choose` wrote it; None where none was chosen."""
+        path = self.folder / BEGINNING
+        kept: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return kept
+
+    def save_beginning(self, found: dict[str, Any]) -> None:
+        """Write which of several networks to begin with, and why."""
+        files.write_text(self.folder / BEGINNING, json.dumps(found, indent=1, ensure_ascii=False))
 
     @property
     def result(self) -> Path:
@@ -305,7 +318,7 @@ def without_trace(folder: Path) -> Iterator[None]:
 
 
 def _strangers(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.name not in (".lock", "cache", "models"))
+    return (path for path in folder.iterdir() if path.name not in (".lock", "cache", "models", BEGINNING))
 
 
 def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool, progress: Progress) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Unpack, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from ..methods import Context, Method
 from ..methods.quantize import Quantize
 from ..model import Model
 from ..recipes.build import build_step
-from ..runs.run import check_place, held
+from ..runs.run import Run, check_place, held, without_trace
 from ..runtimes.labels import knows_labels, match_labels, order_of
 from ..runtimes.loading import load
 from ..task import Data, DataOptions, Scores, Task, open_data
@@ -62,13 +62,27 @@ def choose(
     models and data raises.
     """
     how, limits = read_keywords(budget, options)
-    given = _opened(models)
+    given = opened(models)
+    models = [str(model.path) if isinstance(name, Model) else name for name, model in zip(models, given, strict=True)]
     with _folder(out, data, models) as folder:
         task = _task(data, given[0].task, how, None if out is None else folder / "cache")
-        return _Choosing(models, given, task, limits, how, folder).chosen()
+        chosen = _Choosing(models, given, task, limits, how, folder).chosen()
+        if out is not None:
+            paths = dict(zip(map(str, models), given, strict=True))
+            path = str(paths[chosen.begin.network].path.resolve())
+            begun = {"made_of": made_of(given, data, limits, how), "path": path}
+            Run(folder).save_beginning({**chosen.as_dict(), **begun})
+        return chosen
 
 
-def _opened(models: Sequence[str | Path | Model]) -> list[Model]:
+def made_of(given: Sequence[Model], data: Data, budget: Budget, how: RunOptions) -> dict[str, Any]:
+    """What decides a choice, JSON-ready: with the same it need not be made again."""
+    named = data if isinstance(data, (str, Path)) else getattr(data, "name", type(data).__name__)
+    limits = {name: value for name, value in budget.as_dict().items() if name != "minutes"}
+    return {"models": [list(_content(each)) for each in given], "data": str(named), "seed": how.seed, "budget": limits}
+
+
+def opened(models: Sequence[str | Path | Model]) -> list[Model]:
     """The models, which are several, different, and of one kind."""
     if len(models) < 2:
         raise InvalidOption(
@@ -112,9 +126,10 @@ def _folder(out: str | Path | None, data: Data, models: Sequence[str | Path | Mo
     folder = Path(out)
     for model in models:
         check_place(folder, data=data.name if isinstance(data, Source) else data, model=model)
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
-        yield folder
+    with without_trace(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with held(folder):
+            yield folder
 
 
 def _task(data: Data, kind: str, how: RunOptions, cache: Path | None) -> Task:
@@ -166,9 +181,8 @@ class _Choosing:
         self._networks = []
         for name, model, one in zip(names, resolved, known, strict=True):
             how.progress.doing(f"opening {model.path.name}")
-            text = str(model.path) if isinstance(name, Model) else str(name)
-            self._networks.append(_Network(text, model, self._part.frozen(model, self._context), one))
-            self._say_what_it_has_seen(text, model)
+            self._networks.append(_Network(str(name), model, self._part.frozen(model, self._context), one))
+            self._say_what_it_has_seen(str(name), model)
 
     def _say_what_it_has_seen(self, name: str, model: Model) -> None:
         seen = len({example.key for example in self._examples} & set(model.record.seen))

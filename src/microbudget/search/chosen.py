@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from ..task import Scores
 from ..units import Drop, format_change
 
 WhoseHead = Literal["new", "own"]
+HALVING = 0.02  # of the quality, that a cut to half of the size is taken to cost
 POINT = Drop(0.01)  # the loss against the best that is allowed where the user gives no limit
 
 
@@ -103,6 +105,34 @@ class Chosen:
             return None
         return _by_goal([shape for shape in self.allowed if self._holds(shape)], self.budget.goal)
 
+    @cached_property
+    def begin(self) -> Shape:
+        """What `shrink` begins with: the best, or one beyond the limits that is worth more even when it is cut to them.
+
+        A cut to half of the size is taken to cost 2 points: half of MobileNetV2 cost none to two (docs/prune.md).
+        """
+        after = [shape.better - HALVING * math.log2(self._beyond(shape)) for shape in self.shapes]
+        most = max(after)
+        if self.best is not None and self.best.better >= most - self.limit.amount - TIE:
+            return self.best
+        return self.shapes[after.index(most)]
+
+    def _beyond(self, shape: Shape) -> float:
+        """How many times a limit on size or latency it has at most; 1 where it holds them."""
+        budget, measured = self.budget, shape.measurement
+        pairs = ((measured.size_bytes, budget.max_size_bytes), (shape.latency_s, budget.max_latency_s))
+        return max([1.0, *(value / limit for value, limit in pairs if limit is not None)])
+
+    @property
+    def advice(self) -> str:
+        """What to know where `shrink` would begin with another than the best; "" where it would not."""
+        if self.begin is self.best:
+            return ""
+        return (
+            f"`shrink` can cut networks: {self.begin.name} has {self._beyond(self.begin):.1f} times the limit, and is"
+            " worth more even so"
+        )
+
     def _holds(self, shape: Shape) -> bool:
         change = self.changes[self._place(shape)]
         return change is None or -change.change <= self.limit.amount + TIE
@@ -149,7 +179,9 @@ class Chosen:
             "shapes": [self._row(place) for place in range(len(self.shapes))],
             "best": None if self.best is None else self._place(self.best),
             "most_accurate": None if self.most_accurate is None else self._place(self.most_accurate),
+            "begin": self._place(self.begin),
             "why": self.why,
+            "advice": self.advice,
             "met": self.best is not None,
             "folds": self.folds,
             "left_out": self.left_out,
