@@ -1,4 +1,4 @@
-"""demo: the main job on scikit-learn's digits (1,797 scans of handwritten digits), offline, in about five minutes.
+"""demo: the main job on scikit-learn's digits (1,797 scans of handwritten digits), offline, in about six minutes.
 
 A small network is trained on the digits 0 to 4. It plays the pretrained model; the user's folder of images holds the
 digits 5 to 9, which it has never seen. What follows is the ordinary `shrink`.

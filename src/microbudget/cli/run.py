@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add_verbs(verbs: Any) -> None:
     """Add the parsers."""
     parser = add_verb(
-        verbs, "demo", _demo, "the main job on embedded data, offline, in about five minutes", "--out runs/demo"
+        verbs, "demo", _demo, "the main job on embedded data, offline, in about six minutes", "--out runs/demo"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN")
     parser.add_argument("--force", action="store_true", help="start again where RUN exists")
