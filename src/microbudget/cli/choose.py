@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import units
 from ..judge.budget import GOALS, Budget
 from ..progress import Progress
-from .options import DONE, NOT_MET, add_data, add_verb, columns_of, data_of, print_json, unit
+from .options import DONE, NOT_MET, add_data, add_limits, add_verb, columns_of, data_of, limits_of, print_json
 
 BUSY = "*"  # of a latency that was measured on a busy machine
 
@@ -27,25 +27,14 @@ def add_verbs(verbs: Any) -> None:
     about = "folder for what was computed; `shrink` into it uses the features again"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=about)
     parser.add_argument("--goal", choices=GOALS, default="size", help="what to make best within the limits")
-    parser.add_argument("--max-size", type=unit(units.parse_bytes), metavar="2MB", help="of the network in 8 bits")
-    parser.add_argument("--max-latency", type=unit(units.parse_seconds), metavar="5ms")
-    parser.add_argument("--max-memory", type=unit(units.parse_bytes), metavar="500MB")
-    parser.add_argument("--max-energy", type=unit(units.parse_joules), metavar="3mJ")
     about = "how much less accurate than the best the choice may be (default 1pt)"
-    parser.add_argument("--max-drop", type=unit(units.parse_drop), metavar="1pt", help=about)
+    add_limits(parser, about, about_size="of the network in 8 bits")
 
 
 def _choose(options: argparse.Namespace, progress: Progress) -> int:
     from ..search.choosing import choose
 
-    budget = Budget(
-        max_size_bytes=options.max_size,
-        max_latency_s=options.max_latency,
-        max_memory_bytes=options.max_memory,
-        max_energy_j=options.max_energy,
-        max_drop=options.max_drop,
-        goal=options.goal,
-    )
+    budget = Budget(goal=options.goal, **limits_of(options))
     chosen = choose(
         options.models,
         data_of(options),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import units
 from ..errors import InvalidOption, MicrobudgetError
 from ..machine.processor import Threads
 from ..progress import Progress
@@ -74,6 +75,26 @@ def columns_of(options: argparse.Namespace) -> Columns | None:
     from ..task import Columns
 
     return Columns.read(options.text_column, options.label_column)
+
+
+def add_limits(parser: Any, about_drop: str, about_size: str | None = None) -> None:
+    """The limits of a Budget, which `limits_of` reads. about_drop: the help of --max-drop, as argparse takes it."""
+    parser.add_argument("--max-size", type=unit(units.parse_bytes), metavar="2MB", help=about_size)
+    parser.add_argument("--max-latency", type=unit(units.parse_seconds), metavar="5ms")
+    parser.add_argument("--max-memory", type=unit(units.parse_bytes), metavar="500MB")
+    parser.add_argument("--max-energy", type=unit(units.parse_joules), metavar="3mJ")
+    parser.add_argument("--max-drop", type=unit(units.parse_drop), metavar="1pt", help=about_drop)
+
+
+def limits_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_limits` give, as fields of a Budget."""
+    return {
+        "max_size_bytes": options.max_size,
+        "max_latency_s": options.max_latency,
+        "max_memory_bytes": options.max_memory,
+        "max_energy_j": options.max_energy,
+        "max_drop": options.max_drop,
+    }
 
 
 def threads(text: str) -> Threads:

@@ -6,10 +6,21 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import units
 from ..judge.budget import GOALS, MINUTES, Budget
 from ..progress import Progress
-from .options import DONE, INTERRUPTED, NOT_MET, add_data, add_model, add_verb, columns_of, data_of, print_json, unit
+from .options import (
+    DONE,
+    INTERRUPTED,
+    NOT_MET,
+    add_data,
+    add_limits,
+    add_model,
+    add_verb,
+    columns_of,
+    data_of,
+    limits_of,
+    print_json,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..search.options import RunKeywords
@@ -59,12 +70,8 @@ def _add_run_options(parser: Any) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder for the run; it can be resumed")
     about = f"time for everything, the test and the report included; default {MINUTES:g}. The best so far is delivered"
     parser.add_argument("--minutes", type=float, default=MINUTES, help=about)
-    parser.add_argument("--max-size", type=unit(units.parse_bytes), metavar="2MB")
-    parser.add_argument("--max-latency", type=unit(units.parse_seconds), metavar="5ms")
-    parser.add_argument("--max-memory", type=unit(units.parse_bytes), metavar="500MB")
-    parser.add_argument("--max-energy", type=unit(units.parse_joules), metavar="3mJ")
     about = "of quality (shrink: 1pt); relative for language models (1%%)"
-    parser.add_argument("--max-drop", type=unit(units.parse_drop), metavar="1pt", help=about)
+    add_limits(parser, about)
     about = "language models: the prompts that each answers for the report, one a line of .txt"
     parser.add_argument("--prompts", type=Path, metavar="FILE", help=about)
     about = "choose by these timings of another machine, which a kit of RUN wrote (microbudget kit RUN)"
@@ -113,16 +120,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
 
 
 def _budget(options: argparse.Namespace, **more: Any) -> Budget:
-    return Budget(
-        max_size_bytes=options.max_size,
-        max_latency_s=options.max_latency,
-        max_memory_bytes=options.max_memory,
-        max_energy_j=options.max_energy,
-        max_drop=options.max_drop,
-        minutes=options.minutes,
-        prove=options.prove,
-        **more,
-    )
+    return Budget(minutes=options.minutes, prove=options.prove, **limits_of(options), **more)
 
 
 def _run_options(options: argparse.Namespace, progress: Progress) -> RunKeywords:

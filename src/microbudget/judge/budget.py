@@ -156,7 +156,7 @@ class Budget:
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Budget:
         """The inverse of `as_dict`."""
-        return cls(**{**row, "max_drop": None if row.get("max_drop") is None else parse_drop(row["max_drop"])})
+        return cls(**row)
 
     @property
     def limits(self) -> bool:

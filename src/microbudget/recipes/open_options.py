@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Iterator
 
@@ -32,9 +33,7 @@ def recipes_of(text: str) -> list[Recipe]:
     template.append(text[end:])
     if "?" in "".join(template):
         raise InvalidRecipe(f"an open option is written method(option=?), as in prune(size=?): {text!r}")
-    count = 1
-    for each in values:
-        count *= len(each)
+    count = math.prod(map(len, values))
     if count > MOST:
         raise InvalidRecipe(
             f"{text!r} stands for {count} recipes, and at most {MOST} are tried: give some of its options"

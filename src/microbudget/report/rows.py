@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import MicrobudgetError
-from ..runs.candidates import Candidate
+from ..runs.candidates import AS_GIVEN, Candidate
 from ..runs.choice import pareto
 from ..runs.expected_loss import expected_losses
 from . import phrases
@@ -14,7 +14,6 @@ from .outcome import Outcome, Role
 from .part import Column
 
 SHOWN = {"within": "shown", "not shown": "not shown", "exceeds": "exceeded"}  # of a loss within the limit
-AS_GIVEN = "the model as given"
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..errors import MicrobudgetError
 from ..judge.budget import Measurement
 from ..judge.secondary import SECONDARY
-from ..recipes.recipe import Recipe
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_seconds, format_times
 from . import phrases, terminal
@@ -55,7 +53,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     for candidate in outcome.candidates:
         if candidate.measurement is None:
             what, _, reason = candidate.without_result.partition(": ")
-            console.print(f"{what}: {_short(candidate.recipe)}: {reason}", markup=False, soft_wrap=True)
+            console.print(f"{what}: {candidate.short}: {reason}", markup=False, soft_wrap=True)
     if marked := [candidate for candidate in outcome.candidates if candidate.busy]:
         console.print(f"{BUSY} {phrases.busy(marked[0])}; give the command again when it is quiet", soft_wrap=True)
     if outcome.best is None:
@@ -63,7 +61,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         return
     if opening := opening_of(outcome):
         console.print(opening, style="bold", markup=False, soft_wrap=True)
-    console.print(f"best: {_short(outcome.best.recipe)}", soft_wrap=True, markup=False)
+    console.print(f"best: {outcome.best.short}", soft_wrap=True, markup=False)
     if outcome.best.test and outcome.best.test_verdict:
         console.print(f"{about_test(outcome.best, outcome.test_readings)}: {outcome.best.test_verdict.reason}")
         if "change" in (secondary := outcome.best.test.extra.get(SECONDARY) or {}):
@@ -113,7 +111,7 @@ def _evidence(outcome: Outcome) -> str:
 
 
 def _row(candidate: Candidate, reference: Candidate) -> list[str]:
-    label = "reference" if candidate.fingerprint == reference.fingerprint else _short(candidate.recipe)
+    label = "reference" if candidate.fingerprint == reference.fingerprint else candidate.short
     if candidate.measurement is None:
         return [label, *[MISSING] * 5, candidate.without_result.partition(":")[0]]
     measurement, verdict = candidate.measurement, candidate.verdict
@@ -127,13 +125,6 @@ def _row(candidate: Candidate, reference: Candidate) -> list[str]:
         format_change(verdict.change, measurement.metric) if verdict else MISSING,
         verdict.decision if verdict else MISSING,
     ]
-
-
-def _short(recipe: str) -> str:
-    try:
-        return Recipe.parse(recipe).short()
-    except MicrobudgetError:  # made by a version with other methods
-        return recipe
 
 
 def _latency(measurement: Measurement) -> str:

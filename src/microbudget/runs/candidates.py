@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import MicrobudgetError
 from ..judge.budget import Budget, Measurement
 from ..judge.latency import with_latency
 from ..judge.verdict import TIE, Verdict
@@ -16,6 +17,7 @@ COSTS_OF_THE_MACHINE = (
     "latency_s", "latency_low_s", "latency_high_s", "throughput_per_s", "load_s", "memory_bytes",
 )  # fmt: skip
 OF_THE_MACHINE = ("floor", "energy")  # of `extra`: what another machine would have otherwise
+AS_GIVEN = "the model as given"
 NOT_BUILT = "not built: "  # how the reason of a row begins that nobody tried to build
 
 
@@ -53,6 +55,18 @@ class Candidate:
             for key in (name, "test" if name == "measurement" else "test_verdict"):
                 row[key] = None if row[key] is None else kind.from_dict(row[key])
         return cls(**row)
+
+    @property
+    def short(self) -> str:
+        """The recipe with only the options that differ from their defaults, where this version can read it."""
+        from ..recipes.recipe import Recipe
+
+        if not self.recipe:
+            return AS_GIVEN
+        try:
+            return Recipe.parse(self.recipe).short()
+        except MicrobudgetError:  # made by a version with other methods
+            return self.recipe
 
     @property
     def without_result(self) -> str:

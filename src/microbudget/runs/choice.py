@@ -9,9 +9,8 @@ from ..judge.budget import Budget
 from .candidates import Candidate
 from .expected_loss import expected_losses
 
-SAME_SIZE = (
-    0.01  # sizes, or products of costs, that differ by less are the same: then the expected loss decides, and speed
-)
+# Sizes, or products of costs, that differ by less are the same: then the expected loss decides, and speed.
+SAME_SIZE = 0.01
 
 
 def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
@@ -32,7 +31,7 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     if holding:
         limit = None if budget.max_drop is None else budget.max_drop.amount
         expected = [one for one in holding if limit is None or loss(one) <= limit] or holding
-        return _best_by_goal([one for one in expected if not one.slower_than_float] or expected, budget, loss)
+        return best_by_goal([one for one in expected if not one.slower_than_float] or expected, budget, loss)
     if not measured:
         return None
     fewest = min(len(candidate.broken_limits(budget)) for candidate in measured)
@@ -46,7 +45,7 @@ def best(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
 
 
 def _excess(candidate: Candidate, budget: Budget, loss: float) -> float:
-    """The logarithms of how many times the limits it takes, of those that it breaks: 0 where it breaks none by much."""
+    """Of the limits that it breaks, the sum of the logarithms of how many times each it takes; 0 without any."""
     measured, drop = candidate.there.measurement, budget.max_drop
     assert measured is not None
     taken = [
@@ -69,7 +68,9 @@ def safer(candidate: Candidate, candidates: Sequence[Candidate], budget: Budget)
     return [each for each in measured if _rounded(losses[each.fingerprint]) < most and not each.broken_limits(budget)]
 
 
-def _best_by_goal(candidates: Sequence[Candidate], budget: Budget, loss: Callable[[Candidate], float]) -> Candidate:
+def best_by_goal(candidates: Sequence[Candidate], budget: Budget, loss: Callable[[Candidate], float]) -> Candidate:
+    """The best by the goal alone, of measured candidates. loss: of each, lower is better."""
+
     def worth(candidate: Candidate) -> tuple[float, float]:
         """Lower is better. Losses that are equal, such as none, are told apart by the divergence."""
         return _rounded(loss(candidate)), _divergence(candidate)

@@ -356,10 +356,7 @@ def _begin(run: Run, model: Model, data: str, task: Task, seed: int, force: bool
         else:
             reasons = "; ".join(_reasons(before, identity, changed, changes))
             raise RunMismatch(f"{run.folder} was made {reasons}: give another --out, or --force to start again")
-        _remove(
-            run,
-            OF_THE_ROWS,
-        )
+        _remove(run, OF_THE_ROWS)
     manifest.save(run.manifest)
     _write(path, identity)
 

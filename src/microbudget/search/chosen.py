@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from ..judge.budget import Budget, Measurement
 from ..judge.verdict import TIE, Verdict, judge_pair
-from ..runs.choice import SAME_SIZE
+from ..runs.candidates import Candidate
+from ..runs.choice import SAME_SIZE, best_by_goal
 from ..task import Scores
 from ..units import Drop, format_change
 
@@ -103,7 +104,7 @@ class Chosen:
         """
         if self.most_accurate is None:
             return None
-        return _by_goal([shape for shape in self.allowed if self._holds(shape)], self.budget.goal)
+        return _by_goal([shape for shape in self.allowed if self._holds(shape)], self.budget)
 
     @cached_property
     def begin(self) -> Shape:
@@ -212,21 +213,11 @@ def _most(chosen: Chosen) -> str:
     return f"the most accurate{limits}, and none within {chosen.limit} of it is better by {chosen.budget.goal}"
 
 
-def _by_goal(shapes: Sequence[Shape], goal: str) -> Shape:
-    if goal == "quality":
-        return min(shapes, key=lambda one: (-one.better, one.measurement.size_bytes, one.latency_s))
-    if goal == "latency":
-        return min(shapes, key=lambda one: (one.latency_s, one.measurement.size_bytes))
-    if goal == "energy":
-        return min(shapes, key=lambda one: (_energy(one), one.measurement.size_bytes))
-    smallest = min(one.measurement.size_bytes for one in shapes)
-    tied = [one for one in shapes if one.measurement.size_bytes <= smallest * (1 + SAME_SIZE)]
-    return min(tied, key=lambda one: (-one.better, one.latency_s))
-
-
-def _energy(shape: Shape) -> float:
-    found = shape.measurement.energy_j
-    return float("inf") if found is None else found
+def _by_goal(shapes: Sequence[Shape], budget: Budget) -> Shape:
+    """As of the candidates of a run, with the metric in place of the expected loss."""
+    rows = [Candidate(shape.name, str(place), "", shape.measurement) for place, shape in enumerate(shapes)]
+    losses = {row.fingerprint: -shape.better for row, shape in zip(rows, shapes, strict=True)}
+    return shapes[int(best_by_goal(rows, budget, lambda row: losses[row.fingerprint]).fingerprint)]
 
 
 def _dominates(one: Shape, other: Shape) -> bool:

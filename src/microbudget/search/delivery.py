@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import AlreadyExists, BadData, BadInput, InvalidOption
+from ..errors import AlreadyExists, BadData, InvalidOption
 from ..judge.budget import Budget
 from ..judge.evidence import ERROR
 from ..judge.judging import Opening, judging_of
 from ..machine.processor import thread_count
 from ..progress import SILENT, Progress
-from ..recipes.recipe import Recipe
 from ..report import write_report
 from ..report.data import reopened
 from ..report.outcome import Outcome, read_outcome
@@ -58,7 +56,7 @@ def deliver_row(
     """
     folder, target = Path(run), Path(out)
     outcome = read_outcome(folder)
-    _check_place(target, folder, force)
+    check_target(target, folder, force)
     with held(folder):
         chosen = _row(outcome, row)
         with reopened(outcome) as (task, missing):
@@ -73,8 +71,13 @@ def deliver_row(
     return Delivered(target, chosen, unmet, read_outcome(folder).test_readings)
 
 
-def _check_place(target: Path, run: Path, force: bool) -> None:
-    if target.resolve().is_relative_to(run.resolve()):
+def check_target(target: Path, run: Path, force: bool, own: str | None = None) -> None:
+    """Raise InvalidOption, AlreadyExists for a folder that a part of a run must not be written into.
+
+    own: the name of a folder in the run itself that may be.
+    """
+    in_run = target.resolve().is_relative_to(run.resolve())
+    if in_run and (own is None or target.resolve() != (run / own).resolve()):
         raise InvalidOption(f"--out {target} lies in the run {run}: give a folder outside of it")
     if target.exists() and not target.is_dir():
         raise AlreadyExists(f"{target} is a file: give a folder")
@@ -86,9 +89,10 @@ def _row(outcome: Outcome, wanted: str | int) -> Candidate:
     """The row of a number or a recipe, in full or in short. Raises InvalidOption."""
     text = str(wanted).strip()
     named = {name(place): row for place, row in enumerate(outcome.rows)}
-    found = [named[text]] if text in named else [row for row in outcome.rows if text and text in _names(row)]
+    same = [row for row in outcome.rows if text and text in (row.recipe, row.short)]
+    found = [named[text]] if text in named else same
     if not found:
-        known = "; ".join(f"{number}: {_names(row)[-1]}" for number, row in named.items())
+        known = "; ".join(f"{number}: {row.short}" for number, row in named.items())
         raise InvalidOption(f"the run has no row {text!r}. It has {known}")
     if len(found) > 1:
         numbers = " and ".join(number for number, row in named.items() if row in found)
@@ -99,14 +103,6 @@ def _row(outcome: Outcome, wanted: str | int) -> Candidate:
     if not row.path or not (outcome.run.folder / row.path).exists():
         raise InvalidOption(f"the model of row {text} is not there any more: give the run's command again to build it")
     return row
-
-
-def _names(row: Candidate) -> Sequence[str]:
-    """A recipe in full and, where this version can read it, in short."""
-    try:
-        return row.recipe, Recipe.parse(row.recipe).short()
-    except BadInput:  # made by a version with other methods
-        return (row.recipe,)
 
 
 def _tested(outcome: Outcome, task: Task, row: Candidate, progress: Progress) -> tuple[Candidate, Candidate]:

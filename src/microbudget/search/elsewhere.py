@@ -7,8 +7,6 @@ from pathlib import Path
 
 from ..errors import BadInput, InvalidOption
 from ..judge.budget import Budget
-from ..recipes.recipe import Recipe
-from ..runs.candidates import Candidate
 from ..runs.run import Run
 from ..runs.timings import Timings
 from .options import RunOptions
@@ -35,7 +33,7 @@ def check_timings(how: RunOptions, out: Path, budget: Budget) -> None:
     timed = [row for row in laid if "costs" in row.elsewhere]
     how.progress.say(f"timings   {timings.machine}: {len(timed)} of {len(rows)} rows")
     for reason in ("missing", "failure"):
-        if names := [_short(row) for row in laid if reason in row.elsewhere]:
+        if names := [row.short for row in laid if reason in row.elsewhere]:
             consequence = "not chosen under a limit on latency or memory" if reason == "missing" else "not chosen"
             said = "not timed there, hence" if reason == "missing" else "fails or answers otherwise there, hence"
             how.progress.say(f"          {said} {consequence}: {'; '.join(names)}")
@@ -45,10 +43,3 @@ def with_kept_timings(how: RunOptions, out: Path) -> RunOptions:
     """The options of a command that has the limits of the one before: its timings too."""
     kept = out / "timings.json"
     return replace(how, timings=kept) if how.timings is None and not how.force and kept.is_file() else how
-
-
-def _short(row: Candidate) -> str:
-    try:
-        return Recipe.parse(row.recipe).short() if row.recipe else "the model as given"
-    except BadInput:  # made by a version with other methods
-        return row.recipe

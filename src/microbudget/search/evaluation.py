@@ -12,11 +12,10 @@ from typing import Any
 
 from ..errors import BadData, BadInput, DiskFull, Failed, InvalidOption, OutOfTime, UnsupportedModel
 from ..judge import memory, time_one, time_pair
-from ..judge.budget import Budget, Measurement
+from ..judge.budget import Budget
 from ..judge.evidence import ERROR
-from ..judge.judging import Opening, judging_of, scored
-from ..judge.measuring import Measured, cost_fields, measurement, quality_fields
-from ..judge.quality import Quality
+from ..judge.judging import Opening, judging_of
+from ..judge.measuring import Measured, cost_fields, quality_fields
 from ..methods import Context
 from ..model import Model
 from ..recipes.build import build, planned
@@ -25,7 +24,6 @@ from ..runs.candidates import Candidate
 from ..runs.run import Run
 from ..runtimes.loading import load
 from ..ship import shipped_bytes
-from ..task import Split
 from .answers import Answers
 from .options import DURATIONS, Durations
 from .reading import Reader
@@ -108,7 +106,7 @@ class Evaluation:
         )
         costs["size_bytes"] = shipped_bytes(model, self._context.task)  # as of the candidates
         secondary = self._secondary.read(model, worker)
-        return self._add(recipe, model, started, measurement=self._measurement(model, costs, secondary))
+        return self._add(recipe, model, started, measurement=self.reader.measurement(model, costs, secondary))
 
     def reference_so_far(self, row: Candidate) -> Candidate:
         """The reference's row with its quality on all that it was asked to read for the candidates."""
@@ -118,7 +116,7 @@ class Evaluation:
         extra = {**measured.extra, **self._secondary.extra(model)}
         if measured.examples == self._answers.read(model, "validation") and extra == measured.extra:
             return row
-        fields = quality_fields(self._quality(model, "validation"), extra)
+        fields = quality_fields(self.reader.quality(model), extra)
         row = replace(row, measurement=replace(measured, **fields))
         self._run.add(row)
         return row
@@ -137,7 +135,7 @@ class Evaluation:
         self._until = until
         known = self._rows.get(self.planned(given, recipe).fingerprint)
         if known is not None and known.measurement is not None and (self._run.folder / known.path).exists():
-            return self._judged(known, self.model(known))
+            return self._judged_again(known, self.model(known))
         try:
             steps = (given, *build(given, recipe, self._in_time(built), self._run.models))
         except DiskFull:
@@ -148,7 +146,7 @@ class Evaluation:
                 self.refused.append((recipe, str(error)))
             return Candidate(str(recipe), "", "", failure=str(error), seconds=time.monotonic() - started)
         if known is not None and known.measurement is not None:
-            return self._judged(known, steps[-1])
+            return self._judged_again(known, steps[-1])
         return self._measured_candidate(recipe, steps, started)
 
     def _measured_candidate(self, recipe: Recipe, steps: tuple[Model, ...], started: float) -> Candidate:
@@ -205,26 +203,25 @@ class Evaluation:
             **secondary,
             **setting.space.predicted(recipe, model, sample, setting.threads),
         }
-        return {"measurement": self._measurement(model, costs, extra), "verdict": verdict, "speed": speed}
+        return {
+            "measurement": self.reader.measurement(model, costs, extra),
+            "verdict": verdict,
+            "speed": speed,
+        }
 
-    def _measurement(self, model: Model, costs: dict[str, Any], extra: dict[str, Any]) -> Measurement:
-        return measurement(self._context.task, self._quality(model, "validation"), costs, extra)
-
-    def _quality(self, model: Model, split: Split, count: int | None = None) -> Quality:
-        """On the first `count` examples of the split, by default on all that it has read."""
-        count = self._answers.read(model, split) if count is None else count
-        examples = self._answers.examples(split)[:count]
-        return scored(self.judging, examples, self._answers.of(model, split, count))
+    def _judged_again(self, known: Candidate, model: Model) -> Candidate:
+        """A row of a recipe that is tried: the report shows what its model writes to the prompts of now."""
+        self._samples.write(model)
+        self._samples.write(self.reference.model)
+        return self._judged(known, model)
 
     def _judged(self, known: Candidate, model: Model) -> Candidate:
         """A row that the run has, under the limit of now, for which it may have to read on."""
-        for each in (model, self.reference.model) if self._until else ():
-            self._samples.write(each)
         verdict = self.reader.decide(model, until=self._secondary.begin(self._until))
         measured, secondary = known.measurement, self._secondary.read(model, until=self._until)
         if measured is not None and (measured.examples != verdict.examples or secondary):
             extra = {**measured.extra, **self._answers.divergence(model, "validation"), **secondary}
-            measured = replace(measured, **quality_fields(self._quality(model, "validation"), extra))
+            measured = replace(measured, **quality_fields(self.reader.quality(model), extra))
         return replace(known, measurement=measured, verdict=verdict)
 
     def test_count(self, candidate: Candidate) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from ..judge.budget import Budget
 from ..judge.evidence import ERROR
 from ..progress import Progress
-from ..recipes.recipe import Recipe
 from ..runs.candidates import Candidate
 from ..runs.choice import best, safer
 from .evaluation import Evaluation
@@ -53,8 +52,7 @@ def final_test(
         following = best(safer(chosen, found, budget), budget)
         if not broken or len(tries) == len(errors) or following is None or evaluation.test_count(following) < count:
             break
-        names = [Recipe.parse(each.recipe).short() for each in (chosen, following)]
-        progress.say(f"{names[0]} is not the choice: {broken[0]}. {names[1]} is tested in its place")
+        progress.say(f"{chosen.short} is not the choice: {broken[0]}. {following.short} is tested in its place")
         chosen = following
     return Tested(reference, tuple(tries), _last_word(tries, budget))
 

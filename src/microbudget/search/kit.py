@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import AlreadyExists, BadData, BadInput, Failed, InvalidOption
+from ..errors import BadData, BadInput, Failed
 from ..judge.answering import collated
 from ..kind import find_facet
 from ..model import Model
@@ -23,8 +23,9 @@ from ..runs.timings import IDENTITY
 from ..runtimes.loading import load
 from ..ship.kit import SCRIPT, Timeable, Work, of_graph, write_kit
 from ..task import Example, Task
+from .delivery import check_target
 
-FACET = "kit"
+FACET = IN_RUN = "kit"  # the facet of a kind; the folder in a run
 EXAMPLES = 8  # of validation: enough to see another answer, few enough to send
 
 
@@ -60,9 +61,9 @@ def make_kit(
     BadData where the run's data are not there any more.
     """
     folder = Path(run)
-    target = folder / "kit" if out is None else Path(out)
+    target = folder / IN_RUN if out is None else Path(out)
     outcome = read_outcome(folder)
-    _check_place(target, folder, force)
+    check_target(target, folder, force, own=IN_RUN)
     with held(folder), reopened(outcome) as (task, missing):
         if task is None:
             raise BadData(f"a kit needs a few validation examples: {missing}")
@@ -74,15 +75,6 @@ def make_kit(
         ordered = [base, *(each for each in found if each is not base)]
         write_kit(target, _identity(outcome, base, base_is), ordered)
     return Kit(target, tuple(each.name for each in ordered), base.name, base_is, left_out)
-
-
-def _check_place(target: Path, run: Path, force: bool) -> None:
-    if target.resolve() != (run / "kit").resolve() and target.resolve().is_relative_to(run.resolve()):
-        raise InvalidOption(f"--out {target} lies in the run {run}: give a folder outside of it")
-    if target.exists() and not target.is_dir():
-        raise AlreadyExists(f"{target} is a file: give a folder")
-    if target.is_dir() and any(target.iterdir()) and not force:
-        raise AlreadyExists(f"{target} holds files: give another --out, or --force to replace it")
 
 
 def _identity(outcome: Outcome, base: Timeable, base_is: str) -> dict[str, Any]:

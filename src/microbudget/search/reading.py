@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from typing import Any
 
 from ..judge.answering import Logits
 from ..judge.budget import Budget, Measurement
 from ..judge.evidence import is_unbounded
-from ..judge.judging import Judging
+from ..judge.judging import Judging, scored
+from ..judge.measuring import measurement
+from ..judge.quality import Quality
 from ..judge.sequential import Look, look
 from ..judge.verdict import Decision, Verdict, judge_pair
 from ..judge.worker import Worker
@@ -101,6 +104,16 @@ class Reader:
             if own.higher_is_better:
                 shown = [min(1.0, value) for value in shown]
         return replace(measured, quality=shown[0], quality_low=shown[1], quality_high=shown[2])
+
+    def quality(self, model: Model) -> Quality:
+        """On all validation examples that the model has read."""
+        read = self._answers.read(model, "validation")
+        examples = self._answers.examples("validation")[:read]
+        return scored(self._judging, examples, self._answers.of(model, "validation", read))
+
+    def measurement(self, model: Model, costs: dict[str, Any], extra: dict[str, Any]) -> Measurement:
+        """Of what it costs, and its quality on what it has read."""
+        return measurement(self._judging.task, self.quality(model), costs, extra)
 
     def pace(self, reference: Candidate, open_s: float) -> Pace:
         """What the reference took: from its row, and from what it has read in this process."""

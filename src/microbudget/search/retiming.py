@@ -8,7 +8,6 @@ from collections.abc import Callable
 from ..errors import DiskFull, Failed
 from ..judge import time_pair
 from ..machine.waiting import WAITED, waiting_share
-from ..recipes.recipe import Recipe
 from ..runs.candidates import Candidate
 from ..runs.run import Run
 from .evaluation import Evaluation, Setting
@@ -34,7 +33,7 @@ def time_busy_again(
         if not quiet_soon():
             progress.say("the machine is still busy: give the same command again when it is quiet")
             break
-        progress.say(f"timing again, as {row.busy}: {Recipe.parse(row.recipe).short()}")
+        progress.say(f"timing again, as {row.busy}: {row.short}")
         timed = _timed_again(evaluation, run, setting, row)
         found = [timed if each is row else each for each in found]
     return agreed(reference, found)

@@ -171,7 +171,7 @@ def taught(run: Run, job: Job, context: Context, schedule: Schedule) -> tuple[Jo
             if not first:
                 raise
             job.options.progress.warn(f"{error}. The reference of this run is {Recipe(first)}, which takes less time")
-            job = replace(job, first=first, recipes=tuple(job.space.recipes(first)))
+            job = replace(job, first=first, recipes=tuple(job.space.allowed(job.space.recipes(first), first)))
     raise AssertionError("the quickest way is not followed by another one")
 
 
@@ -333,10 +333,10 @@ def _finish(
         return Shrunk(run.folder, reference, found, chosen, budget, unmet, interrupted)
     reference, judged = tested.reference, tested.chosen
     unmet = [*judged.broken_limits(budget), *judged.broken_on_test(budget)]
-    readings = sum(row.test is not None for row in tested.rows(found))
+    found = tested.rows(found)
+    readings = sum(row.test is not None for row in found)
     shipment = Shipment(evaluation.model(judged), judged, budget, task, run.settings, reference, readings)
     ship(shipment, run.best)
-    found = tested.rows(found)
     numbered = [each for each in found if each.fingerprint != reference.fingerprint]  # as in the report
     deliver_front(run, shipment, numbered, evaluation.model)
     return Shrunk(run.folder, reference, found, judged, budget, unmet)
@@ -347,9 +347,9 @@ def _say_choice(before: Record | None, result: Shrunk, progress: Progress) -> No
     if before is None or result.best is None:
         return
     if before.fingerprint == result.best.fingerprint:
-        progress.say(f"choice    as before: {Recipe.parse(result.best.recipe).short()}")
+        progress.say(f"choice    as before: {result.best.short}")
     else:
-        progress.say(f"choice    {Recipe.parse(result.best.recipe).short()} takes the place of {before.recipe}")
+        progress.say(f"choice    {result.best.short} takes the place of {before.recipe}")
 
 
 def _write(run: Run, result: Shrunk, progress: Progress) -> None:

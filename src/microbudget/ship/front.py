@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from ..machine.files import whole_folder, write_text
 from ..model import Model
-from ..recipes.recipe import Recipe
 from ..report import phrases
 from ..runs.candidates import Candidate
 from ..runs.choice import pareto
@@ -48,5 +47,4 @@ def _cells(row: Candidate) -> tuple[str, ...]:
     assert measured is not None
     change = phrases.MISSING if row.verdict is None else phrases.change(row.verdict)
     tested = phrases.quality(row.test) if row.test else "no"
-    short = Recipe.parse(row.recipe).short()
-    return f"`{short}`", phrases.size(measured), phrases.latency(measured), change, tested
+    return f"`{row.short}`", phrases.size(measured), phrases.latency(measured), change, tested
