@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: test types suite demo real fuzz clean
+.PHONY: test types suite demo docs real fuzz clean
 
 # Types are checked while the tests run: alone, mypy would leave all cores but one idle.
 test: $(VENV)/.dev
@@ -22,6 +22,10 @@ suite: $(VENV)/.dev
 
 demo: $(VENV)/.demo
 	$(BIN)/microbudget demo --out runs/demo
+
+# The documentation as a site, in build/docs/html: about 15 seconds, without network. A warning is an error.
+docs: $(VENV)/.dev
+	$(BIN)/python site/build.py
 
 # Real weights out of packages, the tests that need them, and the benchmark: about an hour.
 real: $(VENV)/.dev

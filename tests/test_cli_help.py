@@ -33,7 +33,7 @@ def test_what_does_not_exist_is_answered_with_the_nearest_name(
 
 
 def test_the_help_of_every_verb_begins_with_an_example() -> None:
-    parser = cli._parser()
+    parser = cli.parser_of_all_verbs()
     (verbs,) = (action.choices for action in parser._actions if isinstance(action.choices, dict))
     assert "shrink" in verbs
     for name, verb in verbs.items():

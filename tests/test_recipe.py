@@ -171,3 +171,8 @@ def test_every_method_is_found_and_described() -> None:
         assert row["purpose"]
         assert row["formats"]
         assert all(option["doc"] for option in row["options"])
+
+
+def test_a_recipe_may_have_several_lines_and_comments() -> None:
+    text = "finetune(epochs=3,  # few\n  views=2) >\n\nexport\n > quantize(bits=4)  # last\n"
+    assert Recipe.parse(text) == Recipe.parse("finetune(epochs=3, views=2) > export > quantize(bits=4)")

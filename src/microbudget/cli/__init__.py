@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS)
         return BAD_INPUT
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)  # without it Python walks over torch's objects before it ends: a second and more
-    options = _parser().parse_args(argv, argparse.Namespace(durations=durations))
+    options = parser_of_all_verbs().parse_args(argv, argparse.Namespace(durations=durations))
     if not hasattr(options, "verb"):
         print(START, end="")
         return DONE
@@ -68,7 +68,8 @@ def _given_twice(argv: Sequence[str]) -> str:
     return next((name for index, name in enumerate(options) if name in options[:index]), "")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_all_verbs() -> argparse.ArgumentParser:
+    """The parser with every verb, those of the kinds of models included."""
     parser = Parser(
         prog="microbudget",
         description="Give it a model, your data and a budget: it hands back the smallest model that keeps the quality,"

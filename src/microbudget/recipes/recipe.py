@@ -37,7 +37,8 @@ class Recipe:
         if len(text) > MAX_LENGTH:
             raise InvalidRecipe(f"the recipe is {len(text)} characters long; at most {MAX_LENGTH} are read")
         try:
-            tree = ast.parse(text.strip(), mode="eval").body
+            written = text.strip()
+            tree = ast.parse(f"({written}\n)" if "\n" in written else written, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise InvalidRecipe(
                 f"the recipe {_short(text)} does not parse: write method(option=value) > ..."
