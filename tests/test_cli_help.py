@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from microbudget import cli
+from microbudget import cli, methods
 
 
 def test_without_a_verb_it_says_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +30,18 @@ def test_what_does_not_exist_is_answered_with_the_nearest_name(
         cli.main(arguments)
     assert status.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_methods_fit_a_screen_and_a_method_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["methods"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) <= 30
+    assert {line.split()[0] for line in listed} >= set(methods.names())
+    assert cli.main(["methods", "prune"]) == 0
+    shown = capsys.readouterr().out
+    assert all(option["name"] in shown for option in methods.describe("prune")["options"])
+    assert cli.main(["methods", "prun"]) == 2
+    assert "did you mean prune?" in capsys.readouterr().err
 
 
 def test_the_help_of_every_verb_begins_with_an_example() -> None:

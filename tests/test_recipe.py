@@ -92,7 +92,9 @@ def test_an_unknown_method_is_named_with_those_there_are() -> None:
 
 
 def test_an_unknown_option_is_named_with_those_there_are() -> None:
-    with pytest.raises(InvalidRecipe, match=r"finetune has no option 'epoch'; it has .*epochs"):
+    with pytest.raises(
+        InvalidRecipe, match=r"finetune has no option 'epoch' \(did you mean epochs\?\); it has .*epochs"
+    ):
         Recipe.parse("finetune(epoch=3)")
 
 

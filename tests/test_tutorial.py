@@ -92,7 +92,7 @@ def test_it_is_a_step_of_a_recipe(onnx_model: Path, context: Context, tmp_path: 
 
 
 def test_the_command_line_lists_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["methods"]) == 0
+    assert main(["methods", "half"]) == 0
     listed = capsys.readouterr().out
     assert "half" in listed
     assert "smallest" in listed

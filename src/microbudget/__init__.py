@@ -27,6 +27,7 @@ _PUBLIC = {
     "compare": "judge",
     "load": "runtimes.loading",
     "measure": "judge",
+    "read_run": "search.result",
     "run_recipe": "search.shrink",
     "shrink": "search.shrink",
 }
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .runs.candidates import Candidate
     from .runtimes.loading import load
     from .search.choosing import choose
+    from .search.result import read_run
     from .search.shrink import run_recipe, shrink
     from .task import Task
 

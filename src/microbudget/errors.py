@@ -4,7 +4,9 @@ Each error says what came, what is allowed and what to do next. `exit_status` is
 2 for bad input, 3 for a failure of the machine or of a process.
 """
 
+import difflib
 import re
+from collections.abc import Collection, Iterable
 
 
 class MicrobudgetError(Exception):
@@ -109,3 +111,21 @@ def what_it_said(error: Exception) -> str:
     """
     text = " ".join(_SOURCE.sub("", str(error)).split())
     return text or type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What follows an error that a name does not exist, "did you mean size?"; "" where none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {found[0]}?" if found else ""
+
+
+def check_options(given: Iterable[str], known: Collection[str]) -> None:
+    """Raises InvalidOption for the first name that is not known, with the nearest one, or else with all."""
+    for name in given:
+        if name not in known:
+            raise InvalidOption(f"there is no option {name!r}: {nearest(name, known) or listed(known)}")
+
+
+def listed(known: Iterable[str]) -> str:
+    """All names that there are, for an error."""
+    return f"there are {', '.join(known)}"

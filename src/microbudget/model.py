@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelNotFound, UnsupportedModel
-from .kind import of_format
+from .kind import facet, of_format
+from .progress import SILENT
 
 RECORD_NAME = "microbudget.json"
 RECORD_VERSION = 1
@@ -113,6 +114,17 @@ class Model:
         if found is None:
             raise UnsupportedModel(f"{self.path}: the kind of task that this {self.format} model is for is unknown")
         return found
+
+    def predict(self, inputs: str | Path | Sequence[str | Path], *, threads: int = 0) -> Any:
+        """Its answer to a photo, recording, text or prompt: a Prediction, or a list of them for a list or a folder.
+
+        inputs: photos and recordings by their files or folders; texts and prompts themselves. threads: 0
+        means all cores. Each call opens the model: give many inputs at once. Raises BadData, UnsupportedModel.
+        """
+        one = isinstance(inputs, str | Path) and not (len(str(inputs)) < 4096 and Path(inputs).is_dir())
+        given = [str(inputs)] if isinstance(inputs, str | Path) else [str(each) for each in inputs]
+        found = list(facet(self.task, "predicting").predict(self, given, SILENT, threads=threads))
+        return found[0] if one else found
 
     @property
     def folder(self) -> Path:

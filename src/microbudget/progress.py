@@ -24,6 +24,7 @@ class Progress:
         self._quiet = quiet
         self._live = not quiet and self._stream.isatty()
         self._drawn_at, self._silence_s = 0.0, silence_s
+        self._redrawn_s = REDRAWN_S
         self._said: set[str] = set()
         self._lock = threading.RLock()
         self._doing, self._since = "", time.monotonic()
@@ -111,7 +112,7 @@ class Progress:
 
     def _draw(self, what: str, done: int, total: int | None, elapsed_s: float) -> None:
         now = time.monotonic()
-        since, pause_s = (self._drawn_at, REDRAWN_S) if self._live else (self._shown_at, self._silence_s)
+        since, pause_s = (self._drawn_at, self._redrawn_s) if self._live else (self._shown_at, self._silence_s)
         if self._quiet or now - since < pause_s:
             return
         text = f"{what} {done}" + (f"/{total}" if total else "")
@@ -140,6 +141,35 @@ class Progress:
 class _RunningLine(Progress):
     def say(self, text: str) -> None:
         """Whole lines are left out."""
+
+
+class NotebookProgress(Progress):
+    """In a notebook: whole lines are the cell's output, and the running line is one output that changes."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self._live, self._shown = True, False
+        self._redrawn_s = 1.0  # every change is a message to the browser
+
+    def _write(self, text: str) -> None:
+        from IPython.display import display, update_display
+
+        with self._lock:
+            put: Callable[..., object] = update_display if self._shown else display
+            put({"text/plain": text}, raw=True, display_id=f"progress-{id(self)}")
+            self._shown, self._shown_at = True, time.monotonic()
+
+    def clear(self) -> None:
+        """Leave the running line empty."""
+        if self._shown:
+            self._write("")
+
+
+def shown() -> Progress:
+    """What Python calls report to where the caller says nothing: a terminal, a notebook, or nobody."""
+    if "ipykernel" in sys.modules and "IPython" in sys.modules:
+        return NotebookProgress()
+    return Progress() if sys.stderr is not None and sys.stderr.isatty() else SILENT
 
 
 SILENT = Progress(quiet=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
+
+from ..errors import nearest
 
 START = """Give it a model, your data and a budget: it hands back the smallest model that keeps the quality.
 
@@ -31,15 +32,15 @@ class Parser(argparse.ArgumentParser):
 def _advice(message: str, parser: argparse.ArgumentParser) -> str:
     if found := _CHOICE.search(message):
         known: Iterable[str] = re.findall(r"'?([^',\s]+)'?", found[2])
-        return _nearest(found[1], known)
+        return _near(found[1], known)
     if found := _UNKNOWN.search(message):
-        return _nearest(found[1], set(_options(parser)))
+        return _near(found[1], set(_options(parser)))
     return ""
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else ""
+def _near(name: str, known: Iterable[str]) -> str:
+    found = nearest(name, known)
+    return f": {found}" if found else ""
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -31,7 +31,8 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default RUN/kit")
     parser.add_argument("--force", action="store_true", help="replace FOLDER where it holds files")
-    add_verb(verbs, "methods", _methods, "the methods of recipes, with their options", "--json")
+    parser = add_verb(verbs, "methods", _methods, "the methods of recipes; of those named, their options", "quantize")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="of a method: show its options")
 
 
 def _report(options: argparse.Namespace, _progress: Progress) -> int:
@@ -71,11 +72,14 @@ def _kit(options: argparse.Namespace, progress: Progress) -> int:
 def _methods(options: argparse.Namespace, _progress: Progress) -> int:
     from ..methods import describe, names
 
-    rows = [describe(name) for name in names()]
+    rows = [describe(name) for name in options.names or names()]
     if options.json:
         print_json(rows)
-    else:
-        from .tables import print_methods
+        return DONE
+    from .tables import print_method, print_methods
 
+    if not options.names:
         print_methods(rows)
+    for row in rows if options.names else ():
+        print_method(row)
     return DONE

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..judge.secondary import SECONDARY
 from ..kind import find_facet
@@ -250,10 +251,27 @@ def print_kit(kit: Kit) -> None:
 
 
 def print_methods(rows: list[dict[str, Any]]) -> None:
-    """Every method with its options."""
-    console = terminal.console()
+    """A line for every method; they fit a screen."""
+    console, table = terminal.console(), terminal.table("method", "what it does")
     for row in rows:
-        formats = ", ".join(f"{source} -> {target}" for source, target in row["formats"].items())
-        console.print(f"[bold]{row['name']}[/bold]  {row['purpose']}  [dim]{formats}[/dim]")
-        for spec in row["options"]:
-            console.print(f"    {spec['name']}={spec['default']!r}  {spec['doc']}", markup=False)
+        table.add_row(row["name"], row["purpose"])
+    console.print(table)
+    console.print("microbudget methods NAME shows the options of one", markup=False)
+
+
+def print_method(row: dict[str, Any]) -> None:
+    """A method with its options, their defaults, what is allowed and what they mean."""
+    console = terminal.console()
+    console.print(f"[bold]{row['name']}[/bold]  {row['purpose']}  [dim]{_formats(row)}[/dim]")
+    if not row["options"]:
+        console.print("it has no options")
+        return
+    table = terminal.table("option", "default", "meaning")
+    for spec in row["options"]:
+        choices = f"; one of {', '.join(map(repr, spec['choices']))}" if spec["choices"] else ""
+        table.add_row(spec["name"], repr(spec["default"]), Text(f"{spec['doc']}{choices}"))
+    console.print(table)
+
+
+def _formats(row: dict[str, Any]) -> str:
+    return ", ".join(f"{taken} -> {made}" for taken, made in row["formats"].items())

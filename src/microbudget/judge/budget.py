@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import InitVar, asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidOption
 from ..units import (
@@ -17,6 +17,11 @@ from ..units import (
     parse_joules,
     parse_seconds,
 )
+from .figures import Estimate, intervals
+from .tabular import Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Goal = str  # one of GOALS, or a product of costs, "size*latency"
 MINUTES = 20.0  # of a run, where the user gives no other time
@@ -25,7 +30,7 @@ GOALS = (*COSTS, "quality")
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Tabular):
     """The costs and the quality of one model; the unit is in each name, what was not measured is in `not_measured`."""
 
     model: str
@@ -64,6 +69,14 @@ class Measurement:
         """The fields as JSON-ready values, in the order of the design's contract."""
         return asdict(self)
 
+    def plot(self) -> Figure:
+        """The quality with its interval, and the latency with its own where it was timed."""
+        panels = [(self.metric, [Estimate(self.model, self.quality, self.quality_low, self.quality_high)], None)]
+        if self.latency_s is not None:
+            low, high = (each and 1e3 * each for each in (self.latency_low_s, self.latency_high_s))
+            panels.append(("latency (ms)", [Estimate(self.model, 1e3 * self.latency_s, low, high)], None))
+        return intervals(panels)
+
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Measurement:
         """The inverse of `as_dict`; keys of later versions are ignored."""
@@ -75,8 +88,11 @@ class Measurement:
 class Budget:
     """The limits that the user gave; None means no limit. `minutes` is the time of the run, not of the model.
 
-    Limits may be given as on the command line: `Budget(max_size="2MB", max_latency="5ms", max_drop="1pt")`. Raises
-    InvalidOption.
+    Limits may be given as on the command line. Raises InvalidOption.
+
+    >>> budget = Budget(max_size="2MB", max_latency="5ms", max_drop="1pt")
+    >>> budget.max_size_bytes, budget.max_latency_s, str(budget.max_drop)
+    (2000000, 0.005, '1pt')
     """
 
     max_size_bytes: int | None = None

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..errors import BadData
 from ..model import Model
@@ -14,22 +14,27 @@ from ..progress import Progress
 from ..runtimes.labels import output_names
 from ..runtimes.loading import load
 from ..task import Data, Example
-from ..units import Drop
+from ..units import Drop, parse_drop
 from . import memory
 from .budget import Measurement
+from .figures import Estimate, intervals
 from .judging import Agreement, Judging, Opening, judging_of
 from .measuring import Measured, choose_threads, cost_fields, measurement, open_task
 from .options import MeasureKeywords, MeasureOptions
 from .secondary import SECONDARY, compared, secondary_judging
+from .tabular import Tabular
 from .timing import PairTiming, SpeedVerdict, time_pair
 from .verdict import Verdict, can_show, judge_pair
 from .worker import Worker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECONDS = 10.0  # the most that timing two models takes
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """A against B: ratios are A over B (above 1: B is better), `quality_change` above 0: B is better (0.01 = 1 pt)."""
 
     a: Measurement
@@ -49,41 +54,61 @@ class Comparison:
         """The document of `compare --json`."""
         return {**self.__dict__, "a": self.a.as_dict(), "b": self.b.as_dict()}
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The two measurements, the second with its ratios and change."""
+        ratios = ("size_ratio", "speedup", "speedup_low", "speedup_high", "quality_change", "quality_change_low")
+        changes = {name: getattr(self, name) for name in (*ratios, "quality_change_high", "verdict")}
+        return [self.a.as_dict(), {**self.b.as_dict(), **changes}]
+
+    def plot(self) -> Figure:
+        """How many times as fast B is, and the change of its quality, with their 95 % intervals."""
+        speed = Estimate(self.speed_verdict, self.speedup, self.speedup_low, self.speedup_high)
+        ends = (100 * self.quality_change_low, 100 * self.quality_change_high)
+        change = Estimate(self.verdict or "", 100 * self.quality_change, *ends)
+        name = f"{self.b.model} against {self.a.model}"
+        return intervals(
+            [
+                (f"speed of {name} (times)", [speed], 1.0),
+                (f"change of {self.b.metric} (%)", [change], 0.0),
+            ]
+        )
+
 
 def compare(
     a: str | Path | Model,
     b: str | Path | Model,
     data: Data,
     *,
-    max_drop: Drop | None = None,
+    max_drop: str | Drop | None = None,
     **options: Unpack[MeasureKeywords],
 ) -> Comparison:
     """Compare two models on the same examples, timed interleaved.
 
-    max_drop: the limit to judge the loss of B against. options: the fields of MeasureOptions. Raises LabelsDisagree,
-    BrokenModel, WorkerFailed, InvalidOption, and what loading models and data raise.
+    max_drop: the limit to judge the loss of B against, such as "1pt". options: the fields of MeasureOptions. Raises
+    LabelsDisagree, BrokenModel, WorkerFailed, InvalidOption, and what loading models and data raise.
     """
-    how = MeasureOptions(**options)
+    how = MeasureOptions.of(options)
+    limit = parse_drop(max_drop) if isinstance(max_drop, str) else max_drop
     given = (load(a), load(b))
-    task = open_task(data, given, how, max_drop)
+    task = open_task(data, given, how, limit)
     judging = judging_of(task)
     judging.masked_accuracy = how.masked_accuracy
-    judging.check_limit(max_drop)
+    judging.check_limit(limit)
     models = _resolved(judging, given, how.output)
     for model in models:
         judging.check(model)  # labels that disagree are reported before anything is computed
     examples = task.examples(how.split)
     if not examples:
         raise BadData(f"the {how.split} split holds no example to compare with")
-    _say_what_can_be_shown(max_drop, judging, examples, how.progress)
-    timed, agreement, unlabelled = _run(judging, models, examples, how, max_drop is not None)
+    _say_what_can_be_shown(limit, judging, examples, how.progress)
+    timed, agreement, unlabelled = _run(judging, models, examples, how, limit is not None)
     parts = zip((a, b), agreement.qualities, timed.costs, strict=True)
     measured = [
         measurement(task, quality, costs | ({} if isinstance(name, Model) else {"model": str(name)}), {})
         for name, quality, costs in parts
     ]
     before, after = (quality.scores for quality in agreement.qualities)
-    verdict = judge_pair(before, after, max_drop, unlabelled=unlabelled, seed=how.seed)
+    verdict = judge_pair(before, after, limit, unlabelled=unlabelled, seed=how.seed)
     found = _comparison(measured[0], measured[1], timed.pair, agreement, verdict)
     return replace(found, extra={**found.extra, **({SECONDARY: timed.secondary} if timed.secondary else {})})
 

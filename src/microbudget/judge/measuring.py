@@ -77,7 +77,7 @@ def measure(
 
     Raises LabelsDisagree, BrokenModel, WorkerFailed, and what loading the model and the data raise.
     """
-    how = MeasureOptions(**options)
+    how = MeasureOptions.of(options)
     opened = load(model)
     task = open_task(data, [opened], how)
     judging = judging_of(task)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
+from ..errors import check_options
 from ..machine.processor import Threads
-from ..progress import SILENT, Progress
+from ..progress import Progress, shown
 from ..task import Columns, Split
 from .judging import Opening
 
@@ -21,7 +23,8 @@ class MeasureOptions:
     Task are judged; a path is one unsplit folder. normalizer: of transcripts, before they are compared. columns: of
     tables of texts; None: found by their names and contents. output: of an `.onnx` file with several, the one with
     the scores. masked_accuracy: also that among the data's classes alone. questions: a
-    file of them, which a language model is asked too.
+    file of them, which a language model is asked too. progress: shown on a terminal and in a notebook;
+    `Progress(quiet=True)` shows none.
     """
 
     threads: Threads = 0
@@ -35,7 +38,13 @@ class MeasureOptions:
     output: str | None = None
     masked_accuracy: bool = False
     questions: str | Path | None = None
-    progress: Progress = SILENT
+    progress: Progress = field(default_factory=shown)
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> MeasureOptions:
+        """The options of a call. Raises InvalidOption, with the nearest name, for one that does not exist."""
+        check_options(keywords, [each.name for each in fields(cls)])
+        return cls(**keywords)
 
     def opening(self, threads: int) -> Opening:
         """How a model is opened with the threads that were chosen."""

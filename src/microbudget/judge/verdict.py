@@ -7,20 +7,25 @@ A pair is judged by its differences, so that both may fail on the same hard exam
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadData, InvalidOption
 from ..task import Scores
-from ..units import Drop
+from ..units import Drop, parse_drop
 from . import statistics as stats
 from .evidence import COSTLY, ERROR, LONG, Evidence, Ratios, Runaways, Shares, check_pair, is_share, is_unbounded
+from .figures import Estimate, intervals
+from .tabular import Tabular
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Decision = Literal["within", "exceeds", "not shown"]
 TIE = 1e-12  # a loss that is the limit but for rounding is not beyond it
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Tabular):
     """A paired judgement of the loss against a limit, shown at 95 % or not.
 
     change: above 0 the candidate is better, whatever the metric; a fraction (0.01 = 1 pt), or relative to the
@@ -45,6 +50,14 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
         return asdict(self)
+
+    def plot(self) -> Figure:
+        """The change with its 95 % interval, and the limit on the loss."""
+        limit = -100 * parse_drop(self.limit).amount if self.limit else 0.0
+        row = Estimate(self.decision, 100 * self.change, 100 * self.change_low, 100 * self.change_high)
+        return intervals(
+            [(f"change of quality (%), limit {self.limit}" if self.limit else "change of quality (%)", [row], limit)]
+        )
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> Verdict:

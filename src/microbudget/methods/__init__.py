@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .. import kind as kinds
-from ..errors import InvalidOption, InvalidRecipe, MissingExtra, UnsupportedModel
+from ..errors import InvalidOption, InvalidRecipe, MissingExtra, UnsupportedModel, nearest
 from ..machine.journal import Journal
 from ..model import Model, Record
 from ..progress import SILENT, Progress
@@ -271,7 +271,10 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> type[Method]:
     """The method's class. Raises InvalidRecipe with the methods there are."""
     if name not in names():
-        raise InvalidRecipe(f"there is no method {name!r}; there are {', '.join(names())}")
+        near = nearest(name, names())
+        raise InvalidRecipe(
+            f"there is no method {name!r}{f': {near} There' if near else '; there'} are {', '.join(names())}"
+        )
     module = importlib.import_module(f".{name}", __name__)
     method: type[Method] = getattr(module, name.capitalize())
     return method

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
-from ..errors import InvalidRecipe
+from ..errors import InvalidRecipe, nearest
 from ..methods import Method
 from ..task import USES, Use
 
@@ -19,9 +19,13 @@ MAX_LENGTH = 10_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """`finetune(epochs=5) > export() > quantize(bits=8)`. `str` prints it with all options; `parse` reads that.
+    """Methods in order, as in `finetune > export > quantize`. `str` prints all options; `Recipe(text)` reads that.
 
-    `Recipe(text)` is `Recipe.parse(text)`.
+    >>> recipe = Recipe("resize(pixels=160) > export > quantize(bits=4)")
+    >>> recipe.short()
+    'resize(pixels=160) > export > quantize(bits=4)'
+    >>> recipe.formats("hf")
+    ('hf', 'onnx', 'onnx')
     """
 
     steps: tuple[Method, ...]
@@ -105,15 +109,19 @@ def _step(node: ast.expr) -> Method:
     options: dict[str, Any] = {}
     for keyword in keywords:
         if keyword.arg not in known and keyword.arg not in methods.aliases(method):
-            raise InvalidRecipe(
-                f"{node.id} has no option {keyword.arg!r}; it has {', '.join(known) or 'none'}"
-                if keyword.arg
-                else f"{node.id}: options are given by name, as in bits=8"
-            )
+            raise InvalidRecipe(_unknown_option(node.id, keyword.arg, known))
         if keyword.arg in options:
             raise InvalidRecipe(f"{node.id}: {keyword.arg} is given twice; leave one")
         options[keyword.arg] = _constant(node.id, keyword)
     return method(**options)
+
+
+def _unknown_option(method: str, name: str | None, known: list[str]) -> str:
+    if not name:
+        return f"{method}: options are given by name, as in bits=8"
+    near, has = nearest(name, known), ", ".join(known) or "none"
+    refused = f"{method} has no option {name!r}{f' ({near})' if near else ''}"
+    return f"{refused}; it has {has}: see `microbudget methods {method}`"
 
 
 def _constant(method: str, keyword: ast.keyword) -> Any:

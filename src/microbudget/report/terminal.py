@@ -11,9 +11,12 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=False)
 
 
+TO_THE_LEFT = ("recipe", "what it does", "formats", "default", "meaning")
+
+
 def table(*columns: str, title: str | None = None) -> Table:
-    """A table without lines: the first column and recipes to the left, numbers to the right."""
+    """A table without lines: the first column, recipes and words to the left, numbers to the right."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 or column == "recipe" else "right", overflow="fold")
+        made.add_column(column, justify="left" if index == 0 or column in TO_THE_LEFT else "right", overflow="fold")
     return made

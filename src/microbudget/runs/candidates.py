@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import MicrobudgetError
+from ..errors import MicrobudgetError, ModelNotFound
 from ..judge.budget import Budget, Measurement
 from ..judge.latency import with_latency
+from ..judge.tabular import Tabular
 from ..judge.verdict import TIE, Verdict
+from ..model import Model
 
 COSTS_OF_THE_MACHINE = (
     "latency_s", "latency_low_s", "latency_high_s", "throughput_per_s", "load_s", "memory_bytes",
@@ -22,7 +24,7 @@ NOT_BUILT = "not built: "  # how the reason of a row begins that nobody tried to
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Tabular):
     """One row of a run. `measurement` and `verdict` are of validation; `test` of the test split, read once."""
 
     recipe: str
@@ -39,10 +41,13 @@ class Candidate:
     seconds: float = 0.0  # to build and measure
     # What it costs on another machine, which the run is chosen for: see `timings`. Not kept with the row.
     elsewhere: dict[str, Any] = field(default_factory=dict)
+    # The folder of its model, of a row that a call returned. Not kept with the row either.
+    folder: Path | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values; `from_dict` reads them back."""
         row = asdict(self)
+        del row["folder"]
         for name in ("measurement", "verdict", "test", "test_verdict"):
             value = getattr(self, name)
             row[name] = None if value is None else value.as_dict()
@@ -55,6 +60,21 @@ class Candidate:
             for key in (name, "test" if name == "measurement" else "test_verdict"):
                 row[key] = None if row[key] is None else kind.from_dict(row[key])
         return cls(**row)
+
+    @property
+    def model(self) -> Model:
+        """The model that was made. Raises ModelNotFound where the run did not keep it."""
+        from ..runtimes.loading import load
+
+        if self.folder is None or not self.folder.is_dir():
+            raise ModelNotFound(
+                f"the run did not keep the model of {self.short}: `microbudget deliver` makes any row again"
+            )
+        return load(self.folder)
+
+    def predict(self, inputs: str | Path | Sequence[str | Path], *, threads: int = 0) -> Any:
+        """As `Model.predict`: a Prediction, or a list of them for a list."""
+        return self.model.predict(inputs, threads=threads)
 
     @property
     def short(self) -> str:

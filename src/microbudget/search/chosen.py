@@ -6,14 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..judge.budget import Budget, Measurement
+from ..judge.figures import Estimate, Spot, trade_offs
+from ..judge.tabular import Tabular
 from ..judge.verdict import TIE, Verdict, judge_pair
 from ..runs.candidates import Candidate
 from ..runs.choice import SAME_SIZE, best_by_goal
 from ..task import Scores
 from ..units import Drop, format_change
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WhoseHead = Literal["new", "own"]
 HALVING = 0.02  # of the quality, that a cut to half of the size is taken to cost
@@ -56,7 +61,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Chosen(Tabular):
     """The shapes in the order of the networks and sizes, and what follows from them.
 
     left_out: by shape why it was not measured. folds: of the cross-validation; 0 where every head is the network's own.
@@ -188,6 +193,24 @@ class Chosen:
             "left_out": self.left_out,
             "budget": self.budget.as_dict(),
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each shape."""
+        return [self._row(place) for place in range(len(self.shapes))]
+
+    def plot(self) -> Figure:
+        """Size and latency of every shape against its quality by cross-validation."""
+        sized, timed = [], []
+        for shape in self.shapes:
+            measured = shape.measurement
+            quality = Estimate(
+                shape.name, measured.quality, measured.quality_low, measured.quality_high, best=shape is self.best
+            )
+            sized.append(Spot(shape.name, 1e-6 * measured.size_bytes, quality))
+            if measured.latency_s is not None:
+                timed.append(Spot(shape.name, 1e3 * measured.latency_s, quality))
+        panels = [("size (MB)", sized, None), ("latency (ms)", timed, None)]
+        return trade_offs([panel for panel in panels if panel[1]], self.shapes[0].measurement.metric)
 
     def _row(self, place: int) -> dict[str, Any]:
         shape, change = self.shapes[place], self.changes[place]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, check_options
 from ..judge.budget import Budget, Goal
 from ..machine.processor import Threads, fixed_threads
-from ..progress import SILENT, Progress
+from ..progress import Progress, shown
 from ..units import Drop
 
 if TYPE_CHECKING:
@@ -48,7 +47,8 @@ class RunOptions:
     questions: a file of them, which language models are asked too; they decide where `max_drop` is in points.
     methods: of which `shrink` may make recipes, besides export and what teaches the labels. recipes: what it tries in
     place of its own recipes; options may be open, as in `prune(size=?)`: each of their values is tried. timings: what a
-    kit's script wrote on another machine, by which a run that has rows chooses.
+    kit's script wrote on another machine, by which a run that has rows chooses. progress: shown on a terminal and in
+    a notebook; `Progress(quiet=True)` shows none.
     """
 
     seed: int = 0
@@ -64,7 +64,7 @@ class RunOptions:
     recipes: str | None = None
     timings: str | Path | None = None
     durations: Durations = DURATIONS
-    progress: Progress = SILENT
+    progress: Progress = field(default_factory=shown)
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -114,11 +114,7 @@ def read_keywords(budget: Budget | None, keywords: Mapping[str, Any]) -> tuple[R
     Raises InvalidOption, with the nearest name, for one that is neither.
     """
     known = [*(each.name for each in fields(RunOptions)), *LIMITS]
-    for name in keywords:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            advice = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-            raise InvalidOption(f"there is no option {name!r}: {advice}")
+    check_options(keywords, known)
     limits = {name: value for name, value in keywords.items() if name in LIMITS}
     if budget is not None and limits:
         raise InvalidOption(f"{', '.join(limits)} and a Budget: give the limits in one of the two")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..judge.budget import Budget
+from ..judge.figures import Estimate, Spot, trade_offs
+from ..judge.tabular import Tabular
 from ..report.outcome import read_outcome
 from ..report.run_table import html_of, text_of
 from ..runs.candidates import Candidate
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 @dataclass(frozen=True)
-class Shrunk:
+class Shrunk(Tabular):
     """What a run ends with. `unmet` says which limits the best candidate breaks; empty: the budget is met.
 
     examples: what the recipes learn from the data, the examples of each split, and what the best was chosen by.
@@ -27,6 +32,13 @@ class Shrunk:
     unmet: list[str] = field(default_factory=list)
     interrupted: bool = False
     examples: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Every row knows where its model is: that of the choice is in `best`."""
+        object.__setattr__(self, "reference", _placed(self.reference, self.folder))
+        object.__setattr__(self, "candidates", [_placed(each, self.folder) for each in self.candidates])
+        if self.best is not None:
+            object.__setattr__(self, "best", replace(self.best, folder=self.folder / "best"))
 
     @property
     def met(self) -> bool:
@@ -53,3 +65,64 @@ class Shrunk:
             "interrupted": self.interrupted,
             "examples": self.examples,
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The reference and the candidates, a row for each, with the columns of the report's table."""
+        others = [each for each in self.candidates if each.fingerprint != self.reference.fingerprint]
+        return [_row(place, each, self.best) for place, each in enumerate([self.reference, *others])]
+
+    def plot(self) -> Figure:
+        """Size and latency against quality, the choice marked, and the limits of the budget."""
+        measured = [row for row in self.rows() if row["quality"] is not None]
+        metric = measured[0]["metric"] if measured else "quality"
+        limits = {"size_bytes": self.budget.max_size_bytes, "latency_s": self.budget.max_latency_s}
+        panels = []
+        for title, column, unit in (("size (MB)", "size_bytes", 1e-6), ("latency (ms)", "latency_s", 1e3)):
+            limit = limits[column]
+            spots = [_spot(row, unit * row[column]) for row in measured if row[column] is not None]
+            if spots:
+                panels.append((title, spots, None if limit is None else unit * limit))
+        return trade_offs(panels, f"{metric} on validation")
+
+
+def read_run(folder: str | Path) -> Shrunk:
+    """The result of a run that the command line or an earlier call made; of one that has not ended, what it has found.
+
+    Raises BadInput for a folder that is no run or has no row yet.
+    """
+    found = read_outcome(Path(folder))
+    return Shrunk(
+        folder=Path(folder),
+        reference=found.reference,
+        candidates=list(found.candidates),
+        best=found.best,
+        budget=found.budget or Budget(),
+        unmet=list(found.unmet),
+        interrupted=found.interrupted,
+        examples=found.examples,
+    )
+
+
+def _placed(row: Candidate, folder: Path) -> Candidate:
+    return replace(row, folder=folder / row.path) if row.path else row
+
+
+def _row(place: int, row: Candidate, best: Candidate | None) -> dict[str, Any]:
+    measured, verdict = row.measurement, row.verdict
+    costs = ("metric", "quality", "quality_low", "quality_high", "size_bytes", "latency_s", "memory_bytes", "energy_j")
+    return {
+        "number": place,
+        "recipe": row.short if place else "reference",
+        **{name: getattr(measured, name, None) for name in costs},
+        "speedup": row.speed.get("speedup"),
+        "change": None if verdict is None else verdict.change,
+        "decision": None if verdict is None else verdict.decision,
+        "test_quality": None if row.test is None else row.test.quality,
+        "ships": best is not None and row.fingerprint == best.fingerprint,
+        "failure": row.failure,
+    }
+
+
+def _spot(row: dict[str, Any], cost: float) -> Spot:
+    quality = Estimate(str(row["number"]), row["quality"], row["quality_low"], row["quality_high"], best=row["ships"])
+    return Spot(f"{row['number']} ships" if row["ships"] else str(row["number"] or "reference"), cost, quality)
