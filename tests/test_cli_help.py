@@ -32,6 +32,15 @@ def test_what_does_not_exist_is_answered_with_the_nearest_name(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_verbs_options_and_files(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        cli.main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert status.value.code == 0
+    assert all(word in script for word in ("shrink", "--max-drop", "_compgen_files" if shell == "bash" else "_files"))
+
+
 def test_methods_fit_a_screen_and_a_method_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["methods"]) == 0
     listed = capsys.readouterr().out.splitlines()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from microbudget.cli import main
 from microbudget.kinds.transcription.data import TranscriptionTask
-from microbudget.kinds.transcription.transcribing import Segment, clock, lines
+from microbudget.kinds.transcription.transcribing import Segment, clock, lines, target_paths
 from microbudget.methods import Context
 from microbudget.methods.export import Export
 from microbudget.runtimes.loading import load
@@ -88,7 +88,7 @@ def test_a_folder_to_a_folder(capsys: pytest.CaptureFixture[str], model: Path, t
     out = tmp_path / "out"
     status, _, messages = run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt")
     assert status == 0
-    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.srt")) == ["a.wav.srt", "deep/b.flac.srt"]
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.srt")) == ["a.srt", "deep/b.srt"]
     assert "warning:" in messages
     assert "c.wav is no sound file" in messages
     assert "not read (left out): 1 .m4a; convert them" in messages
@@ -99,6 +99,34 @@ def test_a_folder_to_a_folder(capsys: pytest.CaptureFixture[str], model: Path, t
     assert run(capsys, tmp_path / "in", "--model", model, "--out", out, "--format", "srt", "--force")[0] == 0
     status, document, _ = run(capsys, tmp_path / "in", "--model", model, "--format", "json")
     assert [one["file"] for one in json.loads(document)] == ["a.wav", "deep/b.flac"]
+
+
+def test_a_transcript_has_the_recordings_name_without_its_ending(tmp_path: Path) -> None:
+    names = ["a.flac", "a.wav", "a.wav.mp3", "deep/b.v2.flac", "b.flac", "none"]
+    found = {name: path.relative_to(tmp_path).as_posix() for name, path in target_paths(tmp_path, names, "srt").items()}
+    assert found == {
+        "a.flac": "a.flac.srt",
+        "a.wav": "a.wav.srt",
+        "a.wav.mp3": "a.wav.mp3.srt",
+        "deep/b.v2.flac": "deep/b.v2.srt",
+        "b.flac": "b.srt",
+        "none": "none.srt",
+    }
+
+
+def test_predict_writes_subtitles(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
+    speak(tmp_path / "in/a.wav", 1.0)
+    speak(tmp_path / "in/b.wav", 1.0)
+    one = [str(tmp_path / "in/a.wav"), "--format", "srt"]
+    assert main(["predict", str(model), *one]) == 0
+    assert " --> " in capsys.readouterr().out
+    both = [str(tmp_path / "in"), "--format", "vtt"]
+    assert main(["predict", str(model), *both]) == 2
+    assert "give a folder with --out" in capsys.readouterr().err
+    assert main(["predict", str(model), *both, "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.vtt", "b.vtt"]
+    assert main(["predict", str(model), *one[:1], "--out", str(tmp_path / "out")]) == 2
+    assert "--out is for subtitles" in capsys.readouterr().err
 
 
 def test_silence_and_noise(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+
+import shtab
 
 from .. import __version__
 from ..errors import MicrobudgetError
@@ -20,6 +23,8 @@ from ..search.options import DURATIONS, Durations
 from . import choose, measure, predict, run, show
 from .options import BAD_INPUT, DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
 from .parser import START, Parser
+
+PATHS = ("a", "b", "data", "inputs", "model", "models")  # arguments that a shell completes by files
 
 
 def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS) -> int:
@@ -76,9 +81,15 @@ def parser_of_all_verbs() -> argparse.ArgumentParser:
         " and proves it.",
     )
     parser.add_argument("--version", action="version", version=f"microbudget {__version__}")
+    about = "print the completion of the shell, to be saved where the shell reads it"
+    shtab.add_argument_to(parser, ["--print-completion"], help=about)
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
     for module in (run, choose, measure, predict, show):
         module.add_verbs(verbs)
     for module in facets("verbs"):  # of the kinds of models
         module.add_verbs(verbs, add_verb, print_json)
+    for verb in verbs.choices.values():
+        for action in verb._actions:
+            if action.type is Path or action.dest in PATHS:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser

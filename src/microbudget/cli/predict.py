@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadData
+from ..errors import BadData, InvalidOption
 from ..machine.processor import fixed_threads
 from ..progress import Progress
 from .options import DONE, add_model, add_verb, print_json
 
 STDIN = "-"
+SUBTITLES = ("srt", "vtt")
 
 
 def add_verbs(verbs: Any) -> None:
@@ -23,6 +24,9 @@ def add_verbs(verbs: Any) -> None:
     add_model(parser)
     about = "files and folders of photos or recordings; texts or prompts, a .txt file with one a line, or - for stdin"
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help=about)
+    about = "text (default) or json; of recordings also subtitles: srt, vtt"
+    parser.add_argument("--format", choices=("text", "json", *SUBTITLES), default="text", help=about)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the subtitles of several recordings")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="labels that are shown of each input")
 
 
@@ -35,8 +39,18 @@ def _predict(options: argparse.Namespace, progress: Progress) -> int:
     inputs = [text for given in options.inputs for text in _texts(given)]
     if not inputs:
         raise BadData("there is nothing to predict: the input is empty")
-    found = module.predict(model, inputs, progress, threads=fixed_threads(options.threads))
-    if options.json:
+    threads = fixed_threads(options.threads)
+    if options.format in SUBTITLES:
+        if not hasattr(module, "subtitles"):
+            raise InvalidOption(f"--format {options.format} is for recordings; this model is for {model.task}")
+        for line in module.subtitles(model, inputs, options.format, options.out, progress, threads):
+            progress.clear()
+            print(line, end="", flush=True)
+        return DONE
+    if options.out is not None:
+        raise InvalidOption("--out is for subtitles: add --format srt, or write stdout into a file")
+    found = module.predict(model, inputs, progress, threads=threads)
+    if options.json or options.format == "json":
         print_json([each.as_dict() for each in found])
         return DONE
     for each in found:

@@ -1,4 +1,4 @@
-"""Recordings to transcripts, as plain text; `microbudget transcribe` has the other formats."""
+"""Recordings to transcripts, as plain text or subtitles; `microbudget transcribe` has more options."""
 
 from __future__ import annotations
 
@@ -6,10 +6,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import BadData
+from ...machine.files import write_text
 from ...model import Model
 from ...progress import Progress
 from ...runtimes.prediction import Prediction
-from .transcribing import Transcriber, recordings
+from .transcribing import Transcriber, check_out, lines, longest_of, recordings, target_paths
+
+
+def subtitles(
+    model: Model, inputs: Sequence[str], form: str, out: Path | None, progress: Progress, threads: int = 0
+) -> Iterator[str]:
+    """The subtitles of the recordings as they come; each into its own file where `out` is a folder.
+
+    form: "srt" or "vtt". Raises BadData; InvalidOption for several recordings without a folder; AlreadyExists.
+    """
+    found = [pair for name in inputs for pair in recordings(Path(name), progress)]
+    many = len(found) > 1 or out is not None
+    check_out(out, found, many, form, force=False)
+    targets = {} if out is None else target_paths(out, [name for name, _ in found], form)
+    with Transcriber(model, threads=threads, longest_s=longest_of(form, None), progress=progress) as transcriber:
+        for name, path in found:
+            text = lines(transcriber.segments(path, name), form)
+            if out is None:
+                yield from text
+            else:
+                write_text(targets[name], "".join(text))
+                yield f"{targets[name]}\n"
 
 
 def predict(model: Model, inputs: Sequence[str], progress: Progress, threads: int = 0) -> Iterator[Prediction]:

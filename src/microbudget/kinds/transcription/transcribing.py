@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...audio import sound
@@ -189,8 +190,8 @@ def check_out(out: Path | None, found: Sequence[tuple[str, Path]], many: bool, f
         if many and form in ("srt", "vtt"):
             raise InvalidOption(f"the {form} of a folder are many files: give a folder with --out")
         return
-    targets = [target(out, name, form) for name, _ in found] if many else [out]
-    existing = [path for path in targets if path.exists()]
+    targets = target_paths(out, [name for name, _ in found], form) if many else {"": out}
+    existing = [path for path in targets.values() if path.exists()]
     if many and out.is_file():
         raise AlreadyExists(f"{out} is a file: give a folder for the {len(found)} transcripts")
     if not many and out.is_dir():
@@ -199,6 +200,14 @@ def check_out(out: Path | None, found: Sequence[tuple[str, Path]], many: bool, f
         raise AlreadyExists(f"{existing[0]} already exists: give another --out, or --force to overwrite it")
 
 
-def target(out: Path, name: str, form: str) -> Path:
-    """The path of a recording's transcript in a folder; recordings that differ only in their ending get two."""
-    return out / f"{name}{ENDINGS[form]}"
+def target_paths(out: Path, names: Sequence[str], form: str) -> dict[str, Path]:
+    """By recording the path of its transcript in the folder `out`: "a.srt" of "a.flac".
+
+    Recordings that differ only in their endings keep them: "a.flac.srt" and "a.wav.srt".
+    """
+    taken = Counter([*names, *(_stem(name) for name in names)])
+    return {name: out / f"{_stem(name) if taken[_stem(name)] == 1 else name}{ENDINGS[form]}" for name in names}
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()

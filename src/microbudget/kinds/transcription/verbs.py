@@ -67,9 +67,7 @@ def transcribe(options: argparse.Namespace, progress: Progress) -> int:
 
 
 def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path | None, progress: Progress) -> None:
-    from .transcribing import target
-
-    done = []
+    targets, done = _targets(found, many, "json", out), []
     for name, path in _readable(found, progress):
         try:
             document = {"model": transcriber.model, **transcriber.transcript(path, name).as_dict()}
@@ -79,7 +77,7 @@ def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path |
         done.append(document)
         if out is not None:
             text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-            files.write_text(target(out, name, "json") if many else out, text)
+            files.write_text(targets[name], text)
     _check_any(done, found)
     if out is None:
         progress.clear()
@@ -89,14 +87,14 @@ def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path |
 def _write_lines(
     transcriber: Transcriber, found: _Found, many: bool, form: str, out: Path | None, progress: Progress
 ) -> None:
-    from .transcribing import lines, target
+    from .transcribing import lines
 
-    done = []
+    targets, done = _targets(found, many, form, out), []
     for name, path in _readable(found, progress):
         text = lines(transcriber.segments(path, name), form)
         try:
             if out is not None:
-                _write(target(out, name, form) if many else out, text)
+                _write(targets[name], text)
             elif many:
                 joined = " ".join(line.strip() for line in text)
                 progress.clear()
@@ -111,6 +109,16 @@ def _write_lines(
             continue
         done.append(name)
     _check_any(done, found)
+
+
+def _targets(found: _Found, many: bool, form: str, out: Path | None) -> dict[str, Path]:
+    """By recording the file that its transcript is written into; empty where that is stdout."""
+    from .transcribing import target_paths
+
+    names = [name for name, _ in found]
+    if out is None:
+        return {}
+    return target_paths(out, names, form) if many else dict.fromkeys(names, out)
 
 
 def _readable(found: _Found, progress: Progress) -> Iterator[tuple[str, Path]]:
