@@ -24,9 +24,36 @@ _CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from ([^)]*)\)")
 class Parser(argparse.ArgumentParser):
     """Says which verb, option or value is nearest to one that does not exist."""
 
+    def format_help(self) -> str:
+        """The example first, where there is one, then the usage and the options."""
+        example, has_one, about = (self.description or "").partition("\n\n")
+        if not has_one:
+            return super().format_help()
+        whole = self.description
+        self.usage, self.description = self._short_usage(), about
+        try:
+            return f"{example}\n\n{super().format_help()}"
+        finally:
+            self.usage, self.description = None, whole
+
+    def format_usage(self) -> str:
+        """What must be given: all options would fill a screen, and the help has them."""
+        return f"usage: {self._short_usage()}\n"
+
+    def _short_usage(self) -> str:
+        groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        required = [action for action in self._actions if action.required and action not in groups]
+        parts = [self.prog, *("VERB" for _ in groups), *map(_written, required), "[options]"]
+        return " ".join(parts).replace("%", "%%")
+
     def error(self, message: str) -> NoReturn:
         """As argparse: the usage, the message, exit status 2."""
         super().error(f"{message}{_advice(message, self)}")
+
+
+def _written(action: argparse.Action) -> str:
+    name = str(action.metavar or action.dest.upper())
+    return f"{action.option_strings[-1]} {name}" if action.option_strings else name
 
 
 def _advice(message: str, parser: argparse.ArgumentParser) -> str:
