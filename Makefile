@@ -38,10 +38,12 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz_gguf.py --seconds 60
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing everything that the tests need into $(VENV): about two minutes"
 	$(INSTALL) '.[dev]'
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing what the demo needs into $(VENV): about a minute"
 	$(INSTALL) '.[demo]'
 	touch $@
 

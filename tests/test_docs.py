@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import io
 import re
 import shutil
@@ -88,30 +89,47 @@ def test_an_excerpt_without_a_table_is_the_text(readme: ModuleType) -> None:
     assert readme.excerpt("Not measured yet.", ("size",), ("a",)) == "Not measured yet."
 
 
-def test_the_readmes_python_uses_public_names() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for node in (node for block in blocks for node in ast.walk(ast.parse(block))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.module == "microbudget"
-            assert all(callable(getattr(microbudget, alias.name)) for alias in node.names)
+def python_of(page: Path) -> list[str]:
+    """The blocks of Python on a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=named)
+def test_the_pages_python_uses_names_that_exist(page: Path) -> None:
+    for node in (node for block in python_of(page) for node in ast.walk(ast.parse(block))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("microbudget"):
+            assert all(hasattr(importlib.import_module(str(node.module)), alias.name) for alias in node.names)
 
 
 @pytest.mark.usefixtures("without_plots")
-def test_the_readmes_python_runs(
-    resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        (ROOT / "README.md", r"^\d+ (within|exceeds|not shown)\n$"),
+        (ROOT / "docs" / "start.md", r"(?s)best: .*\nreport: \S+\n\w+\n$"),
+    ],
+    ids=["README", "start"],
+)
+def test_the_pages_python_runs(
+    page: Path,
+    said: str,
+    resnet_onnx: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As it is printed, in a folder with a model and photos of these names; briefly timed, and of one candidate."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     shutil.copytree(resnet_onnx, tmp_path / "mobilenet_v2")
     shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(next(photos.rglob("*.png")), tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     briefly = partial(microbudget.shrink, minutes=1e-6, durations=QUICK)
     monkeypatch.setattr(microbudget, "shrink", briefly)
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
-    assert re.fullmatch(r"\d+ (within|exceeds|not shown)\n", capsys.readouterr().out)
-    assert (tmp_path / "runs" / "flowers" / "best" / "predict.py").is_file()
+    for block in python_of(page):
+        exec(compile(block, named(page), "exec"), {})
+    assert re.search(said, capsys.readouterr().out)
+    assert list((tmp_path / "runs").glob("*/best/predict.py"))
 
 
 def test_every_path_on_the_map_is_there() -> None:

@@ -17,10 +17,15 @@ SILENCE_S = 8.0  # the longest without a line while `alive`, on a terminal and i
 
 
 class Progress:
-    """Where long work reports. On a terminal the running line is rewritten; in a log only whole lines appear."""
+    """Where long work reports. On a terminal the running line is rewritten; in a log only whole lines appear.
 
-    def __init__(self, stream: TextIO | None = None, quiet: bool = False, silence_s: float = SILENCE_S) -> None:
-        self._stream = stream or sys.stderr
+    verbose: what each step of a recipe found is reported too, in about ten lines for a candidate.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, quiet: bool = False, silence_s: float = SILENCE_S, verbose: bool = False
+    ) -> None:
+        self._stream, self._verbose = stream or sys.stderr, verbose
         self._quiet = quiet
         self._live = not quiet and self._stream.isatty()
         self._drawn_at, self._silence_s = 0.0, silence_s
@@ -45,6 +50,16 @@ class Progress:
         if about not in self._said:
             self._said.add(about)
             self.say(text)
+
+    def detail(self, text: str) -> None:
+        """One whole line of what a step found and took, where the user asked for details."""
+        if self._verbose:
+            self.say(text)
+
+    def detail_once(self, text: str) -> None:
+        """As `detail`, the first time."""
+        if self._verbose:
+            self.say_once(text)
 
     def warn(self, text: str, about: str | None = None) -> None:
         """One whole line that begins with "warning:", once; see `say_once`."""

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None, *, durations: Durations = DURATIONS)
     if not hasattr(options, "verb"):
         print(START, end="")
         return DONE
-    progress = Progress(quiet=options.quiet)
+    progress = Progress(quiet=options.quiet, verbose=options.verbose)
     warnings.showwarning = lambda message, *_: progress.warn(str(message))
     verb: Verb = options.verb
     try:

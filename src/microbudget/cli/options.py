@@ -33,6 +33,9 @@ def add_verb(verbs: Any, name: str, call: Verb, about: str, example: str) -> Any
     parser.set_defaults(verb=call)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, progress on stderr")
     parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "--verbose", action="store_true", help="what each step of a recipe found; `run` always shows it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of splits, augmentation and training (default 0)")
     parser.add_argument("--threads", type=threads, default=0, help="of the runtime: a number, or auto (default all)")
     return parser

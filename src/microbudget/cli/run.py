@@ -63,6 +63,7 @@ def add_verbs(verbs: Any) -> None:
     about = 'such as "finetune() > export() > quantize()", or a .toml file'
     parser.add_argument("recipe", metavar="RECIPE", help=about)
     _add_run_options(parser)
+    parser.set_defaults(verbose=True)  # of one recipe the steps are what there is to see
 
 
 def _add_run_options(parser: Any) -> None:

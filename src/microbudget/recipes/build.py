@@ -55,7 +55,7 @@ def build_step(model: Model, step: Method, context: Context, store: Path) -> Mod
         record = replace(record, recipe=text, fingerprint=fingerprint, versions=versions())
         record.save(partial)
     shutil.rmtree(context.cache / CHECKPOINTS / fingerprint, ignore_errors=True)
-    context.progress.say(f"{step.name():<9} {format_seconds(time.monotonic() - started):>8}  {folder.name}")
+    context.progress.detail(f"{step.name():<9} {format_seconds(time.monotonic() - started):>8}  {folder.name}")
     return Model(folder, output_format, record)
 
 

@@ -122,7 +122,7 @@ def _search(run: Run, job: Job, schedule: Schedule) -> Shrunk:
         starts = starts_s(judging, job.recipes, job.given.format, reference.format)
         pace = replace(evaluation.reader.pace(row, evaluation.reference.open_s), starts_s=starts, built=job.first)
         forecast = Forecast.of(job.recipes, job.space, pace, options.durations, schedule.final_s)
-        limit = f" of the {budget.minutes:g} minutes" if budget.minutes else ""
+        limit = f" (limit {budget.minutes:g} min)" if budget.minutes else ""
         options.progress.say(f"forecast  {forecast}{limit}")
         earlier = earlier_rows(evaluation, run, job.given, job.recipes)
         found, interrupted = _try_all(evaluation, run, job, (schedule, forecast), earlier)

@@ -29,7 +29,7 @@ def fit_and_report(
     head = data.fit(classes, settings, seed)
     curve = learning_curve(right, data.labels, seed)
     report = answers_report(head.logits(data.held_out), expected, classes)
-    progress.say(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
+    progress.detail(f"finetune  validation accuracy {report['accuracy']:.3f}, f1 {report['f1']:.3f}; {curve}")
     return head, {"epochs": head.history, "validation": report, "learning_curve": curve.as_dict()}
 
 

@@ -64,7 +64,7 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     teacher = _teacher(step, context) or model
     network, own = _student(step, model, context)
     if step.student and named.config_alone(step.student):
-        context.progress.say(f"distill   {step.student} has a config.json without weights: randomly initialized")
+        context.progress.detail(f"distill   {step.student} has a config.json without weights: randomly initialized")
     preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
     data = distillation_data(context, preprocessing)
@@ -103,7 +103,7 @@ def _options(schooling: Schooling) -> dict[str, Any]:
 
 
 def _say(history: dict[str, Any], context: Context) -> None:
-    context.progress.say(
+    context.progress.detail(
         f"distill   {history['parameters']:,} parameters, validation accuracy {history['validation']['accuracy']:.3f};"
         f" {history['teacher_answers']:,} answers of the teacher, {history['teacher_passes']:,} of them new"
     )

@@ -33,7 +33,7 @@ def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
     write_metadata(proto, model.labels, preprocessing)
     onnx.save(proto, str(out / ONNX_NAME))
     report = _compare(network, OnnxSession(out / ONNX_NAME, context.threads), model, context)
-    context.progress.say(
+    context.progress.detail(
         f"export    {report['examples']} images: same answers {report['same_top1']:.0%},"
         f" logits differ by {report['difference']:.1e} at most"
     )

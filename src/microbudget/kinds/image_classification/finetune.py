@@ -70,7 +70,7 @@ def _train_network(
     validation = task.examples("validation")
     logits = objectives.answers(network, task, preprocessing, validation)
     report = answers_report(logits, labels_of(validation), len(task.labels))
-    context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
+    context.progress.detail(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
     return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}
 
 

@@ -170,7 +170,7 @@ def _history(step: Qat, model: Model, data: DistillationData, teacher: Teacher, 
 
 
 def _say(history: dict[str, Any], context: Context) -> None:
-    context.progress.say(
+    context.progress.detail(
         f"qat       the answers to validation photos diverge by {history['kl']:.3g} nats from the original's, before"
         f" {history['kl_before']:.3g}; epoch {history['kept']} kept"
     )

@@ -105,7 +105,7 @@ def _fitting(step: Distill, network: torch.nn.Module, context: Context, fresh: S
     fit = int(LEARNING_SHARE * left / trial.epoch_s)
     wanted = fresh.learning.epochs
     if step.views == AUTO and fit < min(wanted, FEWEST):
-        context.progress.say(
+        context.progress.detail(
             f"distill   {FIXED_VIEWS} fixed views: of fresh ones an epoch takes {format_seconds(trial.epoch_s)}, and"
             f" {format_seconds(left)} are left"
         )
@@ -116,7 +116,7 @@ def _fitting(step: Distill, network: torch.nn.Module, context: Context, fresh: S
             " --minutes, or views=1"
         )
     if step.epochs is None and fit < wanted:
-        context.progress.say(
+        context.progress.detail(
             f"distill   {fit} of {wanted} epochs fit: one takes {format_seconds(trial.epoch_s)}, and"
             f" {format_seconds(left)} are left"
         )

@@ -114,7 +114,7 @@ def _alone(step: Distill, model: Model, vectors: static.Vectors, context: Contex
     labels = Lesson.of(None, context)
     _, _, trained = static.fit(step, vectors, _bags(model, labels, context), context, "distill, labels alone")
     accuracy = kept_quality(trained)
-    context.progress.say(f"distill   from the labels alone: validation accuracy {accuracy:.3f}")
+    context.progress.detail(f"distill   from the labels alone: validation accuracy {accuracy:.3f}")
     return {"accuracy_from_labels_alone": accuracy}
 
 
@@ -134,7 +134,7 @@ def _encoder(step: Distill, model: Model, teacher: Model, context: Context, out:
     task = context.task
     student = students.student_of(step, model, task.labels, context.seed)
     if step.student and named_students.config_alone(step.student):
-        context.progress.say(f"distill   {step.student} has a config.json without weights: randomly initialized")
+        context.progress.detail(f"distill   {step.student} has a config.json without weights: randomly initialized")
     tokens = TokenTask(task, TextEncoder.of(student.model))
     lesson = Lesson.of(teacher, context)
     trained = _train(step, student, tokens, lesson, context)
@@ -220,5 +220,5 @@ def _learnt(what: str, logits: Any, trained: Trained, lesson: Lesson, context: C
     said = f"distill   {what}, epoch {trained.kept} kept: validation accuracy {report['accuracy']:.3f}"
     if lesson.teacher is not None:
         said += f"; teacher {taught['accuracy_of_teacher']:.3f}, same answers {taught['agreement_with_teacher']:.1%}"
-    context.progress.say(said)
+    context.progress.detail(said)
     return {**taught, **trained.as_dict(), "validation": report}

@@ -32,7 +32,7 @@ def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
     onnx.save(proto, str(out / ONNX_NAME))
     copy_tokenizer(model, out)
     report = _compare(network, OnnxSession(out / ONNX_NAME, context.threads), in_tokens(model, context))
-    context.progress.say(
+    context.progress.detail(
         f"export    {report['examples']} texts: same answers {report['same_top1']:.0%},"
         f" logits differ by {report['difference']:.1e} at most"
     )

@@ -94,5 +94,5 @@ def _train_network(
     validation = task.examples("validation")
     logits = objectives.answers(network, task, {}, validation)
     report = answers_report(logits, labels_of(validation), len(task.labels))
-    context.progress.say(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
+    context.progress.detail(f"finetune  unfrozen, epoch {trained.kept} kept: accuracy {report['accuracy']:.3f}")
     return {**history, **trained.as_dict(), "head_epochs": history["epochs"], "validation": report}

@@ -40,7 +40,7 @@ def apply(step: method.Prompt, model: Model, context: Context, out: Path) -> Rec
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, target)
     prior = ", ".join(f"{word} {share:.0%}" for word, share in list(report["prior"].items())[:4])
-    context.progress.say(
+    context.progress.detail(
         f"prompt    {report['tokens']} tokens with {report['shots']} examples"
         + (f"; without a text the model answers {prior}, which is taken out" if prior else "")
     )

@@ -44,7 +44,7 @@ def apply(step: Tfidf, model: Model, context: Context, out: Path) -> Record:
     write_metadata(proto, task.labels, reading(step.unit))
     onnx.save(proto, str(out / ONNX_NAME))
     report = validation_report(out, reading(step.unit), context)
-    context.progress.say(
+    context.progress.detail(
         f"tfidf     {len(fitted.ngrams):,} n-grams, C={C:g}: validation accuracy {report['accuracy']:.3f}"
     )
     history = {

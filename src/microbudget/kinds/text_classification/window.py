@@ -73,7 +73,7 @@ def apply(step: Window, model: Model, context: Context, out: Path) -> Record:
             raise InvalidOption(f"window: tokens={tokens} is longer than the model's {before}; it only makes shorter")
     counts = _counts(model, texts)
     cut = float((counts > tokens).mean()) if len(counts) else 0.0
-    context.progress.say(f"window    {before} tokens to {tokens}; {cut:.1%} of {len(counts):,} texts are longer")
+    context.progress.detail(f"window    {before} tokens to {tokens}; {cut:.1%} of {len(counts):,} texts are longer")
     read = {**reading(model), MAX_LENGTH: tokens}
     _write(model, read, out)
     report: dict[str, Any] = {"before": before, "after": tokens, "texts": len(texts), "cut_share": cut}
@@ -120,7 +120,7 @@ def _curve(model: Model, texts: list[Texts], examples: list[Example], context: C
         known = labels >= 0
         accuracy = float((found == labels)[known].mean()) if known.any() else None
         points.append(Point(length, share, accuracy, float((found == whole).mean())))
-        context.progress.say(
+        context.progress.detail(
             f"window    {length} tokens: {share:.1%} of the texts are cut, same answers {points[-1].same_top1:.1%}"
             + (f", validation accuracy {accuracy:.3f}" if accuracy is not None else "")
         )

@@ -38,7 +38,7 @@ def apply(step: Export, model: Model, context: Context, out: Path) -> Record:
     expected = _texts(original, inputs)
     written = _texts(ct2.open_session(Model(out, "ct2", model.record), threads=context.threads), inputs)
     same = sum(a == b for a, b in zip(expected, written, strict=True)) / max(1, len(inputs))
-    context.progress.say(f"export    {len(inputs)} recordings: the same text for {same:.0%}, {weights}")
+    context.progress.detail(f"export    {len(inputs)} recordings: the same text for {same:.0%}, {weights}")
     report = {**report, "examples": len(inputs), "same_texts": same}
     return replace(model.record.with_report("export", report), task=context.task.kind)
 

@@ -47,7 +47,7 @@ def apply(step: Window, model: Model, context: Context, out: Path) -> Record:
     if step.epochs:
         trained, keys = _finetune(step, model, context, seconds, out)
         report, record = report | trained, record.with_seen(keys)
-    context.progress.say(f"window    {before} s to {seconds} s; {longer} recordings are longer and will be cut")
+    context.progress.detail(f"window    {before} s to {seconds} s; {longer} recordings are longer and will be cut")
     preprocessing = _front(record.preprocessing, seconds) if record.preprocessing else None
     return replace(record.with_report("window", report), preprocessing=preprocessing)
 
@@ -71,7 +71,7 @@ def _fit(step: Window, model: Model, context: Context, longest: int, out: Path) 
     lengths = _lengths(context)
     windows = [min(longest, fitted.samples(round(length * RATE_HZ)) / RATE_HZ) for length in lengths]
     mean_s = sum(windows) / len(windows) if windows else None
-    context.progress.say(
+    context.progress.detail(
         f"window    {longest} s to that of each recording"
         + (f", {mean_s:.1f} s on average of {len(windows)}" if mean_s is not None else "")
     )

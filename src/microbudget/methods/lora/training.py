@@ -55,7 +55,7 @@ def train_adapters(
     keep_zeros(network, model.record.state.get("zeros", ()))
     trained, everything = parameter_counts(network)
     estimate = _estimate(step, network, objective, learner.mode)
-    context.progress.say(
+    context.progress.detail(
         f"lora      {trained:,} of {everything:,} parameters are trained ({trained / everything:.2%}), in"
         f" {len(names)} layers ({', '.join(last_parts(names)[:8])}); about {format_bytes(estimate)} of memory at"
         " most, in addition to what Python and torch take"

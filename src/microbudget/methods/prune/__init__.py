@@ -110,7 +110,7 @@ class Prune(Method):
         with reused_memory():
             network, state, report = doing[self.structure](model, context, target)
         _write(network, state, target, model, out)
-        context.progress.say(f"prune     {_summary(report)}")
+        context.progress.detail(f"prune     {_summary(report)}")
         record = model.record.with_seen(target.keys).with_report("prune", {"structure": self.structure, **report})
         return replace(record, state=state)
 
@@ -229,7 +229,7 @@ class Prune(Method):
         if left := [name for name in dict(prunable(target.network)) if name not in names]:
             report["not_called"] = left
             context.progress.warn(f"prune: {', '.join(left[:5])} stay whole: no example reaches them")
-        context.progress.say(
+        context.progress.detail(
             "prune     zeros are stored and multiplied like other numbers: not smaller and not faster in this runtime;"
             f" compressed (zip) the weights take {report['compressed_share']:.0%}"
         )
@@ -268,7 +268,7 @@ def _stopwatch(target: PruningTarget, context: Context) -> Callable[[Any, str], 
     def ratio(network: Any, lost: str) -> Ratio:
         found = time_ratio(before, export(network), inputs, context.threads)
         busy = f", other programs had the processor for {min(1, found.waited):.0%} of it" if found.busy else ""
-        context.progress.say(f"prune     {lost} fewer: {found.times:.2f}x of the time{busy}")
+        context.progress.detail(f"prune     {lost} fewer: {found.times:.2f}x of the time{busy}")
         return found
 
     return ratio

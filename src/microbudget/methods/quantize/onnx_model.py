@@ -81,7 +81,7 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
     fresh = fresh_examples(context.task, calibration)
     half = [port.name for port in signature.inputs if port.dtype in HALF]
     if half:
-        context.progress.say_once(
+        context.progress.detail_once(
             f"quantize  the float16 model is widened first: its input {half[0]} takes float32 now"
         )
     outcome = quantize_graph(
@@ -100,7 +100,7 @@ def quantize_onnx(model: Model, context: Context, out: Path, samples: int, optio
         **options,
     )
     for line in summary_lines(outcome):
-        context.progress.say_once(f"quantize  {line}")
+        context.progress.detail_once(f"quantize  {line}")
     record = model.record.with_seen(example.key for example in calibration)
     return record.with_report("quantize", report(options, len(calibration), outcome))
 

@@ -83,7 +83,7 @@ class Trim(Method):
             **measured,
             "runtimes": part.runtimes(model.path, rows),
         }
-        context.progress.say(
+        context.progress.detail(
             f"trim      {rows:,} tokens to {len(kept):,}; your texts take"
             f" {report['pieces_after'] / max(report['pieces_before'], 1):.2f} times as many pieces"
         )
@@ -134,7 +134,7 @@ class Trim(Method):
         finally:
             losses.close()
         lost = points[-1 if len(points) == 1 or chosen.tokens == points[-1].tokens else -2]
-        context.progress.say(
+        context.progress.detail(
             f"trim      {lost.tokens:,} tokens lose {lost.added * 100:.1f} points of the error rate on"
             f" {losses.recordings} recordings of {losses.words:,} words"
         )

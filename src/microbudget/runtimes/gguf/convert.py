@@ -77,7 +77,7 @@ class Conversion:
         checkpoint = Checkpoint(self.folder)
         self.check(checkpoint)
         self.layout.write(path, lambda tensor: self._data(tensor, checkpoint))
-        progress.say(f"export    {len(self.layout.tensors)} tensors, {self.dtype}, {path.stat().st_size:,} bytes")
+        progress.detail(f"export    {len(self.layout.tensors)} tensors, {self.dtype}, {path.stat().st_size:,} bytes")
 
     def check(self, checkpoint: Checkpoint) -> None:
         """Raise UnsupportedModel for weights that are missing, left over, of another shape, or no floats."""

@@ -128,7 +128,7 @@ def _importance(
         sums = _read(model.weights, tracked, convergence, context, path.with_suffix(".begun.npz"))
         importance.save(path, sums.means(), sums.tokens, f"{sums.texts} passages", sums.texts)
         why = "more would not change it" if convergence.done else "all that there are"
-        context.progress.say(f"imatrix   {sums.tokens} tokens of {sums.texts} passages: {why}")
+        context.progress.detail(f"imatrix   {sums.tokens} tokens of {sums.texts} passages: {why}")
     return importance.load(path), examples[: importance.texts_read(path)], "training text"
 
 
