@@ -175,7 +175,7 @@ def test_a_training_that_does_not_fit_is_a_row_and_goes_on_with_more_minutes(
         said = io.StringIO()
         limit = Budget(max_drop=Drop(0.9), minutes=minutes)
         return shrink(
-            folder, recordings, limit, out=out, threads=1, progress=Progress(said), durations=QUICK
+            folder, recordings, limit, out=out, threads=1, progress=Progress(said, verbose=True), durations=QUICK
         ), said.getvalue()
 
     first, _ = command(minutes=30)

@@ -52,6 +52,8 @@ class Said(Progress):
     def say(self, text: str) -> None:
         self.lines.append(text)
 
+    detail = say
+
 
 def context(task: TextTask, tmp_path: Path, progress: Progress | None = None) -> Context:
     return Context(task, tmp_path / "cache", threads=2, progress=progress or Said())

@@ -57,7 +57,7 @@ def model(tmp_path: Path) -> Model:
 @pytest.fixture
 def quantized(model: Model, tmp_path: Path):
     def make(task: Pictures | None = None, said: io.StringIO | None = None, **options) -> Model:
-        progress = Progress(said) if said else Progress(quiet=True)
+        progress = Progress(said, verbose=True) if said else Progress(quiet=True)
         context = Context(task or Pictures(), tmp_path, threads=1, progress=progress)
         return build_step(model, Quantize(**{"samples": 24, **options}), context, tmp_path / "store")
 

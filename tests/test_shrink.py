@@ -482,7 +482,7 @@ def test_a_killed_run_goes_on_and_delivers_the_same_model(
     resnet_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed without warning after each of its steps, and started again."""
-    options = ["shrink", str(resnet_onnx), "--data", str(photos), "--max-drop", "90pt", "--out"]
+    options = ["shrink", str(resnet_onnx), "--data", str(photos), "--max-drop", "90pt", "--verbose", "--out"]
     whole, killed, log, pipe = (tmp_path / name for name in ("whole", "killed", "log", "pipe"))
     assert preloaded.status(preloaded.start(DRIVER, [str(log), *options, str(whole)])) == 0, log.read_text("utf-8")
     os.mkfifo(pipe)

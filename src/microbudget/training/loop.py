@@ -201,7 +201,7 @@ class Loop:
         self._reported_at = now
         left = (now - self._began_at) / (self.step - self._began) * (self._total - self.step)
         said = f"epoch {row['epoch']}/{self.settings.epochs}: {_scores(row)}; at most {format_seconds(left)} left"
-        self.execution.progress.detail(f"{self.execution.name}  {said}")
+        self.execution.progress.say(f"{self.execution.name}  {said}")
 
     def _save(self) -> None:
         """Replace the checkpoint by a whole new one."""
@@ -231,7 +231,7 @@ class Loop:
             checkpoint.set_generators(state["generator"])
             if self._average is not None:
                 self._average.restore(state["average"])
-            self.execution.progress.detail(f"{self.execution.name}  goes on at step {self.step} of {self._total}")
+            self.execution.progress.say(f"{self.execution.name}  goes on at step {self.step} of {self._total}")
 
 
 def _rescued(loop: Loop, reason: str) -> str:

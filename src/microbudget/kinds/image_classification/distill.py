@@ -64,7 +64,7 @@ def apply(step: Distill, model: Model, context: Context, out: Path) -> Record:
     teacher = _teacher(step, context) or model
     network, own = _student(step, model, context)
     if step.student and named.config_alone(step.student):
-        context.progress.detail(f"distill   {step.student} has a config.json without weights: randomly initialized")
+        context.progress.say(f"distill   {step.student} has a config.json without weights: randomly initialized")
     preprocessing: dict[str, Any] = own.preprocessing or {}
     check_preprocessing(teacher, preprocessing)
     data = distillation_data(context, preprocessing)

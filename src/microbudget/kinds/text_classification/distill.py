@@ -134,7 +134,7 @@ def _encoder(step: Distill, model: Model, teacher: Model, context: Context, out:
     task = context.task
     student = students.student_of(step, model, task.labels, context.seed)
     if step.student and named_students.config_alone(step.student):
-        context.progress.detail(f"distill   {step.student} has a config.json without weights: randomly initialized")
+        context.progress.say(f"distill   {step.student} has a config.json without weights: randomly initialized")
     tokens = TokenTask(task, TextEncoder.of(student.model))
     lesson = Lesson.of(teacher, context)
     trained = _train(step, student, tokens, lesson, context)
