@@ -20,6 +20,7 @@ from microbudget.judge.verdict import judge_pair
 from microbudget.kinds.image_classification.data import ImageTask
 from microbudget.model import Record
 from microbudget.report import write_report
+from microbudget.report.outcome import Outcome
 from microbudget.runs.candidates import Candidate
 from microbudget.runs.reading_order import reading_order
 from microbudget.runs.run import LAYOUT, Run
@@ -256,6 +257,24 @@ def make_run(root: Path, *, unlabelled: int = 0, wrong: dict[int, int] | None = 
     made = Made(run, task, shrunk)
     write_result(made)
     return made
+
+
+def of_rows(outcome: Outcome, count: int) -> Outcome:
+    """The outcome of a run with that many measured candidates: the shipped one's row with other numbers."""
+    best = outcome.best
+    rows = []
+    for n in range(1, count):
+        size, latency = (
+            best.measurement.size_bytes + 100_000 * n,
+            best.measurement.latency_s * (1 + (7 * n % count) / 9),
+        )
+        quality = best.measurement.quality - 0.001 * n
+        measured = replace(
+            best.measurement, size_bytes=size, latency_s=latency, quality=quality, quality_low=quality - 0.05
+        )
+        recipe = f"resize(pixels={32 * n}) > {RECIPE}"
+        rows.append(replace(best, recipe=recipe, fingerprint=f"row{n}", measurement=measured, test=None))
+    return replace(outcome, candidates=(best, *rows))
 
 
 def write_result(made: Made, **changes) -> None:

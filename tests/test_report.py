@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from microbudget.report.confusion import confusion
 from microbudget.report.contributions import contributions
 from microbudget.report.gallery import TO_LABEL
 from microbudget.report.outcome import read_outcome
-from microbudget.report.page import render
+from microbudget.report.page import hash_of, render
 from microbudget.report.plots import Limits, Point, front, trade_off
 from microbudget.report.steps import steps, words
 from microbudget.task import DataOptions
@@ -103,7 +104,7 @@ def test_a_loss_beyond_the_limit_by_the_test_is_never_met(tmp_path):
 
 
 def test_table_has_every_candidate_with_its_numbers(page):
-    rows = re.findall(r'<tr class="(\w+)">(.*?)</tr>', page.section("candidates"), re.DOTALL)
+    rows = re.findall(r'<tr class="(\w+)"[^>]*>(.*?)</tr>', page.section("candidates"), re.DOTALL)
     assert [kind for kind, _ in rows] == ["reference", "best", "other", "other"]
     assert all(text in rows[1][1] for text in ("2.60 MB", "2.13 ms", "2.07 to 2.22 ms", "6.4×", "7.80 MB", "not shown"))
     assert "failed: no such layer" in rows[3][1]
@@ -137,7 +138,7 @@ def test_what_each_step_brings_follows_from_the_rows(made):
 
 
 def test_candidate_without_latency_has_a_dash_for_it(page):
-    tiny = page.section("candidates").split('<tr class="other">')[1]
+    tiny = page.section("candidates").split('<tr class="other"')[1]
     assert re.search(r'<td class="number">–<small></small></td>', tiny)
 
 
@@ -157,7 +158,7 @@ def test_page_refers_to_nothing_outside(page):
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             value = attributes.get(name) or "#"
             assert value.startswith(("#", "data:image/jpeg;base64,")), value
-    assert not page.all("script")
+    assert [script.get("type") for script in page.all("script")] == ["application/json", None]
     assert not page.all("link")
     assert "http:" not in page.source
     assert "https:" not in page.source
@@ -165,6 +166,10 @@ def test_page_refers_to_nothing_outside(page):
     assert all(name.startswith("#") for name in re.findall(r"url\(([^)]*)\)", page.source))
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
+    script = re.findall(r"<script>(.*?)</script>", page.source, re.DOTALL)
+    assert [hash_of(text) for text in script] == re.findall(r"script-src '([^']*)'", policy), (
+        "the only one that may run"
+    )
 
 
 @pytest.mark.usefixtures("without_plots")
@@ -190,13 +195,43 @@ def test_every_reference_inside_the_page_has_its_target(page):
 
 
 def test_hostile_names_are_text(page):
-    assert "<script" not in page.source
+    assert re.findall(r"<script[^>]*>", page.source) == ['<script type="application/json" id="rows">', "<script>"]
+    assert f"no such layer {HOSTILE}" in [
+        row["failure"].removeprefix("failed: ") for row in data_of(page)["rows"] if row["failure"]
+    ]
     assert page.text.count(f"given {HOSTILE}") >= 1  # the model's name
     assert f"no such layer {HOSTILE}" in page.text
     assert f"conv1 {HOSTILE}" in page.text
     assert f"Imagined {HOSTILE}" in page.text
     assert RED in page.text
     assert not page.open, "a tag was left open"
+
+
+def data_of(page: Page) -> dict:
+    """What the page's script reads."""
+    (text,) = re.findall(r'<script type="application/json" id="rows">(.*?)</script>', page.source, re.DOTALL)
+    assert not set("<>&'") & set(text)
+    return json.loads(text)
+
+
+def test_the_rows_are_in_the_page_as_numbers(made, page):
+    found = data_of(page)
+    assert [row["name"] for row in found["rows"]] == ["ref", "1", "2", "3"]
+    assert [rule["key"] for rule in found["measures"]] == ["size", "latency", "memory", "quality"]
+    best = made.shrunk.best.measurement
+    assert found["rows"][1]["values"]["size"] == ["2.60 MB", best.size_bytes]
+    assert found["rows"][1]["values"]["quality"][1] == best.quality
+    assert found["rows"][1]["steps"] == ["finetune", "export", "quantize"]
+    assert found["rows"][2]["values"]["latency"] == ["–", None]
+
+
+def test_points_say_what_they_are_without_a_script(page):
+    titles = re.findall(r'data-row="(\w+)"><title>(.*?)</title>', page.section("plots"), re.DOTALL)
+    assert [row for row, _ in titles] == ["ref", "1", "2", "ref", "1"]
+    assert (
+        "1 (ships): finetune &gt; export &gt; quantize\n2.60 MB · 2.13 ms (6.4× the reference's speed)\n"
+        in html.unescape(titles[1][1]).replace(">", "&gt;")
+    )
 
 
 def test_confusion_counts_true_classes_by_rows(made, page):

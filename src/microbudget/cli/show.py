@@ -13,8 +13,9 @@ from .options import DONE, add_verb, print_json
 
 def add_verbs(verbs: Any) -> None:
     """Add the parsers."""
-    parser = add_verb(verbs, "report", _report, "regenerate the run's report, one HTML file", "runs/flowers")
-    parser.add_argument("run", metavar="RUN", type=Path)
+    about = "write the report of a run again, or of a folder of runs the page over them, index.html"
+    parser = add_verb(verbs, "report", _report, about, "runs/flowers")
+    parser.add_argument("run", metavar="RUN", type=Path, help="of one run, or a folder that holds runs")
     parser = add_verb(
         verbs,
         "deliver",
@@ -36,9 +37,11 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _report(options: argparse.Namespace, _progress: Progress) -> int:
-    from ..report import write_report
+    from ..report import write_index, write_report
 
-    path = write_report(options.run)
+    folder: Path = options.run
+    one = (folder / "run.toml").is_file() or not folder.is_dir()
+    path = write_report(folder) if one else write_index(folder)
     print(json.dumps({"report": str(path)}) if options.json else path)
     return DONE
 

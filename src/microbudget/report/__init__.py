@@ -14,3 +14,14 @@ def write_report(run_folder: Path) -> Path:
     from .page import write
 
     return write(Path(run_folder))
+
+
+def write_index(folder: Path) -> Path:
+    """Write FOLDER/index.html over the runs in a folder, and return its path.
+
+    What each chose, and how the choices change over time; runs that have not ended or cannot be read are listed with
+    the reason. Raises BadInput for a folder without runs.
+    """
+    from .many import write_many
+
+    return write_many(Path(folder))

@@ -12,6 +12,8 @@ from ..units import format_bytes, format_seconds
 from . import phrases, plots
 from .outcome import Outcome, Role
 from .part import Part, words_of
+from .pointing import about
+from .rows import name
 from .training import STEP, Training
 
 BYTE_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
@@ -99,6 +101,8 @@ def _point(
         quality_high=measurement.quality_high * scale,
         cost_low=None if low is None else low / factor,
         cost_high=None if high is None else high / factor,
+        row=name(place),
+        about=about(outcome, place),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha256
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,10 +24,12 @@ from .layers import layers, without_layers
 from .outcome import Outcome, read_outcome
 from .part import FACET, Part, Section, part_of, words_of
 from .rows import table
+from .side_by_side import side_by_side
 from .steps import steps, words
 from .training import STEP, advice, further, training
 from .weights import weights
 
+SCRIPT = "page.js"
 TEMPLATE, STYLE = "page.html.jinja", "page.css"  # here, and of the same names in the folder of a kind
 
 
@@ -43,20 +47,29 @@ def render(outcome: Outcome) -> str:
     environment, part = _environment(), part_of(outcome)
     facet = find_facet(outcome.kind, FACET)
     package = None if facet is None else str(facet.__package__)
-    facts = {**_facts(outcome, part), "sections": _sections(environment, package, part), "style": _style(package)}
-    return environment.get_template(f"{__package__}/{TEMPLATE}").render(facts)
+    sections = _sections(environment, package, part)
+    return document(TEMPLATE, {**_facts(outcome, part), "sections": sections}, package)
+
+
+def document(template: str, facts: dict[str, Any], package: str | None = None) -> str:
+    """The HTML of a template of this folder, with the page's style and its script. package: of the kind."""
+    script = _file(str(__package__), SCRIPT).read_text(encoding="utf-8")
+    own = {"style": _style(package), "script": Markup(script), "script_hash": hash_of(script)}
+    return _environment().get_template(f"{__package__}/{template}").render({**facts, **own})
 
 
 def _facts(outcome: Outcome, part: Part) -> dict[str, Any]:
     shown = outcome.best or outcome.reference
     record, called = outcome.record(shown), words_of(outcome.kind, outcome.metric)
     trained = training(record)
+    rows = table(outcome, part.columns)
     return {
         "outcome": outcome,
         "called": called,
         "part": part,
         "headline": headline(outcome, part.sentences),
-        "rows": table(outcome, part.columns),
+        "rows": rows,
+        "side_by_side": side_by_side(outcome, rows),
         "contributions": contributions(outcome),
         "charts": charts(outcome, part, trained, further(record)),
         "training": trained,
@@ -67,6 +80,11 @@ def _facts(outcome: Outcome, part: Part) -> dict[str, Any]:
         "weights": weights(outcome),
         "conditions": conditions(outcome, part, record),
     }
+
+
+def hash_of(script: str) -> str:
+    """The source of the page's Content Security Policy that allows this script alone (W3C CSP Level 3, 2.3.1)."""
+    return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"
 
 
 def _sections(environment: Environment, package: str | None, part: Part) -> list[tuple[Section, Markup]]:

@@ -14,6 +14,7 @@ from io import StringIO
 from typing import Any
 
 from .outcome import Role
+from .pointing import point_id, pointed
 
 # matplotlib takes real colours only: each represents a colour of page.css and is replaced in the finished SVG.
 INK, FAINT = "#010101", "#010102"
@@ -68,6 +69,8 @@ class Point:
     quality_high: float
     cost_low: float | None = None
     cost_high: float | None = None
+    row: str = ""  # its name in the table
+    about: tuple[str, ...] = ()  # what is said where it is pointed at, in lines
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,12 @@ def trade_off(
         _draw_budget(axes, limits)
         _draw_front(axes, points, limits.higher_is_better)
         shifts = _shifts(axes, points)
-        for point, shift in zip(points, shifts, strict=True):
-            _draw_point(figure, axes, point, shift)
+        for place, (point, shift) in enumerate(zip(points, shifts, strict=True)):
+            _draw_point(figure, axes, point, shift, point_id(place))
         _draw_labels(figure, axes, points, shifts)
-        return finish()
+        best = front(points, limits.higher_is_better)
+        on_front = [place for place, point in enumerate(points) if any(point is one for one in best)]
+        return pointed(finish(), name, [(point.row, point.about) for point in points], on_front)
 
 
 def curves(name: str, lines: Sequence[tuple[str, Role, Sequence[float]]], axis: str, stop: int | None = None) -> str:
@@ -270,7 +275,7 @@ def _shifts(axes: Any, points: Sequence[Point]) -> list[float]:
     return shifts
 
 
-def _draw_point(figure: Any, axes: Any, point: Point, shift: float) -> None:
+def _draw_point(figure: Any, axes: Any, point: Point, shift: float, gid: str) -> None:
     from matplotlib.transforms import ScaledTranslation
 
     place = axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
@@ -281,7 +286,7 @@ def _draw_point(figure: Any, axes: Any, point: Point, shift: float) -> None:
         axes.plot([point.cost_low, point.cost_high], [point.quality] * 2, **thin)
     size = 5.5 if point.role == "other" else 7.5
     marker = MARKERS[point.role]
-    axes.plot([point.cost], [point.quality], marker, color=color, markersize=size, transform=place, zorder=3)
+    axes.plot([point.cost], [point.quality], marker, color=color, markersize=size, transform=place, zorder=3, gid=gid)
 
 
 def _draw_labels(figure: Any, axes: Any, points: Sequence[Point], shifts: Sequence[float]) -> None:

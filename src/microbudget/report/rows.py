@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from ..errors import MicrobudgetError
+from ..judge.budget import Measurement
 from ..runs.candidates import AS_GIVEN, Candidate
 from ..runs.choice import pareto
 from ..runs.expected_loss import expected_losses
 from . import phrases
 from .outcome import Outcome, Role
 from .part import Column
+from .pointing import steps_of
 
 SHOWN = {"within": "shown", "not shown": "not shown", "exceeds": "exceeded"}  # of a loss within the limit
 
@@ -42,6 +44,7 @@ class Row:
     predicted_memory: str = ""
     pareto: bool = False
     further: tuple[str, ...] = ()  # a cell for each column that the kind adds
+    sort: Mapping[str, float] = field(default_factory=dict)  # the numbers that the table is sorted by
 
 
 def table(outcome: Outcome, columns: Sequence[Column] = ()) -> tuple[Row, ...]:
@@ -59,18 +62,6 @@ def table(outcome: Outcome, columns: Sequence[Column] = ()) -> tuple[Row, ...]:
 def name(place: int) -> str:
     """The name of a row in the table and the plots, by its place."""
     return str(place) if place else "ref"
-
-
-def _steps(recipe: str) -> tuple[str, ...]:
-    """The recipe's steps in short, where this version can read it."""
-    from ..recipes.recipe import Recipe
-
-    if not recipe:
-        return (AS_GIVEN,)
-    try:
-        return tuple(step.short() for step in Recipe.parse(recipe).steps)
-    except MicrobudgetError:  # made by a version with other methods
-        return (recipe,)
 
 
 def _expected(candidate: Candidate, loss: float) -> str:
@@ -91,7 +82,7 @@ def _reasons(candidate: Candidate) -> tuple[str, ...]:
 
 
 def _row(candidate: Candidate, called: str, role: Role) -> Row:
-    short, recipe = _steps(candidate.recipe), candidate.recipe or AS_GIVEN
+    short, recipe = steps_of(candidate.recipe), candidate.recipe or AS_GIVEN
     measurement, verdict = candidate.measurement, candidate.verdict
     if measurement is None:
         return Row(called, role, short, recipe, failure=candidate.without_result)
@@ -114,4 +105,23 @@ def _row(candidate: Candidate, called: str, role: Role) -> Row:
         reason="; ".join(filter(None, _reasons(candidate))),
         memory=phrases.memory(measurement),
         predicted_memory=phrases.predicted_memory(measurement),
+        sort=_sort(candidate, measurement),
     )
+
+
+def _sort(candidate: Candidate, measurement: Measurement) -> dict[str, float]:
+    """The numbers that are known, by column."""
+    numbers = {
+        "size": measurement.size_bytes,
+        "latency": measurement.latency_s,
+        "speed": candidate.speed.get("speedup"),
+        "quality": measurement.quality,
+        "change": None if candidate.verdict is None else candidate.verdict.change,
+        "memory": measurement.memory_bytes,
+    }
+    return {name: value for name, number in numbers.items() if (value := finite(number)) is not None}
+
+
+def finite(number: float | None) -> float | None:
+    """The number where it is one: JSON has no infinity."""
+    return number if number is not None and math.isfinite(number) else None

@@ -8,6 +8,8 @@ from ...judge.budget import Measurement
 from ...report import plots
 from ...report.outcome import Outcome
 from ...report.part import Plots
+from ...report.pointing import about
+from ...report.rows import name as row_name
 from ...runs.candidates import Candidate
 from .levels import level_name
 from .questions.task import METRIC
@@ -42,7 +44,7 @@ def _figures(outcome: Outcome) -> tuple[tuple[str, str], ...]:
     )
 
     def drawn(name: str, read: Read, limits: plots.Limits, axis: str, log: str = "x") -> str:
-        points = [_point(outcome, row, read, factor) for row in rows]
+        points = [_point(outcome, place, read, factor) for place in range(len(outcome.rows))]
         known = [point for point in points if point is not None]
         return plots.trade_off(name, known, limits, size, axis, log=log) if known else ""
 
@@ -68,7 +70,8 @@ def _middle_size(rows: Sequence[Candidate]) -> float:
     return sizes[len(sizes) // 2]
 
 
-def _point(outcome: Outcome, row: Candidate, read: Read, factor: float) -> plots.Point | None:
+def _point(outcome: Outcome, place: int, read: Read, factor: float) -> plots.Point | None:
+    row = outcome.rows[place]
     measurement = row.measurement
     values = None if measurement is None else read(row, measurement)
     if measurement is None or values is None:
@@ -81,6 +84,8 @@ def _point(outcome: Outcome, row: Candidate, read: Read, factor: float) -> plots
         quality=values[0],
         quality_low=values[1],
         quality_high=values[2],
+        row=row_name(place),
+        about=about(outcome, place),
     )
 
 
