@@ -1,8 +1,8 @@
 """Execute the companion notebooks: `python benchmarks/notebooks.py [NAME...]` writes notebooks/NAME.ipynb with outputs.
 
 On the real models of ../shared/real/make.py and on ../shared/assets, or on what the environment names:
-MICROBUDGET_MODELS, MICROBUDGET_PHOTOS, MICROBUDGET_RECORDINGS, MICROBUDGET_TEXT, MICROBUDGET_QUESTIONS. The scripts in notebooks/ are what
-is edited; they read these variables too.
+MICROBUDGET_MODELS, MICROBUDGET_PHOTOS, MICROBUDGET_RECORDINGS, MICROBUDGET_TEXT, MICROBUDGET_QUESTIONS. The scripts in
+notebooks/ are what is edited; they read these variables too.
 """
 
 from __future__ import annotations

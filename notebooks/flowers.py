@@ -102,7 +102,7 @@ answer = result.best.predict(elsewhere)
 figure, axes = plt.subplots(figsize=(3, 2.4))
 axes.imshow(Image.open(elsewhere))
 axes.set_title(", ".join(f"{name} {share:.0%}" for name, share in list(answer.probabilities.items())[:3]), fontsize=9)
-axes.axis("off")
+_ = axes.axis("off")
 # %% [markdown]
 # ## What 40 more photos of each kind would buy
 #

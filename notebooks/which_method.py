@@ -26,15 +26,16 @@ models = os.environ.get("MICROBUDGET_MODELS")  # a folder of models; without it 
 model = f"{models}/mobilenet_v2" if models else "google/mobilenet_v2_1.0_224"
 photos = os.environ.get("MICROBUDGET_PHOTOS", "photos")
 minutes = float(os.environ.get("MICROBUDGET_MINUTES", "4"))
+pixels = int(os.environ.get("MICROBUDGET_PIXELS", "160"))  # of the smaller input
 out = Path(os.environ.get("MICROBUDGET_WORK", "runs/notebooks")) / "methods"
 
 recipes = {
     "transfer learning": "finetune > export",
-    "smaller input": "resize(pixels=160) > finetune > export",
+    "smaller input": f"resize(pixels={pixels}) > finetune > export",
     "pruning": "finetune > prune(size='0.7x') > export",
     "8 bits": "finetune > export > quantize",
     "4 bits": "finetune > export > quantize(bits=4)",
-    "smaller input, 8 bits": "resize(pixels=160) > finetune > export > quantize",
+    "smaller input, 8 bits": f"resize(pixels={pixels}) > finetune > export > quantize",
 }
 
 # %% [markdown]

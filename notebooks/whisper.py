@@ -32,6 +32,7 @@ recordings = Path(
     os.environ.get("MICROBUDGET_RECORDINGS", "recordings")
 )  # with a metadata.csv: file_name,transcription
 minutes = float(os.environ.get("MICROBUDGET_MINUTES", "10"))
+seconds = int(os.environ.get("MICROBUDGET_SECONDS", "12"))  # of a shorter window
 work = Path(os.environ.get("MICROBUDGET_WORK", "runs/notebooks"))
 
 # %% [markdown]
@@ -61,7 +62,7 @@ def marked(left, right):
     return " ".join(parts)
 
 
-names = sorted(path for path in recordings.rglob("*.flac") if path.stat().st_size < 100_000)[:2]
+names = sorted(path for path in recordings.rglob("*.*") if path.suffix in (".flac", ".wav"))[:2]
 original = load(model).predict(names)
 smaller = result.best.predict(names)
 for name, one, other in zip(names, original, smaller, strict=True):
@@ -72,10 +73,10 @@ for name, one, other in zip(names, original, smaller, strict=True):
 # ## One window for all, or one for each recording
 #
 # Most of a recording's window is silence. `window(seconds=...)` cuts it for good; `window(seconds='each')` takes what
-# the recording needs. The rows join those of the run, against the same reference.
+# the recording needs, and is among the rows above. These join them, against the same reference.
 
 # %%
-for recipe in ("window(seconds=12) > export > quantize", "export > quantize"):
+for recipe in (f"window(seconds={seconds}) > export(format='ct2', type='int8')", "export(format='ct2', type='int8')"):
     result = run_recipe(model, recipe, recordings, out=work / "whisper", minutes=minutes / 2)
 result.to_pandas()[["recipe", "size_bytes", "latency_s", "speedup", "quality", "change", "decision"]].round(4)
 
@@ -88,7 +89,11 @@ result.to_pandas()[["recipe", "size_bytes", "latency_s", "speedup", "quality", "
 # %%
 try:
     result = run_recipe(
-        model, "distill(decoder_layers=2) > export > quantize", recordings, out=work / "whisper", minutes=minutes / 2
+        model,
+        "distill(decoder_layers=2) > export(format='ct2', type='int8')",
+        recordings,
+        out=work / "whisper",
+        minutes=minutes / 2,
     )
     print(result)
 except Exception as error:

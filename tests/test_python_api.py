@@ -69,7 +69,7 @@ def test_results_become_figures_that_a_notebook_shows(result: Shrunk) -> None:
         assert each.plot()._repr_png_().startswith(PNG)  # type: ignore[attr-defined]
     axes = result.plot().axes
     assert [one.get_xlabel() for one in axes] == ["size (MB)", "latency (ms)"]
-    assert axes[0].get_ylabel() == "accuracy on validation"
+    assert axes[0].get_ylabel() == "accuracy on validation (%)"
     named = [text.get_text() for text in axes[0].texts]
     assert len(named) == len([row for row in result.rows() if row["quality"] is not None])
     assert any(name.endswith("ships") for name in named)

@@ -123,6 +123,8 @@ class Model:
         """
         one = isinstance(inputs, str | Path) and not (len(str(inputs)) < 4096 and Path(inputs).is_dir())
         given = [str(inputs)] if isinstance(inputs, str | Path) else [str(each) for each in inputs]
+        if not given:
+            return []
         found = list(facet(self.task, "predicting").predict(self, given, SILENT, threads=threads))
         return found[0] if one else found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO, TypeVar
@@ -183,6 +184,8 @@ class NotebookProgress(Progress):
 def shown() -> Progress:
     """What Python calls report to where the caller says nothing: a terminal, a notebook, or nobody."""
     if "ipykernel" in sys.modules and "IPython" in sys.modules:
+        # tqdm, which other libraries bring, asks for widgets that nothing here needs.
+        warnings.filterwarnings("ignore", message="IProgress not found")
         return NotebookProgress()
     return Progress() if sys.stderr is not None and sys.stderr.isatty() else SILENT
 

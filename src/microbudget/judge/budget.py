@@ -44,7 +44,7 @@ class Measurement(Tabular):
     quality_high: float
     size_bytes: int
     examples_left_out: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
     parameters: int | None = None
     bits_per_weight: float | None = None
     latency_s: float | None = None
@@ -56,7 +56,7 @@ class Measurement(Tabular):
     memory_bytes: int | None = None
     energy_j: float | None = None
     energy_source: str | None = None
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict, repr=False)
     not_measured: list[str] = field(default_factory=list)
 
     @property

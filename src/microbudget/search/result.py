@@ -10,6 +10,7 @@ from ..judge.budget import Budget
 from ..judge.figures import Estimate, Spot, trade_offs
 from ..judge.tabular import Tabular
 from ..report.outcome import read_outcome
+from ..report.phrases import SHARES
 from ..report.run_table import html_of, text_of
 from ..runs.candidates import Candidate
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shrunk(Tabular):
     """What a run ends with. `unmet` says which limits the best candidate breaks; empty: the budget is met.
 
@@ -49,6 +50,10 @@ class Shrunk(Tabular):
         """The lines of the terminal: the candidates, and what ships."""
         return text_of(read_outcome(self.folder))
 
+    def __repr__(self) -> str:
+        """As `str`: a prompt of Python shows it so."""
+        return str(self)
+
     def _repr_html_(self) -> str:
         """As `str`, in a notebook."""
         return html_of(read_outcome(self.folder))
@@ -75,14 +80,17 @@ class Shrunk(Tabular):
         """Size and latency against quality, the choice marked, and the limits of the budget."""
         measured = [row for row in self.rows() if row["quality"] is not None]
         metric = measured[0]["metric"] if measured else "quality"
+        share = metric.lower() in SHARES
         limits = {"size_bytes": self.budget.max_size_bytes, "latency_s": self.budget.max_latency_s}
         panels = []
         for title, column, unit in (("size (MB)", "size_bytes", 1e-6), ("latency (ms)", "latency_s", 1e3)):
             limit = limits[column]
-            spots = [_spot(row, unit * row[column]) for row in measured if row[column] is not None]
+            spots = [
+                _spot(row, unit * row[column], 100.0 if share else 1.0) for row in measured if row[column] is not None
+            ]
             if spots:
                 panels.append((title, spots, None if limit is None else unit * limit))
-        return trade_offs(panels, f"{metric} on validation")
+        return trade_offs(panels, f"{metric} on validation{' (%)' if share else ''}")
 
 
 def read_run(folder: str | Path) -> Shrunk:
@@ -123,6 +131,7 @@ def _row(place: int, row: Candidate, best: Candidate | None) -> dict[str, Any]:
     }
 
 
-def _spot(row: dict[str, Any], cost: float) -> Spot:
-    quality = Estimate(str(row["number"]), row["quality"], row["quality_low"], row["quality_high"], best=row["ships"])
+def _spot(row: dict[str, Any], cost: float, scale: float) -> Spot:
+    middle, low, high = (scale * row[name] for name in ("quality", "quality_low", "quality_high"))
+    quality = Estimate(str(row["number"]), middle, low, high, best=row["ships"])
     return Spot(f"{row['number']} ships" if row["ships"] else str(row["number"] or "reference"), cost, quality)
