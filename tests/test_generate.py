@@ -11,7 +11,7 @@ import torch
 from microbudget.errors import InvalidOption, UnsupportedModel
 from microbudget.runtimes.gguf.session import GgufReader
 from microbudget.runtimes.hf.causal import CausalReader
-from microbudget.runtimes.language.generate import choose, generate
+from microbudget.runtimes.language.generate import _shown, choose, generate
 from microbudget.runtimes.language.reader import Reader
 from microbudget.runtimes.language.renderer import Renderer
 from microbudget.runtimes.language.session import LanguageSession
@@ -45,6 +45,24 @@ def test_greedy_tokens_are_those_of_transformers(pair: Pair, runtime: str) -> No
     assert answer.ended == bool(ended)
     assert answer.text == reader.decode(answer.tokens)
     reader.close()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_pieces_of_an_answer_are_its_text(pair: Pair, runtime: str) -> None:
+    """As they are written; a character whose bytes are several tokens comes whole."""
+    reader, pieces = open_reader(pair, runtime), list[str]()
+    answer = generate(reader, PROMPT, tokens=40, temperature=2.0, seed=3, on_text=pieces.append)
+    assert "".join(pieces) == answer.text
+    assert len(pieces) > 5
+    reader.close()
+
+
+def test_an_unfinished_character_waits() -> None:
+    pieces: list[str] = []
+    shown = ""
+    for text in ("a", "a\ufffd", "a\ufffd\ufffd", "aé", "aéb"):
+        shown = _shown(text, shown, pieces.append)
+    assert pieces == ["a", "é", "b"]
 
 
 @needs_llama

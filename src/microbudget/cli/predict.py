@@ -49,14 +49,33 @@ def _predict(options: argparse.Namespace, progress: Progress) -> int:
         return DONE
     if options.out is not None:
         raise InvalidOption("--out is for subtitles: add --format srt, or write stdout into a file")
-    found = module.predict(model, inputs, progress, threads=threads)
     if options.json or options.format == "json":
-        print_json([each.as_dict() for each in found])
+        print_json([each.as_dict() for each in module.predict(model, inputs, progress, threads=threads)])
         return DONE
+    if getattr(module, "WRITES", False):
+        _write(module, model, inputs, progress, threads)
+        return DONE
+    found = module.predict(model, inputs, progress, threads=threads)
     for each in found:
         progress.clear()
         print(_line(each.input, each.answer, each.probabilities, options.top), flush=True)
     return DONE
+
+
+def _write(module: Any, model: Any, inputs: list[str], progress: Progress, threads: int) -> None:
+    """Each continuation as it is written; after its prompt where there are several."""
+
+    def show(piece: str) -> None:
+        progress.clear()
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    if len(inputs) > 1:
+        print(f"{inputs[0]}:", flush=True)
+    for place, _ in enumerate(module.predict(model, inputs, progress, threads=threads, on_text=show), 1):
+        print(flush=True)
+        if place < len(inputs):
+            print(f"\n{inputs[place]}:", flush=True)
 
 
 def _texts(given: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,8 +45,12 @@ def generate(
     seed: int = 0,
     special: bool = False,
     context: int | None = None,
+    on_text: Callable[[str], object] | None = None,
 ) -> Answer:
     """Continue a prompt. temperature 0 takes the most likely token; special: "<|end|>" in the prompt is that token.
+
+    on_text: is called with each further piece of the answer as soon as it is written; a character of several tokens
+    comes whole. The pieces together are the answer's text.
 
     Raises InvalidOption when prompt and answer do not fit into the context, by default what the model was trained for.
     """
@@ -64,11 +68,28 @@ def generate(
     started = time.perf_counter()
     logits = reader.process(prompted, 1)[0]
     read = time.perf_counter()
-    written = list(_written(reader, logits, tokens, temperature, seed))
+    written: list[int] = []
+    shown = ""
+    for token in _written(reader, logits, tokens, temperature, seed):
+        written.append(token)
+        if on_text is not None and not reader.ends(token):
+            shown = _shown(reader.decode(written), shown, on_text)
     finished = time.perf_counter()
     ended = bool(written) and reader.ends(written[-1])
     kept = written[:-1] if ended else written
-    return Answer(reader.decode(kept), tuple(kept), len(prompted), read - started, finished - read, ended)
+    text = reader.decode(kept)
+    if on_text is not None and len(text) > len(shown):
+        on_text(text[len(shown) :])  # an unfinished character at the very end
+    return Answer(text, tuple(kept), len(prompted), read - started, finished - read, ended)
+
+
+def _shown(text: str, before: str, on_text: Callable[[str], object]) -> str:
+    """Hand on what is new and whole: bytes of an unfinished character decode to replacement characters at the end."""
+    whole = text.rstrip("\ufffd")
+    if len(whole) > len(before) and whole.startswith(before):
+        on_text(whole[len(before) :])
+        return whole
+    return before
 
 
 def greedy(reader: Reader, prompted: Sequence[int], tokens: int) -> tuple[str, float]:
