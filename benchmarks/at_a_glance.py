@@ -29,7 +29,7 @@ from results import Results
 
 ASSETS, REAL = ROOT.parent / "shared" / "assets", Path.home() / ".cache" / "microbudget-real"
 STORE, PAGE = ROOT / "runs" / "at_a_glance", ROOT / "docs" / "at-a-glance.md"
-TRAIN_MINUTES = 6.0  # of a recipe
+TRAIN_MINUTES = 12.0  # of a recipe
 
 
 @dataclass(frozen=True)

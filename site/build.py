@@ -22,6 +22,7 @@ REFERENCE = {"command_line.md": command_line, "options.md": methods_page, "pytho
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 # Sphinx writes a search.html of its own, and the page of contents is a page beside the first one.
 RENAMED = {"README.md": "contents.md", "search.md": "search_and_choice.md"}
+OUTPUTS = "notebooks"  # executed, beside the pages; a browser shows or saves them as they are
 FOLDERS = {"recipes/": "*.toml", "benchmarks/": "*.py"}  # of which a page lists the files
 
 
@@ -39,6 +40,7 @@ def assemble(source: Path) -> None:
     shutil.copy(Path(__file__).with_name("conf.py"), source)
     for name, write in REFERENCE.items():
         (source / name).write_text(write(), encoding="utf-8")
+    shutil.copytree(ROOT / OUTPUTS, source / OUTPUTS, ignore=shutil.ignore_patterns("*.py"))
     for folder, pattern in FOLDERS.items():
         (source / _listing(folder)).write_text(listing(folder, pattern), encoding="utf-8")
     for link in OUTSIDE:
@@ -46,7 +48,9 @@ def assemble(source: Path) -> None:
         (source / OUTSIDE[link]).write_text(text, encoding="utf-8")
     for page in source.rglob("*.md"):
         up = "../" * (len(page.relative_to(source).parts) - 1)
-        text = _relinked(page.read_text(encoding="utf-8"), f"../{up}")
+        text = _relinked(page.read_text(encoding="utf-8"), f"../{up}").replace(
+            f"](../{up}{OUTPUTS}/", f"]({up}{OUTPUTS}/"
+        )
         for name, other in RENAMED.items():
             text = re.sub(rf"\]\(((?:\.\./)*){re.escape(name)}(?=[)#])", rf"](\g<1>{other}", text)
         page.write_text(text, encoding="utf-8")
