@@ -46,14 +46,14 @@ def execute(name: str) -> None:
     text = nbformat.writes(notebook)
     for key, value in places.items():
         text = text.replace(str(value), key.removeprefix("MICROBUDGET_").lower())
-    text = text.replace(str(ROOT), ".").replace(str(Path.home()), "~")
+    text = text.replace(str(ROOT), ".").replace(sys.prefix, "venv").replace(str(Path.home()), "~")
     (NOTEBOOKS / f"{name}.ipynb").write_text(without_ids(text), encoding="utf-8")
 
 
 def without_ids(text: str) -> str:
     """The same for the same outputs: ids of cells and times of messages are left out."""
     text = re.sub(r'"execution": \{[^}]*\}', '"execution": {}', text)
-    return re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", text) + "\n"
+    return re.sub(r"\\u001b\[[\d;]*[A-Za-z]", "", text).rstrip("\n") + "\n"
 
 
 def main() -> None:

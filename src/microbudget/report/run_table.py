@@ -24,13 +24,13 @@ WIDTH = 120  # characters of a line, where there is no terminal
 def text_of(outcome: Outcome) -> str:
     """The table as text, without colours."""
     stream = StringIO()
-    print_outcome(outcome, Console(file=stream, width=WIDTH, highlight=False, no_color=True, force_jupyter=False))
+    print_outcome(outcome, Console(file=stream, width=WIDTH, highlight=False, no_color=True, force_jupyter=False, force_terminal=False))
     return stream.getvalue().rstrip()
 
 
 def html_of(outcome: Outcome) -> str:
     """The table as HTML, for a notebook."""
-    console = Console(file=StringIO(), width=WIDTH, highlight=False, record=True, force_jupyter=False)
+    console = Console(file=StringIO(), width=WIDTH, highlight=False, record=True, force_jupyter=False, force_terminal=False)
     print_outcome(outcome, console)
     return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
 
