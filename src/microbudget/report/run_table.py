@@ -19,18 +19,20 @@ from .rows import name
 MISSING = "-"
 BUSY = "*"  # of a speed that was measured on a busy machine
 WIDTH = 120  # characters of a line, where there is no terminal
+# In a notebook rich would display what is printed as well, and take the text for a terminal's.
+PLAIN: dict[str, Any] = {"width": WIDTH, "highlight": False, "force_jupyter": False, "force_terminal": False}
 
 
 def text_of(outcome: Outcome) -> str:
     """The table as text, without colours."""
     stream = StringIO()
-    print_outcome(outcome, Console(file=stream, width=WIDTH, highlight=False, no_color=True, force_jupyter=False, force_terminal=False))
+    print_outcome(outcome, Console(file=stream, no_color=True, **PLAIN))
     return stream.getvalue().rstrip()
 
 
 def html_of(outcome: Outcome) -> str:
     """The table as HTML, for a notebook."""
-    console = Console(file=StringIO(), width=WIDTH, highlight=False, record=True, force_jupyter=False, force_terminal=False)
+    console = Console(file=StringIO(), record=True, **PLAIN)
     print_outcome(outcome, console)
     return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
 

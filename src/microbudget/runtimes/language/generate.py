@@ -44,7 +44,6 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     special: bool = False,
-    context: int | None = None,
     on_text: Callable[[str], object] | None = None,
 ) -> Answer:
     """Continue a prompt. temperature 0 takes the most likely token; special: "<|end|>" in the prompt is that token.
@@ -52,7 +51,7 @@ def generate(
     on_text: is called with each further piece of the answer as soon as it is written; a character of several tokens
     comes whole. The pieces together are the answer's text.
 
-    Raises InvalidOption when prompt and answer do not fit into the context, by default what the model was trained for.
+    Raises InvalidOption when prompt and answer do not fit into the context that the model was trained for.
     """
     if temperature < 0 or tokens < 1:
         raise InvalidOption(f"a temperature is at least 0 and tokens are at least 1, not {temperature} and {tokens}")
@@ -60,9 +59,10 @@ def generate(
     if reader.bos is not None and (not prompted or (reader.adds_bos and prompted[0] != reader.bos)):
         prompted = [reader.bos, *prompted]
     size = len(prompted) + tokens
-    if not prompted or size > min(context or reader.longest, reader.longest):
-        room = min(context or reader.longest, reader.longest)
-        raise InvalidOption(f"a prompt of {len(prompted)} tokens and an answer of {tokens} do not fit into {room}")
+    if not prompted or size > reader.longest:
+        raise InvalidOption(
+            f"a prompt of {len(prompted)} tokens and an answer of {tokens} do not fit into {reader.longest}"
+        )
     reader.reserve(size, 1)
     reader.rewind()
     started = time.perf_counter()
