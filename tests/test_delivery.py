@@ -14,6 +14,7 @@ import pytest
 from conftest import SCALES
 from microbudget import cli
 from microbudget.kinds.image_classification import search_space
+from microbudget.recipes.recipe import Recipe
 from microbudget.report.outcome import read_outcome
 from microbudget.runs.candidates import read
 from microbudget.runtimes.loading import load
@@ -61,7 +62,7 @@ def test_any_row_is_delivered_tested_and_with_a_script_that_runs(
         each.name for each in out.iterdir()
     }
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert row["recipe"] in card
+    assert Recipe.parse(row["recipe"]).short() in card
     assert "the test split was read by 2 models of this run, next to the reference." in card
     photo = next((photos / "cat").iterdir()) if (photos / "cat").is_dir() else next(photos.rglob("*.png"))
     done = subprocess.run(

@@ -115,6 +115,13 @@ def test_the_learning_curve_finds_a_known_power_law() -> None:
     assert curve.examples[-1] == 240
 
 
+def test_a_curve_at_100_percent_promises_no_more() -> None:
+    labels = np.repeat(np.arange(4), 20)
+    curve = learning_curve(lambda rows: np.arange(50) >= (80 - len(rows)) // 8, labels, seed=0)
+    assert curve.accuracy[-1] == 1
+    assert (curve.gain, curve.gain_high) == (0, 0)
+
+
 def test_a_curve_that_does_not_rise_promises_nothing() -> None:
     labels = np.repeat(np.arange(2), 20)
     full = np.arange(50) % 5 > 0

@@ -23,6 +23,8 @@ def add_verbs(verbs: Any) -> None:
     add_data(parser)
     _add_masked(parser)
     parser.add_argument("--ledger", action="store_true", help="where every byte is: the largest rows")
+    about = "what each layer of a quantized model loses, the largest error first"
+    parser.add_argument("--layers", action="store_true", help=about)
     about = "onnx, openvino, torch, gguf or ct2 (default: the first that takes the format)"
     parser.add_argument("--runtime", help=about)
     parser.add_argument("--batch", type=_batches, default=(), metavar="4,16", help="batch sizes to time besides 1")
@@ -71,12 +73,24 @@ def _measure(options: argparse.Namespace, progress: Progress) -> int:
         progress=progress,
     )
     if options.json:
-        print_json(measurement.as_dict())
-    else:
-        from .tables import print_measurement
+        print_json(measurement.as_dict() | ({"layers": _layers(options.model)} if options.layers else {}))
+        return DONE
+    from .tables import print_measurement
 
-        print_measurement(measurement)
+    print_measurement(measurement)
+    if options.layers:
+        from .layers import print_layers
+
+        print_layers(options.model)
     return DONE
+
+
+def _layers(model: str) -> list[dict[str, Any]]:
+    """The layers as `quantize` reported them; empty where the model has no such table."""
+    from ..report.layers import reported
+    from ..runtimes.loading import load
+
+    return reported(load(model).record)
 
 
 def _compare(options: argparse.Namespace, progress: Progress) -> int:

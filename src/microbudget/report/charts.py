@@ -159,7 +159,10 @@ _SPLITS: tuple[tuple[str, Role, str], ...] = (
 def _growth(curve: LearningCurve, classes: int, examples: str) -> str:
     if len(curve.examples) < 2 or not classes:
         return ""
+    more = curve.accuracy[-1] < 1  # nothing can be expected beyond 100 %
     estimate, low, high = (100 * (curve.accuracy[-1] + gain) for gain in (curve.gain, curve.gain_low, curve.gain_high))
     expected = (curve.examples[-1] + curve.more_per_class * classes, estimate, low, high)
     labels = (f"training {examples}", "accuracy (%)")
-    return plots.growth("growth", curve.examples, [100 * value for value in curve.accuracy], expected, labels)
+    return plots.growth(
+        "growth", curve.examples, [100 * value for value in curve.accuracy], expected if more else None, labels
+    )

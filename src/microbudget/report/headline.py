@@ -183,5 +183,7 @@ def _bar(
         return None
     times = times or before / after
     gain = f"÷ {phrases.ratio(times, 1)}" if times >= 1 else f"× {phrases.ratio(1, times)}"
+    if abs(times - 1) < phrases.ABOUT_THE_SAME:
+        gain = "the same"
     larger = max(before, after)
     return Bar(name, show(before), show(after), before / larger, after / larger, gain)

@@ -45,12 +45,20 @@ class Layers:
     worst: str  # the worst layers with their reasons; "" where no layer has a reason
 
 
-def layers(record: Record | None) -> Layers | None:
-    """From a model's record; None when it has no table of layers."""
+def reported(record: Record | None) -> list[dict[str, Any]]:
+    """The layers as `quantize` wrote them into a model's record; empty when it has no table of layers."""
     report = (record.history.get(STEP) if record is not None else None) or {}
     found = report.get("layers") if isinstance(report, Mapping) else None
-    if not isinstance(found, list) or not found or not all(isinstance(row, Mapping) for row in found):
+    whole = isinstance(found, list) and all(isinstance(row, Mapping) for row in found)
+    return list(found) if whole and isinstance(found, list) else []
+
+
+def layers(record: Record | None) -> Layers | None:
+    """From a model's record; None when it has no table of layers."""
+    found = reported(record)
+    if record is None or not found:
         return None
+    report = record.history[STEP]
     worst = max(_error(row) for row in found)
     rows = tuple(_row(row, worst) for row in sorted(found, key=_error, reverse=True))
     notes = report.get("notes")

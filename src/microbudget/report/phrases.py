@@ -134,6 +134,8 @@ def size_change(before_bytes: float, after_bytes: float) -> str:
     ratio, word = before_bytes / after_bytes, "smaller"
     if ratio < 1:
         ratio, word = 1 / ratio, "larger"
+    if before_bytes == after_bytes:
+        return "the same size"
     if ratio < 1 + ABOUT_THE_SAME:
         return "about the same size"
     if ratio >= TIMES_FROM:

@@ -135,18 +135,20 @@ def growth(
     name: str,
     examples: Sequence[int],
     accuracy: Sequence[float],
-    more: tuple[int, float, float, float],
+    more: tuple[int, float, float, float] | None,
     axes_labels: tuple[str, str],
 ) -> str:
-    """The learning curve, and beyond it what more examples would give: (examples, estimate, low, high)."""
+    """The learning curve in per cent, and beyond it what more examples would give: (examples, estimate, low, high)."""
     with _figure(name, SMALL) as (_, axes, finish):
         axes.set_xlabel(axes_labels[0])
         axes.set_ylabel(axes_labels[1])
         axes.plot(examples, accuracy, "o-", color=ROLE_COLORS["other"], linewidth=1.8, label="measured")
-        at, estimate, low, high = more
-        axes.plot([examples[-1], at], [accuracy[-1], estimate], ":", color=ROLE_COLORS["best"])
-        bars = [[max(0.0, estimate - low)], [max(0.0, high - estimate)]]
-        axes.errorbar([at], [estimate], bars, fmt="D", color=ROLE_COLORS["best"], capsize=4, label="expected, 95 %")
+        if more is not None:
+            at, estimate, low, high = more
+            axes.plot([examples[-1], at], [accuracy[-1], estimate], ":", color=ROLE_COLORS["best"])
+            bars = [[max(0.0, estimate - low)], [max(0.0, high - estimate)]]
+            axes.errorbar([at], [estimate], bars, fmt="D", color=ROLE_COLORS["best"], capsize=4, label="expected, 95 %")
+        axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))  # half a symbol above what there can be
         axes.grid(visible=True)
         axes.legend(frameon=False, fontsize=9, loc="lower right")
         return finish()

@@ -6,12 +6,14 @@ from io import StringIO
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from ..judge.budget import Measurement
 from ..judge.secondary import SECONDARY
 from ..runs.candidates import Candidate
 from ..units import format_bytes, format_change, format_seconds, format_times
 from . import phrases, terminal
+from .abridged import abridged
 from .outcome import Outcome
 from .part import opening_of, words_of
 from .rows import name
@@ -43,13 +45,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     measured = outcome.reference.measurement
     secondary = (measured.extra.get(SECONDARY) if measured else None) or {}
     other = (secondary["metric"],) if secondary else ()
-    table = terminal.table("#", "recipe", "size", "latency", "speed", "quality", "change", "verdict", *other)
-    best = outcome.best.fingerprint if outcome.best else None
-    for place, candidate in enumerate(outcome.rows):
-        style = ("bold green" if not outcome.unmet else "bold red") if candidate.fingerprint == best else None
-        further = (_secondary_cell(candidate),) if other else ()
-        table.add_row(name(place), *_row(candidate, outcome.reference), *further, style=style)
-    console.print(table)
+    _print_rows(outcome, console, other)
     for note in filter(None, (phrases.timed_on(outcome.reference), _evidence(outcome))):
         console.print(note, soft_wrap=True, markup=False)
     for candidate in outcome.candidates:
@@ -78,6 +74,43 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     console.print(
         f"model:  {outcome.run.folder / 'best'}\nreport: {outcome.run.folder / 'report.html'}", soft_wrap=True
     )
+
+
+def _print_rows(outcome: Outcome, console: Console, other: tuple[str, ...]) -> None:
+    """The table; on a terminal that is too narrow for the steps of recipes these stand below it, a line each.
+
+    other: the name of the metric on secondary data, if there is one.
+    """
+    kl = ("KL",) if any(_divergence(row) is not None for row in outcome.rows) else ()
+    rows = outcome.rows
+    recipes = ["reference", *abridged([row.recipe for row in outcome.candidates])]
+    words = max(len(word) for text in recipes for word in text.split(" > "))
+
+    def table_of(*recipe: str) -> Table:
+        table = terminal.table("#", *recipe, "size", "latency", "speed", "quality", "change", *kl, "verdict", *other)
+        for place, row in enumerate(rows):
+            ships = outcome.best is not None and row.fingerprint == outcome.best.fingerprint
+            style = ("bold green" if not outcome.unmet else "bold red") if ships else None
+            cells = _row(row)
+            divergence = _divergence(row)
+            cells[-1:-1] = [MISSING if divergence is None else f"{divergence:.2g}"] if kl else []
+            further = (_secondary_cell(row),) if other else ()
+            table.add_row(name(place), *(recipes[place] for _ in recipe), *cells, *further, style=style)
+        return table
+
+    narrow = table_of()
+    if console.width - console.measure(narrow).maximum - 2 >= words + 2:  # a step and the sign after it
+        console.print(table_of("recipe"))
+        return
+    console.print(narrow)
+    for place, text in enumerate(recipes[1:], start=1):
+        console.print(f"{name(place):<3}  {text}", markup=False, soft_wrap=True)
+
+
+def _divergence(row: Candidate) -> float | None:
+    """Nats from the reference."""
+    found = None if row.measurement is None else row.measurement.extra.get("kl")
+    return None if found is None else float(found)
 
 
 def about_test(row: Candidate, readings: int) -> str:
@@ -112,14 +145,12 @@ def _evidence(outcome: Outcome) -> str:
     return f"judged on {judged} {examples}, {known['test']:,} others test the best{use[known['use']]}"
 
 
-def _row(candidate: Candidate, reference: Candidate) -> list[str]:
-    label = "reference" if candidate.fingerprint == reference.fingerprint else candidate.short
+def _row(candidate: Candidate) -> list[str]:
     if candidate.measurement is None:
-        return [label, *[MISSING] * 5, candidate.without_result.partition(":")[0]]
+        return [*[MISSING] * 5, candidate.without_result.partition(":")[0]]
     measurement, verdict = candidate.measurement, candidate.verdict
     speedup = candidate.speed.get("speedup")
     return [
-        label,
         format_bytes(measurement.size_bytes),
         _latency(measurement),
         f"{format_times(speedup)}x{BUSY if candidate.busy else ''}" if speedup else MISSING,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..model import Record
-from ..training.learning_curve import LearningCurve
+from ..training.learning_curve import LearningCurve, within_room
 from .part import Words
 
 STEP = "finetune"
@@ -79,7 +79,7 @@ def _learning_curve(row: Mapping[str, Any] | None) -> LearningCurve | None:
     names = [spec.name for spec in fields(LearningCurve)]
     if row is None or not all(name in row for name in names):
         return None
-    return LearningCurve(**{name: row[name] for name in names})
+    return within_room(LearningCurve(**{name: row[name] for name in names}))
 
 
 def advice(trained: Training, words: Words) -> str:
@@ -87,6 +87,8 @@ def advice(trained: Training, words: Words) -> str:
     curve = trained.learning_curve
     if curve is None:
         return ""
+    if curve.accuracy[-1] >= 1:
+        return f"All validation {words.examples} are right: more of them to train on would show no gain here."
     low, high = curve.gain_low * 100, curve.gain_high * 100
     has = f"{curve.examples[-1] / trained.classes:.0f} each" if trained.classes else f"{curve.examples[-1]} in all"
     return (

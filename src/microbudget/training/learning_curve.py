@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,15 @@ def learning_curve(
     low, high = np.quantile(gains, [0.025, 0.975])
     points = np.unique(n)
     accuracy = [float(answers[n == size].mean()) for size in points]
-    return LearningCurve([int(size) for size in points], accuracy, more_per_class, float(estimate[0]), low, high)
+    return within_room(
+        LearningCurve([int(size) for size in points], accuracy, more_per_class, float(estimate[0]), low, high)
+    )
+
+
+def within_room(curve: LearningCurve) -> LearningCurve:
+    """The curve without the gains beyond 100 %: the fit smooths its errors, and would promise more than is missing."""
+    room = max(0.0, 1 - curve.accuracy[-1])
+    return replace(curve, **{name: min(getattr(curve, name), room) for name in ("gain", "gain_low", "gain_high")})
 
 
 def stratified(labels: NDArray[np.integer[Any]], fraction: float, rng: np.random.Generator) -> NDArray[np.intp]:
