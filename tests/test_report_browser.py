@@ -178,6 +178,10 @@ def test_without_a_script_all_is_there(browser: Any, folder: Path) -> None:
     context.close()
 
 
+def test_many_rows_make_a_small_page(folder: Path) -> None:
+    assert (folder / "many.html").stat().st_size < 1_000_000
+
+
 def test_a_hostile_name_is_text(page: Any) -> None:
     assert HOSTILE in page.locator("h1").inner_text()
 
