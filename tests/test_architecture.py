@@ -27,6 +27,7 @@ ROOMS = [
     {"report", "ship"},
     {"runs"},
     {"recipes"},
+    {"footprint"},
     {"methods", "judge"},
     {"training"},
     {"runtimes"},

@@ -25,6 +25,8 @@ _PUBLIC = {
     "Task": "task",
     "choose": "search.choosing",
     "compare": "judge",
+    "estimate_inference": "footprint",
+    "estimate_training": "footprint",
     "load": "runtimes.loading",
     "measure": "judge",
     "read_run": "search.result",
@@ -34,6 +36,7 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
+    from .footprint import estimate_inference, estimate_training
     from .judge import compare, measure
     from .judge.budget import Budget, Measurement
     from .model import Model
