@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microbudget.errors import InvalidOption, ModelNotFound, UnsupportedModel
+from microbudget.errors import BadInput, InvalidOption, ModelNotFound, UnsupportedModel
 from microbudget.judge.memory import of_model
 from microbudget.judge.worker import Worker
-from microbudget.kinds.language_modelling import fits, search_space
+from microbudget.kinds.language_modelling import fits, placing, search_space
 from microbudget.methods.quantize.gguf.mixtures import choose
 from microbudget.methods.quantize.gguf.rewrite import layout as layout_of
 from microbudget.methods.quantize.gguf.rewrite import ordered, rewrite
@@ -305,3 +306,69 @@ def test_what_cannot_be_predicted(tmp_path: Path) -> None:
         fits.levels(about, ["Q9"])
     with pytest.raises(InvalidOption, match="at least 1 token"):
         fits.levels(about, context=0)
+
+
+def test_a_config_alone_has_the_size_of_the_exact_prediction(tmp_path: Path) -> None:
+    """Without a tokenizer the tensors are the same, and only the tokenizer's bytes are estimated."""
+    train_byte_level(tmp_path)
+    write_network(tmp_path, "llama", **SHAPES["llama"])
+    exact = fits.anatomy(hf(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    about = placing.sketch(config, "toy")
+    assert {t.name: t.shape for t in about.tensors} == {t.name: t.shape for t in exact.tensors}
+    assert about.cache_token_bytes == exact.cache_token_bytes
+
+
+# Bytes of files that are published: bartowski's and Qwen's own GGUF files on the hub; general knowledge, two digits.
+PUBLISHED_FILES = {
+    ("meta-llama/Llama-3.1-8B-Instruct", "Q4_K_M"): 4.92e9,
+    ("Qwen/Qwen2.5-0.5B-Instruct", "Q8_0"): 0.531e9,
+    ("meta-llama/Llama-3.1-70B-Instruct", "Q4_K_M"): 42.5e9,
+    ("Qwen/Qwen3-30B-A3B", "Q4_K_M"): 18.6e9,
+    ("mistralai/Mixtral-8x7B-Instruct-v0.1", "Q8_0"): 49.6e9,
+}
+
+
+@pytest.mark.parametrize(("name", "level"), PUBLISHED_FILES)
+def test_known_models_have_their_published_sizes_without_a_download(name: str, level: str) -> None:
+    rows = placing.place(name, "rtx4090,laptop-16gb")
+    found = [row for row in rows if row.type == level]
+    assert [row.device for row in found] == ["RTX 4090", "Laptop x86 (Core i7-1260P class)"]
+    assert found[0].size_bytes == pytest.approx(PUBLISHED_FILES[name, level], rel=0.02)
+
+
+def test_what_does_not_fit_says_what_to_give_up() -> None:
+    rows = {row.type: row for row in placing.place("meta-llama/Llama-3.1-70B-Instruct", "rtx4090", context=8192)}
+    assert not rows["Q4_K_M"].fits
+    assert 0 < rows["Q2_K"].layers_on_device < 80
+    assert "layers on the device" in rows["Q2_K"].give_up
+    small = {row.type: row for row in placing.place("Llama-3.1-8B-Instruct", "rtx 3060", context=131072)}
+    level = small["Q4_K_M"]
+    assert not level.fits
+    assert level.give_up.startswith(("cache in", "context:"))
+    assert level.longest_context["f16"] < level.longest_context["q8_0"] < level.longest_context["q4_0"]
+    within = placing.place("Llama-3.1-8B-Instruct", "rtx 3060", context=level.longest_context["f16"] - 512)
+    assert next(row for row in within if row.type == "Q4_K_M").fits
+
+
+def test_more_answers_at_once_are_faster_and_take_more_memory() -> None:
+    one, eight = (placing.place("Qwen/Qwen3-30B-A3B", "rtx5090", batch=batch)[3] for batch in (1, 8))
+    assert one.type == eight.type
+    assert one.memory_bytes < eight.memory_bytes
+    assert one.tokens_per_s is not None
+    assert eight.tokens_per_s is not None
+    assert one.tokens_per_s < eight.tokens_per_s < 8 * one.tokens_per_s  # eight answers read more of the experts
+    assert one.energy_low_j_per_token < one.energy_j_per_token < one.energy_high_j_per_token  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "reason"),
+    [
+        ("Llama-3.1-8B-Instruct", "rtx9999", "the nearest are"),
+        ("Llama-3.1-8B-Instruct", "Cortex-M4", "holds no language model"),
+        ("google-bert/bert-base-uncased", "pi5", "from left to right"),
+    ],
+)
+def test_devices_and_models_that_are_refused(name: str, where: str, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        placing.place(name, where)

@@ -30,7 +30,7 @@ class Device:
     """An accelerator, a processor or a whole board. 0 where a number is not known."""
 
     name: str
-    kind: str  # gpu (of servers), tpu, desktop-gpu, laptop-gpu, soc, board, cpu, laptop, mcu
+    family: str  # gpu (of servers), tpu, desktop-gpu, laptop-gpu, soc, board, cpu, laptop, mcu
     generation: str
     limit_w: float
     idle_w: float
@@ -50,7 +50,7 @@ class Device:
     @property
     def in_data_centre(self) -> bool:
         """Whether buildings with cooling hold it."""
-        return self.kind in ("gpu", "tpu")
+        return self.family in ("gpu", "tpu")
 
 
 def _number(text: str) -> float:
@@ -66,7 +66,7 @@ def devices() -> dict[str, Device]:
         peaks = {32: "fp32_tflops", 16: "bf16_fp16_dense_tflops", 8: "int8_dense_tops"}
         found[row["device"]] = Device(
             name=row["device"],
-            kind=row["kind"],
+            family=row["family"],
             generation=row["generation"],
             limit_w=_number(row["tdp_w"]),
             idle_w=_number(row["idle_w"]) or 0.2 * _number(row["tdp_w"]),

@@ -91,12 +91,12 @@ def estimate(request: Request, place: Place = ANYWHERE) -> Estimate:
     host = (
         exactly(1.0, "counted apart")
         if extra
-        else factor("host_infer" if request.device.kind == "gpu" else "host", *_host(request.device))
+        else factor("host_infer" if request.device.family == "gpu" else "host", *_host(request.device))
     )
     settled_lines: list[Line] = []
     hours = seconds * (number / request.batch / 3600.0)
     energy, carbon, cost, scopes = settled(
-        joules / J_PER_KWH, host, place, request.device.kind, settled_lines, hours=hours, extra=extra
+        joules / J_PER_KWH, host, place, request.device.family, settled_lines, hours=hours, extra=extra
     )
     answer = energy * J_PER_KWH
     per = {"answer": answer.of("")}
@@ -109,12 +109,12 @@ def _placed(request: Request) -> Request:
     device, network = request.device, request.network
     for what, known, option in (
         ("power limit", device.limit_w, "--tdp 300W"),
-        ("bandwidth", device.bytes_per_s or device.kind == "mcu", "--bandwidth 900GB/s"),
+        ("bandwidth", device.bytes_per_s or device.family == "mcu", "--bandwidth 900GB/s"),
     ):
         if not known:
             raise InvalidOption(f"the {what} of {device.name} is not known: add {option}")
     weights = network.parameters * BYTES[request.precision]
-    if not device.memory_bytes or request.picture or device.kind == "mcu":
+    if not device.memory_bytes or request.picture or device.family == "mcu":
         return replace(request, devices=request.devices or 1)
     needed = weights / device.memory_bytes
     if request.devices is None:
@@ -141,16 +141,22 @@ def _software(request: Request) -> str:
 
 
 def _class(name: str, device: Device) -> Range:
-    if name in ("matmul", "image") and device.generation == "blackwell" and device.kind == "gpu":
+    if name in ("matmul", "image") and device.generation == "blackwell" and device.family == "gpu":
         return factor(name, "newest")
-    if name == "image" and device.kind != "gpu":
+    if name == "image" and device.family != "gpu":
         name = "matmul"
-    kind = "cpu" if device.generation == "cpu" and device.kind == "soc" else device.kind
-    return factor(name, kind, "gpu" if not name.startswith("power") or device.kind == "tpu" else "other")
+    kind = "cpu" if device.generation == "cpu" and device.family == "soc" else device.family
+    return factor(name, kind, "gpu" if not name.startswith("power") or device.family == "tpu" else "other")
 
 
 def _host(device: Device) -> tuple[str, ...]:
-    return ("superchip",) if device.name.startswith("GH") else (device.kind, "one device", "gpu")
+    return ("superchip",) if device.name.startswith("GH") else (device.family, "one device", "gpu")
+
+
+def joules_to_read(device: Device, read_bytes: float) -> Range:
+    """Joules while a device reads so many bytes of weights and cache, its host included: the least for decoding."""
+    seconds = _inverse(_class("bandwidth", device)) * (read_bytes / device.bytes_per_s)
+    return seconds * _class("power_bandwidth", device) * device.limit_w * factor("host", *_host(device))
 
 
 def phases(request: Request) -> list[Phase]:
@@ -200,7 +206,7 @@ def _one_pass(request: Request) -> list[Phase]:
     peak = number * _peak(request)
     share = (
         factor("matmul", "float32")
-        if request.precision == "fp32" and device.kind == "gpu"
+        if request.precision == "fp32" and device.family == "gpu"
         else _class("image" if request.picture else "matmul", device)
     )
     computed = _inverse(share) * (operations * batch / peak)
@@ -218,7 +224,7 @@ def _one_pass(request: Request) -> list[Phase]:
         else Phase("arithmetic", computed.of(share.origin), _class("power_matmul", device),
                    f"{operations * batch:.3g} operations over {peak / 1e12:.4g} TFLOP/s x share")
     ]  # fmt: skip
-    if device.kind != "mcu":
+    if device.family != "mcu":
         launched = factor("layer_s", software if software != "serving" else "compiled")
         waits = launched * float(layers)
         if software in ("eager", "image"):

@@ -71,16 +71,8 @@ def of_config(config: Config, name: str) -> Network:
 
     Raises UnsupportedModel for a config without layers, or with impossible ones.
     """
-    inner = config.get("text_config") or config.get("llm_config") or config
-    inner = config if not isinstance(inner, Mapping) else inner
-    layers, hidden = _whole(inner, LAYERS, name), _whole(inner, HIDDEN, name)
-    if not layers or not hidden:
-        missing = "layers" if not layers else "width"
-        raise UnsupportedModel(
-            f"the config of {name} names no {missing} ({LAYERS[0] if not layers else HIDDEN[0]}): give --params, or"
-            " --flops of one answer"
-        )
-    shape = _Shape(inner, name, layers, hidden)
+    shape = shape_of(config, name)
+    layers = shape.layers
     always, experts = shape.always(), shape.experts_parameters()
     chosen, number = shape.chosen, shape.experts
     active = always + (experts * chosen / number if number else 0.0)
@@ -98,6 +90,20 @@ def of_config(config: Config, name: str) -> Network:
     )
 
 
+def shape_of(config: Config, name: str) -> Shape:
+    """The sizes of a config. Raises UnsupportedModel for a config without layers, or with impossible ones."""
+    inner = config.get("text_config") or config.get("llm_config") or config
+    inner = config if not isinstance(inner, Mapping) else inner
+    layers, hidden = _whole(inner, LAYERS, name), _whole(inner, HIDDEN, name)
+    if not layers or not hidden:
+        missing = "layers" if not layers else "width"
+        raise UnsupportedModel(
+            f"the config of {name} names no {missing} ({LAYERS[0] if not layers else HIDDEN[0]}): give --params, or"
+            " --flops of one answer"
+        )
+    return Shape(inner, name, layers, hidden)
+
+
 def _whole(config: Config, keys: tuple[str, ...], name: str, default: int = 0) -> int:
     for key in keys:
         value = config.get(key)
@@ -113,8 +119,8 @@ def _whole(config: Config, keys: tuple[str, ...], name: str, default: int = 0) -
     return default
 
 
-class _Shape:
-    """Counts the parameters of a transformer's config, without biases and norms."""
+class Shape:
+    """The sizes in a transformer's config, and its parameters without biases and norms."""
 
     def __init__(self, config: Config, name: str, layers: int, hidden: int) -> None:
         self.config, self.name, self.layers, self.hidden = config, name, layers, hidden
@@ -126,7 +132,7 @@ class _Shape:
         self.inner = self._get(INNER, 4 * hidden)
         self.experts = self._get(EXPERTS, 0)
         self.chosen = min(self._get(CHOSEN, 1 if self.experts else 0), self.experts)
-        self.kind = str(config.get("model_type", "")).lower()
+        self.model_type = str(config.get("model_type", "")).lower()
         self.encoder = not self._decodes()
 
     def _get(self, keys: tuple[str, ...], default: int) -> int:
@@ -137,7 +143,23 @@ class _Shape:
         if "CausalLM" in classes or "Conditional" in classes or "LMHead" in classes:
             return True
         only = ("bert", "deberta", "electra", "vit", "deit", "clip", "wav2vec2", "hubert", "dinov2", "swin", "beit")
-        return not any(word in self.kind for word in only)
+        return not any(word in self.model_type for word in only)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that there are."""
+        return self._get(("vocab_size",), 0)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the table of tokens."""
+        usual = self.model_type in ("gpt2", "gemma", "gemma2", "gemma3_text", "t5")
+        return bool(self.config.get("tie_word_embeddings", usual))
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens."""
+        return self._get(("max_position_embeddings", "n_positions", "n_ctx"), 4096)
 
     @property
     def matrices(self) -> int:
@@ -145,7 +167,11 @@ class _Shape:
         gated = "gate" in str(self.config.get("feed_forward_proj", "")) or "gated" in str(
             self.config.get("feed_forward_proj", "")
         )
-        return 2 if self.kind.startswith(TWO_MATRICES) and not gated and not self.kind.startswith("phi3") else 3
+        return (
+            2
+            if self.model_type.startswith(TWO_MATRICES) and not gated and not self.model_type.startswith("phi3")
+            else 3
+        )
 
     def _attention(self) -> float:
         rank = self._get(("kv_lora_rank",), 0)
@@ -158,7 +184,8 @@ class _Shape:
             return queries + self.hidden * (rank + rope) + back
         return self.hidden * self.head * (2 * self.heads + 2 * self.kv_heads)
 
-    def _sparse_layers(self) -> int:
+    def sparse_layers(self) -> int:
+        """Layers with experts."""
         if not self.experts:
             return 0
         every = self._get(("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq"), 1)
@@ -170,28 +197,34 @@ class _Shape:
 
     def always(self) -> float:
         """Parameters that every token uses."""
-        vocabulary = self._get(("vocab_size",), 0)
-        sparse = self._sparse_layers()
-        tied = self.config.get("tie_word_embeddings", self.kind in ("gpt2", "gemma", "gemma2", "gemma3_text", "t5"))
-        tables = vocabulary * self.hidden * (1 if tied or self.encoder else 2)
-        dense = self._get(("intermediate_size_mlp",), self.inner) if self.experts else self.inner
-        shared = self._get(("n_shared_experts",), 0) * self._expert_width()
-        shared = self._get(("shared_expert_intermediate_size",), shared)
-        if self.kind.startswith("llama4"):
-            shared = self.inner
+        sparse = self.sparse_layers()
+        tables = self.vocabulary * self.hidden * (1 if self.tied or self.encoder else 2)
+        dense = self.dense_width()
         body = self.layers * self._attention() + (self.layers - sparse) * self.matrices * self.hidden * dense
         more = self._get(("encoder_layers",), 0) if self.config.get("is_encoder_decoder") else 0
         if self.config.get("is_encoder_decoder") and not more:
             more = self.layers  # T5: as many layers that read as that write, and attention between them
         sides = more * (2 * self._attention() + self.matrices * self.hidden * self.inner)
-        return tables + body + sparse * shared * 3 * self.hidden + sides + self.hidden
+        return tables + body + sparse * self.shared() * 3 * self.hidden + sides + self.hidden
 
-    def _expert_width(self) -> int:
+    def shared(self) -> int:
+        """Neurons of the experts that every token goes through."""
+        if self.model_type.startswith("llama4"):
+            return self.inner
+        several = self._get(("n_shared_experts",), 0) * self.expert_width()
+        return self._get(("shared_expert_intermediate_size",), several)
+
+    def dense_width(self) -> int:
+        """Neurons of a layer without experts."""
+        return self._get(("intermediate_size_mlp",), self.inner) if self.experts else self.inner
+
+    def expert_width(self) -> int:
+        """Neurons of an expert."""
         return self._get(("moe_intermediate_size",), self.inner)
 
     def experts_parameters(self) -> float:
         """Parameters of all experts."""
-        return float(self._sparse_layers() * self.experts * 3 * self.hidden * self._expert_width())
+        return float(self.sparse_layers() * self.experts * 3 * self.hidden * self.expert_width())
 
     def cache_values(self) -> float:
         """Numbers of keys and values for a token, in all layers."""

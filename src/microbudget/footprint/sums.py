@@ -117,7 +117,7 @@ def settled(
     if extra is not None:
         node = node + extra
         lines.append(Line("rest of the node", extra, "kWh", "devices that wait, and the node at rest"))
-    building = facts.factor("pue", "data centre" if kind in ("gpu", "tpu") else "home or edge")
+    building = facts.factor("pue", "data centre" if family in ("gpu", "tpu") else "home or edge")
     pue = building if place.pue is None else exactly(place.pue, "given")
     by_scope = {"accelerator": accelerator, "node": node, "facility": node * pue}
     if place.counted in ("facility", NOT_SAID):

@@ -55,7 +55,7 @@ def estimate(run: Run, place: Place = ANYWHERE) -> Estimate:
     lines.append(Line("power of a device", watts.of(run.device.origin), "W", how))
     accelerator = hours * watts * 1e-3
     lines.append(Line("accelerators", accelerator.of("device-hours x power"), "kWh"))
-    energy, carbon, cost, scopes = settled(accelerator, host, place, run.device.kind, lines, hours=hours)
+    energy, carbon, cost, scopes = settled(accelerator, host, place, run.device.family, lines, hours=hours)
     notes = ["one run: failed runs, searches for settings and manufacture are not counted"]
     return Estimate(energy, carbon, cost, tuple(lines), place.counted, scopes, notes=tuple(notes))
 
@@ -115,7 +115,7 @@ def _utilization(run: Run) -> Range:
 
 
 def _power_classes(run: Run) -> tuple[str, ...]:
-    if run.device.kind == "laptop-gpu":
+    if run.device.family == "laptop-gpu":
         return ("laptop-gpu",)
     if run.parameters is None:
         return ("unknown",)
@@ -125,5 +125,5 @@ def _power_classes(run: Run) -> tuple[str, ...]:
 def _host_classes(device: Device) -> tuple[str, ...]:
     if device.name.startswith("GH"):
         return ("superchip",)
-    kind = "desktop-gpu" if device.kind == "laptop-gpu" else device.kind
+    kind = "desktop-gpu" if device.family == "laptop-gpu" else device.family
     return (kind, "one device")

@@ -8,6 +8,7 @@ from ...judge.budget import Measurement
 from ...report.terminal import console, table
 from ...units import format_bytes
 from .fits import Level
+from .placing import Placed
 
 MISSING = "-"
 
@@ -56,3 +57,33 @@ def print_levels(levels: Sequence[Level]) -> None:
             str(level.fallbacks) if level.fallbacks else "",
         )
     console().print(printed)
+
+
+def print_placed(rows: Sequence[Placed]) -> None:
+    """Each level on a device; of several devices the largest level that fits, or else the smallest of all."""
+    names = list(dict.fromkeys(row.device for row in rows))
+    shown = rows if len(names) == 1 else [_best([row for row in rows if row.device == name]) for name in names]
+    if not shown:
+        return
+    first = shown[0]
+    printed = table(
+        "level" if len(names) == 1 else "device, level", "file", f"memory, {first.context} tokens x {first.batch}",
+        "usable", "fits", "tokens/s at most", "J a token", "give up",
+    )  # fmt: skip
+    for row in shown:
+        printed.add_row(
+            row.type if len(names) == 1 else f"{row.device}, {row.type}",
+            format_bytes(row.size_bytes),
+            format_bytes(row.memory_bytes),
+            format_bytes(row.usable_bytes),
+            "yes" if row.fits else "no",
+            MISSING if row.tokens_per_s is None else f"{row.tokens_per_s:,.3g}",
+            MISSING if row.energy_j_per_token is None else f"{row.energy_j_per_token:.2g}",
+            row.give_up,
+        )
+    console().print(printed)
+
+
+def _best(rows: Sequence[Placed]) -> Placed:
+    """The largest level that fits, or else the smallest."""
+    return next((row for row in rows if row.fits), rows[-1])

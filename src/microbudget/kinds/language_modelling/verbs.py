@@ -29,6 +29,9 @@ def add_verbs(verbs: Any, verb: Verb, show_json: Show) -> None:
     parser.add_argument(
         "--context", type=int, metavar="TOKENS", help="for the memory (default: as trained, at most 4096)"
     )
+    about = "rtx4090, laptop-16gb, pi5, ...: what fits there; several with commas, or all (default this machine)"
+    parser.add_argument("--device", metavar="NAME", help=about)
+    parser.add_argument("--batch", type=int, default=1, metavar="ANSWERS", help="answers at once, with --device")
     parser = verb(verbs, "ollama", _ollama(show_json), "make an Ollama model of a run's best, or show how", "runs/lm")
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--name", help="of the model in Ollama (default: the run's name)")
@@ -36,6 +39,8 @@ def add_verbs(verbs: Any, verb: Verb, show_json: Show) -> None:
 
 def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
     def fits(options: argparse.Namespace, _progress: Progress) -> int:
+        if options.device is not None:
+            return _on_devices(options, show_json)
         from ...runtimes.loading import load
         from .fits import what_fits
 
@@ -51,6 +56,19 @@ def _fits(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
         return DONE
 
     return fits
+
+
+def _on_devices(options: argparse.Namespace, show_json: Show) -> int:
+    from .placing import place
+
+    found = place(options.model, options.device, context=options.context, batch=options.batch)
+    if options.json:
+        show_json([asdict(row) for row in found])
+        return DONE
+    from .terminal import print_placed
+
+    print_placed(found)
+    return DONE
 
 
 def _ollama(show_json: Show) -> Callable[[argparse.Namespace, Progress], int]:
