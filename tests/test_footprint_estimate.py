@@ -280,7 +280,7 @@ REFUSED = [
     (["training", "--device-hours", "5", "--on", "A100", "--batch", "3"], "says nothing about training"),
     (["training", "--device-hours", "5", "--on", "A100", "--grid", "Atlantis"], "no region"),
     (["training", "--device-hours", "5", "--on", "A100", "--pue", "0.5"], "a PUE is from 1"),
-    (["training", "--device-hours", "5", "--on", "A100", "--pue", "much"], "a PUE is from 1"),
+    (["training", "--device-hours", "5", "--on", "A100", "--pue", "much"], "--pue is a number"),
     (["inference", "--on", "H100"], "an answer of what?"),
     (["inference", "nobody/nothing", "--on", "H100"], "nothing"),
     (["inference", "70B", "--on", "1xH100"], "weights alone are"),

@@ -99,7 +99,7 @@ def settled(
     accelerator: Range,
     host: Range,
     place: Place,
-    kind: str,
+    family: str,
     lines: list[Line],
     *,
     hours: Range,
