@@ -203,7 +203,7 @@ def _placed(about: Anatomy, cost: _Cost, device: Device, batch: int) -> Placed:
     return Placed(
         device.name, level.type, size, level.context, batch, needed, int(room), fits,
         batch / seconds if possible else None,
-        joules and joules.middle, joules and joules.low, joules and joules.high,
+        joules.middle if joules else None, joules.low if joules else None, joules.high if joules else None,
         longest, about.facts.layers, on_device if possible else 0,
         "" if fits else _give_up(longest, level, on_device, about.facts.layers, separate and possible), device.origin,
     )  # fmt: skip
