@@ -23,11 +23,11 @@ from microbudget.kinds.language_modelling.prompts import (
     choose,
     read_prompts,
 )
-from microbudget.kinds.language_modelling.replies import compare
 from microbudget.kinds.language_modelling.search_space import LEVELS, level
 from microbudget.kinds.language_modelling.text import TextTask
 from microbudget.kinds.language_modelling.writing import Written, answers_questions, write
 from microbudget.recipes.recipe import Recipe
+from microbudget.report.words import compare
 
 
 def test_a_line_is_a_prompt(tmp_path: Path) -> None:

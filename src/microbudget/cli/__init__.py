@@ -20,7 +20,7 @@ from ..kind import facets
 from ..machine.files import is_disk_full
 from ..progress import Progress
 from ..search.options import DURATIONS, Durations
-from . import choose, estimate, measure, predict, run, show
+from . import choose, estimate, measure, predict, run, show, try_
 from .options import BAD_INPUT, DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
 from .parser import START, Parser
 
@@ -84,7 +84,7 @@ def parser_of_all_verbs() -> argparse.ArgumentParser:
     about = "print the completion of the shell, to be saved where the shell reads it"
     shtab.add_argument_to(parser, ["--print-completion"], help=about)
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
-    for module in (run, choose, measure, predict, show, estimate):
+    for module in (run, choose, measure, predict, try_, show, estimate):
         module.add_verbs(verbs)
     for module in facets("verbs"):  # of the kinds of models
         module.add_verbs(verbs, add_verb, print_json)

@@ -80,6 +80,18 @@ def inspect(data: bytes) -> Inspection:
         return Inspection(problem=_reason(error))
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height by the header; nothing is decoded. Raises UnreadableImage."""
+    try:
+        with quiet_pillow(), _open(path) as image:
+            _check_size(image)
+            return image.size
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(_reason(error)) from error
+
+
 def read_photo(path: Path) -> Image.Image:
     """The picture of a file, upright (EXIF) and RGB; of an animation the first frame.
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 from ...report import phrases
 from ...report.outcome import Outcome, Role
+from ...report.words import Piece, compare
 from ...runs.candidates import Candidate
 from .levels import by_size, level_name
-
-_PARTS = re.compile(r"\s+|\S+")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an answer whose words are all the reference's, or all differ from it."""
-
-    text: str
-    differs: bool
 
 
 @dataclass(frozen=True)
@@ -90,21 +79,3 @@ def _about(row: Candidate) -> str:
         return ""
     kl = row.measurement.extra.get("kl")
     return phrases.size(row.measurement) + (f", KL {kl:.2g}" if kl is not None else "")
-
-
-def compare(reference: str, text: str) -> tuple[tuple[Piece, ...], float]:
-    """The text in pieces, those that differ separate from the others; and the share of common words."""
-    parts = _PARTS.findall(text)
-    words = [place for place, part in enumerate(parts) if not part.isspace()]
-    matcher = SequenceMatcher(None, reference.split(), [parts[place] for place in words], autojunk=False)
-    common = {words[block.b + step] for block in matcher.get_matching_blocks() for step in range(block.size)}
-    pieces: list[Piece] = []
-    for place, part in enumerate(parts):
-        differs = not part.isspace() and place not in common
-        if part.isspace():  # marked as well between two words that differ
-            differs = 0 < place < len(parts) - 1 and place - 1 not in common and place + 1 not in common
-        if pieces and pieces[-1].differs == differs:
-            pieces[-1] = Piece(pieces[-1].text + part, differs)
-        else:
-            pieces.append(Piece(part, differs))
-    return tuple(pieces), len(common) / max(1, len(words))

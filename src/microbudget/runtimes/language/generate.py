@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -53,34 +54,16 @@ def generate(
 
     Raises InvalidOption when prompt and answer do not fit into the context that the model was trained for.
     """
-    if temperature < 0 or tokens < 1:
-        raise InvalidOption(f"a temperature is at least 0 and tokens are at least 1, not {temperature} and {tokens}")
-    prompted = reader.encode(prompt, special)
-    if reader.bos is not None and (not prompted or (reader.adds_bos and prompted[0] != reader.bos)):
-        prompted = [reader.bos, *prompted]
-    size = len(prompted) + tokens
-    if not prompted or size > reader.longest:
-        raise InvalidOption(
-            f"a prompt of {len(prompted)} tokens and an answer of {tokens} do not fit into {reader.longest}"
-        )
-    reader.reserve(size, 1)
-    reader.rewind()
-    started = time.perf_counter()
-    logits = reader.process(prompted, 1)[0]
-    read = time.perf_counter()
-    written: list[int] = []
-    shown = ""
-    for token in _written(reader, logits, tokens, temperature, seed):
-        written.append(token)
-        if on_text is not None and not reader.ends(token):
-            shown = _shown(reader.decode(written), shown, on_text)
-    finished = time.perf_counter()
-    ended = bool(written) and reader.ends(written[-1])
-    kept = written[:-1] if ended else written
-    text = reader.decode(kept)
-    if on_text is not None and len(text) > len(shown):
-        on_text(text[len(shown) :])  # an unfinished character at the very end
-    return Answer(text, tuple(kept), len(prompted), read - started, finished - read, ended)
+    writing = Writing(reader, prompt, tokens=tokens, temperature=temperature, seed=seed, special=special)
+    if on_text is None:
+        return writing.more(tokens)
+    answer, shown = writing.more(1), ""
+    while not answer.ended and len(answer.tokens) < tokens:
+        shown = _shown(answer.text, shown, on_text)
+        answer = writing.more(1)
+    if len(answer.text) > len(shown):
+        on_text(answer.text[len(shown) :])  # with an unfinished character at the very end
+    return answer
 
 
 def _shown(text: str, before: str, on_text: Callable[[str], object]) -> str:
@@ -90,6 +73,52 @@ def _shown(text: str, before: str, on_text: Callable[[str], object]) -> str:
         on_text(whole[len(before) :])
         return whole
     return before
+
+
+class Writing:
+    """A text that is being written: `more` goes on where it ended, as long as nobody else reads in between.
+
+    Options and errors as of `generate`.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        prompt: str,
+        *,
+        tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int = 0,
+        special: bool = False,
+    ) -> None:
+        if temperature < 0 or tokens < 1:
+            raise InvalidOption(
+                f"a temperature is at least 0 and tokens are at least 1, not {temperature} and {tokens}"
+            )
+        prompted = reader.encode(prompt, special)
+        if reader.bos is not None and (not prompted or (reader.adds_bos and prompted[0] != reader.bos)):
+            prompted = [reader.bos, *prompted]
+        size = len(prompted) + tokens
+        if not prompted or size > reader.longest:
+            raise InvalidOption(
+                f"a prompt of {len(prompted)} tokens and an answer of {tokens} do not fit into {reader.longest}"
+            )
+        reader.reserve(size, 1)
+        reader.rewind()
+        self._reader, self._prompt_tokens, self._written = reader, len(prompted), list[int]()
+        started = time.perf_counter()
+        logits = reader.process(prompted, 1)[0]
+        self._prefill_s, self._decode_s = time.perf_counter() - started, 0.0
+        self._tokens = _written(reader, logits, tokens, temperature, seed)
+
+    def more(self, tokens: int) -> Answer:
+        """Write so many tokens more at most; all that is written so far."""
+        started, reader = time.perf_counter(), self._reader
+        self._written += itertools.islice(self._tokens, tokens)
+        self._decode_s += time.perf_counter() - started
+        ended = bool(self._written) and reader.ends(self._written[-1])
+        kept = self._written[:-1] if ended else self._written
+        return Answer(reader.decode(kept), tuple(kept), self._prompt_tokens, self._prefill_s, self._decode_s, ended)
 
 
 def greedy(reader: Reader, prompted: Sequence[int], tokens: int) -> tuple[str, float]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...errors import InvalidOption
 from .chat import ChatTemplate, Message
-from .generate import Answer, generate
+from .generate import Answer, Writing, generate
 from .likelihood import nats
 from .questions import answered
 from .reader import Logits, Reader
@@ -70,6 +70,7 @@ class LanguageSession:
         self._ready: tuple[bytes, int] | None = None  # the text and depth whose keys and values are in the cache
         self._next_token = 0
         self._renderer = renderer or Renderer()
+        self._writing: Writing | None = None
 
     def answer(self, inputs: Inputs) -> NDArray[Any]:
         """The answer to one of the five kinds of inputs. Raises InvalidOption, BadData for long questions."""
@@ -105,6 +106,19 @@ class LanguageSession:
         A model without a template gets "role: content" lines. Raises UnsupportedModel for a template that fails.
         """
         return self.generate(self._conversation(messages), special=True, **options)
+
+    def begin(self, prompt: str | Sequence[Message], **options: Any) -> None:
+        """Begin to continue a prompt, or to answer in a conversation, as `generate` and `chat`; `go_on` writes."""
+        self._reserved, self._ready = (0, 0), None
+        talk = not isinstance(prompt, str)
+        text = self._conversation(prompt) if not isinstance(prompt, str) else prompt
+        self._writing = Writing(self.reader, text, special=talk, **options)
+
+    def go_on(self, tokens: int) -> Answer:
+        """Write so many tokens more at most; all that is written since `begin`. Nothing is asked in between."""
+        if self._writing is None:
+            raise InvalidOption("nothing was begun")
+        return self._writing.more(tokens)
 
     def about(self) -> dict[str, Any]:
         """Context, cache, vocabulary and whether there is a chat template, JSON-ready."""

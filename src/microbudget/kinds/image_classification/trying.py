@@ -1,0 +1,81 @@
+"""Photos of one's own on the page of `try`: labels with probabilities, and the photo as the model sees it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import BadData
+from ...images.photos import UnreadableImage, read_photo, size_of
+from ...images.preprocess import Preprocessing
+from ...judge.worker import Worker
+from ...model import Model
+from ...runtimes.onnx.interface import as_logits, read_signature, scale_of_model
+from ...runtimes.prediction import classified
+from ...trying.asking import MEGABYTE, Answer, Medium
+from ...trying.keeping import folder_name, keep_file
+from .network import check_preprocessing
+
+MEDIUM = Medium("photo", "photo", "label", 30 * MEGABYTE)
+MOST_PIXELS = 100_000_000  # 300 MB of RGB; a telephone's largest photos have 50 million
+SHOWN = 5  # labels
+SIDE = 320  # pixels of the picture on the page, at most
+
+
+def check(given: str) -> None:
+    """Raise BadData for a file that is no photo, or has too many pixels."""
+    try:
+        width, height = size_of(Path(given))
+    except UnreadableImage as error:
+        raise BadData(f"this is no photo that can be read: {error}") from error
+    if width * height > MOST_PIXELS:
+        raise BadData(f"the photo has {width} x {height} pixels; at most {MOST_PIXELS:,} are taken: make it smaller")
+
+
+def answers(worker: Worker, model: Model, given: str) -> Iterator[Answer]:
+    """The labels that the model finds most likely. Raises BadData, UnsupportedModel."""
+    check_preprocessing(model)
+    how = Preprocessing.parse(model.record.preprocessing or {})
+    try:
+        pixels = how.geometry(read_photo(Path(given)))
+    except UnreadableImage as error:
+        raise BadData(f"this is no photo that can be read: {error}") from error
+    inputs = {"pixel_values": how.normalize(pixels[None])}
+    signature = read_signature(model.weights) if model.format == "onnx" else None
+    started = time.perf_counter()
+    outputs = worker.answer(inputs if signature is None else signature.feed(inputs))
+    seconds = time.perf_counter() - started
+    outputs = outputs.reshape(1, -1)[:, : len(model.labels or ()) or None]
+    (found,) = classified([given], as_logits(outputs, scale_of_model(model)), model.labels)
+    height, width = pixels.shape[:2]
+    yield Answer(
+        labels=tuple(found.probabilities.items())[:SHOWN],
+        picture=_png(pixels),
+        about_picture=f"as it sees it, {width} x {height} pixels",
+        seconds=seconds,
+    )
+
+
+def warm(worker: Worker, model: Model) -> None:
+    """The first answer of a process takes several times as long as the others."""
+    how = Preprocessing.parse(model.record.preprocessing or {})
+    inputs = {"pixel_values": np.zeros((1, 3, *how.input_size), np.float32)}
+    worker.answer(read_signature(model.weights).feed(inputs) if model.format == "onnx" else inputs)
+
+
+def keep(folder: Path, given: str, right: str) -> Path:
+    """Into the folder of its label, as it was."""
+    return keep_file(Path(given), folder / folder_name(right), folder)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    stream, image = io.BytesIO(), Image.fromarray(pixels)
+    image.thumbnail((SIDE, SIDE))
+    image.save(stream, "PNG")
+    return stream.getvalue()
