@@ -44,7 +44,7 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing what the demo needs into $(VENV): about a minute"
-	$(INSTALL) '.[demo]'
+	$(INSTALL) '.[demo,try]'
 	touch $@
 
 $(BIN)/python:

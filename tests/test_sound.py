@@ -296,3 +296,15 @@ def test_samples_that_are_no_numbers(tmp_path: Path, value: float) -> None:
 def test_check_tells_the_length(stereo_44100: Path) -> None:
     checked = sound.check(stereo_44100)
     assert (checked.seconds, checked.channels, checked.rate_hz) == (1.0, 2, 44_100)
+
+
+def test_silence_of_unknown_length_is_counted_only_as_far_as_asked(tmp_path: Path) -> None:
+    """A FLAC from a pipe: a few megabytes of it hold days of silence, and whoever uploads it must not stop the page."""
+    path = tmp_path / "silence.flac"
+    sound.library().write(path, np.zeros(120 * 1000, np.int16), 1000)
+    written = bytearray(path.read_bytes())
+    written[21] &= 0xF0
+    written[22:26] = bytes(4)  # STREAMINFO: the number of samples is unknown
+    path.write_bytes(written)
+    assert sound.describe(path).seconds == 120
+    assert 40 < sound.describe(path, counted_s=40).seconds <= 60  # two blocks of 30 s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -52,14 +53,15 @@ class Sound:
         return self.frames / self.rate_hz
 
 
-def describe(path: Path) -> Sound:
+def describe(path: Path, counted_s: float = math.inf) -> Sound:
     """The header of a sound file. Raises BadData when the file is none, or is cut off.
 
-    A FLAC whose header does not say how long it is, as from a pipe, is decoded to count.
+    A FLAC whose header does not say how long it is, as from a pipe, is decoded to count: until it is longer than
+    `counted_s`, as a few megabytes may hold days of silence.
     """
     with _opened(path) as file:
         sound = _sound(file, path)
-        return sound if sound.frames < ENDLESS else replace(sound, frames=_counted(file, path, sound))
+        return sound if sound.frames < ENDLESS else replace(sound, frames=_counted(file, path, sound, counted_s))
 
 
 def read(path: Path, seconds: float | None = None) -> Samples:
@@ -169,9 +171,14 @@ def _decoded_blocks(
         yield held, True
 
 
-def _counted(file: soundfile.SoundFile, path: Path, sound: Sound) -> int:
-    """Frames that are left in a file. Raises BadData."""
-    return sum(len(block) for block, _ in _decoded_blocks(file, path, sound))
+def _counted(file: soundfile.SoundFile, path: Path, sound: Sound, most_s: float = math.inf) -> int:
+    """Frames that are left in a file; the rest is not decoded where they last longer. Raises BadData."""
+    frames = 0
+    for block, _ in _decoded_blocks(file, path, sound):
+        frames += len(block)
+        if frames > most_s * sound.rate_hz:
+            break
+    return frames
 
 
 def _decoded(file: soundfile.SoundFile, path: Path, frames: int) -> Samples:

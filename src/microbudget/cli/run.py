@@ -93,7 +93,10 @@ def _demo(options: argparse.Namespace, progress: Progress) -> int:
         durations=options.durations,
         progress=progress,
     )
-    return _show(shrunk, options)
+    status = _show(shrunk, options)
+    if not options.json:
+        print(f"Try it with digits of your own: microbudget try {options.out / 'run'}")
+    return status
 
 
 def _shrink(options: argparse.Namespace, progress: Progress) -> int:

@@ -26,7 +26,7 @@ def check(given: str) -> None:
     """Raise BadData for a file that is no recording, or lasts too long."""
     path = Path(given)
     try:
-        seconds = sound.describe(path).seconds
+        seconds = sound.describe(path, LONGEST_S).seconds
     except BadData as error:  # names the folder of uploads
         raise BadData(str(error).replace(str(path), path.name)) from error
     if seconds > LONGEST_S:
