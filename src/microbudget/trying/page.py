@@ -128,7 +128,7 @@ def build(visit: Visit) -> gr.Blocks:
                     list(entrants.labels), value=None, allow_custom_value=True, label="Right label", scale=3
                 )
             else:
-                right = gr.Textbox(label=medium.right, lines=2, scale=3, max_length=medium.largest_bytes)
+                right = gr.Textbox(label=medium.right.capitalize(), lines=2, scale=3, max_length=medium.largest_bytes)
             keep = gr.Button("Keep", scale=1, elem_id="keep")
         kept = gr.HTML(elem_id="kept", padding=False)
 

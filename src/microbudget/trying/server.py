@@ -158,7 +158,7 @@ def _app(visit: Any, token: str, port: int, host: str) -> Any:
 def _running(app: Any, listening: socket.socket) -> Iterator[Any]:
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
