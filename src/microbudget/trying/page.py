@@ -108,12 +108,9 @@ def build(visit: Visit) -> gr.Blocks:
         gr.HTML(f"<h1>Try {escape(entrants.title)}</h1>", elem_id="title", padding=False)
         state = gr.State(Shown())
         names = [each.name for each in entrants.all]
-        with gr.Row():
-            chosen = gr.Dropdown(
-                names, value=list(entrants.first), multiselect=True, label="Models", scale=4, min_width=320
-            )
-            about = "two answers in random order; vote, then see whose they are"
-            blind = gr.Checkbox(label="Without names", info=about, scale=1, min_width=200)
+        chosen = gr.Dropdown(names, value=list(entrants.first), multiselect=True, label="Models")
+        about = "two answers in random order; vote, then see whose they are"
+        blind = gr.Checkbox(label="Without names", info=about)
         gr.HTML("", elem_id="refused", padding=False)  # the script says here that there is no microphone or camera
         given, asked = _input(visit.part)
         answers = gr.HTML(elem_id="answers", padding=False)
