@@ -30,7 +30,6 @@ EXCERPTS = {
             "torch eager, float32, 224 px",
             "ONNX Runtime, float32, 224 px",
             "ONNX Runtime, int8, 224 px",
-            "ONNX Runtime, int8, 160 px",
             "ONNX Runtime, int8, 96 px",
         ),
     ),
@@ -47,7 +46,6 @@ EXCERPTS = {
         (
             "transformers, float32",
             "faster-whisper, int8",
-            "faster-whisper, int8, window of 10 s",
             "window, trim, int8",
         ),
     ),

@@ -19,7 +19,7 @@ from microbudget import cli, estimate_inference, estimate_training
 from microbudget.errors import BadInput, InvalidUnit
 from microbudget.footprint import asking, facts, published
 from microbudget.footprint.diffusion import Picture, UNet
-from microbudget.footprint.quantities import count
+from microbudget.footprint.quantities import count, quantity
 from microbudget.footprint.ranges import Range
 from microbudget.progress import Progress
 from toy_models import random_linear
@@ -330,3 +330,10 @@ def test_in_python_wrong_names_are_refused() -> None:
         estimate_training(params="7B", tokns="2T", on="H100")
     with pytest.raises(InvalidUnit):
         estimate_training(params="much", tokens="2T", on="H100")
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("7M", 7e6), ("7M h", 7e6), ("1.5k hours", 1500), ("2 days", 48), ("8", 8)]
+)
+def test_hours_may_be_written_with_a_scale(text: str, hours: float) -> None:
+    assert quantity(text, {"h": 1.0, "days": 24.0, "hours": 1.0}, "--device-hours") == pytest.approx(hours)

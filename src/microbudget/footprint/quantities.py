@@ -40,12 +40,16 @@ def rate(text: str, what: str = "rate") -> float:
 
 
 def quantity(text: str, units: dict[str, float], what: str) -> float:
-    """A number with one of the units, or without one, in the first unit."""
-    match = re.fullmatch(r"\s*(.*?[0-9.])\s*([A-Za-z/]*)\s*", str(text))
-    known = {key.lower(): scale for key, scale in units.items()}
-    if not match or (match[2] and match[2].lower() not in known):
+    """A number with one of the units, or without one, in the first unit; "7M" and "7M h" are seven million."""
+    match = re.fullmatch(r"\s*(.*?[0-9.])\s*([A-Za-z/]*(?: [A-Za-z/]+)?)\s*", str(text))
+    known = {"": next(iter(units.values())), **{key.lower(): scale for key, scale in units.items()}}
+    unit = match[2].lower() if match else ""
+    scale = ""
+    if unit not in known and unit[:1] in SCALES:
+        scale, unit = unit[0], unit[1:].strip()
+    if not match or unit not in known:
         raise InvalidUnit(f"{what} {text!r} cannot be read: write a number and one of {', '.join(units)}")
-    return count(match[1], what) * (known[match[2].lower()] if match[2] else next(iter(units.values())))
+    return count(f"{match[1]}{scale}", what) * known[unit]
 
 
 def size(text: str) -> tuple[float, float] | None:
