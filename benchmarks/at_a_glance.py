@@ -24,7 +24,7 @@ from microbudget.errors import MicrobudgetError
 from microbudget.judge.energy import power_class
 from microbudget.machine import processor as machine
 from microbudget.progress import Progress
-from microbudget.units import format_change
+from microbudget.units import format_change, format_times
 from results import Results
 
 ASSETS, REAL = ROOT.parent / "shared" / "assets", Path.home() / ".cache" / "microbudget-real"
@@ -158,7 +158,7 @@ def tables(results: Results) -> None:
             f"{key}: method", f"change of {metric} (95 %)", "times smaller", "times as fast", "energy an answer",
             "examples that it learns from", "minutes", "kJ to make", "what a user types",
         )  # fmt: skip
-        texts.append(f"### {part.about}\n\n{table(head, rows)}")
+        texts.append(f"## {part.about}\n\n{table(head, rows)}")
     figure(parts)
     note = (
         "Changes, sizes and times are against the given model as it is opened (the fine-tuned one for photos and texts:"
@@ -177,12 +177,12 @@ def _cells(name: str, recipe: str, row: dict[str, Any]) -> tuple[object, ...]:
     if row["change"] is not None:
         middle, low, high = (format_change(each, row["metric"]) for each in row["change"])
         change = f"{middle} ({low}..{high})"
-    speed = f"{row['speedup']:.2g}{'*' if row['busy'] else ''}" if row["speedup"] else "1"
+    speed = f"{format_times(row['speedup'])}{'*' if row['busy'] else ''}" if row["speedup"] else "1"
     energy = f"{row['energy_j'] / row['reference_energy_j']:.2f} of it" if row["reference_energy_j"] else ""
     watts = power_class(str(machine.describe().get("cpu", ""))).watts
     made = f"{row['processor_s'] * watts / 1e3:.2g}"
     return (
-        name, change, f"{row['smaller']:.2g}", speed, energy, row["examples"], f"{row['minutes']:.1f}", made,
+        name, change, format_times(row["smaller"]), speed, energy, row["examples"], f"{row['minutes']:.1f}", made,
         f"`{recipe}`",
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ LIMIT = Budget(max_drop=Drop(0.01))
 TEST = 400  # examples
 
 
+@cache  # of the same counts it is the same
 def verdict_of(lost: int, examples: int, error: float = ERROR) -> object:
     right, wrong = np.ones(examples), np.where(np.arange(examples) < lost, 0.0, 1.0)
     pair = [Scores("accuracy", each, np.ones(examples)) for each in (right, wrong)]
