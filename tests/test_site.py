@@ -11,20 +11,23 @@ from pathlib import Path
 import pytest
 
 import microbudget
+from conftest import MadeOnce
 from microbudget import cli, methods
 
 BUILD = Path(__file__).parents[1] / "site" / "build.py"
 OURS = {"PYTHONPATH": str(Path(microbudget.__file__).parents[1])}
 
 
-@pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def html(made_once: MadeOnce) -> Path:
     """The site; built once, in about 13 s. A warning, such as a link that leads nowhere, is an error."""
-    out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, str(BUILD), str(out)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **OURS})
-    assert built.returncode == 0, built.stderr
-    return out / "html"
+
+    def make(out: Path) -> None:
+        command = [sys.executable, str(BUILD), str(out)]
+        built = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **OURS})
+        assert built.returncode == 0, built.stderr
+
+    return made_once("site", make) / "html"
 
 
 def text_of(page: Path) -> str:
