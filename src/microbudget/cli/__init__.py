@@ -11,8 +11,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-
-import shtab
+from typing import Any
 
 from .. import __version__
 from ..errors import MicrobudgetError
@@ -24,6 +23,7 @@ from . import choose, estimate, measure, predict, run, show, try_
 from .options import BAD_INPUT, DONE, FAILED, INTERRUPTED, Verb, add_verb, print_json
 from .parser import START, Parser
 
+SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")  # that shtab knows
 PATHS = ("a", "b", "data", "inputs", "model", "models")  # arguments that a shell completes by files
 
 
@@ -82,14 +82,24 @@ def parser_of_all_verbs() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"microbudget {__version__}")
     about = "print the completion of the shell, to be saved where the shell reads it"
-    shtab.add_argument_to(parser, ["--print-completion"], help=about)
+    parser.add_argument("--print-completion", action=_Completion, choices=SHELLS, help=about)
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
     for module in (run, choose, measure, predict, try_, show, estimate):
         module.add_verbs(verbs)
     for module in facets("verbs"):  # of the kinds of models
         module.add_verbs(verbs, add_verb, print_json)
-    for verb in verbs.choices.values():
-        for action in verb._actions:
-            if action.type is Path or action.dest in PATHS:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser
+
+
+class _Completion(argparse.Action):
+    """Prints the script for a shell and ends; shtab takes longer to import than the whole parser to make."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _options: Any, shell: Any, _name: str | None = None) -> None:
+        import shtab
+
+        (verbs,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+        for action in (action for verb in verbs.choices.values() for action in verb._actions):
+            if action.type is Path or action.dest in PATHS:
+                action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()

@@ -164,14 +164,8 @@ class Shape:
     @property
     def matrices(self) -> int:
         """Of a feed-forward part: two, or three where a gate is."""
-        gated = "gate" in str(self.config.get("feed_forward_proj", "")) or "gated" in str(
-            self.config.get("feed_forward_proj", "")
-        )
-        return (
-            2
-            if self.model_type.startswith(TWO_MATRICES) and not gated and not self.model_type.startswith("phi3")
-            else 3
-        )
+        gated = "gate" in str(self.config.get("feed_forward_proj", "")) or self.model_type.startswith("phi3")
+        return 2 if self.model_type.startswith(TWO_MATRICES) and not gated else 3
 
     def _attention(self) -> float:
         rank = self._get(("kv_lora_rank",), 0)

@@ -60,6 +60,12 @@ class Measurement(Tabular):
     not_measured: list[str] = field(default_factory=list)
 
     @property
+    def kl(self) -> float | None:
+        """The KL divergence of the answers from the reference's, in nats; None: not known, or not of this kind."""
+        found = self.extra.get("kl")
+        return None if found is None else float(found)
+
+    @property
     def divergence(self) -> float | None:
         """How far the answers are from the reference's, in the kind's own measure: nats or words; None: not known."""
         found = (self.extra.get(name) for name in ("kl", "word_difference"))

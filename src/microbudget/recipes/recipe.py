@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
-from ..errors import InvalidRecipe, nearest
+from ..errors import InvalidRecipe, MicrobudgetError, nearest
 from ..methods import Method
 from ..task import USES, Use
 
@@ -54,6 +54,14 @@ class Recipe:
         else:
             parts = [tree]
         return cls(tuple(_step(part) for part in parts))
+
+    @classmethod
+    def kept(cls, text: str) -> Recipe | None:
+        """The recipe that a row was kept with; None where a version with other methods wrote it. "" has no steps."""
+        try:
+            return cls.parse(text) if text else cls(())
+        except MicrobudgetError:
+            return None
 
     @classmethod
     def read(cls, name: str) -> Recipe:

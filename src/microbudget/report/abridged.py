@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ..errors import MicrobudgetError
 from ..methods import Method
 from ..recipes.recipe import Recipe
 from ..runs.candidates import AS_GIVEN
@@ -19,19 +18,12 @@ def abridged(recipes: Sequence[str]) -> list[str]:
 
     What this version cannot read stays as it is.
     """
-    parsed = [_parsed(text) for text in recipes]
+    parsed = [Recipe.kept(text) for text in recipes]
     differing = _differing([step for recipe in parsed if recipe is not None for step in recipe.steps])
     return [
-        text or AS_GIVEN if recipe is None else " > ".join(_step(step, differing) for step in recipe.steps)
+        text if recipe is None else " > ".join(_step(step, differing) for step in recipe.steps) or AS_GIVEN
         for text, recipe in zip(recipes, parsed, strict=True)
     ]
-
-
-def _parsed(text: str) -> Recipe | None:
-    try:
-        return Recipe.parse(text) if text else None
-    except MicrobudgetError:  # made by a version with other methods
-        return None
 
 
 def _differing(steps: Sequence[Method]) -> set[tuple[str, str]]:

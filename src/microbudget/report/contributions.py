@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from ..errors import MicrobudgetError
 from ..methods import Method
 from ..recipes.recipe import Recipe
 from ..runs.candidates import Candidate
@@ -63,9 +62,4 @@ def _contribution(without: str, number: str, row: Candidate) -> Contribution:
 
 def _parsed(row: Candidate) -> Recipe | None:
     """The recipe of a measured row; None where this version cannot read it."""
-    if row.measurement is None:
-        return None
-    try:
-        return Recipe.parse(row.recipe) if row.recipe else Recipe(())
-    except MicrobudgetError:
-        return None
+    return None if row.measurement is None else Recipe.kept(row.recipe)

@@ -15,7 +15,6 @@ from . import phrases
 from .headline import limits_text
 from .outcome import Outcome, read_outcome
 from .page import document
-from .pointing import recipe
 from .rows import finite
 
 PAGE, TEMPLATE = "index.html", "many.html.jinja"
@@ -142,7 +141,7 @@ def _entry(outcome: Outcome, name: str) -> Entry:
         latency="" if measured is None else phrases.latency(measured),
         quality="" if measured is None else f"{measured.metric} {phrases.quality(measured)}",
         verdict="" if verdict is None else phrases.change(verdict),
-        recipe="the reference" if outcome.is_reference(best) else recipe(best.recipe),
+        recipe="the reference" if outcome.is_reference(best) else best.short,
         limits=limits or "no limits",
         state=_state(outcome, limits),
         tried=len(outcome.candidates),

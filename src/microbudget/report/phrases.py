@@ -43,6 +43,11 @@ def secondary_change(found: dict[str, Any]) -> str:
     return f"{against}: {change} (95 %: {ends}); a loss within {found['limit']} {said}"
 
 
+def kl(measurement: Measurement) -> str:
+    """The divergence from the reference in nats: "0.014"."""
+    return MISSING if measurement.kl is None else f"{measurement.kl:.2g}"
+
+
 def readings(models: int) -> str:
     """How many models of a run have read its test split, besides the reference: "read once"."""
     return "read once" if models < 2 else f"read by {models} models of this run"

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import escape
 
-from ..errors import MicrobudgetError
 from ..judge.budget import Measurement
-from ..runs.candidates import AS_GIVEN, Candidate
+from ..runs.candidates import Candidate
 from . import phrases
 from .outcome import Outcome
 
@@ -20,27 +19,10 @@ def about(outcome: Outcome, place: int) -> Lines:
     row = outcome.rows[place]
     measurement = row.measurement
     called = str(place) if place else "reference"
-    first = f"{called}{' (ships)' if outcome.ships(row) else ''}: {recipe(row.recipe)}"
+    first = f"{called}{' (ships)' if outcome.ships(row) else ''}: {row.short}"
     if measurement is None:
         return (first, row.without_result)
     return tuple(filter(None, (first, _costs(row, measurement), _quality(row, measurement), _divergence(measurement))))
-
-
-def recipe(text: str) -> str:
-    """A recipe with only the options that differ from the defaults, where this version can read it."""
-    return " > ".join(steps_of(text))
-
-
-def steps_of(text: str) -> Lines:
-    """The steps of a recipe, each with only the options that differ from the defaults."""
-    from ..recipes.recipe import Recipe
-
-    if not text:
-        return (AS_GIVEN,)
-    try:
-        return tuple(step.short() for step in Recipe.parse(text).steps)
-    except MicrobudgetError:  # made by a version with other methods
-        return (text,)
 
 
 def _costs(row: Candidate, measurement: Measurement) -> str:
@@ -56,8 +38,7 @@ def _quality(row: Candidate, measurement: Measurement) -> str:
 
 
 def _divergence(measurement: Measurement) -> str:
-    kl = measurement.extra.get("kl")
-    return "" if kl is None else f"KL {kl:.2g} nats"
+    return "" if measurement.kl is None else f"KL {phrases.kl(measurement)} nats"
 
 
 def point_id(place: int) -> str:

@@ -13,7 +13,6 @@ from ..runs.expected_loss import expected_losses
 from . import phrases
 from .outcome import Outcome, Role
 from .part import Column
-from .pointing import steps_of
 
 SHOWN = {"within": "shown", "not shown": "not shown", "exceeds": "exceeded"}  # of a loss within the limit
 
@@ -82,7 +81,7 @@ def _reasons(candidate: Candidate) -> tuple[str, ...]:
 
 
 def _row(candidate: Candidate, called: str, role: Role) -> Row:
-    short, recipe = steps_of(candidate.recipe), candidate.recipe or AS_GIVEN
+    short, recipe = candidate.steps, candidate.recipe or AS_GIVEN
     measurement, verdict = candidate.measurement, candidate.verdict
     if measurement is None:
         return Row(called, role, short, recipe, failure=candidate.without_result)

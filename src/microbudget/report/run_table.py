@@ -81,7 +81,7 @@ def _print_rows(outcome: Outcome, console: Console, other: tuple[str, ...]) -> N
 
     other: the name of the metric on secondary data, if there is one.
     """
-    kl = ("KL",) if any(_divergence(row) is not None for row in outcome.rows) else ()
+    kl = ("KL",) if any(row.measurement is not None and row.measurement.kl is not None for row in outcome.rows) else ()
     rows = outcome.rows
     recipes = ["reference", *abridged([row.recipe for row in outcome.candidates])]
     words = max(len(word) for text in recipes for word in text.split(" > "))
@@ -92,8 +92,7 @@ def _print_rows(outcome: Outcome, console: Console, other: tuple[str, ...]) -> N
             ships = outcome.best is not None and row.fingerprint == outcome.best.fingerprint
             style = ("bold green" if not outcome.unmet else "bold red") if ships else None
             cells = _row(row)
-            divergence = _divergence(row)
-            cells[-1:-1] = [MISSING if divergence is None else f"{divergence:.2g}"] if kl else []
+            cells[-1:-1] = [_divergence(row)] if kl else []
             further = (_secondary_cell(row),) if other else ()
             table.add_row(name(place), *(recipes[place] for _ in recipe), *cells, *further, style=style)
         return table
@@ -107,10 +106,9 @@ def _print_rows(outcome: Outcome, console: Console, other: tuple[str, ...]) -> N
         console.print(f"{name(place):<3}  {text}", markup=False, soft_wrap=True)
 
 
-def _divergence(row: Candidate) -> float | None:
-    """Nats from the reference."""
-    found = None if row.measurement is None else row.measurement.extra.get("kl")
-    return None if found is None else float(found)
+def _divergence(row: Candidate) -> str:
+    known = row.measurement is not None and row.measurement.kl is not None
+    return phrases.kl(row.measurement) if row.measurement is not None and known else MISSING
 
 
 def about_test(row: Candidate, readings: int) -> str:

@@ -12,7 +12,6 @@ from markupsafe import Markup
 from ..judge.budget import Measurement
 from . import phrases
 from .outcome import Outcome
-from .pointing import recipe, steps_of
 from .rows import Row, finite
 
 
@@ -55,13 +54,8 @@ def measures(metric: str) -> tuple[Measure, ...]:
             "quality", metric or "quality", lambda m: m.quality, phrases.quality,
             as_ratio=False, lower=lower, better="better", worse="worse", scale=scale, unit=unit,
         ),
-        Measure("kl", "KL (nats)", lambda m: m.extra.get("kl"), _divergence),
+        Measure("kl", "KL (nats)", lambda m: m.kl, phrases.kl),
     )  # fmt: skip
-
-
-def _divergence(measurement: Measurement) -> str:
-    kl = measurement.extra.get("kl")
-    return phrases.MISSING if kl is None else f"{kl:.2g}"
 
 
 def side_by_side(outcome: Outcome, rows: tuple[Row, ...]) -> Markup:
@@ -82,8 +76,8 @@ def _row(outcome: Outcome, place: int, row: Row, compared: tuple[Measure, ...]) 
     return {
         "name": row.name,
         "role": row.role,
-        "recipe": recipe(candidate.recipe),
-        "steps": steps_of(candidate.recipe),
+        "recipe": candidate.short,
+        "steps": candidate.steps,
         "values": values,
         "change": " ".join(filter(None, (row.change, f"({row.change_interval})" if row.change_interval else ""))),
         "verdict": row.verdict,

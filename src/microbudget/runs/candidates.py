@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import MicrobudgetError, ModelNotFound
+from ..errors import ModelNotFound
 from ..judge.budget import Budget, Measurement
 from ..judge.latency import with_latency
 from ..judge.tabular import Tabular
@@ -77,16 +77,17 @@ class Candidate(Tabular):
         return self.model.predict(inputs, threads=threads)
 
     @property
-    def short(self) -> str:
-        """The recipe with only the options that differ from their defaults, where this version can read it."""
+    def steps(self) -> tuple[str, ...]:
+        """The recipe's steps with only the options that differ from their defaults, where this version can read it."""
         from ..recipes.recipe import Recipe
 
-        if not self.recipe:
-            return AS_GIVEN
-        try:
-            return Recipe.parse(self.recipe).short()
-        except MicrobudgetError:  # made by a version with other methods
-            return self.recipe
+        parsed = Recipe.kept(self.recipe)
+        return (self.recipe,) if parsed is None else tuple(step.short() for step in parsed.steps) or (AS_GIVEN,)
+
+    @property
+    def short(self) -> str:
+        """The steps as a recipe."""
+        return " > ".join(self.steps)
 
     @property
     def without_result(self) -> str:

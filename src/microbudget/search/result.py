@@ -50,6 +50,11 @@ class Shrunk(Tabular):
         """The lines of the terminal: the candidates, and what ships."""
         return text_of(read_outcome(self.folder))
 
+    @property
+    def numbered(self) -> tuple[Candidate, ...]:
+        """The reference, which is row 0, and the others by their numbers in the report."""
+        return (self.reference, *(row for row in self.candidates if row.fingerprint != self.reference.fingerprint))
+
     def __repr__(self) -> str:
         """As `str`: a prompt of Python shows it so."""
         return str(self)
@@ -73,8 +78,7 @@ class Shrunk(Tabular):
 
     def rows(self) -> list[dict[str, Any]]:
         """The reference and the candidates, a row for each, with the columns of the report's table."""
-        others = [each for each in self.candidates if each.fingerprint != self.reference.fingerprint]
-        return [_row(place, each, self.best) for place, each in enumerate([self.reference, *others])]
+        return [_row(place, each, self.best) for place, each in enumerate(self.numbered)]
 
     def plot(self) -> Figure:
         """Size and latency against quality, the choice marked, and the limits of the budget."""

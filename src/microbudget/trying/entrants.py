@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,9 +72,8 @@ def _last(text: str) -> str:
 
 def _of_run(folder: Path, progress: Progress) -> Entrants:
     run = read_run(folder)
-    others = [row for row in run.candidates if row.fingerprint != run.reference.fingerprint]
     found, missing = [], []
-    for place, row in enumerate([run.reference, *others]):
+    for place, row in enumerate(run.numbered):
         ships = run.best is not None and row.fingerprint == run.best.fingerprint
         model = _model(run, row, ships)
         if model is not None:
@@ -99,15 +99,10 @@ def _of_run(folder: Path, progress: Progress) -> Entrants:
 
 
 def _model(run: Shrunk, row: Candidate, ships: bool) -> Model | None:
-    places = [run.folder / row.path] if row.path else []
-    if ships:
-        places.append(run.folder / "best")
-    for place in places:
-        try:
-            if place.is_dir():
-                return load(place)
-        except MicrobudgetError:
-            continue
+    for each in (row, run.best if ships else None):
+        with suppress(MicrobudgetError):
+            if each is not None:
+                return each.model
     return None
 
 

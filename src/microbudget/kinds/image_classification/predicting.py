@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from ...progress import Progress
 from ...runtimes import open_session
 from ...runtimes.onnx.interface import as_logits, read_signature, scale_of_model
 from ...runtimes.prediction import Prediction, classified
+from ...runtimes.signature import Signature
 from .network import check_preprocessing
 
 AT_ONCE, AHEAD = 32, 8  # photos in a call, where the graph does not say how many; calls whose photos are decoded ahead
@@ -34,21 +36,35 @@ def predict(model: Model, inputs: Sequence[str], progress: Progress, threads: in
     check_preprocessing(model)
     files = list(_files(inputs))
     how = Preprocessing.parse(model.record.preprocessing or {})
-    signature = read_signature(model.weights) if model.format == "onnx" else None
+    signature = _signature(model)
     size = (signature.batch if signature else None) or AT_ONCE
-    scale, session, done = scale_of_model(model), open_session(model, threads=threads), 0
+    session, done = open_session(model, threads=threads), 0
     try:
         for part in _batched(_prepared(files, how, AHEAD * size, progress, threads), size):
-            pixels = {"pixel_values": np.concatenate([photo for _, photo in part])}
-            outputs = session.answer(signature.feed(pixels) if signature else pixels)
-            if signature and model.labels:  # a graph may have more outputs than classes that are named
-                outputs = outputs.reshape(len(part), -1)[:, : len(model.labels)]
+            outputs = session.answer(fed(model, np.concatenate([photo for _, photo in part])))
             done += len(part)
-            yield from classified([str(path) for path, _ in part], as_logits(outputs, scale), model.labels)
+            yield from answered(model, [str(path) for path, _ in part], outputs)
     finally:
         session.close()
     if not done:
         raise BadData(f"none of the {len(files)} photos could be read: see the warnings above")
+
+
+def fed(model: Model, pixels: Pixels) -> dict[str, NDArray[Any]]:
+    """The inputs of a model for pixels, (photos, 3, height, width), by their names."""
+    signature, inputs = _signature(model), {"pixel_values": pixels}
+    return signature.feed(inputs) if signature else inputs
+
+
+def answered(model: Model, names: Sequence[str], outputs: NDArray[Any]) -> Iterator[Prediction]:
+    """What the outputs of a model say of the photos of these names."""
+    if model.format == "onnx" and model.labels:  # a graph may have more outputs than classes that are named
+        outputs = outputs.reshape(len(names), -1)[:, : len(model.labels)]
+    return classified(names, as_logits(outputs, scale_of_model(model)), model.labels)
+
+
+def _signature(model: Model) -> Signature | None:
+    return read_signature(model.weights) if model.format == "onnx" else None
 
 
 def _batched(items: Iterator[tuple[Path, Pixels]], size: int) -> Iterator[list[tuple[Path, Pixels]]]:

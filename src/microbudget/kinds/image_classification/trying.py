@@ -16,11 +16,10 @@ from ...images.photos import UnreadableImage, read_photo, size_of
 from ...images.preprocess import Preprocessing
 from ...judge.worker import Worker
 from ...model import Model
-from ...runtimes.onnx.interface import as_logits, read_signature, scale_of_model
-from ...runtimes.prediction import classified
 from ...trying.asking import MEGABYTE, Answer, Medium
 from ...trying.keeping import folder_name, keep_file
 from .network import check_preprocessing
+from .predicting import answered, fed
 
 MEDIUM = Medium("photo", "photo", "label", 30 * MEGABYTE)
 MOST_PIXELS = 100_000_000  # 300 MB of RGB; a telephone's largest photos have 50 million
@@ -46,13 +45,11 @@ def answers(worker: Worker, model: Model, given: str) -> Iterator[Answer]:
         pixels = how.geometry(read_photo(Path(given)))
     except UnreadableImage as error:
         raise BadData(f"this is no photo that can be read: {error}") from error
-    inputs = {"pixel_values": how.normalize(pixels[None])}
-    signature = read_signature(model.weights) if model.format == "onnx" else None
+    inputs = fed(model, how.normalize(pixels[None]))
     started = time.perf_counter()
-    outputs = worker.answer(inputs if signature is None else signature.feed(inputs))
+    outputs = worker.answer(inputs)
     seconds = time.perf_counter() - started
-    outputs = outputs.reshape(1, -1)[:, : len(model.labels or ()) or None]
-    (found,) = classified([given], as_logits(outputs, scale_of_model(model)), model.labels)
+    (found,) = answered(model, [given], outputs)
     height, width = pixels.shape[:2]
     yield Answer(
         labels=tuple(found.probabilities.items())[:SHOWN],
@@ -65,8 +62,7 @@ def answers(worker: Worker, model: Model, given: str) -> Iterator[Answer]:
 def warm(worker: Worker, model: Model) -> None:
     """The first answer of a process takes several times as long as the others."""
     how = Preprocessing.parse(model.record.preprocessing or {})
-    inputs = {"pixel_values": np.zeros((1, 3, *how.input_size), np.float32)}
-    worker.answer(read_signature(model.weights).feed(inputs) if model.format == "onnx" else inputs)
+    worker.answer(fed(model, np.zeros((1, 3, *how.input_size), np.float32)))
 
 
 def keep(folder: Path, given: str, right: str) -> Path:

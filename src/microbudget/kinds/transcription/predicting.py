@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import BadData
-from ...machine.files import write_text
 from ...model import Model
 from ...progress import Progress
 from ...runtimes.prediction import Prediction
-from .transcribing import Transcriber, check_out, lines, longest_of, recordings, target_paths
+from .transcribing import Transcriber, check_out, lines, longest_of, recordings, target_paths, write_lines
 
 
 def subtitles(
@@ -30,7 +29,7 @@ def subtitles(
             if out is None:
                 yield from text
             else:
-                write_text(targets[name], "".join(text))
+                write_lines(targets[name], text)
                 yield f"{targets[name]}\n"
 
 

@@ -13,6 +13,7 @@ from ...audio import sound
 from ...audio.sound import FORMATS
 from ...data.folders import walk
 from ...errors import BadData, InvalidOption, UnsupportedModel
+from ...machine.files import open_whole
 from ...model import Model
 from ...progress import SILENT, Progress
 from ...runtimes.loading import load
@@ -162,6 +163,14 @@ def lines(segments: Iterable[Segment], form: str) -> Iterator[str]:
             yield f"{times}\n{_escaped(segment.text)}\n\n"
     else:
         raise InvalidOption(f"format must be one of {', '.join(OUTPUTS)}, not {form!r}")
+
+
+def write_lines(path: Path, text: Iterable[str]) -> None:
+    """Line by line, so that what is written so far can be read in the temporary file."""
+    with open_whole(path) as stream:
+        for line in text:
+            stream.write(line.encode("utf-8"))
+            stream.flush()
 
 
 def clock(seconds: float, mark: str = "") -> str:

@@ -87,14 +87,14 @@ def _write_json(transcriber: Transcriber, found: _Found, many: bool, out: Path |
 def _write_lines(
     transcriber: Transcriber, found: _Found, many: bool, form: str, out: Path | None, progress: Progress
 ) -> None:
-    from .transcribing import lines
+    from .transcribing import lines, write_lines
 
     targets, done = _targets(found, many, form, out), []
     for name, path in _readable(found, progress):
         text = lines(transcriber.segments(path, name), form)
         try:
             if out is not None:
-                _write(targets[name], text)
+                write_lines(targets[name], text)
             elif many:
                 joined = " ".join(line.strip() for line in text)
                 progress.clear()
@@ -137,11 +137,3 @@ def _skip(error: BadData, many: bool, progress: Progress) -> None:
 def _check_any(done: list[Any], found: _Found) -> None:
     if not done:
         raise BadData(f"none of the {len(found)} recordings could be read: see the warnings above")
-
-
-def _write(path: Path, text: Iterator[str]) -> None:
-    """Line by line, so that what is written so far can be read in the temporary file."""
-    with files.open_whole(path) as stream:
-        for line in text:
-            stream.write(line.encode("utf-8"))
-            stream.flush()

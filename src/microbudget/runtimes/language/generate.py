@@ -42,19 +42,15 @@ def generate(
     prompt: str,
     *,
     tokens: int = 128,
-    temperature: float = 0.0,
-    seed: int = 0,
-    special: bool = False,
     on_text: Callable[[str], object] | None = None,
+    **options: Any,
 ) -> Answer:
-    """Continue a prompt. temperature 0 takes the most likely token; special: "<|end|>" in the prompt is that token.
+    """Continue a prompt, by so many tokens at most. options: and errors, as of `Writing`.
 
     on_text: is called with each further piece of the answer as soon as it is written; a character of several tokens
     comes whole. The pieces together are the answer's text.
-
-    Raises InvalidOption when prompt and answer do not fit into the context that the model was trained for.
     """
-    writing = Writing(reader, prompt, tokens=tokens, temperature=temperature, seed=seed, special=special)
+    writing = Writing(reader, prompt, tokens=tokens, **options)
     if on_text is None:
         return writing.more(tokens)
     answer, shown = writing.more(1), ""
@@ -78,7 +74,8 @@ def _shown(text: str, before: str, on_text: Callable[[str], object]) -> str:
 class Writing:
     """A text that is being written: `more` goes on where it ended, as long as nobody else reads in between.
 
-    Options and errors as of `generate`.
+    tokens: at most, in all. temperature: 0 takes the most likely token. special: "<|end|>" in the prompt is that token.
+    Raises InvalidOption when prompt and answer do not fit into the context that the model was trained for.
     """
 
     def __init__(
